@@ -1,0 +1,38 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11+, pip and make.
+PYTHON ?= python3
+BIN    := .venv/bin
+DEMO   := data/demo
+
+.PHONY: help demo test check format ui clean
+help:           ## list the targets
+	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv: .venv/.installed  ## set up only
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vidclf needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
+	@echo "Setting up .venv (about 6 GB, a few minutes; only once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: .venv     ## set up, tune on rendered clips, promote the best, label a new clip
+	$(BIN)/python benchmarks/demo.py
+
+test: .venv     ## run the tests (PYTEST_ARGS="-m 'not slow'" for the quick ones)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv    ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv   ## format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: .venv       ## open MLflow's UI on the store
+	$(BIN)/vidclf ui
+
+clean:          ## remove the environment and caches; never the store or the data
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,285 @@
+"""Strict TOML files as frozen pydantic models, addressed by dotted path.
+
+A run's dotted path (``train.lr``) is its name everywhere: in the file, in a
+study's space, as Optuna parameter and as MLflow param.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+Tree = dict[str, Any]
+"""A TOML document as nested dicts."""
+Scalar = bool | int | float | str
+T = TypeVar("T", bound=BaseModel)
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the command line prints it and exits 2.
+
+    Attributes:
+        problems: One sentence each, all problems found at once.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Section(BaseModel):
+    """A strict, frozen part of a file; a field's docstring is its description."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+@dataclass(frozen=True)
+class PathKey:
+    """Marks a string field as a path: variables expand, then it is made absolute.
+
+    Attributes:
+        keywords: Values that are words, not paths.
+    """
+
+    keywords: tuple[str, ...] = ()
+
+
+class Range(Section):
+    """A numeric search range, ends included; integers give an integer parameter."""
+
+    low: int | float
+    """Lowest value."""
+    high: int | float
+    """Highest value."""
+    step: int | float | None = None
+    """Distance between values; none: continuous, or 1 for integers."""
+    log: bool = False
+    """Sample on a logarithmic scale."""
+    when: dict[str, Scalar] = Field(default_factory=dict)
+    """Searched only where the resolved config has these values."""
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs low > 0, not {self.low}")
+        if self.step is not None and self.step <= 0:
+            raise ValueError("step must be above 0")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other")
+        if self.integer and isinstance(self.step, float):
+            raise ValueError("an integer range wants an integer step")
+        return self
+
+
+class Choice(Section):
+    """A categorical search dimension."""
+
+    choices: Annotated[tuple[Scalar, ...], Field(min_length=1, strict=False)]
+    """The values to choose from."""
+    when: dict[str, Scalar] = Field(default_factory=dict)
+    """Searched only where the resolved config has these values."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError("choices repeat")
+        return self
+
+
+Dimension = Range | Choice
+
+
+def read_toml(path: Path) -> Tree:
+    """The TOML document at ``path``.
+
+    Raises:
+        InputError: The file is missing, not text, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def write_toml(tree: Mapping[str, Any], path: Path) -> None:
+    """Writes ``tree``, its ``None`` values left out."""
+    path.write_text(tomli_w.dumps(_without_none(tree)), encoding="utf-8")
+
+
+def _without_none(tree: Mapping[str, Any]) -> Tree:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def dump(section: BaseModel) -> Tree:
+    """The section as plain TOML values, unset optional keys left out."""
+    return section.model_dump(mode="json", exclude_none=True)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def lookup(tree: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted path, ``None`` where there is none."""
+    node: Any = tree
+    for key in dotted.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return None
+        node = node[key]
+    return node
+
+
+def override(tree: Mapping[str, Any], values: Mapping[str, Any]) -> Tree:
+    """A copy of ``tree`` with the dotted paths of ``values`` set."""
+    result: Tree = {
+        key: override(value, {}) if isinstance(value, Mapping) else value for key, value in tree.items()
+    }
+    for dotted, value in values.items():
+        *parents, last = dotted.split(".")
+        node = result
+        for key in parents:
+            child = node.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise InputError(f"{dotted}: {key} is a value, not a section")
+            node = child
+        node[last] = value
+    return result
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts (``--set``) as values by dotted path.
+
+    A value is read as TOML; what is no TOML value is a string.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {assignment}: expected KEY=VALUE, as in --set train.epochs=2")
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        values[key.strip()] = value
+    return values
+
+
+def expand_path(text: str, folder: Path) -> str:
+    """An absolute path: variables and ``~`` expand, then it is relative to ``folder``.
+
+    ``VIDCLF_DATA`` defaults to ``data`` below the current folder.
+    """
+    if "VIDCLF_DATA" not in os.environ:
+        default = str(Path.cwd() / "data")
+        text = text.replace("${VIDCLF_DATA}", default).replace("$VIDCLF_DATA", default)
+    path = Path(os.path.expandvars(text)).expanduser()
+    return os.path.normpath(folder / path)
+
+
+def schema_fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every leaf field of a schema by dotted path."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in schema.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            fields[f"{prefix}{name}"] = field
+        else:
+            fields |= schema_fields(section, f"{prefix}{name}.")
+    return fields
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return sections[0] if sections else None
+
+
+def resolve_paths(schema: type[BaseModel], values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The flat ``values`` with every path key of ``schema`` made absolute from ``folder``."""
+    fields = schema_fields(schema)
+    resolved = dict(values)
+    for dotted, value in values.items():
+        markers = (
+            [mark for mark in fields[dotted].metadata if isinstance(mark, PathKey)]
+            if dotted in fields
+            else []
+        )
+        if markers and isinstance(value, str) and value not in markers[0].keywords:
+            resolved[dotted] = expand_path(value, folder)
+    return resolved
+
+
+def validate(schema: type[T], tree: Mapping[str, Any], source: str) -> T:
+    """The tree as a checked section.
+
+    Raises:
+        InputError: Every problem of the tree, each with ``source``, its key and what was given.
+    """
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(*_problems(error, schema, source)) from None
+
+
+def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> Iterator[str]:
+    known = [*schema_fields(schema), *schema.model_fields]
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            yield f"{source}: unknown key {dotted}{did_you_mean(dotted, known)}"
+        elif item["type"] == "missing":
+            yield f"{source}: {dotted} is required"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = item["input"]
+            shown = f" (given: {given!r})" if isinstance(given, Scalar | list | tuple) else ""
+            yield f"{source}: {dotted}: {message}{shown}" if dotted else f"{source}: {message}"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """``, did you mean …?`` for the closest known word, else an empty text."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        last = word.rpartition(".")[2]
+        close = [name for name in known if name.rpartition(".")[2] == last][:1]
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the value's canonical JSON, hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

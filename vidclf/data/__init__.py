@@ -1,0 +1,1 @@
+"""Clips from files to arrays: manifests, splits, decoding, the clip store, augmentation."""

@@ -1,0 +1,150 @@
+"""Clips as arrays: the clip store, and the sets of clips that models are trained and tested on."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.data import video
+from vidclf.data.manifest import Entry, Manifest, Split, content_digest
+from vidclf.data.video import ClipError, Frames
+
+
+def cache_folder() -> Path:
+    """Where decoded clips and downloads live: ``VIDCLF_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("VIDCLF_CACHE") or platformdirs.user_cache_path("vidclf"))
+
+
+@dataclass(frozen=True)
+class ClipStore:
+    """Decoded clips on disk, one memory-mapped array each, shared by epochs, trials and processes.
+
+    Attributes:
+        grid: Instants a clip, see `video.decode`.
+        store_side: Upper limit of the short side in pixels.
+    """
+
+    grid: int
+    store_side: int
+
+    def entry(self, path: Path) -> Path:
+        """The file that holds the decoded clip, whether it exists or not."""
+        key = config.digest([content_digest(path), video.DECODER, self.grid, self.store_side])
+        return cache_folder() / "clips" / key[:2] / f"{key}.npy"
+
+    def read(self, path: Path) -> Frames:
+        """The clip's grid, shape (T, H, W, 3), read-only; decoded on the first call ever."""
+        entry = self.entry(path)
+        if not entry.exists():
+            self._build(path, entry)
+        frames: Frames = np.load(entry, mmap_mode="r")
+        return frames
+
+    def _build(self, path: Path, entry: Path) -> video.Clip:
+        clip = video.decode(path, self.grid, self.store_side)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = entry.with_name(f"{entry.stem}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.save(file, clip.frames)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(entry)
+        return clip
+
+    def build(self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None) -> list[str]:
+        """Decodes every clip that the store lacks, on all cores.
+
+        Args:
+            paths: The clips.
+            progress: Called after each clip.
+
+        Returns:
+            A warning for every clip that ends before its declared length.
+
+        Raises:
+            InputError: Names every clip that gives no frames, and why.
+        """
+
+        def build(path: Path) -> tuple[str, str]:
+            try:
+                entry = self.entry(path)
+                clip = None if entry.exists() else self._build(path, entry)
+            except ClipError as error:
+                return str(error), ""
+            finally:
+                progress()
+            if clip is None or clip.verdict == "ok":
+                return "", ""
+            return "", f"{path}: short: {clip.decoded} of {clip.declared} declared frames"
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outcomes = list(pool.map(build, paths))
+        problems = [problem for problem, _ in outcomes if problem]
+        if problems:
+            raise InputError(*problems, "Remove these clips from the manifest, or mend them.")
+        return [warning for _, warning in outcomes if warning]
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Labelled clips, as models see them.
+
+    Attributes:
+        paths: The video files.
+        labels: Index into ``classes`` for each clip, shape (clips,); -1 where unknown.
+        groups: Group of each clip, unique per clip where the manifest names none.
+        classes: All classes of the data set, sorted.
+        read: Grid of the clip at a path, uint8 (T, H, W, 3).
+    """
+
+    paths: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    read: Callable[[Path], Frames]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def grid(self, index: int) -> Frames:
+        """The stored frames of clip ``index``, uint8 (T, H, W, 3)."""
+        return self.read(self.paths[index])
+
+    def frames(self, index: int, count: int) -> Frames:
+        """``count`` frames of clip ``index`` at the midpoints of equal parts, uint8 (count, H, W, 3)."""
+        grid = self.grid(index)
+        return grid[video.sample_indices(len(grid), count)]
+
+    @classmethod
+    def of_split(cls, manifest: Manifest, split: Split, store: ClipStore) -> Self:
+        return cls.of_entries(manifest.split(split), manifest.classes, store)
+
+    @classmethod
+    def of_entries(cls, entries: Sequence[Entry], classes: tuple[str, ...], store: ClipStore) -> Self:
+        return cls(
+            paths=tuple(entry.clip_path for entry in entries),
+            labels=np.array([classes.index(entry.label) for entry in entries], dtype=np.int64),
+            groups=tuple(entry.group or entry.clip_path.as_posix() for entry in entries),
+            classes=classes,
+            read=store.read,
+        )
+
+    @classmethod
+    def of_files(cls, paths: Iterable[Path], classes: tuple[str, ...], grid: int, store_side: int) -> Self:
+        """Unlabelled files, decoded at each access and never stored: what serving and latency see."""
+        paths = tuple(paths)
+        return cls(
+            paths=paths,
+            labels=np.full(len(paths), -1, dtype=np.int64),
+            groups=tuple(path.as_posix() for path in paths),
+            classes=classes,
+            read=lambda path: video.decode(path, grid, store_side).frames,
+        )

@@ -1,0 +1,164 @@
+"""The manifest: one CSV row a clip, with its label, group and split."""
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from vidclf import config
+from vidclf.config import InputError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+COLUMNS = ("clip_path", "label", "group", "split")
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One clip of a manifest.
+
+    Attributes:
+        clip_path: The video file, absolute.
+        label: The class.
+        group: What must not be cut by a split (a person, a scene); empty: the clip is its own group.
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    clip_path: Path
+    label: str
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest; every clip exists, every non-empty split has every class.
+
+    Attributes:
+        path: The CSV file.
+        entries: Its rows, in the file's order.
+    """
+
+    path: Path
+    entries: tuple[Entry, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, sorted: index i of every probability vector is ``classes[i]``."""
+        return tuple(sorted({entry.label for entry in self.entries}))
+
+    def split(self, name: Split) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.split == name)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether every clip names its group."""
+        return all(entry.group for entry in self.entries)
+
+    def digest(self, splits: Iterable[Split] = SPLITS) -> str:
+        """SHA-256 over content, label, group and split of each clip; independent of paths and order."""
+        chosen = set(splits)
+        rows = [
+            (content_digest(entry.clip_path), entry.label, entry.group, entry.split)
+            for entry in self.entries
+            if entry.split in chosen
+        ]
+        return config.digest(sorted(rows))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads and checks a manifest.
+
+    Raises:
+        InputError: Missing file, columns or clips, unknown splits, or a split that lacks a class.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such manifest; make one with: vidclf data import CLIPS_FOLDER --to {path}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable CSV file: {error}") from None
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path}: column {', '.join(missing)} is missing; a manifest has {', '.join(COLUMNS)}"
+        )
+    entries = tuple(
+        Entry((path.parent / clip_path).absolute(), label, group, split)
+        for clip_path, label, group, split in table[list(COLUMNS)].itertuples(index=False)
+    )
+    problems = [f"{path}: {problem}" for problem in (*_row_problems(entries), *split_problems(entries))]
+    if problems:
+        raise InputError(*problems)
+    return Manifest(path, entries)
+
+
+def _row_problems(entries: Sequence[Entry]) -> list[str]:
+    if not entries:
+        return ["holds no clips"]
+    problems = []
+    for number, entry in enumerate(entries, start=2):
+        if not entry.label:
+            problems.append(f"line {number}: the label is empty")
+        if entry.split not in SPLITS:
+            problems.append(f"line {number}: split {entry.split!r} is none of {', '.join(SPLITS)}")
+    absent = [entry.clip_path for entry in entries if not entry.clip_path.is_file()]
+    if absent:
+        shown = ", ".join(str(clip_path) for clip_path in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        problems.append(f"{len(absent)} of {len(entries)} clips are missing: {shown}{more}")
+    repeated = [path for path, count in Counter(entry.clip_path for entry in entries).items() if count > 1]
+    if repeated:
+        problems.append(f"{len(repeated)} clips are listed more than once: {repeated[0]}")
+    return problems
+
+
+def split_problems(entries: Iterable[Entry]) -> list[str]:
+    """Non-empty splits that lack a class, and a data set of fewer than two classes."""
+    entries = list(entries)
+    counts = Counter((entry.split, entry.label) for entry in entries)
+    labels = sorted({entry.label for entry in entries})
+    problems = []
+    if len(labels) == 1:
+        problems.append(f"only one class ({labels[0]}); a classifier needs two")
+    for split in SPLITS:
+        lacking = [label for label in labels if not counts[split, label]]
+        if lacking and len(lacking) < len(labels):
+            problems.append(f"split {split} has no clip of {', '.join(lacking)}")
+    return problems
+
+
+def write_manifest(entries: Iterable[Entry], path: Path) -> None:
+    """Writes the CSV, sorted, with paths relative to it where the clips lie below its folder's parent."""
+    rows = [
+        (_relative(entry.clip_path, path.parent), entry.label, entry.group, entry.split)
+        for entry in sorted(entries)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False, lineterminator="\n")
+
+
+def _relative(clip_path: Path, folder: Path) -> str:
+    try:
+        return clip_path.absolute().relative_to(folder.absolute()).as_posix()
+    except ValueError:
+        return clip_path.absolute().as_posix()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes; computed once per process while the file stays as it is."""
+    stat = path.stat()
+    return _content_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _content_digest(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

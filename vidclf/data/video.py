@@ -1,0 +1,213 @@
+"""Video files to uint8 frames and back: the only module that imports PyAV.
+
+A clip is decoded in one pass and reduced to its *grid*: at most ``grid``
+frames at the midpoints of equal parts of the duration, each with a short side
+of at most ``store_side`` pixels. Store on or off, training or serving, every
+clip takes this one way.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, cast
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+"""RGB frames, shape (time, height, width, 3), values 0 to 255."""
+Verdict = Literal["ok", "short", "damaged", "empty", "unreadable"]
+
+DECODER = f"pyav-{av.__version__}"
+"""Part of every cache key: another decoder may give other pixels."""
+
+_HELD_BYTES = 256 * 2**20
+"""Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
+
+
+class ClipError(Exception):
+    """A clip that gives no frames to train on.
+
+    Attributes:
+        path: The file.
+        verdict: ``unreadable``, ``empty`` or ``damaged``.
+        reason: What the decoder said.
+    """
+
+    def __init__(self, path: Path, verdict: Verdict, reason: str) -> None:
+        super().__init__(f"{path}: {verdict}: {reason}")
+        self.path, self.verdict, self.reason = path, verdict, reason
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded clip.
+
+    Attributes:
+        frames: The grid, shape (T, H, W, 3), T at most the grid's size.
+        declared: Frames that the container promises; ``None`` where it gives no number.
+        decoded: Frames that came out of the decoder.
+    """
+
+    frames: Frames
+    declared: int | None
+    decoded: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """``short`` where over one declared frame is missing (some good files lack one), else ``ok``."""
+        return "short" if self.declared is not None and self.decoded < self.declared - 1 else "ok"
+
+
+def decode(path: Path, grid: int, store_side: int) -> Clip:
+    """The clip at ``path``, reduced to its grid.
+
+    Args:
+        path: A video file.
+        grid: Number of instants over the duration; a clip with fewer frames keeps them all.
+        store_side: Upper limit of the short side in pixels; frames are never enlarged.
+
+    Raises:
+        ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
+    """
+    times: list[float | None] = []
+    held: list[av.VideoFrame] = []
+    held_bytes = 0
+    declared, rate = None, Fraction(25)
+    try:
+        with _open(path) as container:
+            stream = container.streams.video[0]
+            declared = stream.frames if 0 < stream.frames < 10**9 else None
+            rate = stream.average_rate or rate
+            for frame in _decoded_frames(container, path):
+                times.append(frame.time)
+                held_bytes += 3 * frame.width * frame.height // 2
+                if held_bytes <= _HELD_BYTES:
+                    held.append(frame)
+        if not times:
+            raise ClipError(path, "empty", "the video stream holds no frame")
+        indices = grid_indices(frame_times(times, float(rate)), grid)
+        if len(held) == len(times):
+            frames = [_reduced(held[index], store_side) for index in indices]
+        else:
+            frames = _second_pass(path, indices, store_side)
+    except av.FFmpegError as error:
+        verdict: Verdict = "damaged" if times else "unreadable"
+        raise ClipError(path, verdict, f"{error.strerror} after {len(times)} frames") from None
+    height, width = frames[0].shape[:2]
+    same_size = [
+        frame if frame.shape[:2] == (height, width) else _resized(frame, width, height) for frame in frames
+    ]
+    return Clip(np.stack(same_size), declared, len(times))
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
+    container = av.open(f"file:{path}", metadata_errors="ignore")
+    if not container.streams.video:
+        container.close()
+        raise ClipError(path, "unreadable", "no video stream")
+    container.streams.video[0].thread_type = "AUTO"
+    return container
+
+
+def _decoded_frames(container: av.container.InputContainer, path: Path) -> Iterator[av.VideoFrame]:
+    for count, frame in enumerate(container.decode(video=0)):
+        if frame.is_corrupt:
+            raise ClipError(path, "damaged", f"frame {count} is corrupt")
+        yield frame
+
+
+def _second_pass(path: Path, indices: NDArray[np.int64], store_side: int) -> list[Frames]:
+    wanted = {int(index) for index in indices}
+    with _open(path) as container:
+        kept = {
+            index: _reduced(frame, store_side)
+            for index, frame in enumerate(_decoded_frames(container, path))
+            if index in wanted
+        }
+    return [kept[int(index)] for index in indices]
+
+
+def _reduced(frame: av.VideoFrame, store_side: int) -> Frames:
+    picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    if frame.rotation:
+        picture = np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
+    height, width = picture.shape[:2]
+    scale = store_side / min(height, width)
+    if scale >= 1:
+        return picture
+    return _resized(picture, max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _resized(picture: Frames, width: int, height: int) -> Frames:
+    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return resized.astype(np.uint8, copy=False)
+
+
+def frame_times(timestamps: Sequence[float | None], rate: float) -> NDArray[np.float64]:
+    """Seconds of each frame, in the decoder's output order.
+
+    Timestamps hold if all are present and strictly increasing; many files
+    carry false ones (``1 2 4 3 5``), then frame i is at i / ``rate``.
+    """
+    if all(time is not None for time in timestamps):
+        times = np.array(timestamps, dtype=np.float64)
+        if np.all(np.diff(times) > 0):
+            return times
+    return np.arange(len(timestamps), dtype=np.float64) / rate
+
+
+def grid_indices(times: NDArray[np.float64], grid: int) -> NDArray[np.int64]:
+    """The frames that make up the grid, as indices into strictly increasing ``times``.
+
+    The duration is last - first + median step; the frame at an instant is the
+    last that begins at or before it.
+
+    Returns:
+        All indices where there are at most ``grid`` frames, else ``grid`` non-decreasing ones.
+    """
+    if len(times) <= grid:
+        return np.arange(len(times))
+    duration = times[-1] - times[0] + np.median(np.diff(times))
+    instants = times[0] + (np.arange(grid) + 0.5) / grid * duration
+    indices: NDArray[np.int64] = np.searchsorted(times, instants, side="right") - 1
+    return indices
+
+
+def sample_indices(
+    available: int, frames: int, generator: np.random.Generator | None = None
+) -> NDArray[np.int64]:
+    """Which of a clip's ``available`` grid frames make up a network's input.
+
+    The grid is cut into ``frames`` equal parts; each gives its middle frame, or
+    with a ``generator`` a random one of its own. A clip with fewer frames gives
+    them all and repeats its last.
+
+    Returns:
+        Non-decreasing indices, shape (frames,).
+    """
+    if available <= frames:
+        return np.minimum(np.arange(frames), available - 1)
+    if generator is None:
+        return np.floor((np.arange(frames) + 0.5) * available / frames).astype(np.int64)
+    edges = np.arange(frames + 1) * available // frames
+    return generator.integers(edges[:-1], edges[1:])
+
+
+def write_video(
+    path: Path, frames: Frames, rate: int = 25, codec: str = "mpeg4", options: dict[str, str] | None = None
+) -> None:
+    """Encodes RGB ``frames`` (T, H, W, 3); the container follows from the file's ending."""
+    with av.open(str(path), "w") as container:
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options or {}))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        if codec == "mpeg4" and not options:
+            stream.bit_rate = 2_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))

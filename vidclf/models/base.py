@@ -1,0 +1,133 @@
+"""The contract that every model keeps, deep and classical alike."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from vidclf.config import Dimension, PathKey, Section
+from vidclf.data.clips import ClipSet
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called with (step, metrics): step 0 with the sizes known before training, then
+each finished epoch from 1 with its curves. It may raise to stop the fit."""
+
+Probabilities = NDArray[np.float64]
+"""Shape (clips, classes); rows sum to 1."""
+
+
+class Classifier(Protocol):
+    """A video classifier; `fit` or the kind's ``load`` comes before the rest."""
+
+    def fit(self, train: ClipSet, val: ClipSet, report: Report) -> None:
+        """Trains on ``train``; ``val`` may only choose the epoch that is kept."""
+
+    def predict_proba(self, clips: ClipSet) -> Probabilities:
+        """Class probabilities of each clip, shape (clips, classes), in the order of the classes."""
+
+    def save(self, directory: Path) -> None:
+        """Writes plain files into an existing folder, never pickle."""
+
+    def describe(self) -> Mapping[str, float]:
+        """``size/...`` metrics of the fitted model, as ``size/parameters``."""
+
+
+class DataConfig(Section):
+    """Which clips, and which of their frames and pixels."""
+
+    manifest: Annotated[str, PathKey()]
+    """CSV file with clip_path, label, group, split."""
+    frames: int = Field(16, ge=1)
+    """Frames taken from each clip, at the midpoints of equal parts of its grid."""
+    size: int | None = Field(None, ge=16)
+    """Edge of the square crop in pixels; unset: the weights' own, else 112."""
+    resize: int | Annotated[tuple[int, int], Field(strict=False)] | None = None
+    """Short side, or (height, width), in pixels before the crop; unset: the weights' own, else the crop's."""
+    normalize: str = Field("weights", pattern="^(weights|imagenet|kinetics)$")
+    """Channel mean and deviation: the weights' own, ImageNet's or Kinetics'."""
+    grid: int = Field(64, ge=1)
+    """Instants of a clip that are decoded and stored."""
+    store_side: int = Field(256, ge=16)
+    """Upper limit of the stored frames' short side in pixels."""
+    augment_seed: int = Field(0, ge=0)
+    """Seed of the augmented views."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.frames > self.grid:
+            raise ValueError(f"data.frames = {self.frames} is larger than data.grid = {self.grid}")
+        if self.size is not None and self.size > self.store_side:
+            raise ValueError(f"data.size = {self.size} is larger than data.store_side = {self.store_side}")
+        return self
+
+
+class ModelConfig(Section):
+    """The ``[model]`` section; kinds narrow ``kind`` to a literal and add their keys."""
+
+    kind: str
+    """Which kind of model: a key of MODELS."""
+
+
+class Published(Section):
+    """Figures that a source gives for a setting, shown beside our own."""
+
+    source: str
+    """Where the figures come from."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Metric by its name here, as ``test/accuracy``."""
+
+
+class ExperimentConfig(Section):
+    """The part of an experiment that all kinds share; each kind adds its own sections."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of initialisation, order and splits inside training."""
+    experiment: str | None = Field(None, min_length=1)
+    """MLflow experiment; unset: the name of the manifest's folder."""
+    data: DataConfig
+    """Which clips, and which of their frames and pixels."""
+    model: ModelConfig
+    """The model; each kind has its own keys."""
+    published: Published | None = None
+    """Figures that a source gives for this setting."""
+
+    @property
+    def kind(self) -> str:
+        """``model.kind``: the key into `vidclf.models.MODELS`."""
+        return self.model.kind
+
+    def resolved(self) -> Self:
+        """This config with every ``auto`` and weight-dependent default replaced by its value here."""
+        return self
+
+    def check_weights(self) -> None:
+        """Loads pretrained weights once, so that a study fails before its first trial.
+
+        Raises:
+            InputError: The weights cannot be had, or don't fit the network.
+        """
+
+    def shape(self) -> Mapping[str, Any]:
+        """What latency depends on; equal shapes share one measurement."""
+        return {"model.kind": self.kind}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One kind of model: its file format and how it is made.
+
+    Attributes:
+        config: The strict schema of a whole experiment of this kind.
+        build: An untrained classifier for a config of that schema and the classes.
+        load: A classifier from the folder that its ``save`` wrote.
+        space: Ranges that the model's author vouches for, by dotted path.
+    """
+
+    config: type[ExperimentConfig]
+    build: Callable[[Any, Sequence[str]], Classifier]
+    load: Callable[[Path], Classifier]
+    space: Mapping[str, Dimension]

@@ -1,0 +1,84 @@
+"""The folder in which a trained model is kept: plain files, the same for every kind."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidclf.config import InputError
+from vidclf.data.clips import ClipSet
+from vidclf.models.base import Classifier, Probabilities
+
+CARD = "vidclf.json"
+"""The file in a model's folder that says how to load it."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What must be known of a saved model beside its weights.
+
+    Attributes:
+        kind: Key into `vidclf.models.MODELS`.
+        classes: Class of each column of the probabilities.
+        grid: Instants a clip, see `vidclf.data.video.decode`.
+        store_side: Upper limit of the frames' short side in pixels.
+        experiment: The resolved config that it was trained with.
+        trained_on: Content digest and group of every training clip.
+        versions: Libraries at training time.
+        format: Version of this folder's layout.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    grid: int
+    store_side: int
+    experiment: Mapping[str, Any]
+    trained_on: tuple[tuple[str, str], ...]
+    versions: Mapping[str, str]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained classifier together with its card."""
+
+    card: Card
+    classifier: Classifier
+
+    def clips(self, paths: Iterable[Path]) -> ClipSet:
+        """Video files as this model wants them, decoded when read."""
+        return ClipSet.of_files(paths, self.card.classes, self.card.grid, self.card.store_side)
+
+    def predict(self, paths: Iterable[Path]) -> Probabilities:
+        """Class probabilities of video files, shape (files, classes).
+
+        Raises:
+            ClipError: A file gives no frames.
+        """
+        return self.classifier.predict_proba(self.clips(paths))
+
+
+def write_card(card: Card, directory: Path) -> None:
+    (directory / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+
+
+def read_card(directory: Path) -> Card:
+    """The card of a model's folder.
+
+    Raises:
+        InputError: The folder holds no model, or one of a newer format.
+    """
+    try:
+        fields = json.loads((directory / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{directory}: not a saved model (no readable {CARD})") from None
+    if fields["format"] != FORMAT:
+        raise InputError(
+            f"{directory}: saved in format {fields['format']}, this vidclf reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    fields["classes"] = tuple(fields["classes"])
+    fields["trained_on"] = tuple((clip, group) for clip, group in fields["trained_on"])
+    return Card(**fields)

@@ -1,0 +1,207 @@
+"""The embedded store: where databases, artifacts and attempt folders lie.
+
+An attempt is a folder, and the folder is the record::
+
+    attempts/<series>/<name>/
+        attempt.json     identity, written first
+        config.toml      the resolved experiment
+        metrics.jsonl    one line a report, append-only
+        artifacts/       files under their final MLflow names
+        model/           the saved model
+        result.json      written last: status, reason, final metrics
+        delivery.json    what MLflow already has (the deliverer's own)
+
+Optuna decides, the folder is the record, MLflow is the mirror.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidclf.config import InputError
+
+Status = Literal["complete", "pruned", "failed", "interrupted"]
+"""How an attempt ended. A study's own folder uses ``complete``, ``failed`` and ``interrupted``."""
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, MLflow's unit of time."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an attempt is, known before it starts.
+
+    Attributes:
+        id: Unique for ever; MLflow's run carries it as the tag ``vidclf.attempt``.
+        experiment: MLflow experiment.
+        run_name: Shown in the UI.
+        parent: ``id`` of the study's own attempt, ``None`` outside studies.
+        started_ms: Milliseconds since the epoch.
+        tags: Further MLflow tags.
+        params: MLflow params; empty: the flattened ``config.toml``.
+    """
+
+    id: str
+    experiment: str
+    run_name: str
+    parent: str | None
+    started_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        status: See `Status`.
+        reason: Why it is not complete; empty otherwise.
+        metrics: The final metrics.
+        ended_ms: Milliseconds since the epoch.
+        fingerprint: Type and place of the exception where one ended it.
+    """
+
+    status: Status
+    reason: str
+    metrics: Mapping[str, float]
+    ended_ms: int
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Reads and writes one attempt folder."""
+
+    folder: Path
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def create(self, identity: Identity) -> None:
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        _write_json(asdict(identity), self.folder / "attempt.json")
+
+    def identity(self) -> Identity:
+        return Identity(**json.loads((self.folder / "attempt.json").read_text(encoding="utf-8")))
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line of metrics to the journal."""
+        line = json.dumps({"time_ms": now_ms(), "step": step, "metrics": dict(metrics)})
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def records(self) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """(step, metrics) of every complete line of the journal."""
+        if self.journal.exists():
+            for line in self.journal.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    entry = json.loads(line)
+                    yield entry["step"], entry["metrics"]
+
+    def finish(self, outcome: Outcome) -> None:
+        _write_json(asdict(outcome), self.folder / "result.json")
+
+    def reopen(self) -> None:
+        """Takes the result back: a study goes on."""
+        (self.folder / "result.json").unlink(missing_ok=True)
+
+    def outcome(self) -> Outcome | None:
+        """How it ended, ``None`` while it has not."""
+        try:
+            return Outcome(**json.loads((self.folder / "result.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Adds final metrics that were measured after the attempt ended."""
+        outcome = self.outcome()
+        if outcome is None:
+            raise FileNotFoundError(f"{self.folder} has no result yet")
+        self.record(0, metrics)
+        merged = {**outcome.metrics, **metrics}
+        self.finish(Outcome(outcome.status, outcome.reason, merged, outcome.ended_ms, outcome.fingerprint))
+
+
+def _write_json(value: Any, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of the embedded store (``--store``, ``VIDCLF_STORE``, default ``./mlruns``)."""
+
+    folder: Path
+
+    @property
+    def mlflow_uri(self) -> str:
+        """``MLFLOW_TRACKING_URI``, else the embedded database."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
+    def optuna_uri(self) -> str:
+        """``VIDCLF_STUDY_STORAGE``, else the embedded database."""
+        return os.environ.get("VIDCLF_STUDY_STORAGE") or f"sqlite:///{self.folder / 'optuna.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def attempts(self) -> Path:
+        return self.folder / "attempts"
+
+    def attempt(self, series: str, name: str) -> Attempt:
+        return Attempt(self.attempts / series / name)
+
+    def all_attempts(self) -> Iterator[Attempt]:
+        """Every attempt folder, sorted by path."""
+        for identity in sorted(self.attempts.glob("*/*/attempt.json")):
+            yield Attempt(identity.parent)
+
+
+def open_store(folder: Path | None = None) -> Store:
+    """The store at ``folder``, created where it does not exist.
+
+    Raises:
+        InputError: It cannot be written to.
+    """
+    path = (folder or Path(os.environ.get("VIDCLF_STORE") or "mlruns")).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{path}: the store cannot be written: {error.strerror}; choose another folder with --store"
+        ) from None
+    store = Store(path)
+    store.attempts.mkdir(exist_ok=True)
+    store.artifacts.mkdir(exist_ok=True)
+    return store
