@@ -125,8 +125,10 @@ def read_toml(path: Path) -> Tree:
 
 
 def write_toml(tree: Mapping[str, Any], path: Path) -> None:
-    """Writes ``tree``, its ``None`` values left out."""
-    path.write_text(tomli_w.dumps(_without_none(tree)), encoding="utf-8")
+    """Writes ``tree``, its ``None`` values left out; a reader sees the whole file or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(tomli_w.dumps(_without_none(tree)), encoding="utf-8")
+    partial.replace(path)
 
 
 def _without_none(tree: Mapping[str, Any]) -> Tree:

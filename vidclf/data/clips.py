@@ -103,6 +103,8 @@ class ClipSet:
         groups: Group of each clip, unique per clip where the manifest names none.
         classes: All classes of the data set, sorted.
         read: Grid of the clip at a path, uint8 (T, H, W, 3).
+        store: Where the clips are kept, so that what is derived from them may be kept too; ``None``:
+            everything is computed at each access.
     """
 
     paths: tuple[Path, ...]
@@ -110,6 +112,7 @@ class ClipSet:
     groups: tuple[str, ...]
     classes: tuple[str, ...]
     read: Callable[[Path], Frames]
+    store: ClipStore | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -135,6 +138,7 @@ class ClipSet:
             groups=tuple(entry.group or entry.clip_path.as_posix() for entry in entries),
             classes=classes,
             read=store.read,
+            store=store,
         )
 
     @classmethod

@@ -1,1 +1,33 @@
 """Every kind of model under one contract, and the one format in which they are saved."""
+
+from pathlib import Path
+
+from vidclf.config import InputError
+from vidclf.models import classical, neural
+from vidclf.models.base import Classifier, ModelSpec
+from vidclf.models.saved import SavedModel, read_card
+
+__all__ = ["MODELS", "Classifier", "ModelSpec", "load_model"]
+
+MODELS: dict[str, ModelSpec] = {
+    "frames2d": ModelSpec(
+        neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.FRAMES2D_SPACE
+    ),
+    "volume3d": ModelSpec(
+        neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.VOLUME3D_SPACE
+    ),
+    "svm": ModelSpec(classical.SvmExperiment, classical.build_svm, classical.load, classical.SVM_SPACE),
+    "majority": ModelSpec(classical.MajorityExperiment, classical.build_majority, classical.load, {}),
+}
+
+
+def load_model(directory: Path) -> SavedModel:
+    """The model that was saved into ``directory``.
+
+    Raises:
+        InputError: The folder holds no model of a known kind.
+    """
+    card = read_card(directory)
+    if card.kind not in MODELS:
+        raise InputError(f"{directory}: holds a model of the unknown kind {card.kind!r}")
+    return SavedModel(card, MODELS[card.kind].load(directory))

@@ -1,0 +1,58 @@
+"""Rendered clips for tests: a square that moves right or down over a noisy background."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vidclf.data import video
+from vidclf.data.manifest import Entry, write_manifest
+
+CLASSES = ("down", "right")
+
+
+def moving_square(
+    label: str, generator: np.random.Generator, frames: int = 8, size: int = 32
+) -> video.Frames:
+    """A bright square on dark noise, uint8 (frames, size, size, 3)."""
+    clip = generator.integers(0, 60, (frames, size, size, 3), dtype=np.uint8)
+    row, column = generator.integers(0, size // 4, 2)
+    for time in range(frames):
+        step = time * (size // 2) // frames
+        top, left = (row + step, column) if label == "down" else (row, column + step)
+        clip[time, top : top + size // 4, left : left + size // 4] = 220
+    return clip
+
+
+def write_squares(folder: Path, groups: int = 6, takes: int = 1, frames: int = 8, size: int = 32) -> Path:
+    """A data set of moving squares with its manifest: groups go round train, train, val, test.
+
+    Returns:
+        The manifest.
+    """
+    generator = np.random.default_rng(0)
+    splits = ("train", "val", "test", "train")
+    entries = []
+    for label in CLASSES:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for group in range(groups):
+            for take in range(takes):
+                path = folder / label / f"v_{label}_g{group:02}_c{take:02}.avi"
+                video.write_video(path, moving_square(label, generator, frames, size))
+                entries.append(Entry(path.absolute(), label, f"g{group:02}", splits[group % len(splits)]))
+    write_manifest(entries, folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def write_experiment(path: Path, kind: str, manifest: Path, **values: object) -> Path:
+    """A small experiment file; ``values`` are further lines by section, as ``train="epochs = 1"``."""
+    models = {
+        "majority": 'kind = "majority"',
+        "svm": 'kind = "svm"\nfeatures = ["difference"]',
+        "frames2d": 'kind = "frames2d"\nnetwork = "tiny2d"\nweights = "none"',
+        "volume3d": 'kind = "volume3d"\nnetwork = "tiny3d"\nweights = "none"',
+    }
+    sections = {"data": f'manifest = "{manifest}"\nframes = 4\nsize = 32\ngrid = 8', "model": models[kind]}
+    for name, lines in values.items():
+        sections[name] = f"{sections.get(name, '')}\n{lines}".strip()
+    path.write_text("".join(f"[{name}]\n{lines}\n\n" for name, lines in sections.items()), encoding="utf-8")
+    return path

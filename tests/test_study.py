@@ -1,0 +1,226 @@
+"""Study files, and what may change between a study's start and its resume."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from tests.clips import write_experiment, write_squares
+from vidclf.config import InputError
+from vidclf.search import study as studies
+from vidclf.search.study import PrunerConfig, SamplerConfig, load_study, open_study
+from vidclf.store import Store, open_store
+
+STUDY = """
+base = {base}
+[objective]
+metric = "val/macro_f1"
+direction = "maximize"
+[budget]
+trials = 4
+{more}
+[space]
+"model.C" = {{ low = 0.1, high = 10.0, log = true }}
+"""
+
+
+@pytest.fixture
+def store() -> Store:
+    return open_store()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares"))
+    return tmp_path
+
+
+def write(folder: Path, base: str = '"svm.toml"', more: str = "", name: str = "s.toml") -> Path:
+    path = folder / name
+    path.write_text(STUDY.format(base=base, more=more))
+    return path
+
+
+def refusal(path: Path, store: Store, **overrides: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load_study(path, overrides, store)
+    return str(caught.value)
+
+
+def test_a_resume_finds_the_study_it_left(folder: Path, store: Store) -> None:
+    path = write(folder)
+    first = open_study(load_study(path, {}, store), store)
+    second = open_study(load_study(path, {}, store), store)
+    assert second.stored == first.stored
+    assert studies.study_names(store) == ["s"]
+
+
+def test_asking_for_studies_creates_no_database(store: Store) -> None:
+    assert studies.study_names(store) == []
+    assert studies.stored_definition(store, "s") is None
+    assert not (store.folder / "optuna.db").exists()
+
+
+def test_a_changed_question_is_refused_with_its_differences(folder: Path, store: Store) -> None:
+    open_study(load_study(write(folder), {}, store), store)
+    path = write(folder)
+    path.write_text(path.read_text().replace("high = 10.0", "high = 100.0"))
+    write_experiment(
+        folder / "svm.toml", "svm", folder / "squares/manifest.csv", model="class_weight = 'none'"
+    )
+    with pytest.raises(InputError) as caught:
+        open_study(load_study(path, {}, store), store)
+    text = str(caught.value)
+    assert "svm: model.C.high: 10.0 -> 100.0" in text
+    assert "base svm: model.class_weight: balanced -> none" in text
+
+
+def test_other_clips_are_another_question_but_another_place_is_not(folder: Path, store: Store) -> None:
+    open_study(load_study(write(folder), {}, store), store)
+    moved = folder / "moved"
+    (folder / "squares").rename(moved)
+    write_experiment(folder / "svm.toml", "svm", moved / "manifest.csv")
+    open_study(load_study(write(folder), {}, store), store)
+    lines = (moved / "manifest.csv").read_text().splitlines()
+    (moved / "manifest.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="base svm: clips"):
+        open_study(load_study(write(folder), {}, store), store)
+
+
+def test_budget_workers_sampler_and_pruner_may_change(folder: Path, store: Store) -> None:
+    open_study(load_study(write(folder), {}, store), store)
+    more = 'sampler = { name = "random" }'
+    path = write(folder, more=more)
+    path.write_text(
+        path.read_text().replace("trials = 4", "trials = 9").replace("base =", "workers = 2\nbase =")
+    )
+    text = path.read_text().replace(more, "") + '\n[sampler]\nname = "random"\n[pruner]\nname = "median"\n'
+    path.write_text(text)
+    assert open_study(load_study(path, {}, store), store).name == "s"
+
+
+def test_a_resume_repeats_the_overrides_and_refuses_others(folder: Path, store: Store) -> None:
+    path = write(folder)
+    open_study(load_study(path, {"model.kernel": "linear"}, store), store)
+    again = load_study(path, {}, store)
+    assert again.overrides == {"model.kernel": "linear"}
+    open_study(again, store)
+    with pytest.raises(InputError, match=r"base svm: model\.kernel: linear -> rbf"):
+        open_study(load_study(path, {"model.kernel": "rbf"}, store), store)
+
+
+def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) -> None:
+    path = write(folder)
+    assert "searches over it" in refusal(path, store, **{"model.C": 1.0})
+    assert "did you mean model.kernel?" in refusal(path, store, **{"model.kernl": "rbf"})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            '[pruner]\nname = "hyperband"',
+            "the pruner hyperband is not in this version of vidclf; it has median, none",
+        ),
+        ('[sampler]\nname = "gp"', "the sampler gp is not in this version of vidclf; it has tpe, random"),
+        ('[sampler]\nname = "tpee"', "unknown sampler 'tpee', did you mean tpe?"),
+        ('[sampler]\nname = "random"\nstartup_trials = 3', "no effect with the sampler random"),
+        ('[[constraint]]\nmetric = "latency/p50_ms"\nmax = 3', "constraint.0.metric"),
+        ("[gates]\nx = 1", "gates is not in this version of vidclf"),
+        ("[budgett]\ntrials = 3", "unknown key budgett, did you mean budget?"),
+    ],
+)
+def test_what_a_study_cannot_do_is_refused_by_name(
+    folder: Path, store: Store, more: str, message: str
+) -> None:
+    assert message in refusal(write(folder, more=more), store)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("trials = 4", "trials = 4\nseconds = 60"), "budget.seconds is not in this version"),
+        (
+            ('direction = "maximize"', 'direction = "maximize"\nrepeats = 3'),
+            "objective.repeats is not in this",
+        ),
+        (("val/macro_f1", "latency/p50_ms"), "a study optimises a val/… metric"),
+        (("trials = 4", "trials = 0"), "budget.trials: Input should be greater than or equal to 1"),
+        (('"svm.toml"', '["svm.toml", "sub/svm.toml"]'), "two files are called svm"),
+        (('"svm.toml"', '"smv.toml"'), "smv.toml: no such file"),
+    ],
+)
+def test_bad_values_are_refused(folder: Path, store: Store, change: tuple[str, str], message: str) -> None:
+    path = write(folder)
+    path.write_text(path.read_text().replace(*change))
+    assert message in refusal(path, store)
+
+
+def test_an_objective_without_a_curve_cannot_be_pruned_on(folder: Path, store: Store) -> None:
+    path = write(folder, more='[pruner]\nname = "median"')
+    path.write_text(path.read_text().replace("val/macro_f1", "val/log_loss"))
+    assert "has no curve to prune on" in refusal(path, store)
+
+
+def test_an_unknown_study_is_named_with_the_known_ones(folder: Path, store: Store) -> None:
+    with pytest.raises(InputError, match="it has none yet"):
+        studies.find_study("demo", store)
+    open_study(load_study(write(folder, name="gestures.toml"), {}, store), store)
+    with pytest.raises(InputError, match=r"did you mean gestures\?"):
+        studies.find_study("gesture", store)
+    assert studies.find_study(str(folder / "gestures.toml"), store).name == "gestures"
+
+
+def test_a_resumed_sampler_proposes_new_points() -> None:
+    def points(trials_at_start: int) -> list[float]:
+        study = optuna.create_study(sampler=studies.build_sampler(SamplerConfig(seed=3), trials_at_start))
+        return [study.ask().suggest_float("x", 0, 1) for _ in range(3)]
+
+    assert points(0) == points(0)
+    assert set(points(0)).isdisjoint(points(3))
+
+
+def test_a_pruner_compares_a_trial_with_its_own_base_only() -> None:
+    bases = optuna.distributions.CategoricalDistribution(("weak", "strong"))
+    study = optuna.create_study(
+        direction="maximize", pruner=studies.build_pruner(PrunerConfig(name="median", startup_trials=2))
+    )
+    for stem, value in [("strong", 0.9), ("strong", 0.8), ("weak", 0.3), ("weak", 0.2)]:
+        study.add_trial(
+            create_trial(
+                params={"base": stem},
+                distributions={"base": bases},
+                value=value,
+                intermediate_values={1: value},
+                state=TrialState.COMPLETE,
+            )
+        )
+
+    def pruned(stem: str, value: float) -> bool:
+        study.enqueue_trial({"base": stem})
+        trial = study.ask()
+        trial.suggest_categorical("base", ["weak", "strong"])
+        trial.report(value, 1)
+        decision = trial.should_prune()
+        study.tell(trial, value)
+        return decision
+
+    assert not pruned("weak", 0.4)
+    assert pruned("strong", 0.4)
+
+
+@pytest.mark.parametrize(("state", "reason_kind", "expected"), [
+    (TrialState.COMPLETE, None, True),
+    (TrialState.PRUNED, None, True),
+    (TrialState.FAIL, "failed", True),
+    (TrialState.FAIL, "interrupted", False),
+    (TrialState.RUNNING, None, False),
+])  # fmt: skip
+def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | None, expected: bool) -> None:
+    trial = create_trial(
+        state=state,
+        value=0.5 if state == TrialState.COMPLETE else None,
+        user_attrs={"reason_kind": reason_kind} if reason_kind else {},
+    )
+    assert studies.counts(trial) is expected

@@ -1,0 +1,318 @@
+"""The supervisor against scripted workers: what it asks, answers and tells."""
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from tests.clips import write_experiment, write_squares
+from tests.test_study import STUDY
+from vidclf.config import InputError
+from vidclf.search import reconcile, supervisor
+from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.reconcile import Ownership
+from vidclf.search.study import OpenStudy, build_pruner, build_sampler, load_study, open_study
+from vidclf.search.worker import Progress, RunTask, Verdict
+from vidclf.store import Attempt, Outcome, Store, now_ms, open_store
+
+Script = Callable[[RunTask, Connection], Outcome | None]
+
+
+class ScriptedWorker:
+    """A worker whose process is a thread: it answers each task as the script says; ``None`` is its death."""
+
+    script: Script
+
+    def __init__(self, threads: int) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        threading.Thread(target=self._work, args=(theirs,), daemon=True).start()
+
+    def _work(self, connection: Connection) -> None:
+        try:
+            while True:
+                task = connection.recv()
+                outcome = type(self).script(task, connection)
+                if outcome is None:
+                    connection.close()
+                    return
+                Attempt(task.folder).finish(outcome)
+                connection.send(outcome)
+        except (EOFError, OSError):
+            return
+
+    def send(self, message: Any) -> None:
+        self.connection.send(message)
+
+    def receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            return None
+
+    def death(self) -> str:
+        return "the worker died: SIGKILL"
+
+    def stop(self) -> None:
+        self.connection.close()
+
+
+def complete(value: float, **metrics: float) -> Outcome:
+    return Outcome("complete", "", {"val/macro_f1": value, **metrics}, now_ms())
+
+
+class Bench:
+    """A study on two bases, and a supervisor over it."""
+
+    def __init__(self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        manifest = write_squares(folder / "squares", groups=3)
+        write_experiment(folder / "svm.toml", "svm", manifest)
+        write_experiment(folder / "tiny.toml", "frames2d", manifest)
+        self.path, self.store = folder / "s.toml", store
+        self.text = STUDY.format(base='["svm.toml", "tiny.toml"]', more="")
+        monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
+        self.lines: list[str] = []
+
+    def open(self) -> OpenStudy:
+        self.path.write_text(self.text)
+        self.definition = load_study(self.path, {}, self.store)
+        return open_study(self.definition, self.store)
+
+    def run(self, script: Script, workers: int = 1, stop_after: int | None = None) -> tuple[OpenStudy, str]:
+        opened = self.open()
+        file = self.definition.file
+        ownership = Ownership(opened)
+        reconcile.reconcile(opened)
+        opened.study.sampler = build_sampler(file.sampler, len(opened.trials()))
+        opened.study.pruner = build_pruner(file.pruner)
+        display = PlainDisplay(Console(quiet=True))
+        display.line = self.lines.append  # type: ignore[method-assign]
+        opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
+        started: list[Attempt] = []
+        boss = supervisor.Supervisor(
+            opened=opened,
+            space=self.definition.space,
+            ownership=ownership,
+            shown=display,
+            state=StudyState(opened.name, "", file.objective.metric, file.budget.trials, workers),
+            tags={"svm": {}, "tiny": {}},
+            register=started.append,
+        )
+
+        def scripted(task: RunTask, connection: Connection) -> Outcome | None:
+            if stop_after is not None and len(started) > stop_after:
+                boss.stop()
+                threading.Event().wait(5)
+            return script(task, connection)
+
+        ScriptedWorker.script = staticmethod(scripted)
+        try:
+            return opened, boss.run(workers, threads=1)
+        finally:
+            ownership.release()
+
+    def states(self, opened: OpenStudy) -> list[str]:
+        return [row.state for row in opened.rows()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    yield Bench(tmp_path, open_store(), monkeypatch)
+
+
+def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:
+    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2)
+    assert ending == "finished"
+    assert bench.states(opened) == ["complete"] * 4
+    assert bench.run(lambda task, _: complete(0.5))[1] == "finished"
+    assert len(opened.trials()) == 4
+    bench.text = bench.text.replace("trials = 4", "trials = 6")
+    opened, _ = bench.run(lambda task, _: complete(0.5))
+    assert bench.states(opened) == ["complete"] * 6
+
+
+def test_each_attempt_has_a_folder_with_its_identity(bench: Bench) -> None:
+    opened, _ = bench.run(lambda task, _: complete(0.5))
+    for trial in opened.trials():
+        identity = opened.attempt(trial.number).identity()
+        assert identity.id == f"{opened.stored['uuid']}/{trial.number}"
+        assert identity.parent == f"{opened.stored['uuid']}/study"
+        assert identity.tags["vidclf.base"] == trial.params["base"]
+        assert trial.user_attrs["metrics"] == {"val/macro_f1": 0.5}
+
+
+def test_a_crash_is_a_failure_that_counts_and_never_a_pruned_trial(bench: Bench) -> None:
+    outcomes = iter(["ValueError at a:1", "KeyError at b:2", "ValueError at a:1", "ValueError at c:3"])
+
+    def crash(task: RunTask, _: Connection) -> Outcome:
+        fingerprint = next(outcomes)
+        return Outcome("failed", f"{fingerprint} happened", {}, now_ms(), fingerprint)
+
+    opened, ending = bench.run(crash)
+    assert ending == "finished"
+    assert bench.states(opened) == ["failed"] * 4
+    assert opened.rows()[0].reason == "ValueError at a:1 happened"
+    assert opened.logical() == 4
+
+
+def test_the_same_error_three_times_in_a_row_stops_the_study(bench: Bench) -> None:
+    opened, ending = bench.run(lambda task, _: Outcome("failed", "boom", {}, now_ms(), "ValueError at a:1"))
+    assert ending == "errors"
+    assert bench.states(opened) == ["failed"] * 3
+
+
+def test_a_dead_worker_fails_its_trial_and_is_replaced(bench: Bench) -> None:
+    deaths = iter([None, complete(0.3), complete(0.4), complete(0.5)])
+    opened, ending = bench.run(lambda task, _: next(deaths))
+    assert ending == "finished"
+    assert bench.states(opened) == ["failed", "complete", "complete", "complete"]
+    assert opened.rows()[0].reason == "the worker died: SIGKILL"
+    outcome = opened.attempt(0).outcome()
+    assert outcome is not None
+    assert outcome.status == "failed"
+
+
+def test_a_missing_or_infinite_objective_is_a_failure(bench: Bench) -> None:
+    values = iter(
+        [complete(float("nan")), Outcome("complete", "", {}, now_ms()), complete(0.1), complete(0.2)]
+    )
+    opened, _ = bench.run(lambda task, _: next(values))
+    assert bench.states(opened) == ["failed", "failed", "complete", "complete"]
+
+
+def test_a_model_that_is_too_large_is_not_trained(bench: Bench) -> None:
+    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+    verdicts: list[str] = []
+
+    def large(task: RunTask, connection: Connection) -> Outcome:
+        connection.send(Progress(0, {"size/file_mb": 12.0}))
+        verdict: Verdict = connection.recv()
+        verdicts.append(verdict.prune)
+        return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(1.0)
+
+    opened, _ = bench.run(large)
+    assert verdicts == ["infeasible: size/file_mb = 12 (max 10)"] * 4
+    assert bench.states(opened) == ["pruned"] * 4
+    assert all(not row.feasible for row in opened.rows())
+    assert [trial.constraints for trial in opened.trials()] == [{"size/file_mb": 2.0}] * 4
+
+
+def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
+    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+    sizes = iter([12.0, 8.0, 12.0, 12.0])
+    opened, _ = bench.run(lambda task, _: complete(0.5, **{"size/file_mb": next(sizes)}))
+    assert [row.feasible for row in opened.rows()] == [False, True, False, False]
+    assert supervisor.compare.ranked(opened.rows(), "maximize")[0].number == 1
+
+
+def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
+    bench.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
+
+    def curve(task: RunTask, connection: Connection) -> Outcome:
+        for step, value in enumerate([0.2, 0.6, 0.4], start=1):
+            connection.send(Progress(step, {"epoch/val/macro_f1": value, "epoch/val/loss": 1.0}))
+            connection.recv()
+        return complete(0.6)
+
+    opened, _ = bench.run(curve)
+    assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.6, 3: 0.6}
+
+
+def test_a_hopeless_trial_is_pruned_with_its_reason(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
+    bench.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
+    levels = iter([0.9, 0.8, 0.1, 0.1])
+
+    def level(task: RunTask, connection: Connection) -> Outcome:
+        value = next(levels)
+        connection.send(Progress(1, {"epoch/val/macro_f1": value}))
+        verdict: Verdict = connection.recv()
+        return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(value)
+
+    opened, _ = bench.run(level)
+    assert bench.states(opened) == ["complete", "pruned", "pruned", "pruned"]
+    assert opened.rows()[2].reason == "pruned at epoch 1: val/macro_f1 0.1000"
+
+
+def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+        "trials = 4", "trials = 99"
+    )
+    bench.text = bench.text.replace("{ low = 0.1, high = 10.0, log = true }", "{ choices = [1.0, 2.0] }")
+    ran: list[Path] = []
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        ran.append(task.folder)
+        return complete(task.experiment["model"]["C"] / 10)
+
+    opened, ending = bench.run(train)
+    assert ending == "exhausted"
+    assert len(ran) == 2
+    rows = opened.rows()
+    assert {row.params["model.C"]: row.value for row in rows} == {1.0: 0.1, 2.0: 0.2}
+    assert all(row.value == row.params["model.C"] / 10 for row in rows)
+    repeated = [row for row in rows if row.reused_from is not None]
+    assert len(repeated) == len(rows) - 2 >= supervisor.EXHAUSTED_AFTER
+    outcome = opened.attempt(repeated[0].number).outcome()
+    assert outcome is not None
+    assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics
+
+
+def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
+    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=1)
+    assert ending == "interrupted"
+    assert bench.states(opened)[-1] == "interrupted"
+    cut = opened.trials()[-1]
+    outcome = opened.attempt(cut.number).outcome()
+    assert outcome is not None
+    assert outcome.status == "interrupted"
+
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    retry = opened.trials()[cut.number + 1]
+    assert retry.params == cut.params
+    assert retry.user_attrs["retry_of"] == retry.user_attrs["root"] == cut.number
+    assert opened.logical() == 4
+    assert bench.states(opened).count("interrupted") == 1
+
+
+def test_what_a_dead_supervisor_left_running_is_settled(bench: Bench) -> None:
+    opened = bench.open()
+    for number in range(2):
+        trial = opened.study.ask()
+        bench.definition.space.suggest(trial)
+        opened.attempt(number).artifacts.mkdir(parents=True)
+    opened.attempt(1).finish(complete(0.7))
+    assert reconcile.reconcile(opened) == 1
+    first, second, queued = opened.trials()
+    assert (first.state, first.user_attrs["reason_kind"]) == (TrialState.FAIL, "interrupted")
+    assert (second.state, second.value) == (TrialState.COMPLETE, 0.7)
+    assert (queued.state, queued.params) == (TrialState.WAITING, first.params)
+    assert reconcile.reconcile(opened) == 0
+    assert len(opened.trials()) == 3
+
+
+def test_a_study_with_a_live_owner_is_refused_by_host_and_process(bench: Bench) -> None:
+    opened = bench.open()
+    first = Ownership(opened)
+    with pytest.raises(InputError, match=rf"process {psutil.Process().pid} on "):
+        Ownership(bench.open())
+    first.release()
+    Ownership(bench.open()).release()
+
+
+def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = bench.open()
+    Ownership(opened)
+    monkeypatch.setattr(reconcile, "_boot", lambda: "another boot")
+    second = Ownership(bench.open())
+    assert reconcile.live_owner(bench.open()) is not None
+    second.release()
+    assert reconcile.live_owner(bench.open()) is None

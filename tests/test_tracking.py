@@ -1,0 +1,544 @@
+"""What MLflow holds after deliveries: exact values, nothing twice, nothing lost."""
+
+import html
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
+from vidclf.config import InputError
+from vidclf.store import Attempt, Status, Store, open_store
+from vidclf.tracking import deliverer as module
+from vidclf.tracking.deliverer import Deliverer, prepare
+from vidclf.tracking.news import Receipt
+from vidclf.tracking.thread import DelivererThread
+from vidclf.tracking.ui import serve_ui
+from vidclf.tracking.views import newest_view, save_study_view
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return fresh_store(tmp_path, tmp_path_factory)
+
+
+@pytest.fixture
+def client(store: Store) -> MlflowClient:
+    return MlflowClient(store.mlflow_uri)
+
+
+def all_runs(client: MlflowClient) -> list[Run]:
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    return list(client.search_runs(experiments, run_view_type=ViewType.ALL))
+
+
+def delivered(store: Store, attempt: Attempt, client: MlflowClient) -> Run:
+    run_id = Deliverer(store).deliver(attempt)
+    assert run_id is not None
+    return client.get_run(run_id)
+
+
+def journal(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float, int]]:
+    return [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run_id, key)]
+
+
+def files(client: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
+    found = set()
+    for item in client.list_artifacts(run_id, folder):
+        found |= files(client, run_id, item.path) if item.is_dir else {item.path}
+    return found
+
+
+def test_a_trial_arrives_with_all_its_values(store: Store, client: MlflowClient) -> None:
+    study, trial = make_study(store), make_trial(store, parent="study-1")
+    (trial.artifacts / "plots").mkdir()
+    (trial.artifacts / "plots" / "confusion.txt").write_text("1 0\n0 1\n")
+    for step in (1, 2):
+        trial.record(step, {"epoch/val/macro_f1": step / 4, "epoch/val/loss": float("nan")})
+    end(trial, metrics={"val/macro_f1": 0.5, "latency/p50_ms": float("inf")})
+    run = delivered(store, trial, client)
+
+    assert run.data.params == {"seed": "0", "model.kind": "majority", "train.lr": "0.0003"}
+    times = [json.loads(line)["time_ms"] for line in trial.journal.read_text().splitlines()]
+    assert journal(client, run.info.run_id, "epoch/val/macro_f1") == [(1, 0.25, times[0]), (2, 0.5, times[1])]
+    assert journal(client, run.info.run_id, "val/macro_f1") == [(0, 0.5, times[2])]
+    assert set(run.data.metrics) == {"epoch/val/macro_f1", "val/macro_f1"}
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", STARTED, ENDED)
+    assert run.info.run_name == "trial 0"
+    assert run.data.tags["vidclf.attempt"] == "trial-1-0"
+    assert files(client, run.info.run_id) == {"config.toml", "plots/confusion.txt"}
+
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["vidclf.attempt"] == "study-1"
+    assert parent.data.tags["vidclf.study"] == "demo"
+    assert parent.data.params == {"budget.trials": "3"}
+    assert parent.info.status == "RUNNING"
+    assert Deliverer(store).deliver(study) == parent.info.run_id
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "gestures"
+    assert experiment.artifact_location == (store.artifacts / "gestures").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [("complete", "FINISHED"), ("pruned", "KILLED"), ("interrupted", "FAILED"), ("failed", "FAILED")],
+)
+def test_status_and_reason_are_shown(store: Store, client: MlflowClient, status: Status, shown: str) -> None:
+    study = make_study(store)
+    trial = make_trial(store, parent=study.identity().id)
+    assert delivered(store, trial, client).info.status == "RUNNING"
+    end(trial, status, "why")
+    run = delivered(store, trial, client)
+    assert (run.info.status, run.info.end_time) == (shown, ENDED)
+    assert run.data.tags["vidclf.reason"] == "why"
+    assert run.data.tags["vidclf.status"] == status
+
+
+def test_nothing_is_sent_where_nothing_is_new(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    end(trial, metrics={"val/macro_f1": 0.5})
+    run_id = Deliverer(store).deliver(trial)
+    again = Deliverer(store)
+    vars(again)["client"] = None  # any use of it fails
+    assert again.deliver(trial) == run_id
+    assert len(all_runs(client)) == 1
+
+
+STEPS = ["create_run", "log_batch", "log_artifact", "set_terminated"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interruption_repeats_and_loses_nothing(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
+) -> None:
+    trial = make_trial(store)
+    (trial.artifacts / "note.txt").write_text("here")
+    trial.record(1, {"epoch/val/macro_f1": 0.25})
+    end(trial, metrics={"val/macro_f1": 0.5})
+    real = getattr(MlflowClient, step)
+
+    def interrupted(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        if not before:
+            real(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Deliverer(store).deliver(trial)
+    monkeypatch.undo()
+    run = delivered(store, trial, client)
+    assert [found.info.run_id for found in all_runs(client)] == [run.info.run_id]
+    assert len(journal(client, run.info.run_id, "epoch/val/macro_f1")) == 1
+    assert len(journal(client, run.info.run_id, "val/macro_f1")) == 1
+    assert run.data.params["train.lr"] == "0.0003"
+    assert files(client, run.info.run_id) == {"config.toml", "note.txt"}
+    assert (run.info.status, run.info.end_time) == ("FINISHED", ENDED)
+
+
+@pytest.mark.parametrize("saves", range(4))
+def test_a_lost_receipt_repeats_nothing(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    trial = make_trial(store)
+    trial.record(1, {"epoch/val/macro_f1": 0.25})
+    end(trial)
+    real, count = Receipt.save, 0
+
+    def save(self: Receipt, attempt: Attempt) -> None:
+        nonlocal count
+        if count == saves:
+            raise KeyboardInterrupt
+        count += 1
+        real(self, attempt)
+
+    monkeypatch.setattr(Receipt, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        Deliverer(store).deliver(trial)
+    monkeypatch.undo()
+    run = delivered(store, trial, client)
+    assert len(all_runs(client)) == 1
+    assert len(journal(client, run.info.run_id, "epoch/val/macro_f1")) == 1
+    assert run.info.status == "FINISHED"
+
+
+def test_a_receipt_for_another_mlflow_is_not_believed(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    run = delivered(store, trial, client)
+    receipt = trial.folder / "delivery.json"
+    fields = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps({**fields, "uri": "http://elsewhere", "run_id": "0" * 32}))
+    assert Deliverer(store).deliver(trial) == run.info.run_id
+    receipt.write_text("{")
+    assert Deliverer(store).deliver(trial) == run.info.run_id
+
+
+def test_a_run_that_the_user_deleted_stays_deleted(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    run = delivered(store, trial, client)
+    client.delete_run(run.info.run_id)
+    end(trial, metrics={"val/macro_f1": 0.5})
+    assert Deliverer(store).deliver(trial) is None
+    (trial.folder / "delivery.json").unlink()
+    assert Deliverer(store).deliver(trial) is None
+    (found,) = all_runs(client)
+    assert (found.info.lifecycle_stage, found.info.status) == ("deleted", "RUNNING")
+    assert found.data.metrics == {}
+
+
+def test_a_deleted_experiment_stays_deleted(
+    store: Store, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = make_trial(store)
+    client.delete_experiment(delivered(store, trial, client).info.experiment_id)
+    assert Deliverer(store).deliver(make_trial(store, 1)) is None
+    assert "gestures was deleted" in caplog.text
+
+
+def test_metrics_measured_after_the_end_arrive(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    end(trial, metrics={"val/macro_f1": 0.5})
+    delivered(store, trial, client)
+    trial.add_metrics({"latency/p50_ms": 12.5})
+    run = delivered(store, trial, client)
+    assert run.data.metrics == {"val/macro_f1": 0.5, "latency/p50_ms": 12.5}
+    assert (run.info.status, run.info.end_time) == ("FINISHED", ENDED)
+    assert len(journal(client, run.info.run_id, "val/macro_f1")) == 1
+
+
+def test_a_study_goes_on_after_its_end(store: Store, client: MlflowClient) -> None:
+    study = make_study(store)
+    end(study, "interrupted", "Ctrl-C")
+    assert delivered(store, study, client).info.status == "KILLED"
+    study.reopen()
+    run = delivered(store, study, client)
+    assert (run.info.status, run.data.tags["vidclf.reason"]) == ("RUNNING", "")
+    end(study)
+    assert delivered(store, study, client).info.status == "FINISHED"
+    assert len(all_runs(client)) == 1
+
+
+def test_a_reopened_study_runs_even_if_its_end_was_not_noted(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(store)
+    receipt = study.folder / "delivery.json"
+    delivered(store, study, client)
+    before = receipt.read_text()
+    end(study)
+    delivered(store, study, client)
+    receipt.write_text(before)
+    study.reopen()
+    assert delivered(store, study, client).info.status == "RUNNING"
+
+
+def test_changed_and_new_artifacts_are_sent_again(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    note = trial.artifacts / "note.txt"
+    note.write_text("one")
+    run = delivered(store, trial, client)
+    assert "mlflow.loggedImages" not in run.data.tags
+    note.write_text("another")
+    (trial.artifacts / "images").mkdir()
+    (trial.artifacts / "images" / "x%step%0%timestamp%0%a.png").write_bytes(b"png")
+    (trial.artifacts / "half.partial").write_text("not yet")
+    run = delivered(store, trial, client)
+    folder = Path(client.download_artifacts(run.info.run_id, ""))
+    assert (folder / "note.txt").read_text() == "another"
+    assert files(client, run.info.run_id) == {
+        "config.toml",
+        "note.txt",
+        "images/x%step%0%timestamp%0%a.png",
+    }
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_long_journals_go_in_batches(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(store)
+    keys = [f"epoch/m{number}" for number in range(300)]
+    for step in range(1, 9):
+        trial.record(step, dict.fromkeys(keys, float(step)))
+    sizes = []
+    real = MlflowClient.log_batch
+
+    def log_batch(self: MlflowClient, run_id: str, metrics: Any = (), **kwargs: Any) -> None:
+        sizes.append(len(metrics))
+        real(self, run_id, metrics, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    run = delivered(store, trial, client)
+    assert [size for size in sizes if size] == [900, 900, 600]
+    assert [step for step, _, _ in journal(client, run.info.run_id, "epoch/m299")] == list(range(1, 9))
+
+
+def test_a_torn_line_waits_and_a_broken_one_is_left_out(store: Store, client: MlflowClient) -> None:
+    trial = make_trial(store)
+    trial.record(1, {"epoch/loss": 3.0})
+    with trial.journal.open("a") as file:
+        file.write('broken\n{"time_ms": 1800000000000, "step": 2, "met')
+    run = delivered(store, trial, client)
+    assert [value for _, value, _ in journal(client, run.info.run_id, "epoch/loss")] == [3.0]
+    with trial.journal.open("a") as file:
+        file.write('rics": {"epoch/loss": 2.0}}\n')
+    delivered(store, trial, client)
+    assert [value for _, value, _ in journal(client, run.info.run_id, "epoch/loss")] == [3.0, 2.0]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> float:
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        if condition():
+            return time.monotonic() - started
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def test_the_thread_delivers_news_within_two_seconds(store: Store, client: MlflowClient) -> None:
+    study, trial = make_study(store), make_trial(store, parent="study-1")
+    thread = DelivererThread(store)
+    thread.register(study)
+    thread.register(trial)
+    wait_for(lambda: len(all_runs(client)) == 2, 10)
+    trial.record(1, {"epoch/loss": 1.0})
+    wait_for(lambda: any("epoch/loss" in run.data.metrics for run in all_runs(client)), 2)
+    end(trial)
+    wait_for(lambda: any(run.info.status == "FINISHED" for run in all_runs(client)), 2)
+    trial.add_metrics({"latency/p50_ms": 3.0})
+    wait_for(lambda: any("latency/p50_ms" in run.data.metrics for run in all_runs(client)), 2)
+    end(study)
+    (trial.artifacts / "late.txt").write_text("late")
+    thread.close()
+    assert thread.undelivered == 0
+    runs = all_runs(client)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (child,) = (run for run in runs if "mlflow.parentRunId" in run.data.tags)
+    assert "late.txt" in files(client, child.info.run_id)
+
+
+def test_the_thread_outlives_an_absence_of_mlflow(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    def away(uri: str) -> MlflowClient:
+        nonlocal tries
+        tries += 1
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(module, "MlflowClient", away)
+    trial = make_trial(store)
+    end(trial, metrics={"val/macro_f1": 0.5})
+    thread = DelivererThread(store)
+    thread.register(trial)
+    wait_for(lambda: tries >= 2, 10)
+    assert thread.undelivered == 1
+    monkeypatch.undo()
+    wait_for(lambda: len(all_runs(client)) == 1, 20)
+    thread.close()
+    assert thread.undelivered == 0
+    assert caplog.text.count("MLflow is away") == 1
+    (run,) = all_runs(client)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/macro_f1": 0.5})
+
+
+def test_closing_without_mlflow_ends_in_time_and_says_what_is_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(uri: str) -> MlflowClient:
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(module, "MlflowClient", away)
+    thread = DelivererThread(store)
+    for number in range(3):
+        thread.register(make_trial(store, number))
+    started = time.monotonic()
+    thread.close(timeout=2)
+    assert time.monotonic() - started < 4
+    assert thread.undelivered == 3
+
+
+def _refused_key(attempt: Attempt) -> None:
+    attempt.config.write_text('"a key that MLflow refuses \\u2603" = 1\n', encoding="utf-8")
+
+
+def _broken_config(attempt: Attempt) -> None:
+    attempt.config.write_text("[train", encoding="utf-8")
+
+
+def _vanished(attempt: Attempt) -> None:
+    shutil.rmtree(attempt.folder)
+
+
+@pytest.mark.parametrize("spoil", [_refused_key, _broken_config, _vanished])
+def test_one_refused_attempt_does_not_stop_the_others(
+    store: Store, client: MlflowClient, caplog: pytest.LogCaptureFixture, spoil: Callable[[Attempt], None]
+) -> None:
+    bad, good = make_trial(store, 0), make_trial(store, 1)
+    spoil(bad)
+    thread = DelivererThread(store)
+    thread.register(bad)
+    thread.register(good)
+    end(good, metrics={"val/macro_f1": 0.5})
+    wait_for(lambda: any(run.data.metrics for run in all_runs(client)), 10)
+    thread.close(timeout=10)
+    assert thread.undelivered == 1
+    assert caplog.text.count("MLflow does not take it") == 1
+    assert "MLflow is away" not in caplog.text
+
+
+def _prepare(folder: Path) -> None:
+    prepare(open_store(folder))
+
+
+@pytest.mark.slow
+def test_several_processes_may_prepare_a_fresh_store_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_prepare, args=(tmp_path / "new",)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    store = open_store(tmp_path / "new")
+    assert Deliverer(store).deliver(make_trial(store))
+    assert {path.name for path in store.folder.iterdir()} == {"mlflow.db", "artifacts", "attempts"}
+
+
+def test_an_unusable_database_is_the_users_to_mend(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(InputError, match="MLflow cannot be used"):
+        prepare(store)
+
+
+def rank_trials(store: Store) -> str:
+    """Three scored trials and a pruned one, and the link to their view."""
+    study = make_study(store)
+    deliverer = Deliverer(store)
+    for number, score in enumerate([0.5, 0.9, None, 0.7]):
+        trial = make_trial(store, number, parent="study-1")
+        if score is None:
+            end(trial, "pruned", "behind the median")
+        else:
+            end(trial, metrics={"val/macro_f1": score, "size/file_mb": 1.0 + number})
+        deliverer.deliver(trial)
+    parent = deliverer.deliver(study)
+    assert parent is not None
+    return save_study_view(
+        deliverer,
+        experiment="gestures",
+        study="demo",
+        parent_run_id=parent,
+        metric="val/macro_f1",
+        direction="maximize",
+        params=["train.lr"],
+    )
+
+
+def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowClient) -> None:
+    deliverer = Deliverer(store)
+    assert newest_view(deliverer) == "/#/experiments?workflowType=machine_learning"
+    link = rank_trials(store)
+    experiment = client.get_experiment_by_name("gestures")
+    assert experiment is not None
+    assert link.startswith(f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
+    key = re.search("viewStateShareKey=([^&]+)", link)
+    assert key
+    state = json.loads(experiment.tags[f"mlflow.sharedViewState.{key[1]}"])
+    found = client.search_runs(
+        [experiment.experiment_id],
+        state["searchFilter"],
+        order_by=[f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"],
+    )
+    assert [run.info.run_name for run in found] == ["trial 1", "trial 3", "trial 0", "trial 2"]
+    assert {"metrics.`val/macro_f1`", "params.`train.lr`", "tags.`vidclf.status`"} <= set(
+        state["selectedColumns"]
+    )
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {
+        section["uuid"] for section in state["compareRunSections"]
+    }
+    assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "val/macro_f1"
+    assert newest_view(deliverer) == link
+
+
+def test_a_taken_port_is_named(store: Store) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port}"):
+            serve_ui(store, port, print)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SERVE = """
+import sys
+from pathlib import Path
+from vidclf.store import open_store
+from vidclf.tracking.ui import serve_ui
+serve_ui(open_store(Path(sys.argv[1])), int(sys.argv[2]), lambda link: print(link, flush=True))
+print("ended", flush=True)
+"""
+
+
+def page(link: str, profile: Path) -> str:
+    """The visible text of a page after its scripts ran."""
+    assert CHROMIUM
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "--window-size=1700,1100"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", link]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(script|style).*?</\1>", " ", dom)))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    not CHROMIUM and os.environ.get("VIDCLF_REQUIRE_SERVICES") != "1", reason="Debian's chromium is missing"
+)
+def test_the_ui_opens_on_the_ranked_trials(store: Store, tmp_path: Path) -> None:
+    rank_trials(store)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVE, str(store.folder), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        try:
+            link = ui.stdout.readline().strip()
+            assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/")
+            text = page(link, tmp_path / "profile")
+        finally:
+            ui.send_signal(signal.SIGTERM)
+        assert ui.stdout.read().strip() == "ended"
+        assert ui.wait(timeout=20) == 0
+    assert re.findall(r"trial \d", text) == ["trial 1", "trial 3", "trial 0", "trial 2"]
+    assert all(word in text for word in ("val/macro_f1", "vidclf.status", "pruned", "train.lr", "0.0003"))
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_mlflow_stays_quiet(
+    store: Store, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO):
+        Deliverer(store).deliver(make_trial(store))
+    assert caplog.records == []
+    assert capsys.readouterr() == ("", "")

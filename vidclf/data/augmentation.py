@@ -1,0 +1,182 @@
+"""What a network sees of a clip: random views in training, one fixed view in evaluation.
+
+A view draws its parameters once for the whole clip, so that the frames keep
+their motion. All draws come from a generator of the view's own: no global
+random state is read or changed, so views may be made in any thread and order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from vidclf.config import Section, digest
+from vidclf.data import video
+from vidclf.data.video import Frames
+
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+"""Width to height of random crops, as in torchvision's `RandomResizedCrop`."""
+_CROP_ATTEMPTS = 10
+
+
+class AugmentConfig(Section):
+    """The ``[augment]`` section: how training views of a clip differ."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    scale: Annotated[tuple[float, float], Field(strict=False)] = (0.6, 1.0)
+    """Smallest and largest share of the frame's area that a crop takes."""
+    brightness: float = Field(0.2, ge=0, le=1)
+    """Brightness is multiplied by up to 1 +- this."""
+    contrast: float = Field(0.2, ge=0, le=1)
+    """Contrast is multiplied by up to 1 +- this."""
+    saturation: float = Field(0.2, ge=0, le=1)
+    """Saturation is multiplied by up to 1 +- this."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Hue is shifted by up to +- this share of the colour circle."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Frames are rotated by up to +- this many degrees."""
+    temporal: bool = True
+    """Each frame is a random one of its part of the grid; off: the part's middle."""
+    per_frame: bool = False
+    """Draw anew for every frame, which destroys motion: only to reproduce a published baseline."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale = [{low}, {high}]: expected 0 < low <= high <= 1")
+        return self
+
+
+def train_view(
+    grid: Frames,
+    frames: int,
+    size: int,
+    *,
+    seed: int,
+    clip: str,
+    view: int,
+    flip: float,
+    scale: Sequence[float],
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    rotation: float,
+    temporal: bool,
+    per_frame: bool,
+) -> Tensor:
+    """An augmented view of a clip, which depends on the clip, ``seed``, ``view`` and the settings alone.
+
+    Args:
+        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        frames: How many of them to take.
+        size: Edge of the view in pixels.
+        seed: Of all views, ``data.augment_seed``.
+        clip: What identifies the clip's content.
+        view: Number of the view.
+        flip: See `AugmentConfig`, as for all further arguments.
+
+    Returns:
+        uint8 (frames, 3, size, size).
+    """
+    generator = np.random.default_rng(int(digest([seed, clip, view]), 16))
+    chosen = video.sample_indices(len(grid), frames, generator if temporal else None)
+    pictures = _as_tensor(grid[chosen])
+    parts = torch.split(pictures, 1) if per_frame else (pictures,)
+    views = []
+    for part in parts:
+        cropped = _random_crop(part, size, generator, flip, scale)
+        coloured = _colour_jitter(
+            cropped, generator, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+        )
+        angle = generator.uniform(-rotation, rotation)
+        views.append(
+            functional.rotate(coloured, angle, InterpolationMode.BILINEAR) if rotation > 0 else coloured
+        )
+    return torch.cat(views).contiguous()
+
+
+def eval_view(grid: Frames, frames: int, size: int, resize: int | Sequence[int]) -> Tensor:
+    """The view that validation, test and serving see: frames at midpoints, the centre of the picture.
+
+    Args:
+        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        frames: How many of them to take.
+        size: Edge of the view in pixels.
+        resize: Short side, or (height, width), before the crop; at least ``size``.
+
+    Returns:
+        uint8 (frames, 3, size, size).
+    """
+    pictures = _as_tensor(grid[video.sample_indices(len(grid), frames)])
+    edges = [resize] if isinstance(resize, int) else list(resize)
+    resized = functional.resize(pictures, edges, antialias=True)
+    cropped: Tensor = functional.center_crop(resized, [size, size])
+    return cropped.contiguous()
+
+
+def _as_tensor(pictures: Frames) -> Tensor:
+    """Pictures (T, H, W, 3) as a tensor (T, 3, H, W) over the same memory."""
+    return torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2)
+
+
+def _random_crop(
+    pictures: Tensor, size: int, generator: np.random.Generator, flip: float, scale: Sequence[float]
+) -> Tensor:
+    height, width = pictures.shape[-2:]
+    top, left, crop_height, crop_width = _crop_box(height, width, generator, scale)
+    cropped = functional.resized_crop(
+        pictures, top, left, crop_height, crop_width, [size, size], antialias=True
+    )
+    flipped: Tensor = functional.horizontal_flip(cropped) if generator.random() < flip else cropped
+    return flipped
+
+
+def _crop_box(
+    height: int, width: int, generator: np.random.Generator, scale: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop; where none fits, of the largest central one."""
+    low, high = _ASPECT_RATIOS
+    for _ in range(_CROP_ATTEMPTS):
+        area = height * width * generator.uniform(scale[0], scale[1])
+        ratio = np.exp(generator.uniform(np.log(low), np.log(high)))
+        crop_width, crop_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(generator.integers(height - crop_height + 1))
+            left = int(generator.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width, crop_height = min(width, round(height * high)), min(height, round(width / low))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def _colour_jitter(
+    pictures: Tensor,
+    generator: np.random.Generator,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> Tensor:
+    """Jitters colours in random order; always draws alike, so that one strength leaves the others alone."""
+    steps: list[tuple[Callable[[Tensor, float], Tensor], float, float]] = [
+        (functional.adjust_brightness, 1.0, brightness),
+        (functional.adjust_contrast, 1.0, contrast),
+        (functional.adjust_saturation, 1.0, saturation),
+        (functional.adjust_hue, 0.0, hue),
+    ]
+    drawn = [
+        (adjust, strength, centre + strength * generator.uniform(-1, 1)) for adjust, centre, strength in steps
+    ]
+    for index in generator.permutation(len(drawn)):
+        adjust, strength, amount = drawn[index]
+        if strength > 0:
+            pictures = adjust(pictures, amount)
+    return pictures

@@ -1,0 +1,232 @@
+"""One experiment: the only place where data, model and metrics meet.
+
+It knows neither MLflow nor Optuna: everything an attempt produces goes into
+its own folder.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vidclf import config, metrics, plots, profiling
+from vidclf.config import InputError
+from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.manifest import SPLITS, Manifest, content_digest, read_manifest
+from vidclf.models import MODELS, Classifier
+from vidclf.models.base import ExperimentConfig, Report
+from vidclf.models.saved import Card, write_card
+from vidclf.store import Attempt, Outcome, now_ms
+
+__all__ = ["ExperimentConfig", "Pruned", "load_experiment", "parse_experiment", "prepare", "run_experiment"]
+
+
+class Pruned(Exception):  # noqa: N818  (a decision, not an error)
+    """Raised from a report to stop an attempt that is not worth finishing."""
+
+
+def load_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """Reads an experiment file.
+
+    Args:
+        path: A TOML file; paths in it are relative to it.
+        overrides: Values by dotted path; paths among them are relative to the current folder.
+
+    Raises:
+        InputError: Every problem of the file and the overrides.
+    """
+    tree = config.read_toml(path)
+    overrides = overrides or {}
+    schema = _schema(config.override(tree, overrides), str(path))
+    tree = config.override(tree, config.resolve_paths(schema, config.flatten(tree), path.parent.absolute()))
+    tree = config.override(tree, config.resolve_paths(schema, overrides, Path.cwd()))
+    return config.validate(schema, tree, str(path))
+
+
+def parse_experiment(tree: Mapping[str, Any], source: str) -> ExperimentConfig:
+    """A checked experiment from a tree whose paths are absolute.
+
+    Raises:
+        InputError: Every problem, each beginning with ``source``.
+    """
+    return config.validate(_schema(tree, source), tree, source)
+
+
+def _schema(tree: Mapping[str, Any], source: str) -> type[ExperimentConfig]:
+    kind = config.lookup(tree, "model.kind")
+    if kind is None:
+        raise InputError(f"{source}: model.kind is required: one of {', '.join(MODELS)}")
+    if kind not in MODELS:
+        known = ", ".join(MODELS)
+        raise InputError(
+            f"{source}: model.kind: {kind!r} is none of {known}{config.did_you_mean(str(kind), list(MODELS))}"
+        )
+    return MODELS[kind].config
+
+
+def experiment_name(experiment: ExperimentConfig) -> str:
+    """The MLflow experiment: the config's own, else the name of the manifest's folder."""
+    return experiment.experiment or Path(experiment.data.manifest).parent.name
+
+
+def clip_store(experiment: ExperimentConfig) -> ClipStore:
+    return ClipStore(experiment.data.grid, experiment.data.store_side)
+
+
+def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
+    """Tags that say what a run was made from: the data, its splits, the code."""
+    environment = profiling.environment()
+    tags = {
+        "vidclf.kind": experiment.kind,
+        "vidclf.data_digest": manifest.digest(),
+        **{f"vidclf.{split}_digest": manifest.digest([split]) for split in SPLITS},
+        "split/grouped": str(manifest.grouped).lower(),
+    }
+    if environment.get("git_commit"):
+        tags["mlflow.source.git.commit"] = environment["git_commit"]
+    return tags
+
+
+def prepare(
+    experiment: ExperimentConfig, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Manifest, list[str]]:
+    """Everything that can be wrong before training: manifest, weights, every clip's pictures.
+
+    Args:
+        experiment: What is to be run.
+        progress: Called with (clips done, clips in all) while clips are decoded.
+
+    Returns:
+        The manifest, and warnings about clips.
+
+    Raises:
+        InputError: Nothing has been written then but decoded clips in the cache.
+    """
+    manifest = read_manifest(Path(experiment.data.manifest))
+    for split in ("train", "val"):
+        if not any(entry.split == split for entry in manifest.entries):
+            raise InputError(
+                f"{manifest.path}: split {split} is empty; "
+                "import again with a share for it, as --shares 70,15,15"
+            )
+    experiment.check_weights()
+    paths = [entry.clip_path for entry in manifest.entries if entry.split != "test"]
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(paths))
+
+    return manifest, clip_store(experiment).build(paths, advance)
+
+
+def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Report) -> Outcome:
+    """Trains, scores and saves one model into the attempt's folder.
+
+    The test split is not read.
+
+    Args:
+        experiment: What to run.
+        attempt: Its folder, already carrying its identity.
+        report: Called at every report of the model; may raise `Pruned`.
+
+    Returns:
+        How it ended, as also written to ``result.json``: a crash is ``failed``,
+        with its traceback among the artifacts, never ``pruned``.
+    """
+
+    def record(step: int, values: Mapping[str, float]) -> None:
+        attempt.record(step, values)
+        report(step, values)
+
+    try:
+        experiment = experiment.resolved()
+        config.write_toml(config.dump(experiment), attempt.config)
+        outcome = Outcome("complete", "", _train_and_score(experiment, attempt, record), now_ms())
+    except Pruned as decision:
+        outcome = Outcome("pruned", str(decision), {}, now_ms())
+    except Exception as error:
+        (attempt.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        reason = f"{type(error).__name__}: {error}"
+        outcome = Outcome("failed", reason, {}, now_ms(), _fingerprint(error))
+    attempt.finish(outcome)
+    return outcome
+
+
+def _fingerprint(error: BaseException) -> str:
+    """Type and place of an exception: what makes two failures the same failure."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__} at {place}"
+
+
+def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Report) -> dict[str, float]:
+    manifest = read_manifest(Path(experiment.data.manifest))
+    store = clip_store(experiment)
+    train = ClipSet.of_split(manifest, "train", store)
+    val = ClipSet.of_split(manifest, "val", store)
+    classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
+
+    started = time.perf_counter()
+    classifier.fit(train, val, record)
+    fit_seconds = time.perf_counter() - started
+
+    scores = _score(classifier, val, "val", attempt)
+    _save(classifier, experiment, train, attempt.model)
+    final = {
+        **scores,
+        **classifier.describe(),
+        "size/file_mb": profiling.folder_size_mb(attempt.model),
+        "cost/fit_seconds": fit_seconds,
+        "cost/peak_memory_mb": profiling.peak_memory_mb(),
+    }
+    _write_artifacts(experiment, attempt)
+    attempt.record(max((step for step, _ in attempt.records()), default=0), final)
+    return final
+
+
+def _score(classifier: Classifier, clips: ClipSet, split: str, attempt: Attempt) -> dict[str, float]:
+    """Metrics of one split, with its confusion, report and per-clip predictions as artifacts."""
+    probabilities = classifier.predict_proba(clips)
+    folder = attempt.artifacts / split
+    folder.mkdir(exist_ok=True)
+    figure = plots.confusion_matrix(
+        metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
+    )
+    figure.savefig(folder / "confusion_matrix.png")
+    report = metrics.report_text(clips.labels, probabilities, clips.classes)
+    (folder / "classification_report.txt").write_text(report, encoding="utf-8")
+    table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes)
+    table.to_csv(folder / "predictions.csv", index=False)
+    metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
+    return {f"{split}/{name}": value for name, value in scores.items()}
+
+
+def _save(classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    classifier.save(directory)
+    card = Card(
+        kind=experiment.kind,
+        classes=train.classes,
+        grid=experiment.data.grid,
+        store_side=experiment.data.store_side,
+        experiment=config.dump(experiment),
+        trained_on=tuple(
+            (content_digest(path), group) for path, group in zip(train.paths, train.groups, strict=True)
+        ),
+        versions=profiling.environment(),
+    )
+    write_card(card, directory)
+
+
+def _write_artifacts(experiment: ExperimentConfig, attempt: Attempt) -> None:
+    environment = json.dumps(profiling.environment(), indent=1)
+    (attempt.artifacts / "environment.json").write_text(environment + "\n", encoding="utf-8")
+    curves = [(step, values) for step, values in attempt.records() if step > 0]
+    if curves:
+        monitor = config.lookup(config.dump(experiment), "train.monitor") or "val/macro_f1"
+        plots.learning_curves(curves, monitor).savefig(attempt.artifacts / "learning_curves.png")

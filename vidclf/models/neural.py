@@ -1,0 +1,217 @@
+"""Experiments with neural networks: their files, search ranges and builders."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vidclf import config
+from vidclf.config import Choice, Dimension, InputError, PathKey, Range, did_you_mean
+from vidclf.data.augmentation import AugmentConfig
+from vidclf.models import networks, training
+from vidclf.models.base import ExperimentConfig, ModelConfig
+from vidclf.models.classifier import NeuralClassifier, load
+from vidclf.models.networks import NETWORKS, FrozenNorm, Preprocessing
+from vidclf.models.training import TrainConfig
+
+__all__ = [
+    "FRAMES2D_SPACE",
+    "VOLUME3D_SPACE",
+    "Frames2dExperiment",
+    "Volume3dExperiment",
+    "build_frames2d",
+    "build_volume3d",
+    "load",
+]
+
+
+class NetworkConfig(ModelConfig):
+    """The keys of ``[model]`` that all neural kinds share."""
+
+    network: str
+    """A key of `vidclf.models.networks.NETWORKS` of this kind."""
+    weights: Annotated[str, PathKey(keywords=("pretrained", "none"))] = "pretrained"
+    """``pretrained`` (torchvision's), ``none``, or a file of the torchvision network's weights."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Probability that a pooled feature is dropped in training."""
+    frozen_stages: int = Field(0, ge=0)
+    """How many stages of the network, from the input on, are not trained."""
+    frozen_norm: FrozenNorm = "eval"
+    """``train`` lets frozen batch norm drift: only to reproduce a published baseline."""
+
+    def preprocessing(self) -> Preprocessing:
+        """What the weights want."""
+        return networks.preprocessing(self.network, self.weights)
+
+    def _check_network(self, dims: Literal[2, 3]) -> None:
+        known = [name for name, spec in NETWORKS.items() if spec.dims == dims]
+        if self.network not in known:
+            raise ValueError(
+                f"network = {self.network!r} is none of {self.kind}'s: {', '.join(known)}"
+                f"{did_you_mean(self.network, known)}"
+            )
+        try:
+            self.preprocessing()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        stages = NETWORKS[self.network].stages
+        if self.frozen_stages > len(stages):
+            raise ValueError(
+                f"frozen_stages = {self.frozen_stages}, but {self.network} has {len(stages)} stages: "
+                f"{', '.join(stages)}"
+            )
+
+
+class Frames2dConfig(NetworkConfig):
+    """``[model]`` of a 2D network over single frames, pooled over time."""
+
+    kind: Literal["frames2d"]
+    """``frames2d``."""
+    network: str = "resnet18"
+    """``resnet18``, ``squeezenet1_1`` or ``tiny2d``."""
+    pooling: Literal["avg"] = "avg"
+    """How the features of frames become those of the clip."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_network(dims=2)
+        return self
+
+
+class Volume3dConfig(NetworkConfig):
+    """``[model]`` of a 3D network over the clip as a volume."""
+
+    kind: Literal["volume3d"]
+    """``volume3d``."""
+    network: str = "r3d_18"
+    """``r3d_18`` or ``tiny3d``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_network(dims=3)
+        return self
+
+
+class NeuralExperiment(ExperimentConfig):
+    """What the experiments of all neural kinds share."""
+
+    model: NetworkConfig
+    """The network."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training views of a clip differ."""
+    train: TrainConfig = TrainConfig()
+    """How the network is trained."""
+
+    @model_validator(mode="after")
+    def _check_input(self) -> Self:
+        spec, data = NETWORKS[self.model.network], self.data
+        size, resize = self._size_and_resize()
+        if data.frames < spec.min_frames:
+            raise ValueError(
+                f"data.frames = {data.frames}: {self.model.network} takes no fewer than {spec.min_frames}"
+            )
+        if size < spec.min_size:
+            raise ValueError(
+                f"data.size = {size}: {self.model.network} takes no less than {spec.min_size} pixels"
+            )
+        if size > data.store_side:
+            raise ValueError(f"data.size = {size} is larger than data.store_side = {data.store_side}")
+        if size > (resize if isinstance(resize, int) else min(resize)):
+            raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
+        return self
+
+    def _size_and_resize(self) -> tuple[int, int | tuple[int, int]]:
+        """Crop and resize edges; the weights' own resize is scaled along with another crop."""
+        own = self.model.preprocessing()
+        size = self.data.size or own.size
+        if self.data.resize is not None:
+            return size, self.data.resize
+        if isinstance(own.resize, int):
+            return size, round(own.resize * size / own.size)
+        height, width = (round(edge * size / own.size) for edge in own.resize)
+        return size, (height, width)
+
+    def resolved(self) -> Self:
+        """This config with sizes, normalisation, stop monitor and precision as they are here.
+
+        ``data.normalize = "weights"`` stays where there are weights, as a network's
+        own need not be one of the named ones.
+        """
+        size, resize = self._size_and_resize()
+        untrained = self.model.preprocessing() == networks.UNTRAINED
+        normalize = "imagenet" if untrained and self.data.normalize == "weights" else self.data.normalize
+        precision = self.train.precision
+        if precision == "auto":
+            precision = "bf16" if training.bf16_is_native() else "fp32"
+        data = self.data.model_copy(update={"size": size, "resize": resize, "normalize": normalize})
+        stop_monitor = self.train.stop_monitor or self.train.monitor
+        train = self.train.model_copy(update={"precision": precision, "stop_monitor": stop_monitor})
+        return self.model_copy(update={"data": data, "train": train})
+
+    def check_weights(self) -> None:
+        networks.load_backbone(self.model.network, self.model.weights)
+
+    def shape(self) -> Mapping[str, Any]:
+        flat = config.flatten(config.dump(self.resolved()))
+        keys = ("model.kind", "model.network", "data.frames", "data.size", "data.resize", "train.precision")
+        return {key: flat[key] for key in (*keys, "data.grid", "data.store_side")}
+
+
+class Frames2dExperiment(NeuralExperiment):
+    """An experiment with a 2D network over single frames."""
+
+    model: Frames2dConfig
+    """The network."""
+
+
+class Volume3dExperiment(NeuralExperiment):
+    """An experiment with a 3D network."""
+
+    model: Volume3dConfig
+    """The network."""
+
+
+_SPACE: dict[str, Dimension] = {
+    "data.frames": Choice(choices=(8, 16, 32)),
+    "model.dropout": Range(low=0.0, high=0.8),
+    "train.lr": Range(low=1e-5, high=1e-2, log=True),
+    "train.weight_decay": Range(low=1e-6, high=1e-1, log=True),
+    "train.label_smoothing": Range(low=0.0, high=0.3),
+    "train.backbone_lr_scale": Range(low=0.01, high=1.0, log=True),
+}
+FRAMES2D_SPACE = _SPACE | {
+    "model.frozen_stages": Range(low=0, high=5, when={"model.network": "resnet18"}),
+}
+VOLUME3D_SPACE = _SPACE | {
+    "model.frozen_stages": Range(low=0, high=5, when={"model.network": "r3d_18"}),
+}
+
+
+def build_frames2d(experiment: Frames2dExperiment, classes: Sequence[str]) -> NeuralClassifier:
+    """An untrained 2D network over single frames."""
+    return _build(experiment, classes)
+
+
+def build_volume3d(experiment: Volume3dExperiment, classes: Sequence[str]) -> NeuralClassifier:
+    """An untrained 3D network."""
+    return _build(experiment, classes)
+
+
+def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:
+    experiment = experiment.resolved()
+    model, data = experiment.model, experiment.data
+    statistics = {
+        "imagenet": networks.IMAGENET,
+        "kinetics": networks.KINETICS,
+        "weights": model.preprocessing(),
+    }[data.normalize]
+    return NeuralClassifier(
+        classes=len(classes),
+        **model.model_dump(exclude={"kind", "pooling"}),
+        **data.model_dump(include={"frames", "size", "resize", "augment_seed"}),
+        mean=statistics.mean,
+        std=statistics.std,
+        seed=experiment.seed,
+        augment=experiment.augment.model_dump(),
+        **experiment.train.model_dump(),
+    )

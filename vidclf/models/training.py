@@ -1,0 +1,197 @@
+"""What the training loop is made of: its settings, order, schedule, scores and stopping rule."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
+from torch import nn
+
+from vidclf.config import Section
+from vidclf.models.base import Probabilities
+
+Item = TypeVar("Item")
+Built = TypeVar("Built")
+
+Monitor = Literal["val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy"]
+"""Names of the val curves, without their leading ``epoch/``."""
+OptimizerName = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["constant", "step", "cosine"]
+Balance = Literal["none", "sampler", "loss", "both"]
+Precision = Literal["fp32", "bf16"]
+
+_SGD_MOMENTUM = 0.9
+_PREFETCHED = 2
+"""Batches made ahead of the one in use."""
+
+
+class TrainConfig(Section):
+    """The ``[train]`` section of neural kinds."""
+
+    epochs: int = Field(12, ge=1)
+    """Epochs at most."""
+    batch_size: int = Field(8, ge=1)
+    """Clips a step."""
+    optimizer: OptimizerName = "adamw"
+    """``sgd`` has momentum 0.9."""
+    lr: float = Field(3e-4, gt=0)
+    """Learning rate of the head at its highest."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Decoupled with ``adamw``, else an L2 penalty."""
+    schedule: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    step_size: int = Field(5, ge=1)
+    """With ``step``: epochs between two reductions."""
+    gamma: float = Field(0.5, gt=0, le=1)
+    """With ``step``: factor of each reduction."""
+    warmup_epochs: int = Field(1, ge=0)
+    """Epochs over which the learning rate rises linearly from zero."""
+    backbone_lr_scale: float = Field(1.0, gt=0)
+    """Learning rate of the backbone as a multiple of the head's."""
+    clip_grad: float = Field(0.0, ge=0)
+    """Upper limit of the gradient's norm; 0: none."""
+    label_smoothing: float = Field(0.0, ge=0, le=1)
+    """Share of the target that is spread evenly over all classes."""
+    balance: Balance = "none"
+    """Against imbalance: draw clips of rare classes more often, weigh them in the loss, or both."""
+    monitor: Monitor = "val/macro_f1"
+    """Curve that chooses the epoch whose weights are kept."""
+    stop_monitor: Monitor | None = None
+    """Curve that stops early; unset: ``monitor``."""
+    patience: int = Field(5, ge=0)
+    """Epochs without improvement before training stops; 0: never."""
+    min_delta: float = Field(0.0, ge=0)
+    """What counts as improvement for early stopping must exceed this."""
+    min_epochs: int = Field(3, ge=1)
+    """Epochs before early stopping may stop."""
+    views: int = Field(0, ge=0)
+    """Augmented views of a clip that epochs take in turns; 0: a fresh view each epoch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the device has instructions for it, else fp32."""
+
+
+def bf16_is_native() -> bool:
+    """Whether the device that would train has bf16 arithmetic of its own."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def make_optimizer(
+    backbone: nn.Module,
+    head: nn.Module,
+    *,
+    optimizer: OptimizerName,
+    lr: float,
+    weight_decay: float,
+    backbone_lr_scale: float,
+) -> torch.optim.Optimizer:
+    """An optimizer over what is not frozen, the head in its last group.
+
+    Each group keeps its highest learning rate as ``peak_lr``.
+    """
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    groups = [(trained, lr * backbone_lr_scale), (list(head.parameters()), lr)]
+    options = [{"params": params, "lr": peak, "peak_lr": peak} for params, peak in groups if params]
+    if optimizer == "sgd":
+        return torch.optim.SGD(options, momentum=_SGD_MOMENTUM, weight_decay=weight_decay)
+    make = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
+    return make(options, weight_decay=weight_decay)
+
+
+def lr_factor(
+    progress: float, *, schedule: Schedule, epochs: int, warmup_epochs: int, step_size: int, gamma: float
+) -> float:
+    """Share of the highest learning rate after ``progress`` epochs, which may be a fraction."""
+    if progress < warmup_epochs:
+        return progress / warmup_epochs
+    progress -= warmup_epochs
+    if schedule == "step":
+        return gamma ** (int(progress) // step_size)
+    if schedule == "cosine":
+        return float(0.5 + 0.5 * np.cos(np.pi * progress / (epochs - warmup_epochs)))
+    return 1.0
+
+
+def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Weight of each class, inverse to its clips; a clip weighs 1 on average."""
+    counts = np.bincount(labels, minlength=classes)
+    weights: NDArray[np.float64] = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return weights
+
+
+def epoch_order(
+    labels: NDArray[np.int64], classes: int, *, balanced: bool, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Indices of the clips of one epoch: each once, or drawn with all classes alike."""
+    if not balanced:
+        return generator.permutation(len(labels))
+    weights = class_weights(labels, classes)[labels]
+    return generator.choice(len(labels), size=len(labels), p=weights / weights.sum())
+
+
+def scores(labels: NDArray[np.int64], probabilities: Probabilities) -> dict[str, float]:
+    """``loss``, ``accuracy``, ``macro_f1`` and ``balanced_accuracy``; a class without clips is left out."""
+    predicted = probabilities.argmax(axis=1)
+    present = np.unique(labels)
+    return {
+        "loss": float(log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1]))),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+        "balanced_accuracy": float(
+            recall_score(labels, predicted, labels=present, average="macro", zero_division=0)
+        ),
+    }
+
+
+@dataclass
+class Best:
+    """The best value of a curve so far.
+
+    Attributes:
+        monitor: Which curve; a loss is best when lowest, all others when highest.
+        min_delta: An improvement must exceed this.
+        value: The best value, always the higher the better.
+        waited: Epochs since.
+    """
+
+    monitor: Monitor
+    min_delta: float = 0.0
+    value: float = -np.inf
+    waited: int = 0
+
+    def improves(self, curves: Mapping[str, float]) -> bool:
+        """Takes note of an epoch's curves; whether it is the best so far."""
+        value = curves[f"epoch/{self.monitor}"]
+        value = -value if self.monitor == "val/loss" else value
+        if value > self.value + self.min_delta:
+            self.value, self.waited = value, 0
+            return True
+        self.waited += 1
+        return False
+
+
+def prefetched(build: Callable[[Item], Built], items: Iterable[Item]) -> Iterator[Built]:
+    """``build(item)`` for each item in order, made ahead in a second thread."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: deque[Future[Built]] = deque()
+        for item in items:
+            ahead.append(pool.submit(build, item))
+            if len(ahead) > _PREFETCHED:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def batches(order: Sequence[int] | NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Consecutive parts of ``order``, the last one possibly smaller."""
+    return [np.asarray(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]

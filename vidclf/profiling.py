@@ -1,0 +1,154 @@
+"""What a model costs: latency, size and memory, and the machine they were measured on."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidclf.models.saved import SavedModel
+
+MEBIBYTE = 2**20
+_FEWEST_RUNS = 3
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "scikit-learn",
+    "numpy",
+    "opencv-python-headless",
+    "av",
+    "mlflow",
+    "optuna",
+)
+
+
+def measure_latency(
+    saved_model: SavedModel, clip_path: Path, runs: int = 30, warmup: int = 3, limit_s: float = 60.0
+) -> dict[str, float]:
+    """Milliseconds that one clip takes, alone in its batch.
+
+    Args:
+        saved_model: The model.
+        clip_path: A video file.
+        runs: Measured runs.
+        warmup: Runs before them that do not count.
+        limit_s: Seconds after which no further run begins; a slow model has fewer, three at least.
+
+    Returns:
+        ``latency/p50_ms``, ``p90_ms``, ``p95_ms`` and ``iqr_ms``: from the decoded clip in memory to
+        probabilities; ``latency/file_p50_ms``, ``file_p90_ms`` and ``file_p95_ms``: from the file, decoding
+        included; ``latency/runs``: measured runs of the first kind.
+
+    Raises:
+        ClipError: The file gives no frames.
+    """
+    from_file = saved_model.clips([clip_path])
+    grid = from_file.grid(0)
+    in_memory = replace(from_file, read=lambda _: grid)
+    predict = saved_model.classifier.predict_proba
+    decoded = _milliseconds(lambda: predict(in_memory), runs, warmup, limit_s / 2)
+    files = _milliseconds(lambda: predict(from_file), runs, warmup, limit_s / 2)
+    low, p50, high, p90, p95 = np.percentile(decoded, [25, 50, 75, 90, 95])
+    file_p50, file_p90, file_p95 = np.percentile(files, [50, 90, 95])
+    return {
+        "latency/p50_ms": float(p50),
+        "latency/p90_ms": float(p90),
+        "latency/p95_ms": float(p95),
+        "latency/iqr_ms": float(high - low),
+        "latency/file_p50_ms": float(file_p50),
+        "latency/file_p90_ms": float(file_p90),
+        "latency/file_p95_ms": float(file_p95),
+        "latency/runs": float(len(decoded)),
+    }
+
+
+def _milliseconds(call: Callable[[], object], runs: int, warmup: int, limit_s: float) -> NDArray[np.float64]:
+    """Durations of at most ``runs`` calls; after the limit the warm-up too is cut short, to one call."""
+    durations: list[float] = []
+    end = time.perf_counter() + limit_s
+    while len(durations) < warmup + runs:
+        begin = time.perf_counter()
+        if begin > end and len(durations) > _FEWEST_RUNS:
+            break
+        call()
+        durations.append((time.perf_counter() - begin) * 1e3)
+    return np.array(durations[min(warmup, len(durations) - _FEWEST_RUNS) :])
+
+
+def folder_size_mb(folder: Path) -> float:
+    """Size of all files below ``folder``, in units of 2**20 bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MEBIBYTE
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has ever held, in units of 2**20 bytes.
+
+    That is resident main memory, and in addition what torch's tensors took on
+    CUDA devices. A process that has trained several models gives the largest.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        # A child's ru_maxrss begins with its parent's, VmHWM is its own.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        resident = int(line.split()[1]) * 2**10
+    else:
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (resident + _peak_cuda_bytes()) / MEBIBYTE
+
+
+def _peak_cuda_bytes() -> int:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+
+
+def environment() -> dict[str, str]:
+    """The machine, the libraries and the code's version, as text by name; empty where unknown.
+
+    ``device`` is a CUDA device only in a process that has loaded torch.
+    """
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = ""
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    commit = _output("git", "rev-parse", "HEAD")
+    dirty = "" if not commit else str(bool(_output("git", "status", "--porcelain"))).lower()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": str(os.cpu_count() or ""),
+        "device": torch.cuda.get_device_name() if torch is not None and cuda else "cpu",
+        **versions,
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
+def _output(*command: str) -> str:
+    """What a command prints; empty where it fails or does not exist."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

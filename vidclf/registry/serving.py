@@ -1,0 +1,96 @@
+"""A vidclf model behind MLflow's pyfunc interface: MLflow runs this file, nothing is pickled.
+
+An item is a video as a ``data:`` URL in base64. A ``file:`` URL is read only below the folder that
+``VIDCLF_SERVE_ROOT`` names, and nothing else is opened.
+"""
+
+import base64
+import binascii
+import os
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+
+class ItemError(Exception):
+    """An item that is no video this server may read."""
+
+
+class VideoClassifier(PythonModel):
+    """Labels videos with the model that lies in the artifact ``model``."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the model; MLflow calls it once before the first prediction."""
+        from vidclf import models  # noqa: PLC0415  MLflow runs this file to package it, without the model
+
+        self._model = models.load_model(Path(context.artifacts["model"]))
+
+    def predict(self, model_input: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
+        """One dict an item: ``label``, ``probabilities`` by class, and ``error`` where it has none."""
+        return [self._predict(item) for item in model_input]
+
+    def _predict(self, item: str) -> dict[str, Any]:
+        from vidclf.data.video import ClipError  # noqa: PLC0415
+
+        try:
+            with _video(item) as path:
+                row = self._model.predict([path])[0]
+        except ItemError as error:
+            return {"label": None, "probabilities": {}, "error": str(error)}
+        except ClipError as error:
+            return {"label": None, "probabilities": {}, "error": f"{error.verdict}: {error.reason}"}
+        probabilities = {
+            name: float(share) for name, share in zip(self._model.card.classes, row, strict=True)
+        }
+        return {
+            "label": max(probabilities, key=probabilities.__getitem__),
+            "probabilities": probabilities,
+            "error": None,
+        }
+
+
+@contextmanager
+def _video(item: str) -> Iterator[Path]:
+    """The item as a readable file."""
+    scheme = item.partition(":")[0].lower()
+    if scheme == "data":
+        with tempfile.TemporaryDirectory(prefix="vidclf-") as folder:
+            path = Path(folder, "clip")
+            path.write_bytes(_payload(item))
+            yield path
+    elif scheme == "file":
+        yield _served_file(item)
+    else:
+        raise ItemError("not a data: URL in base64, nor a file: URL that this server serves")
+
+
+def _payload(item: str) -> bytes:
+    header, comma, text = item.partition(",")
+    if not comma or not header.lower().endswith(";base64"):
+        raise ItemError("a data: URL must be in base64, as in data:video/mp4;base64,AAAA")
+    try:
+        return base64.b64decode(urllib.parse.unquote(text), validate=True)
+    except (binascii.Error, ValueError):
+        raise ItemError("the data: URL is not valid base64") from None
+
+
+def _served_file(item: str) -> Path:
+    root = os.environ.get("VIDCLF_SERVE_ROOT")
+    if not root:
+        raise ItemError("this server reads no file: URLs (VIDCLF_SERVE_ROOT is not set)")
+    url = urllib.parse.urlsplit(item)
+    path = Path(urllib.parse.unquote(url.path)).resolve()
+    if url.netloc not in ("", "localhost") or not path.is_relative_to(Path(root).resolve()):
+        raise ItemError("the file lies outside the folder that this server reads")
+    if not path.is_file():
+        raise ItemError("no such file")
+    return path
+
+
+set_model(VideoClassifier())

@@ -1,0 +1,1 @@
+"""Hyperparameter studies: the only package that imports Optuna."""

@@ -1,0 +1,168 @@
+"""What a person sees while a study runs."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass
+class TrialState:
+    """A running trial, as shown."""
+
+    base: str
+    started: float = field(default_factory=time.monotonic)
+    step: int = 0
+    value: float | None = None
+
+
+@dataclass
+class StudyState:
+    """A study's progress, as shown.
+
+    Attributes:
+        name: The study.
+        question: What it is to answer.
+        metric: Its objective.
+        total: Trials in all.
+        workers: Worker processes.
+        counts: Finished trials by state.
+        running: Running trials by number.
+        best: Best feasible value so far, with its trial's number and base.
+    """
+
+    name: str
+    question: str
+    metric: str
+    total: int
+    workers: int
+    counts: dict[str, int] = field(default_factory=dict)
+    running: dict[int, TrialState] = field(default_factory=dict)
+    best: tuple[float, int, str] | None = None
+    started: float = field(default_factory=time.monotonic)
+    finished_here: int = 0
+
+    @property
+    def used(self) -> int:
+        """Trials that count against the budget."""
+        return sum(count for state, count in self.counts.items() if state != "interrupted")
+
+    def seconds_left(self) -> float | None:
+        """From the mean time of this session's trials; ``None`` before the first has finished."""
+        if not self.finished_here:
+            return None
+        elapsed = time.monotonic() - self.started
+        return elapsed / self.finished_here * max(0, self.total - self.used)
+
+
+class Display(Protocol):
+    """Shows a study's progress."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def refresh(self, state: StudyState) -> None:
+        """The state has changed, or time has passed."""
+
+    def line(self, text: str) -> None:
+        """Says something that stays on the screen."""
+
+
+class LiveDisplay:
+    """A panel that is redrawn in place, for terminals."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, transient=True, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def refresh(self, state: StudyState) -> None:
+        self._live.update(_panel(state))
+
+    def line(self, text: str) -> None:
+        self._live.console.print(text, highlight=False)
+
+
+class PlainDisplay:
+    """Lines only, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def refresh(self, state: StudyState) -> None:
+        """Nothing: lines tell of every finished trial."""
+
+    def line(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def display_for(console: Console) -> Display:
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
+def _panel(state: StudyState) -> Group:
+    head = Text.assemble((state.name, "bold"), f"  {state.question}")
+    bar = Table.grid(padding=(0, 1))
+    left = state.seconds_left()
+    bar.add_row(
+        ProgressBar(total=state.total, completed=state.used, width=32),
+        f"{state.used}/{state.total} trials",
+        "  ".join(f"{count} {name}" for name, count in state.counts.items() if count),
+        f"about {clock(left)} left" if left is not None else "",
+    )
+    running = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
+    for heading in ("running", "base", "epoch", state.metric, "time"):
+        running.add_column(heading, justify="left" if heading == "base" else "right")
+    now = time.monotonic()
+    for number, trial in sorted(state.running.items()):
+        value = "–" if trial.value is None else f"{trial.value:.4f}"
+        running.add_row(str(number), trial.base, str(trial.step or "–"), value, clock(now - trial.started))
+    best = "best so far: –"
+    if state.best:
+        best = f"best so far: {state.metric} {state.best[0]:.4f}, trial {state.best[1]} ({state.best[2]})"
+    return Group(head, bar, running, Text(best))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def finished_line(
+    number: int,
+    *,
+    base: str,
+    state: str,
+    seconds: float,
+    value: float | None,
+    note: str,
+    params: Mapping[str, object],
+) -> str:
+    """One finished trial in one line."""
+    figure = f"{value:.4f}" if value is not None else "–"
+    shown = " ".join(
+        f"{key.rpartition('.')[2]}={item:.3g}"
+        if isinstance(item, float)
+        else f"{key.rpartition('.')[2]}={item}"
+        for key, item in params.items()
+    )
+    why = f"  ({note.splitlines()[0]})" if note and value is None else ""
+    return f"trial {number:>3}  {state:<11} {figure:<6} {seconds:6.1f} s  {base}  {shown}{why}"

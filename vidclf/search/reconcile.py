@@ -1,0 +1,184 @@
+"""Who owns a study's running trials, and what becomes of those that nobody runs any more."""
+
+import json
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.search.study import OpenStudy
+from vidclf.store import Outcome, now_ms
+
+_PREFIX = "owner/"
+INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A supervisor, as it registers with a study.
+
+    Attributes:
+        host: Its host name.
+        boot: Identifies the host's boot.
+        pid: Its process id there.
+        started: When that process started, seconds since the epoch; tells it from a later one with its pid.
+        counter: Grows as long as it lives.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: float
+    counter: int = 0
+
+    def lives(self) -> bool:
+        """Whether it is a live process of this host; one of another host counts as live."""
+        if self.host != socket.gethostname():
+            return True
+        if self.boot != _boot():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time()))
+
+
+class Ownership:
+    """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
+
+    def __init__(self, opened: OpenStudy) -> None:
+        """Registers with the study.
+
+        Raises:
+            InputError: Another live supervisor holds it; names its host and process.
+        """
+        self.uuid = uuid.uuid4().hex
+        self._study = opened.study
+        for key, other in _owners(self._study.user_attrs):
+            if other.lives():
+                raise InputError(
+                    f"the study {opened.name} is being run by process {other.pid} on {other.host}; "
+                    "wait for it, or stop it with Ctrl-C there"
+                )
+            self._study.set_user_attr(key, None)
+        process = psutil.Process()
+        self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
+        self._write(self._owner)
+
+    def renew(self) -> None:
+        """Shows other hosts that this supervisor lives; due every 15 s."""
+        self._owner = Owner(**{**asdict(self._owner), "counter": self._owner.counter + 1})
+        self._write(self._owner)
+
+    def release(self) -> None:
+        self._write(None)
+
+    def _write(self, owner: Owner | None) -> None:
+        self._study.set_user_attr(f"{_PREFIX}{self.uuid}", json.dumps(asdict(owner)) if owner else None)
+
+
+def _owners(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Owner]]:
+    for key, value in attributes.items():
+        if key.startswith(_PREFIX) and value is not None:
+            yield key, Owner(**json.loads(value))
+
+
+def live_owner(opened: OpenStudy) -> Owner | None:
+    """The supervisor that runs the study now."""
+    return next((owner for _, owner in _owners(opened.study.user_attrs) if owner.lives()), None)
+
+
+def reconcile(opened: OpenStudy) -> int:
+    """Settles trials that a dead supervisor left behind; the caller owns the study.
+
+    A trial whose attempt finished before its supervisor died keeps its value;
+    any other is failed as interrupted and queued to run again.
+
+    Returns:
+        How many trials were queued again.
+    """
+    objective = opened.objective.metric
+    for frozen in opened.trials([TrialState.RUNNING]):
+        trial = opened.trial(frozen.number)
+        outcome = opened.attempt(frozen.number).outcome()
+        if outcome and outcome.status == "complete" and objective in outcome.metrics:
+            settle(opened, trial, outcome)
+        else:
+            interrupt(opened, trial, "its supervisor died")
+    retried = {trial.user_attrs.get("retry_of") for trial in opened.trials()}
+    lost = [
+        frozen
+        for frozen in opened.trials([TrialState.FAIL])
+        if frozen.user_attrs.get("reason_kind") == INTERRUPTED and frozen.number not in retried
+    ]
+    for frozen in lost:
+        _queue_again(opened, frozen)
+    return len(lost)
+
+
+def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome) -> None:
+    """Tells Optuna how an attempt ended; a crash is FAIL, never PRUNED and never a bad value."""
+    trial.set_user_attr("metrics", dict(outcome.metrics))
+    if outcome.status == "complete":
+        bound_sizes(opened, trial, outcome.metrics)
+        opened.study.tell(trial, outcome.metrics[opened.objective.metric])
+        return
+    trial.set_user_attr("reason", outcome.reason)
+    trial.set_user_attr("reason_kind", outcome.status)
+    opened.study.tell(trial, state=TrialState.PRUNED if outcome.status == "pruned" else TrialState.FAIL)
+
+
+def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, float]) -> list[str]:
+    """Records, once each, how far the known sizes are from their bounds.
+
+    Returns:
+        The bounds that are broken, in words.
+    """
+    known = opened.frozen(trial.number).constraints
+    broken = []
+    for constraint in opened.constraints:
+        if constraint.metric not in metrics:
+            continue
+        violation = constraint.violation(metrics[constraint.metric])
+        if constraint.metric not in known:
+            trial.set_constraint(constraint.metric, violation)
+        if violation > 0:
+            bounds = config.dump(constraint)
+            limits = ", ".join(f"{name} {bounds[name]:g}" for name in ("min", "max") if name in bounds)
+            broken.append(f"{constraint.metric} = {metrics[constraint.metric]:g} ({limits})")
+    return broken
+
+
+def interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> None:
+    """Fails a running trial as interrupted; it does not count, and `reconcile` queues it again."""
+    attempt = opened.attempt(trial.number)
+    outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
+    if (attempt.folder / "attempt.json").exists():
+        attempt.finish(outcome)
+    settle(opened, trial, outcome)
+
+
+def _queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:
+    """Adds the same configuration once more, to be asked for before any new one."""
+    root = trial.user_attrs.get("root", trial.number)
+    opened.study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={"retry_of": trial.number, "root": root},
+        )
+    )

@@ -1,0 +1,300 @@
+"""The supervisor: the one process that holds a study; it hands trials to its workers."""
+
+import math
+import multiprocessing.connection
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from vidclf import compare, config
+from vidclf.models.base import ExperimentConfig
+from vidclf.search import display as screen
+from vidclf.search.reconcile import Ownership, bound_sizes, interrupt, settle
+from vidclf.search.space import BASE, Space
+from vidclf.search.study import OpenStudy
+from vidclf.search.worker import LatencyTask, Measured, Progress, RunTask, Verdict, Worker
+from vidclf.store import Attempt, Identity, Outcome, now_ms
+
+Ending = Literal["finished", "exhausted", "interrupted", "errors"]
+"""Why a study stopped: budget used up, nothing new to try, asked to stop, the same error again and again."""
+
+RENEWAL_SECONDS = 15.0
+EXHAUSTED_AFTER = 20
+"""Repeated configurations in a row that end a study: its space holds nothing new."""
+ERRORS_IN_A_ROW = 3
+"""Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
+
+
+@dataclass
+class Running:
+    """A trial in a worker's hands."""
+
+    trial: optuna.Trial
+    stem: str
+    attempt: Attempt
+    started: float
+    best: float | None = None
+
+
+class Supervisor:
+    """Asks Optuna, hands out, listens, tells; until the budget is used up."""
+
+    def __init__(
+        self,
+        *,
+        opened: OpenStudy,
+        space: Space,
+        ownership: Ownership,
+        shown: screen.Display,
+        state: screen.StudyState,
+        tags: Mapping[str, Mapping[str, str]],
+        register: Callable[[Attempt], None],
+    ) -> None:
+        """Args:
+        opened: The study, owned and reconciled.
+        space: Where to sample.
+        ownership: This process's hold on the study.
+        shown: What the user sees.
+        state: Its content.
+        tags: Provenance by stem.
+        register: Told of each new attempt folder.
+        """
+        self._opened = opened
+        self._space = space
+        self._ownership = ownership
+        self._shown = shown
+        self._state = state
+        self._tags = tags
+        self._register = register
+        self._running: dict[Worker, Running] = {}
+        self._idle: list[Worker] = []
+        self._repeats = 0
+        self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
+        self._stop = False
+        self._renewed = time.monotonic()
+        self._values = {
+            _key(trial.params): (trial.number, float(trial.value or 0.0))
+            for trial in reversed(opened.trials([TrialState.COMPLETE]))
+        }
+        self._refresh_counts()
+
+    def stop(self) -> None:
+        """Ends the study at the next opportunity; running trials are interrupted."""
+        self._stop = True
+
+    def run(self, workers: int, threads: int) -> Ending:
+        """Runs trials until the budget is used up.
+
+        Args:
+            workers: Processes.
+            threads: Cores of each.
+        """
+        self._idle = [Worker(threads) for _ in range(workers)]
+        try:
+            return self._loop(threads)
+        finally:
+            for worker in [*self._idle, *self._running]:
+                worker.stop()
+            for running in self._running.values():
+                interrupt(self._opened, running.trial, "asked to stop")
+            self._running.clear()
+            self._refresh_counts()
+
+    def _loop(self, threads: int) -> Ending:
+        while not self._stop:
+            ending = self._ending()
+            if ending is None and self._idle and self._budget_left():
+                self._start(self._idle.pop())
+                continue
+            if not self._running:
+                return ending or "finished"
+            self._listen(threads)
+            self._shown.refresh(self._state)
+            if time.monotonic() - self._renewed > RENEWAL_SECONDS:
+                self._ownership.renew()
+                self._renewed = time.monotonic()
+        return "interrupted"
+
+    def _ending(self) -> Ending | None:
+        if self._repeats >= EXHAUSTED_AFTER:
+            return "exhausted"
+        if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
+            return "errors"
+        return None
+
+    def _budget_left(self) -> bool:
+        return self._state.used + len(self._running) < self._state.total
+
+    def _start(self, worker: Worker) -> None:
+        """Asks for a trial and hands it to the worker, or settles it at once as a repetition."""
+        trial = self._opened.study.ask()
+        trial.set_user_attr("owner", self._ownership.uuid)
+        stem, experiment = self._space.suggest(trial)
+        attempt = self._opened.attempt(trial.number)
+        earlier = self._values.get(_key(trial.params))
+        attempt.create(self._identity(trial, stem, earlier))
+        running = Running(trial, stem, attempt, time.monotonic())
+        if earlier is not None:
+            self._idle.append(worker)
+            self._reuse(running, experiment, earlier[0])
+            return
+        self._repeats = 0
+        trial.set_user_attr("shape", config.digest(experiment.resolved().shape()))
+        self._running[worker] = running
+        self._state.running[trial.number] = screen.TrialState(stem)
+        worker.send(RunTask(config.dump(experiment), attempt.folder))
+        self._register(attempt)
+
+    def _identity(self, trial: optuna.Trial, stem: str, earlier: tuple[int, float] | None) -> Identity:
+        attributes = self._opened.frozen(trial.number).user_attrs
+        tags = {
+            **self._tags[stem],
+            "vidclf.study": self._opened.name,
+            "vidclf.trial": str(trial.number),
+            "vidclf.base": stem,
+            **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
+            **({"vidclf.reused_from": str(earlier[0])} if earlier else {}),
+        }
+        return Identity(
+            id=self._opened.attempt_id(trial.number),
+            experiment=self._opened.stored["experiment"],
+            run_name=f"{self._opened.name} {trial.number:03d} {stem}",
+            parent=self._opened.attempt_id(),
+            started_ms=now_ms(),
+            tags=tags,
+        )
+
+    def _reuse(self, running: Running, experiment: ExperimentConfig, earlier: int) -> None:
+        """Tells the value that this very configuration already has."""
+        self._repeats += 1
+        before = self._opened.frozen(earlier).user_attrs
+        running.trial.set_user_attr("reused_from", earlier)
+        running.trial.set_user_attr("shape", before.get("shape"))
+        config.write_toml(config.dump(experiment), running.attempt.config)
+        running.attempt.record(0, before["metrics"])
+        outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
+        running.attempt.finish(outcome)
+        self._register(running.attempt)
+        self._settle(running, outcome)
+
+    def _listen(self, threads: int) -> None:
+        """Waits half a second at most for news of the workers, and answers them."""
+        connections = {worker.connection: worker for worker in self._running}
+        for ready in multiprocessing.connection.wait(list(connections), timeout=0.5):
+            worker = next(worker for connection, worker in connections.items() if connection is ready)
+            running = self._running[worker]
+            message = worker.receive()
+            if isinstance(message, Progress):
+                worker.send(self._judge(running, message))
+                continue
+            del self._running[worker]
+            if isinstance(message, Outcome):
+                self._idle.append(worker)
+                self._settle(running, message)
+            else:
+                outcome = Outcome("failed", worker.death(), {}, now_ms())
+                running.attempt.finish(outcome)
+                worker.stop()
+                self._idle.append(Worker(threads))
+                self._settle(running, outcome)
+
+    def _judge(self, running: Running, progress: Progress) -> Verdict:
+        """Whether the trial may go on: within its bounds, and no worse than its family's median."""
+        if progress.step == 0:
+            broken = bound_sizes(self._opened, running.trial, progress.metrics)
+            return Verdict(f"infeasible: {'; '.join(broken)}" if broken else "")
+        value = progress.metrics.get(f"epoch/{self._opened.objective.metric}")
+        if value is None or not math.isfinite(value):
+            return Verdict()
+        better = max if self._opened.objective.direction == "maximize" else min
+        running.best = value if running.best is None else better(running.best, value)
+        shown = self._state.running[running.trial.number]
+        shown.step, shown.value = progress.step, running.best
+        running.trial.report(running.best, progress.step)
+        if running.trial.should_prune():
+            return Verdict(
+                f"pruned at epoch {progress.step}: {self._opened.objective.metric} {running.best:.4f}"
+            )
+        return Verdict()
+
+    def _settle(self, running: Running, outcome: Outcome) -> None:
+        """Tells Optuna, and the user."""
+        metric = self._opened.objective.metric
+        if outcome.status == "complete" and not math.isfinite(outcome.metrics.get(metric, math.nan)):
+            reason = f"the objective {metric} is {outcome.metrics.get(metric, 'missing')}"
+            outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {metric}")
+            running.attempt.finish(outcome)
+        settle(self._opened, running.trial, outcome)
+        number = running.trial.number
+        value = outcome.metrics.get(metric) if outcome.status == "complete" else None
+        if value is not None:
+            self._values.setdefault(_key(running.trial.params), (number, value))
+        self._errors.append(outcome.fingerprint)
+        self._state.running.pop(number, None)
+        self._state.finished_here += 1
+        self._refresh_counts()
+        if self._state.best:
+            self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
+        params = {key: item for key, item in running.trial.params.items() if key != BASE}
+        state = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
+        self._shown.line(
+            screen.finished_line(
+                number,
+                base=running.stem,
+                state=state,
+                seconds=time.monotonic() - running.started,
+                value=value,
+                note=outcome.reason,
+                params=params,
+            )
+        )
+
+    def _refresh_counts(self) -> None:
+        rows = self._opened.rows()
+        found = Counter(row.state for row in rows)
+        self._state.counts = {
+            state: found[state] for state in ("complete", "pruned", "failed", "interrupted") if found[state]
+        }
+        best = compare.ranked(rows, self._opened.objective.direction)[:1]
+        self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    """Equal for equal configurations."""
+    return config.digest(dict(params))
+
+
+def measure_latencies(
+    attempts: Mapping[str, Sequence[Attempt]], clip: Any, shown: Callable[[str], None], threads: int
+) -> dict[str, dict[str, float]]:
+    """Times one model of each shape, with nothing else of ours running.
+
+    Args:
+        attempts: Complete attempts by shape.
+        clip: A video file to time on.
+        shown: Told when a model cannot be timed.
+        threads: Cores to use.
+
+    Returns:
+        Latency metrics by shape; shapes that could not be timed are left out.
+    """
+    found: dict[str, dict[str, float]] = {}
+    with Worker(threads) as worker:
+        for shape, same in attempts.items():
+            worker.send(LatencyTask(same[0].model, clip))
+            message = worker.receive()
+            if not isinstance(message, Measured):
+                shown(f"latency was not measured: {worker.death()}")
+                break
+            if message.error:
+                shown(f"latency of {same[0].folder.name} was not measured: {message.error}")
+                continue
+            found[shape] = dict(message.metrics)
+            for attempt in same:
+                attempt.add_metrics(message.metrics)
+    return found

@@ -1,0 +1,375 @@
+"""``vidclf tune``: a study from its file to its leaderboard."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from vidclf import compare, config
+from vidclf.compare import TrialRow
+from vidclf.config import Choice, InputError
+from vidclf.data.manifest import read_manifest
+from vidclf.experiment import parse_experiment, prepare, provenance
+from vidclf.search import page
+from vidclf.search.display import Display, StudyState
+from vidclf.search.reconcile import Ownership, live_owner, reconcile
+from vidclf.search.study import (
+    OpenStudy,
+    StudyDefinition,
+    build_pruner,
+    build_sampler,
+    find_study,
+    load_study,
+    open_study,
+    study_names,
+)
+from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
+from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.deliverer import prepare as prepare_mlflow
+from vidclf.tracking.package import deliver_model
+from vidclf.tracking.thread import DelivererThread
+from vidclf.tracking.views import save_study_view
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of a study.
+
+    Attributes:
+        path: The study file.
+        overrides: ``--set`` values for the bases.
+        trials: Budget in place of the file's.
+        workers: Worker processes in place of the file's.
+    """
+
+    path: Path
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trials: int | None = None
+    workers: int | None = None
+
+
+def plan(request: Request, store: Store) -> StudyDefinition:
+    """The checked study with the request's settings.
+
+    Raises:
+        InputError: Every problem of its files.
+    """
+    definition = load_study(request.path, request.overrides, store)
+    file = definition.file
+    if request.trials is not None:
+        file = file.model_copy(update={"budget": file.budget.model_copy(update={"trials": request.trials})})
+    if request.workers is not None:
+        file = file.model_copy(update={"workers": request.workers})
+    return dataclasses.replace(definition, file=file)
+
+
+def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
+    """What a study would do, as plain data; creates nothing."""
+    file = definition.file
+    used = find_study(definition.name, store).logical() if definition.name in study_names(store) else 0
+    return {
+        "study": definition.name,
+        "question": file.question,
+        "objective": f"{file.objective.direction} {file.objective.metric}",
+        "used": used,
+        "total": file.budget.trials,
+        "space": [
+            {
+                "base": stem,
+                "key": key,
+                "searched": ", ".join(f"{name} {value}" for name, value in config.dump(dimension).items()),
+            }
+            for (stem, key), dimension in definition.space.dimensions.items()
+        ],
+    }
+
+
+def tune(
+    definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
+) -> tuple[OpenStudy, Ending]:
+    """Starts or resumes a study and runs it until its budget is used up or it is stopped.
+
+    Args:
+        definition: The study.
+        store: Where its runs lie.
+        shown: Progress of the search.
+        warnings: What `check` found, to be shown.
+
+    Raises:
+        InputError: The study of this name asks something else, or another process runs it.
+    """
+    opened = open_study(definition, store)
+    ownership = Ownership(opened)
+    try:
+        requeued = reconcile(opened)
+        prepare_mlflow(store)
+        deliverer = DelivererThread(store)
+        own = _open_own_attempt(opened, definition)
+        _show_in_ui(opened, definition, own)
+        deliverer.register(own)
+        for attempt in _attempts(opened):
+            deliverer.register(attempt)
+        with shown:
+            for warning in warnings:
+                shown.line(f"warning: {warning}")
+            if requeued:
+                shown.line(f"{requeued} interrupted trials run again")
+            ending = _search(opened, definition, ownership, shown, deliverer)
+            _close(opened, definition, ending, shown, deliverer)
+    finally:
+        ownership.release()
+    return opened, ending
+
+
+def check(definition: StudyDefinition, progress: Callable[[int, int], None]) -> list[str]:
+    """Checks data and weights of every base, and of the networks and weights that the space offers.
+
+    Args:
+        definition: The study.
+        progress: Called with (clips done, clips in all) while clips are decoded.
+
+    Returns:
+        Warnings about clips.
+
+    Raises:
+        InputError: Every problem of every base.
+    """
+    space = definition.space
+    warnings: list[str] = []
+    problems: list[str] = []
+    for stem, base in space.bases.items():
+        try:
+            warnings += prepare(base, progress)[1]
+            for path in ("model.network", "model.weights"):
+                dimension = space.dimensions.get((stem, path))
+                for choice in dimension.choices if isinstance(dimension, Choice) else ():
+                    tree = config.override(config.dump(base), {path: choice})
+                    parse_experiment(tree, f"{stem} with {path} = {choice}").check_weights()
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise InputError(*problems)
+    return list(dict.fromkeys(warnings))
+
+
+def _attempts(opened: OpenStudy) -> Iterator[Attempt]:
+    for trial in opened.trials():
+        attempt = opened.attempt(trial.number)
+        if (attempt.folder / "attempt.json").exists():
+            yield attempt
+
+
+def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt:
+    """The folder behind the study's parent run, made or reopened."""
+    own, file = opened.own_attempt, definition.file
+    if (own.folder / "attempt.json").exists():
+        own.reopen()
+    else:
+        own.create(
+            Identity(
+                id=opened.attempt_id(),
+                experiment=opened.stored["experiment"],
+                run_name=opened.name,
+                parent=None,
+                started_ms=now_ms(),
+                tags={
+                    "vidclf.study": opened.name,
+                    "vidclf.role": "study",
+                    "mlflow.note.content": file.question,
+                },
+                params={
+                    "objective": f"{file.objective.direction} {file.objective.metric}",
+                    "bases": ", ".join(definition.space.bases),
+                    "sampler": file.sampler.name,
+                    "pruner": file.pruner.name,
+                    **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
+                },
+            )
+        )
+    for stem, base in definition.space.bases.items():
+        config.write_toml(config.dump(base), own.artifacts / f"{stem}.toml")
+    config.write_toml(config.dump(file), own.artifacts / "study.toml")
+    session = {"started_ms": now_ms(), "trials": file.budget.trials, "workers": file.workers}
+    with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
+        sessions.write(json.dumps(session) + "\n")
+    return own
+
+
+def _show_in_ui(opened: OpenStudy, definition: StudyDefinition, own: Attempt) -> None:
+    """Saves the view that `vidclf ui` opens, so that the study can be watched from its first trial."""
+    deliverer = Deliverer(opened.store)
+    run_id = deliverer.deliver(own)
+    if run_id is not None:
+        save_study_view(
+            deliverer,
+            experiment=opened.stored["experiment"],
+            study=opened.name,
+            parent_run_id=run_id,
+            metric=opened.objective.metric,
+            direction=opened.objective.direction,
+            params=["model.kind", *definition.file.space],
+        )
+
+
+def _short_json(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _search(
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    ownership: Ownership,
+    shown: Display,
+    deliverer: DelivererThread,
+) -> Ending:
+    file = definition.file
+    opened.study.sampler = build_sampler(file.sampler, len(opened.trials()))
+    opened.study.pruner = build_pruner(file.pruner)
+    state = StudyState(
+        opened.name, file.question, file.objective.metric, total=file.budget.trials, workers=file.workers
+    )
+    tags = {
+        stem: provenance(base, read_manifest(Path(base.data.manifest)))
+        for stem, base in definition.space.bases.items()
+    }
+    supervisor = Supervisor(
+        opened=opened,
+        space=definition.space,
+        ownership=ownership,
+        shown=shown,
+        state=state,
+        tags=tags,
+        register=deliverer.register,
+    )
+    with _stop_signals(supervisor.stop):
+        return supervisor.run(file.workers, max(1, (os.cpu_count() or 1) // file.workers))
+
+
+@contextlib.contextmanager
+def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Turns Ctrl-C and SIGTERM into a clean stop."""
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _close(
+    opened: OpenStudy, definition: StudyDefinition, ending: Ending, shown: Display, deliverer: DelivererThread
+) -> None:
+    """Measures latencies, keeps the best models, writes the study's page, and delivers it all."""
+    own = opened.own_attempt
+    if ending != "interrupted":
+        shown.line("measuring latency, with nothing else running …")
+        _measure(opened, definition, shown)
+    rows = opened.rows()
+    _write_leaderboard(rows, opened.objective.direction, own.artifacts / "leaderboard.csv")
+    page.write_study_page(opened, own.artifacts / "study.html")
+    status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
+    own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
+    deliverer.close(timeout=30.0)
+    if deliverer.undelivered:
+        shown.line(
+            f"{deliverer.undelivered} runs could not be delivered to MLflow; the next tune delivers them"
+        )
+    elif ending != "interrupted":
+        shown.line("keeping the best models …")
+        for row in kept(rows, opened.objective.direction, definition.file.keep):
+            try:
+                deliver_model(Deliverer(opened.store), opened.attempt(row.number))
+            except InputError as error:
+                shown.line(f"warning: {error}")
+
+
+def _measure(opened: OpenStudy, definition: StudyDefinition, shown: Display) -> None:
+    by_shape: dict[str, list[Attempt]] = defaultdict(list)
+    for trial in opened.trials([TrialState.COMPLETE]):
+        attempt, shape = opened.attempt(trial.number), trial.user_attrs.get("shape")
+        outcome = attempt.outcome()
+        if shape is None or outcome is None or compare.LATENCY in outcome.metrics:
+            continue
+        known = opened.latency(shape)
+        if known:
+            attempt.add_metrics(known)
+        elif attempt.model.exists():
+            by_shape[shape].append(attempt)
+    if by_shape:
+        base = next(iter(definition.space.bases.values()))
+        clip = read_manifest(Path(base.data.manifest)).split("val")[0].clip_path
+        found = measure_latencies(by_shape, clip, shown.line, os.cpu_count() or 1)
+        for shape, metrics in found.items():
+            opened.set_latency(shape, metrics)
+
+
+def kept(rows: list[TrialRow], direction: str, keep: int) -> list[TrialRow]:
+    """Trials whose models go to the registry's side: the best ``keep`` and the Pareto front."""
+    best = compare.ranked(rows, direction)
+    front = {row.number for row in compare.pareto_front(rows, direction)}
+    return [row for rank, row in enumerate(best) if rank < keep or row.number in front]
+
+
+def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
+    best = compare.ranked(rows, opened.objective.direction)
+    return {"study/best": best[0].value} if best and best[0].value is not None else {}
+
+
+def _write_leaderboard(rows: list[TrialRow], direction: str, path: Path) -> None:
+    best = compare.ranked(rows, direction)
+    params = sorted({key for row in best for key in row.params})
+    metrics = sorted({key for row in best for key in row.metrics})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rank", "trial", "base", *params, *metrics])
+        for rank, row in enumerate(best, start=1):
+            values = [row.params.get(key, "") for key in params] + [
+                row.metrics.get(key, "") for key in metrics
+            ]
+            writer.writerow([rank, row.number, row.base, *values])
+
+
+def status(opened: OpenStudy, total: int | None = None) -> dict[str, Any]:
+    """Where a study stands, in the shape of ``--json``."""
+    rows = opened.rows()
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running", "waiting"), 0)
+    for row in rows:
+        found[row.state] += 1
+    best = compare.ranked(rows, opened.objective.direction)[:1]
+    owner = live_owner(opened)
+    return {
+        "study": opened.name,
+        "question": opened.stored["question"],
+        "objective": dict(opened.stored["objective"]),
+        "trials": found,
+        "budget": {"total": total or last_budget(opened), "used": opened.logical()},
+        "best": {
+            "number": best[0].number,
+            "value": best[0].value,
+            "base": best[0].base,
+            "params": dict(best[0].params),
+            "run_id": Deliverer(opened.store).receipt(opened.attempt(best[0].number)).run_id,
+        }
+        if best
+        else None,
+        "owner": {"host": owner.host, "pid": owner.pid} if owner else None,
+    }
+
+
+def last_budget(opened: OpenStudy) -> int | None:
+    """The budget of the study's latest session."""
+    sessions = opened.own_attempt.artifacts / "sessions.jsonl"
+    if not sessions.exists():
+        return None
+    trials: int = json.loads(sessions.read_text(encoding="utf-8").splitlines()[-1])["trials"]
+    return trials

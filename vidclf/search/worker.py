@@ -1,0 +1,163 @@
+"""A worker process: runs one attempt after another as its supervisor asks.
+
+It knows neither Optuna nor MLflow, and it ends when its supervisor does.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Self
+
+from vidclf.store import Outcome
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """Train the resolved experiment into the attempt's folder."""
+
+    experiment: Mapping[str, Any]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class LatencyTask:
+    """Time the model in ``folder`` on one clip."""
+
+    folder: Path
+    clip: Path
+
+
+Task = RunTask | LatencyTask
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A report of the running attempt; the worker waits for a `Verdict`."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to `Progress`: go on, or stop for a reason."""
+
+    prune: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Latency metrics, the answer to a `LatencyTask`; an error where it could not be timed."""
+
+    metrics: Mapping[str, float]
+    error: str = ""
+
+
+Message = Progress | Outcome | Measured
+
+
+class Worker:
+    """The supervisor's end of a worker process."""
+
+    def __init__(self, threads: int) -> None:
+        """Starts the process.
+
+        Args:
+            threads: Cores that it may use.
+        """
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def send(self, message: Task | Verdict) -> None:
+        """Sends; a worker that has died is noticed when it is read from."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def receive(self) -> Message | None:
+        """The next message, ``None`` where the worker has died."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        return message
+
+    def death(self) -> str:
+        """How the process ended, in words."""
+        self.process.join(timeout=10)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"the worker died: {signal.Signals(-code).name}"
+        return f"the worker died: exit code {code}"
+
+    def stop(self) -> None:
+        """Ends the process at once, whatever it is doing."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def work(connection: Connection, threads: int) -> None:
+    """The process's whole life: tasks in, progress and outcomes out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_with_parent()
+    import cv2  # noqa: PLC0415  (after the signals: these take seconds)
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            task: Task = connection.recv()
+            connection.send(_run(task, connection) if isinstance(task, RunTask) else _measure(task))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def _run(task: RunTask, connection: Connection) -> Outcome:
+    from vidclf.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
+    from vidclf.store import Attempt  # noqa: PLC0415
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        connection.send(Progress(step, dict(metrics)))
+        verdict: Verdict = connection.recv()
+        if verdict.prune:
+            raise Pruned(verdict.prune)
+
+    return run_experiment(parse_experiment(task.experiment, str(task.folder)), Attempt(task.folder), report)
+
+
+def _measure(task: LatencyTask) -> Measured:
+    from vidclf import profiling  # noqa: PLC0415
+    from vidclf.models import load_model  # noqa: PLC0415
+
+    try:
+        return Measured(profiling.measure_latency(load_model(task.folder), task.clip))
+    except Exception as error:
+        return Measured({}, f"{type(error).__name__}: {error}")

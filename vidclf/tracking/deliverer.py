@@ -1,0 +1,277 @@
+"""Mirrors attempt folders to MLflow: idempotent, so it may stop anywhere and start again."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from vidclf import config
+from vidclf.store import Attempt, Identity, Store
+from vidclf.tracking.news import News, Receipt
+
+log = logging.getLogger(__name__)
+
+ATTEMPT_TAG = "vidclf.attempt"
+REASON_TAG = "vidclf.reason"
+STATUS_TAG = "vidclf.status"
+"""The attempt's own status: MLflow shows a pruned run and a failed one with the same sign."""
+PARENT_TAG = "mlflow.parentRunId"
+IMAGES_TAG = "mlflow.loggedImages"
+
+BATCH = 1000
+"""Most metrics that one MLflow request takes."""
+PARAM_CUT = 6000
+"""Characters of a param's value that MLflow keeps."""
+RUNNING = RunStatus.to_string(RunStatus.RUNNING)
+
+
+def prepare(store: Store) -> None:
+    """Creates the database, before several processes open it: a fresh SQLite does not survive that.
+
+    Costs some seconds on a fresh store, milliseconds later. A database is never seen half made.
+
+    Raises:
+        InputError: MLflow cannot be reached, or its database belongs to another version.
+    """
+    try:
+        with locked(store.folder):
+            database = store.folder / "mlflow.db"
+            if embedded(store) and not database.exists():
+                with tempfile.TemporaryDirectory(prefix=".new-", dir=store.folder) as scratch:
+                    fresh = Path(scratch, database.name)
+                    MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+                    fresh.replace(database)
+            MlflowClient(store.mlflow_uri).search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise config.InputError(f"{store.mlflow_uri}: MLflow cannot be used: {error}") from None
+
+
+def embedded(store: Store) -> bool:
+    """Whether MLflow's database and artifacts lie in the store's own folder."""
+    return store.mlflow_uri == f"sqlite:///{store.folder / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, against other threads and processes of this host."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Deliverer:
+    """Sends attempt folders' news to MLflow.
+
+    A run is found by its attempt's tag, so delivering again after an interruption at any point neither
+    repeats nor loses anything. What the user deleted stays deleted.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._experiments: dict[str, Experiment] = {}
+        self._runs: dict[str, str] = {}
+        self._checked: set[Path] = set()
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """Connects on first use, so that MLflow may be away before."""
+        return MlflowClient(self.store.mlflow_uri)
+
+    def deliver(self, attempt: Attempt) -> str | None:
+        """Sends what is new.
+
+        Costs a look at the folder where nothing is.
+
+        Returns:
+            The run's id; ``None`` where there was news and the user had deleted the run or its experiment.
+        """
+        identity = attempt.identity()
+        with locked(attempt.folder):
+            receipt = Receipt.load(attempt, self.store.mlflow_uri)
+            news = News.of(attempt, receipt)
+            open_and_unchecked = news.outcome is None and attempt.folder not in self._checked
+            if not news.any(receipt) and not open_and_unchecked:
+                return receipt.run_id
+            run = self._run(attempt, identity, receipt)
+            if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+                return None
+            self._send(attempt, identity, receipt, news, run)
+            self._checked.add(attempt.folder)
+            return receipt.run_id
+
+    def receipt(self, attempt: Attempt) -> Receipt:
+        """What this store's MLflow has of the attempt."""
+        return Receipt.load(attempt, self.store.mlflow_uri)
+
+    def experiment(self, name: str) -> Experiment | None:
+        """The experiment, created where it does not exist; ``None`` where the user deleted it."""
+        if name not in self._experiments:
+            found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
+            if found.lifecycle_stage != LifecycleStage.ACTIVE:
+                log.warning("the experiment %s was deleted in MLflow; its runs are not delivered", name)
+                return None
+            self._experiments[name] = found
+        return self._experiments[name]
+
+    def _create_experiment(self, name: str) -> Experiment:
+        location = None
+        if embedded(self.store):
+            folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "experiment"
+            location = (self.store.artifacts / folder).as_uri()
+        # Another process may create it at the same moment; the name is unique in MLflow.
+        with contextlib.suppress(MlflowException):
+            self.client.create_experiment(name, artifact_location=location)
+        created = self.client.get_experiment_by_name(name)
+        if created is None:
+            raise MlflowException(f"the experiment {name} cannot be created")
+        return created
+
+    def _parent_run(self, identity: Identity) -> str | None:
+        """The run of the study that the attempt belongs to, delivered first where MLflow lacks it."""
+        if identity.parent is None:
+            return None
+        if identity.parent not in self._runs:
+            for attempt in self.store.all_attempts():
+                if attempt.identity().id == identity.parent:
+                    self.deliver(attempt)
+                    run_id = self.receipt(attempt).run_id
+                    if run_id is not None:
+                        self._runs[identity.parent] = run_id
+        return self._runs.get(identity.parent)
+
+    def _run(self, attempt: Attempt, identity: Identity, receipt: Receipt) -> Run | None:
+        """The attempt's run: remembered, found by its tag, or created; ``None`` where it is gone."""
+        if receipt.run_id is not None:
+            try:
+                return self.client.get_run(receipt.run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        experiment = self.experiment(identity.experiment)
+        if experiment is None:
+            return None
+        found = self.client.search_runs(
+            [experiment.experiment_id], f"tags.`{ATTEMPT_TAG}` = '{identity.id}'", ViewType.ALL, 1
+        )
+        run = found[0] if found else self._create_run(experiment, attempt, identity)
+        receipt.run_id = run.info.run_id
+        receipt.save(attempt)
+        return run
+
+    def _create_run(self, experiment: Experiment, attempt: Attempt, identity: Identity) -> Run:
+        parent = self._parent_run(identity)
+        tags = {
+            ATTEMPT_TAG: identity.id,
+            "mlflow.source.name": "vidclf",
+            "mlflow.source.type": "LOCAL",
+            **({PARENT_TAG: parent} if parent else {}),
+            **({IMAGES_TAG: "True"} if _has_images(attempt) else {}),
+            **identity.tags,
+        }
+        return self.client.create_run(
+            experiment.experiment_id, identity.started_ms, tags, run_name=identity.run_name
+        )
+
+    def _send(self, attempt: Attempt, identity: Identity, receipt: Receipt, news: News, run: Run) -> None:
+        if news.config or (identity.params and not run.data.params):
+            self._send_params(attempt, identity, run)
+            receipt.config = news.config
+            receipt.save(attempt)
+        self._send_metrics(attempt, receipt, news.lines)
+        for name, (path, stamp) in news.files.items():
+            with contextlib.suppress(FileNotFoundError):
+                folder = Path(name).parent.as_posix()
+                self.client.log_artifact(run.info.run_id, str(path), None if folder == "." else folder)
+                receipt.files[name] = stamp
+        self._send_tags(attempt, news, run)
+        self._send_status(news, run)
+        receipt.ended = news.ended
+        receipt.save(attempt)
+
+    def _send_params(self, attempt: Attempt, identity: Identity, run: Run) -> None:
+        params = identity.params or config.flatten(config.read_toml(attempt.config))
+        missing = [
+            Param(key, _text(value)[:PARAM_CUT])
+            for key, value in params.items()
+            if key not in run.data.params
+        ]
+        self.client.log_batch(run.info.run_id, params=missing)
+
+    def _send_metrics(self, attempt: Attempt, receipt: Receipt, lines: Sequence[tuple[int, bytes]]) -> None:
+        """Sends journal lines; MLflow's database drops a metric that it already has."""
+        batch: list[Metric] = []
+        end = receipt.offset
+        for offset, line in lines:
+            metrics = _metrics(line, attempt.journal)
+            if batch and len(batch) + len(metrics) > BATCH:
+                self._send_batch(attempt, receipt, batch, end)
+                batch = []
+            batch += metrics
+            end = offset
+        if lines:
+            self._send_batch(attempt, receipt, batch, end)
+
+    def _send_batch(self, attempt: Attempt, receipt: Receipt, batch: list[Metric], offset: int) -> None:
+        if batch:
+            self.client.log_batch(str(receipt.run_id), metrics=batch)
+        receipt.offset = offset
+        receipt.save(attempt)
+
+    def _send_tags(self, attempt: Attempt, news: News, run: Run) -> None:
+        outcome = news.outcome
+        tags = {
+            REASON_TAG: outcome.reason if outcome else "",
+            STATUS_TAG: outcome.status if outcome else "running",
+        }
+        if _has_images(attempt):
+            tags[IMAGES_TAG] = "True"
+        changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key, "") != value]
+        if changed:
+            self.client.log_batch(run.info.run_id, tags=changed)
+
+    def _send_status(self, news: News, run: Run) -> None:
+        if news.ended is None:
+            if run.info.status != RUNNING:
+                self.client.update_run(run.info.run_id, status=RUNNING)
+        elif (run.info.status, run.info.end_time) != news.ended:
+            status, ended_ms = news.ended
+            self.client.set_terminated(run.info.run_id, status, ended_ms)
+
+
+def _has_images(attempt: Attempt) -> bool:
+    folder = attempt.artifacts / "images"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _metrics(line: bytes, journal: Path) -> list[Metric]:
+    try:
+        entry = json.loads(line)
+        return [
+            Metric(key, float(value), entry["time_ms"], entry["step"])
+            for key, value in entry["metrics"].items()
+            if math.isfinite(value)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s: a line is not a record of metrics and is left out: %s", journal, error)
+        return []

@@ -1,0 +1,107 @@
+"""A kept model as an MLflow logged model: plain files and the code that loads them, no pickle."""
+
+import re
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import mlflow.pyfunc
+from mlflow.entities import LifecycleStage, LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.models import Model
+
+import vidclf
+from vidclf.config import InputError
+from vidclf.store import Attempt
+from vidclf.tracking.deliverer import Deliverer, locked
+
+_PACKAGE = Path(vidclf.__file__).parent
+REQUIREMENTS = (
+    "av",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "platformdirs",
+    "pydantic",
+    "safetensors",
+    "scikit-image",
+    "scikit-learn",
+    "skops",
+    "tomli-w",
+    "torch",
+    "torchvision",
+)
+"""What a served model imports; pinned to what is installed, as guessing them costs MLflow seconds."""
+
+
+def deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
+    """Makes the attempt's model known to MLflow; costs a copy of its files the first time.
+
+    Returns:
+        The logged model's id.
+
+    Raises:
+        InputError: The attempt kept no model, or its run or model was deleted in MLflow.
+    """
+    if not attempt.model.is_dir():
+        raise InputError(f"{attempt.folder}: this run kept no model")
+    run_id = deliverer.deliver(attempt)
+    run = deliverer.client.get_run(run_id) if run_id else None
+    if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise InputError(
+            f"{attempt.identity().run_name}: its run was deleted in MLflow; restore it there first"
+        )
+    model = _existing(deliverer, run)
+    if model is None and deliverer.receipt(attempt).model_id is not None:
+        raise InputError(f"{run.info.run_name}: its model was deleted in MLflow")
+    model = model or _create(deliverer, run)
+    _remember(deliverer, attempt, model)
+    if model.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory(prefix="vidclf-") as scratch:
+            package = Path(scratch, "model")
+            _write_package(attempt, package, model)
+            deliverer.client.log_model_artifacts(model.model_id, str(package))
+        deliverer.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {output.model_id for output in outputs}:
+        deliverer.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return str(model.model_id)
+
+
+def _existing(deliverer: Deliverer, run: Run) -> LoggedModel | None:
+    """The run's logged model, also one whose upload was cut short."""
+    found = deliverer.client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    )
+    return found[0] if found else None
+
+
+def _create(deliverer: Deliverer, run: Run) -> LoggedModel:
+    name = re.sub(r"[/:.%\"']+", "-", run.info.run_name) or "model"
+    return deliverer.client.create_logged_model(
+        run.info.experiment_id, name, run.info.run_id, params=run.data.params, model_type="video classifier"
+    )
+
+
+def _remember(deliverer: Deliverer, attempt: Attempt, model: LoggedModel) -> None:
+    with locked(attempt.folder):
+        receipt = deliverer.receipt(attempt)
+        receipt.model_id = model.model_id
+        receipt.save(attempt)
+
+
+def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
+    with warnings.catch_warnings(record=True):  # mlflow remarks that an answer's values differ in type
+        mlflow.pyfunc.save_model(
+            package,
+            python_model=str(_PACKAGE / "registry" / "serving.py"),
+            artifacts={"model": str(attempt.model)},
+            code_paths=[str(_PACKAGE)],
+            pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                run_id=model.source_run_id,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+            ),
+        )

@@ -1,0 +1,124 @@
+"""``vidclf train``: one tracked run."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidclf import config, profiling
+from vidclf.data.manifest import Manifest
+from vidclf.experiment import (
+    ExperimentConfig,
+    experiment_name,
+    load_experiment,
+    prepare,
+    provenance,
+    run_experiment,
+)
+from vidclf.models import load_model
+from vidclf.models.base import Report
+from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.deliverer import prepare as prepare_mlflow
+from vidclf.tracking.thread import DelivererThread
+
+SERIES = "train"
+"""Folder of the attempts that belong to no study."""
+_FINGERPRINT = "vidclf.fingerprint"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        attempt: Its folder.
+        outcome: How it ended.
+        run_id: Its MLflow run, ``None`` where it was not delivered yet.
+        reused: Whether it is an earlier run of the same config and data.
+    """
+
+    attempt: Attempt
+    outcome: Outcome
+    run_id: str | None
+    reused: bool = False
+
+
+def train(
+    path: Path,
+    overrides: Mapping[str, Any],
+    store: Store,
+    *,
+    again: bool,
+    report: Report,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> Trained:
+    """Trains one experiment and mirrors it to MLflow.
+
+    Args:
+        path: The experiment file.
+        overrides: ``--set`` values.
+        store: Where the run lies.
+        again: Train even where the same config was trained on the same clips before.
+        report: Told of each epoch.
+        progress: Progress of decoding, called with (clips done, clips in all).
+        say: Told of warnings.
+
+    Raises:
+        InputError: Before anything was written.
+        KeyboardInterrupt: The run was stopped; its folder says so.
+    """
+    experiment = load_experiment(path, overrides)
+    manifest, warnings = prepare(experiment, progress)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    tags = {**provenance(experiment, manifest), _FINGERPRINT: _fingerprint(experiment, manifest)}
+    earlier = None if again else _earlier(store, tags[_FINGERPRINT])
+    if earlier:
+        return earlier
+    prepare_mlflow(store)
+    attempt = store.attempt(SERIES, f"{path.stem}-{now_ms()}-{uuid.uuid4().hex[:6]}")
+    attempt.create(
+        Identity(
+            id=uuid.uuid4().hex,
+            experiment=experiment_name(experiment),
+            run_name=path.stem,
+            parent=None,
+            started_ms=now_ms(),
+            tags=tags,
+        )
+    )
+    deliverer = DelivererThread(store)
+    deliverer.register(attempt)
+    try:
+        outcome = run_experiment(experiment, attempt, report)
+        if outcome.status == "complete":
+            clip = manifest.split("val")[0].clip_path
+            attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
+    except KeyboardInterrupt:
+        attempt.finish(Outcome("interrupted", "interrupted: Ctrl-C", {}, now_ms()))
+        raise
+    finally:
+        deliverer.close()
+    if deliverer.undelivered:
+        say("MLflow did not take the run; the next command on this store delivers it")
+    return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+
+
+def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
+    tree = config.override(config.dump(experiment.resolved()), {"data.manifest": manifest.digest()})
+    return config.digest(tree)
+
+
+def _earlier(store: Store, fingerprint: str) -> Trained | None:
+    """The newest complete run of the same config on the same clips."""
+    for attempt in reversed(
+        [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == SERIES]
+    ):
+        outcome = attempt.outcome()
+        same = attempt.identity().tags.get(_FINGERPRINT) == fingerprint
+        if same and outcome and outcome.status == "complete" and attempt.model.exists():
+            return Trained(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused=True)
+    return None
