@@ -1,7 +1,6 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN    := .venv/bin
-DEMO   := data/demo
 
 .PHONY: help demo test check format ui clean
 help:           ## list the targets
@@ -17,7 +16,12 @@ help:           ## list the targets
 	@touch $@
 
 demo: .venv     ## set up, tune on rendered clips, promote the best, label a new clip
-	$(BIN)/python benchmarks/demo.py
+	@date +%s > .venv/.demo-started
+	$(BIN)/vidclf data demo data/demo
+	$(BIN)/vidclf tune studies/demo.toml
+	$(BIN)/vidclf promote demo --as demo --yes
+	$(BIN)/vidclf predict demo@champion data/demo/new_clip.avi
+	@echo "Took $$(( $$(date +%s) - $$(cat .venv/.demo-started) )) s. Now open the study in MLflow's UI:  make ui"
 
 test: .venv     ## run the tests (PYTEST_ARGS="-m 'not slow'" for the quick ones)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

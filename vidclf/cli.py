@@ -143,8 +143,8 @@ def _progress(task: str) -> Iterator[Callable[[int, int], None]]:
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
 def data_demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to render into.")],
-    subjects: Annotated[int, typer.Option(min=3, help="Stick figures; each is one group.")] = 10,
-    takes: Annotated[int, typer.Option(min=1, help="Clips of each figure and action.")] = 2,
+    subjects: Annotated[int, typer.Option(min=3, help="Stick figures; each is one group.")] = 12,
+    takes: Annotated[int, typer.Option(min=1, help="Clips of each figure and action.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other figures.")] = 0,
 ) -> None:
     """Renders clips of a stick figure doing PullUps, PushUps and Punch, with their manifest.
@@ -153,7 +153,7 @@ def data_demo(
     """
     from vidclf.data import demo
 
-    total = demo.demo_clip_count(subjects, takes) + 1
+    total = demo.demo_clip_count(subjects, takes)
     with _progress("Rendering") as progress:
         done = 0
 
@@ -163,8 +163,8 @@ def data_demo(
             progress(done, total)
 
         manifest = demo.render_demo_set(folder, subjects, takes, seed, advance)
-    _say(f"{total} clips in {folder}, manifest {manifest}")
-    _say(f"Next: vidclf tune studies/demo.toml (VIDCLF_DATA={folder.parent}, where that is not ./data)")
+    _say(f"{total} clips and new_clip.avi in {folder}; their manifest is {manifest}")
+    _say("Next: vidclf tune studies/demo.toml (it looks for the clips in $VIDCLF_DATA/demo, else data/demo)")
 
 
 @data_app.command("import", epilog="Example: `vidclf data import my_clips --to data/mine/manifest.csv`")

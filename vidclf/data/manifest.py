@@ -94,7 +94,8 @@ def read_manifest(path: Path) -> Manifest:
         Entry((path.parent / clip_path).absolute(), label, group, split)
         for clip_path, label, group, split in table[list(COLUMNS)].itertuples(index=False)
     )
-    problems = [f"{path}: {problem}" for problem in (*_row_problems(entries), *split_problems(entries))]
+    sound = [entry for entry in entries if entry.label and entry.split in SPLITS]
+    problems = [f"{path}: {problem}" for problem in (*_row_problems(entries), *split_problems(sound))]
     if problems:
         raise InputError(*problems)
     return Manifest(path, entries)

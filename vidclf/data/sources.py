@@ -19,6 +19,8 @@ GroupScope = Literal["dataset", "class"]
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
+_FEW_GROUPS = 3
+"""Groups below which a split's figures are mostly luck; no interval can be given then."""
 _SWAP_LIMIT = 200
 """Groups up to which the split is also improved by exchanging two of them."""
 
@@ -93,7 +95,12 @@ def import_clips(
             f"{without} of {len(entries)} clips name no group, so each is its own. If several show one scene "
             "or person, the split leaks: write the groups into the manifest's column and import again."
         )
-    return Imported(tuple(sorted(entries)), tuple(notes))
+    imported = Imported(tuple(sorted(entries)), tuple(notes))
+    few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
+    if few:
+        note = f"few groups ({', '.join(few)}): figures on them say little about groups never seen"
+        imported = replace(imported, notes=(*imported.notes, note))
+    return imported
 
 
 def import_folder(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:

@@ -1,0 +1,113 @@
+"""The clip store changes no pixel and never leaves half an entry."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.clips import write_squares
+from vidclf.config import InputError
+from vidclf.data import video
+from vidclf.data.clips import ClipSet, ClipStore, cache_folder
+from vidclf.data.manifest import read_manifest
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "squares", groups=4)
+
+
+def entries() -> list[Path]:
+    return [path for path in cache_folder().rglob("*") if path.is_file()]
+
+
+def test_pixels_are_the_same_with_the_store_and_without(manifest: Path) -> None:
+    read = read_manifest(manifest)
+    stored = ClipSet.of_split(read, "train", ClipStore(6, 16))
+    direct = ClipSet.of_files(stored.paths, stored.classes, 6, 16)
+    for _ in range(2):
+        for index in range(len(stored)):
+            np.testing.assert_array_equal(stored.grid(index), direct.grid(index))
+    assert len(entries()) == len(stored) == 4
+
+
+def test_a_clip_is_decoded_once(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ClipStore(6, 16)
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    seen: list[int] = []
+    assert store.build(paths, lambda: seen.append(1)) == []
+    assert len(seen) == len(paths)
+    monkeypatch.setattr(video, "decode", None)
+    store.build(paths)
+    assert store.read(paths[0]).shape == (6, 16, 16, 3)
+
+
+def test_an_entry_depends_on_content_grid_and_side_but_not_on_the_name(manifest: Path) -> None:
+    first, second, *_ = (entry.clip_path for entry in read_manifest(manifest).entries)
+    copied = first.with_name("copy.avi")
+    copied.write_bytes(first.read_bytes())
+    store = ClipStore(6, 16)
+    assert store.entry(copied) == store.entry(first)
+    others = {store.entry(second), ClipStore(7, 16).entry(first), ClipStore(6, 17).entry(first)}
+    assert len(others | {store.entry(first)}) == 4
+
+
+def test_a_changed_file_is_another_clip(manifest: Path) -> None:
+    first, second, *_ = (entry.clip_path for entry in read_manifest(manifest).entries)
+    store = ClipStore(6, 16)
+    before = store.read(first).copy()
+    first.write_bytes(second.read_bytes())
+    np.testing.assert_array_equal(store.read(first), store.read(second))
+    assert not np.array_equal(store.read(first), before)
+
+
+def test_an_interrupted_build_leaves_no_entry(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = read_manifest(manifest).entries[0].clip_path
+    store = ClipStore(6, 16)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.read(path)
+    monkeypatch.undo()
+    assert not store.entry(path).exists()
+    assert store.read(path).shape == (6, 16, 16, 3)
+
+
+def test_every_bad_clip_is_named_and_short_ones_are_warned_of(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    real = video.decode
+
+    def declares_more(path: Path, grid: int, side: int) -> video.Clip:
+        clip = real(path, grid, side)
+        return video.Clip(clip.frames, 10 if path == paths[2] else clip.declared, clip.decoded)
+
+    monkeypatch.setattr(video, "decode", declares_more)
+    assert ClipStore(6, 16).build(paths) == [f"{paths[2]}: short: 8 of 10 declared frames"]
+    paths[0].write_bytes(b"")
+    paths[1].write_bytes(b"nonsense")
+    with pytest.raises(InputError) as caught:
+        ClipStore(6, 16).build(paths)
+    named = [problem.partition(":")[0] for problem in caught.value.problems[:-1]]
+    assert named == [str(paths[0]), str(paths[1])]
+
+
+def test_labels_and_groups_follow_the_manifest(manifest: Path) -> None:
+    read = read_manifest(manifest)
+    clips = ClipSet.of_split(read, "train", ClipStore(6, 16))
+    assert clips.classes == ("down", "right")
+    assert [clips.classes[label] for label in clips.labels] == [path.parent.name for path in clips.paths]
+    assert set(clips.groups) == {"g00", "g03"}
+    assert clips.frames(0, 3).shape == (3, 16, 16, 3)
+    np.testing.assert_array_equal(clips.frames(0, 3), clips.grid(0)[[1, 3, 5]])
+
+
+def test_a_clip_without_a_group_is_its_own(manifest: Path) -> None:
+    text = manifest.read_text().replace(",g00,", ",,")
+    manifest.write_text(text)
+    groups = ClipSet.of_split(read_manifest(manifest), "train", ClipStore(6, 16)).groups
+    assert len(set(groups)) == 3
