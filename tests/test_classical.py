@@ -212,7 +212,7 @@ def test_resolved_and_shape() -> None:
     assert config.validate(SvmExperiment, config.dump(resolved), "test") == resolved
     assert resolved.shape() == unset.shape()
     assert experiment(model__C=3.0).shape() == experiment().shape()
-    assert experiment(model__kernel="rbf").shape() != experiment().shape()
+    assert experiment(data__frames=3).shape() != experiment().shape()
 
 
 def test_every_range_of_the_space_is_a_key_that_takes_its_ends() -> None:

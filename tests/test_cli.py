@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
 from vidclf import cli
-from vidclf.search.study import find_study
+from vidclf.search.record import find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 

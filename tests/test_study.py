@@ -8,8 +8,9 @@ from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
 from vidclf.config import InputError
-from vidclf.search import study as studies
-from vidclf.search.study import PrunerConfig, SamplerConfig, load_study, open_study
+from vidclf.search import record
+from vidclf.search.strategies import PrunerConfig, SamplerConfig, build_pruner, build_sampler
+from vidclf.search.study import load_study, open_study
 from vidclf.store import Store, open_store
 
 STUDY = """
@@ -53,12 +54,12 @@ def test_a_resume_finds_the_study_it_left(folder: Path, store: Store) -> None:
     first = open_study(load_study(path, {}, store), store)
     second = open_study(load_study(path, {}, store), store)
     assert second.stored == first.stored
-    assert studies.study_names(store) == ["s"]
+    assert record.study_names(store) == ["s"]
 
 
 def test_asking_for_studies_creates_no_database(store: Store) -> None:
-    assert studies.study_names(store) == []
-    assert studies.stored_definition(store, "s") is None
+    assert record.study_names(store) == []
+    assert record.stored_definition(store, "s") is None
     assert not (store.folder / "optuna.db").exists()
 
 
@@ -165,16 +166,16 @@ def test_an_objective_without_a_curve_cannot_be_pruned_on(folder: Path, store: S
 
 def test_an_unknown_study_is_named_with_the_known_ones(folder: Path, store: Store) -> None:
     with pytest.raises(InputError, match="it has none yet"):
-        studies.find_study("demo", store)
+        record.find_study("demo", store)
     open_study(load_study(write(folder, name="gestures.toml"), {}, store), store)
     with pytest.raises(InputError, match=r"did you mean gestures\?"):
-        studies.find_study("gesture", store)
-    assert studies.find_study(str(folder / "gestures.toml"), store).name == "gestures"
+        record.find_study("gesture", store)
+    assert record.find_study(str(folder / "gestures.toml"), store).name == "gestures"
 
 
 def test_a_resumed_sampler_proposes_new_points() -> None:
     def points(trials_at_start: int) -> list[float]:
-        study = optuna.create_study(sampler=studies.build_sampler(SamplerConfig(seed=3), trials_at_start))
+        study = optuna.create_study(sampler=build_sampler(SamplerConfig(seed=3), trials_at_start))
         return [study.ask().suggest_float("x", 0, 1) for _ in range(3)]
 
     assert points(0) == points(0)
@@ -184,7 +185,7 @@ def test_a_resumed_sampler_proposes_new_points() -> None:
 def test_a_pruner_compares_a_trial_with_its_own_base_only() -> None:
     bases = optuna.distributions.CategoricalDistribution(("weak", "strong"))
     study = optuna.create_study(
-        direction="maximize", pruner=studies.build_pruner(PrunerConfig(name="median", startup_trials=2))
+        direction="maximize", pruner=build_pruner(PrunerConfig(name="median", startup_trials=2))
     )
     for stem, value in [("strong", 0.9), ("strong", 0.8), ("weak", 0.3), ("weak", 0.2)]:
         study.add_trial(
@@ -223,4 +224,4 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
         value=0.5 if state == TrialState.COMPLETE else None,
         user_attrs={"reason_kind": reason_kind} if reason_kind else {},
     )
-    assert studies.counts(trial) is expected
+    assert record.counts(trial) is expected

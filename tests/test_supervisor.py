@@ -18,7 +18,9 @@ from vidclf.config import InputError
 from vidclf.search import reconcile, supervisor
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.reconcile import Ownership
-from vidclf.search.study import OpenStudy, build_pruner, build_sampler, load_study, open_study
+from vidclf.search.record import OpenStudy
+from vidclf.search.strategies import build_pruner, build_sampler
+from vidclf.search.study import load_study, open_study
 from vidclf.search.worker import Progress, RunTask, Verdict
 from vidclf.store import Attempt, Outcome, Store, now_ms, open_store
 
@@ -113,7 +115,8 @@ class Bench:
 
         ScriptedWorker.script = staticmethod(scripted)
         try:
-            return opened, boss.run(workers, threads=1)
+            ending, _ = boss.run([ScriptedWorker(1) for _ in range(workers)], threads=1)  # type: ignore[misc]
+            return opened, ending
         finally:
             ownership.release()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vidclf.data.sources import Imported
-    from vidclf.search.study import OpenStudy
+    from vidclf.search.record import OpenStudy
     from vidclf.store import Store
 
 BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 2, 3, 70, 130
@@ -320,6 +320,7 @@ def tune(
     from vidclf.config import InputError
     from vidclf.search import tune as search
     from vidclf.search.display import display_for
+    from vidclf.search.status import status as state_of
 
     asked = {"--join": join, "--ray": ray, "--per-gpu": per_gpu, "--continue-as": continue_as}
     refused = [f"{option} is not in this version of vidclf" for option, value in asked.items() if value]
@@ -337,7 +338,7 @@ def tune(
         warnings = search.check(definition, progress)
     opened, ending = search.tune(definition, opened_store, display_for(_console()), warnings)
     if json_:
-        _print_json({**search.status(opened, definition.file.budget.trials), "ending": ending})
+        _print_json({**state_of(opened), "ending": ending})
     else:
         _print_study(opened, ending, study)
     if ending in ("interrupted", "errors"):
@@ -393,20 +394,20 @@ def status(
 ) -> None:
     """Where a study stands; without a name, all studies."""
     from vidclf import compare
-    from vidclf.search import tune as search
-    from vidclf.search.study import find_study, study_names
+    from vidclf.search.record import find_study, study_names
+    from vidclf.search.status import status as state_of
 
     opened_store = _store(store)
     names = [study] if study else study_names(opened_store)
     found = [find_study(name, opened_store) for name in names]
     if json_:
-        states = [search.status(opened) for opened in found]
+        states = [state_of(opened) for opened in found]
         _print_json(states[0] if study else states)
         return
     if not found:
         _say(f"{opened_store.folder} has no study yet; vidclf tune STUDY.toml makes one")
     for opened in found:
-        state = search.status(opened)
+        state = state_of(opened)
         counts = (
             ", ".join(f"{count} {name}" for name, count in state["trials"].items() if count) or "no trials"
         )

@@ -196,7 +196,8 @@ def _score(classifier: Classifier, clips: ClipSet, split: str, attempt: Attempt)
     figure = plots.confusion_matrix(
         metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
     )
-    figure.savefig(folder / "confusion_matrix.png")
+    plots.write_png(figure, folder / "confusion_matrix.png")
+    plots.write_grid_image(figure, attempt.artifacts / "images", f"{split}/confusion_matrix")
     report = metrics.report_text(clips.labels, probabilities, clips.classes)
     (folder / "classification_report.txt").write_text(report, encoding="utf-8")
     table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes)
@@ -229,4 +230,4 @@ def _write_artifacts(experiment: ExperimentConfig, attempt: Attempt) -> None:
     curves = [(step, values) for step, values in attempt.records() if step > 0]
     if curves:
         monitor = config.lookup(config.dump(experiment), "train.monitor") or "val/macro_f1"
-        plots.learning_curves(curves, monitor).savefig(attempt.artifacts / "learning_curves.png")
+        plots.write_png(plots.learning_curves(curves, monitor), attempt.artifacts / "learning_curves.png")

@@ -1,6 +1,8 @@
 """Figures as small PNGs; matplotlib's `Figure` without pyplot, so nothing is global."""
 
 import io
+import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from PIL import Image
 
 _LONGEST_NAME = 24
 """Characters of a class name that are shown."""
+_PREVIEW_EDGE = 256
+"""Pixels of the longer edge of MLflow's own previews."""
 _MOST_NUMBERED = 30
 """Classes up to which cells carry their counts."""
 
@@ -104,3 +108,20 @@ def write_png(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     Image.open(picture).convert("RGB").quantize(64).save(path, optimize=True)
+
+
+def write_grid_image(figure: Figure, folder: Path, key: str) -> None:
+    """Writes a figure so that MLflow's image grid shows it beside those of other runs.
+
+    Args:
+        figure: The picture.
+        folder: ``images`` among a run's artifacts; created where it does not exist.
+        key: Name of the picture, equal in all runs. The file names are those of `MlflowClient.log_image`.
+    """
+    folder.mkdir(exist_ok=True)
+    stem = f"{key.replace('/', '~')}+step+0+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"
+    path = folder / f"{stem}.png"
+    write_png(figure, path)
+    preview = Image.open(path).convert("RGB")
+    preview.thumbnail((_PREVIEW_EDGE, _PREVIEW_EDGE))
+    preview.save(folder / f"{stem}+compressed.webp")

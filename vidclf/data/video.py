@@ -15,6 +15,7 @@ from typing import Literal, cast
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
@@ -91,7 +92,8 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
             raise ClipError(path, "empty", "the video stream holds no frame")
         indices = grid_indices(frame_times(times, float(rate)), grid)
         if len(held) == len(times):
-            frames = [_reduced(held[index], store_side) for index in indices]
+            to_rgb = VideoReformatter()
+            frames = [_reduced(held[index], store_side, to_rgb) for index in indices]
         else:
             frames = _second_pass(path, indices, store_side)
     except av.FFmpegError as error:
@@ -123,17 +125,20 @@ def _decoded_frames(container: av.container.InputContainer, path: Path) -> Itera
 
 def _second_pass(path: Path, indices: NDArray[np.int64], store_side: int) -> list[Frames]:
     wanted = {int(index) for index in indices}
+    to_rgb = VideoReformatter()
     with _open(path) as container:
         kept = {
-            index: _reduced(frame, store_side)
+            index: _reduced(frame, store_side, to_rgb)
             for index, frame in enumerate(_decoded_frames(container, path))
             if index in wanted
         }
     return [kept[int(index)] for index in indices]
 
 
-def _reduced(frame: av.VideoFrame, store_side: int) -> Frames:
-    picture = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+def _reduced(frame: av.VideoFrame, store_side: int, to_rgb: VideoReformatter) -> Frames:
+    # One thread: libswscale's own wait long for a core where other libraries' threads are spinning.
+    rgb = to_rgb.reformat(frame, format="rgb24", threads=1)
+    picture = rgb.to_ndarray().astype(np.uint8, copy=False)
     if frame.rotation:
         picture = np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
     height, width = picture.shape[:2]

@@ -97,7 +97,6 @@ class SvmExperiment(ExperimentConfig):
         return {
             "model.kind": self.kind,
             "model.features": self.model.features,
-            "model.kernel": self.model.kernel,
             "data.frames": self.data.frames,
             "data.size": self.framing.size,
             "data.resize": self.framing.resize,

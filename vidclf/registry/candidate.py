@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vidclf import compare
 from vidclf.config import InputError
-from vidclf.search.study import find_study, study_names
+from vidclf.search.record import find_study, study_names
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 

@@ -17,8 +17,7 @@ from optuna.visualization import (
     plot_slice,
 )
 
-from vidclf.search.space import BASE
-from vidclf.search.study import OpenStudy
+from vidclf.search.record import BASE, OpenStudy
 
 _STYLE = "body{font-family:system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.search.study import OpenStudy
+from vidclf.search.record import OpenStudy
 from vidclf.store import Outcome, now_ms
 
 _PREFIX = "owner/"

@@ -13,9 +13,7 @@ from vidclf.config import Choice, Dimension, InputError, Range, Scalar, Tree
 from vidclf.experiment import parse_experiment
 from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
-
-BASE = "base"
-"""Name of the categorical parameter over the stems of several bases."""
+from vidclf.search.record import BASE
 
 
 @dataclass(frozen=True)

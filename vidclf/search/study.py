@@ -1,35 +1,31 @@
-"""Study files, and the Optuna study that each of them names."""
+"""Study files: what is searched, checked before the first trial, and compared on resume."""
 
-import copy
 import json
 import uuid
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, model_validator
 
 from vidclf import config
-from vidclf.compare import TrialRow
 from vidclf.config import InputError, Section, Tree
 from vidclf.data.manifest import content_digest, read_manifest
-from vidclf.experiment import experiment_name, load_experiment, parse_experiment
+from vidclf.experiment import experiment_name, load_experiment
 from vidclf.models.base import ExperimentConfig
-from vidclf.search.space import BASE, Space, build_space
-from vidclf.store import Attempt, Store
-
-Direction = Literal["maximize", "minimize"]
-DEFINITION = "vidclf/definition"
-"""Study attribute that holds what the study was made from."""
-
-_LATENCY = "vidclf/latency"
-"""Prefix of the study attributes that hold latency metrics by shape."""
+from vidclf.search.record import (
+    DEFINITION,
+    Constraint,
+    Objective,
+    OpenStudy,
+    open_storage,
+    stored_definition,
+)
+from vidclf.search.space import Space, build_space
+from vidclf.search.strategies import PrunerConfig, SamplerConfig
+from vidclf.store import Store
 
 CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy")
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
@@ -44,40 +40,6 @@ _LATER = (
     "resources",
     "gates",
 )
-_LATER_SAMPLERS = ("gp", "cmaes", "nsgaii", "qmc", "grid", "brute_force")
-_LATER_PRUNERS = ("hyperband", "asha", "percentile", "patient", "threshold", "wilcoxon")
-
-
-class Objective(Section):
-    """What the search improves."""
-
-    metric: str
-    """A final metric of the val split, as ``val/macro_f1``."""
-    direction: Direction
-    """``maximize`` or ``minimize``."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.metric.startswith("val/"):
-            raise ValueError(f"objective.metric = {self.metric!r}: a study optimises a val/… metric")
-        return self
-
-
-class Constraint(Section):
-    """A bound that a trial must keep to be feasible."""
-
-    metric: str = Field(pattern="^size/(parameters|trainable_parameters|file_mb)$")
-    """``size/file_mb``, ``size/parameters`` or ``size/trainable_parameters``."""
-    min: float | None = None
-    """Smallest feasible value."""
-    max: float | None = None
-    """Largest feasible value."""
-
-    def violation(self, value: float) -> float:
-        """At most 0 where ``value`` is feasible."""
-        above = value - self.max if self.max is not None else -1.0
-        below = self.min - value if self.min is not None else -1.0
-        return max(above, below)
 
 
 class Budget(Section):
@@ -85,51 +47,6 @@ class Budget(Section):
 
     trials: int = Field(ge=1)
     """Complete, pruned and given-up trials in total, also after a resume."""
-
-
-class SamplerConfig(Section):
-    """Who proposes configurations."""
-
-    name: str = "tpe"
-    """``tpe`` or ``random``."""
-    seed: int = Field(0, ge=0)
-    """Seed; a resumed study derives a new one from it, so that it proposes new points."""
-    startup_trials: int = Field(10, ge=1)
-    """tpe: random trials before the model of the space is used."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _known("sampler", self.name, ("tpe", "random"), _LATER_SAMPLERS)
-        if self.name == "random" and "startup_trials" in self.model_fields_set:
-            raise ValueError("sampler.startup_trials has no effect with the sampler random")
-        return self
-
-
-class PrunerConfig(Section):
-    """Who stops trials early."""
-
-    name: str = "none"
-    """``median`` or ``none``."""
-    startup_trials: int = Field(5, ge=0)
-    """median: complete trials of the same base before any is pruned."""
-    warmup_epochs: int = Field(0, ge=0)
-    """median: epochs in which none is pruned."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _known("pruner", self.name, ("median", "none"), _LATER_PRUNERS)
-        if self.name == "none" and self.model_fields_set - {"name"}:
-            raise ValueError("the pruner none has no options")
-        return self
-
-
-def _known(noun: str, name: str, known: tuple[str, ...], later: tuple[str, ...]) -> None:
-    if name in later:
-        raise ValueError(f"the {noun} {name} is not in this version of vidclf; it has {', '.join(known)}")
-    if name not in known:
-        raise ValueError(
-            f"unknown {noun} {name!r}{config.did_you_mean(name, known)} (it has {', '.join(known)})"
-        )
 
 
 class StudyFile(Section):
@@ -283,151 +200,6 @@ def _load_bases(path: Path, file: StudyFile, overrides: Mapping[str, Any]) -> di
     return bases
 
 
-def open_storage(store: Store) -> optuna.storages.BaseStorage:
-    """Optuna's database, created and migrated where needed: once, before any worker starts."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    embedded = store.optuna_uri.startswith("sqlite:")
-    options = {"connect_args": {"timeout": 60}} if embedded else {}
-    return optuna.storages.RDBStorage(store.optuna_uri, engine_kwargs=options)
-
-
-def study_names(store: Store) -> list[str]:
-    """Names of all studies of the store, oldest first; asking creates no database."""
-    if (
-        store.optuna_uri.startswith("sqlite:")
-        and not Path(store.optuna_uri.removeprefix("sqlite:///")).exists()
-    ):
-        return []
-    return list(optuna.get_all_study_names(open_storage(store)))
-
-
-def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
-    """What the study ``name`` was made from, ``None`` where there is no such study."""
-    if name not in study_names(store):
-        return None
-    storage = open_storage(store)
-    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
-    if DEFINITION not in attributes:
-        raise InputError(
-            f"the study {name} in {store.optuna_uri} was not made by vidclf; choose another name"
-        )
-    return cast(dict[str, Any], json.loads(attributes[DEFINITION]))
-
-
-@dataclass(frozen=True)
-class OpenStudy:
-    """An Optuna study with what it was made from.
-
-    Attributes:
-        study: The study in Optuna's database.
-        storage: That database.
-        stored: Its definition, as recorded when it was made.
-        store: Where its attempts lie.
-    """
-
-    study: optuna.Study
-    storage: optuna.storages.BaseStorage
-    stored: Mapping[str, Any]
-    store: Store
-
-    @property
-    def name(self) -> str:
-        return self.study.study_name
-
-    @property
-    def objective(self) -> Objective:
-        return Objective(**self.stored["objective"])
-
-    @property
-    def constraints(self) -> tuple[Constraint, ...]:
-        return tuple(Constraint(**constraint) for constraint in self.stored["constraints"])
-
-    @property
-    def series(self) -> str:
-        """Folder of its attempts; unique even if the study is deleted and made anew."""
-        return f"{self.name}-{self.stored['uuid'][:8]}"
-
-    def attempt(self, number: int) -> Attempt:
-        return self.store.attempt(self.series, f"{number:05d}")
-
-    @property
-    def own_attempt(self) -> Attempt:
-        """The folder that mirrors to the study's parent run."""
-        return self.store.attempt(self.series, "study")
-
-    def attempt_id(self, number: int | None = None) -> str:
-        return f"{self.stored['uuid']}/{'study' if number is None else number}"
-
-    def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
-
-    def trial(self, number: int) -> optuna.Trial:
-        """The handle of an unfinished trial."""
-        return optuna.Trial(self.study, self._trial_id(number))
-
-    def frozen(self, number: int) -> FrozenTrial:
-        """The trial as it stands in the database now."""
-        return self.storage.get_trial(self._trial_id(number))
-
-    def _trial_id(self, number: int) -> int:
-        study_id = self.storage.get_study_id_from_name(self.name)
-        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-    def latency(self, shape: str) -> dict[str, float] | None:
-        """Latency metrics of a shape, ``None`` where they were not measured yet."""
-        return cast(dict[str, float] | None, self.study.user_attrs.get(f"{_LATENCY}/{shape}"))
-
-    def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
-        self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
-
-    def logical(self) -> int:
-        """Trials that count against the budget: complete, pruned and given up."""
-        return sum(counts(trial) for trial in self.trials())
-
-    def rows(self) -> list[TrialRow]:
-        """Every attempt, in order, from its summary in Optuna's database."""
-        latencies = {
-            key.removeprefix(f"{_LATENCY}/"): value
-            for key, value in self.study.user_attrs.items()
-            if key.startswith(f"{_LATENCY}/")
-        }
-        return [self._row(trial, latencies) for trial in self.trials()]
-
-    def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
-        stems = list(self.stored["bases"])
-        stem = trial.params.get(BASE, stems[0])
-        constraints = trial.constraints
-        return TrialRow(
-            study=self.name,
-            number=trial.number,
-            state=_row_state(trial),
-            base=stem,
-            model=self.stored["bases"][stem]["model"]["kind"],
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
-            params={key: value for key, value in trial.params.items() if key != BASE},
-            metrics={
-                **trial.user_attrs.get("metrics", {}),
-                **latencies.get(trial.user_attrs.get("shape", ""), {}),
-            },
-            feasible=all(value <= 0 for value in constraints.values()),
-            reason=trial.user_attrs.get("reason", ""),
-            reused_from=trial.user_attrs.get("reused_from"),
-        )
-
-
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial uses up budget: complete, pruned, or failed for good."""
-    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-        return True
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason_kind") != "interrupted"
-
-
-def _row_state(trial: FrozenTrial) -> str:
-    if trial.state == TrialState.FAIL and not counts(trial):
-        return "interrupted"
-    return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
-
-
 def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     """Creates the study, or resumes the one of this name.
 
@@ -454,25 +226,6 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     return OpenStudy(study, storage, stored, store)
 
 
-def find_study(name_or_file: str, store: Store) -> OpenStudy:
-    """The existing study of that name, or that a study file names.
-
-    Raises:
-        InputError: There is none; says which there are.
-    """
-    name = name_or_file
-    if name_or_file.endswith(".toml"):
-        path = Path(name_or_file)
-        name = str(config.read_toml(path).get("name") or path.stem)
-    stored = stored_definition(store, name)
-    if stored is None:
-        names = study_names(store)
-        known = f"it has {', '.join(names)}" if names else "it has none yet: vidclf tune STUDY.toml makes one"
-        raise InputError(f"{store.folder}: no study {name}{config.did_you_mean(name, names)} ({known})")
-    storage = open_storage(store)
-    return OpenStudy(optuna.load_study(study_name=name, storage=storage), storage, stored, store)
-
-
 def _record(definition: StudyDefinition, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "uuid": uuid.uuid4().hex,
@@ -490,48 +243,3 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterabl
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             yield f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-
-
-def stored_base(stored: Mapping[str, Any], stem: str) -> ExperimentConfig:
-    """The base experiment as it was when the study was made."""
-    return parse_experiment(stored["bases"][stem], f"stored base {stem}")
-
-
-def build_sampler(settings: SamplerConfig, trials_at_start: int) -> BaseSampler:
-    """The sampler; its seed depends on how many trials exist, so that a resume proposes new points."""
-    seed = int(config.digest([settings.seed, trials_at_start])[:8], 16)
-    if settings.name == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, n_startup_trials=settings.startup_trials, group=True, constant_liar=True)
-
-
-def build_pruner(settings: PrunerConfig) -> BasePruner:
-    if settings.name == "none":
-        return NopPruner()
-    return PerBasePruner(
-        MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_epochs)
-    )
-
-
-class PerBasePruner(BasePruner):
-    """Shows a pruner only the trials of the asking trial's base: families learn at different speeds."""
-
-    def __init__(self, inner: BasePruner) -> None:
-        self._inner = inner
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return self._inner.prune(_same_base(study, trial.params.get(BASE)), trial)
-
-
-def _same_base(study: optuna.Study, base: Any) -> optuna.Study:
-    """A view of the study that holds only the trials of one base."""
-    view = copy.copy(study)
-
-    def get_trials(deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
-        trials = study.get_trials(deepcopy=deepcopy, states=tuple(states) if states else None)
-        return [trial for trial in trials if trial.params.get(BASE) == base]
-
-    vars(view)["get_trials"] = get_trials
-    return view

@@ -6,17 +6,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
 
-from vidclf import compare, config
+from vidclf import compare, config, profiling
 from vidclf.models.base import ExperimentConfig
 from vidclf.search import display as screen
 from vidclf.search.reconcile import Ownership, bound_sizes, interrupt, settle
-from vidclf.search.space import BASE, Space
-from vidclf.search.study import OpenStudy
+from vidclf.search.record import BASE, OpenStudy
+from vidclf.search.space import Space
 from vidclf.search.worker import LatencyTask, Measured, Progress, RunTask, Verdict, Worker
 from vidclf.store import Attempt, Identity, Outcome, now_ms
 
@@ -77,6 +78,8 @@ class Supervisor:
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self._stop = False
         self._renewed = time.monotonic()
+        environment = profiling.environment()
+        self._machine = {key: environment[key] for key in ("cpu", "cores", "device", "torch")}
         self._values = {
             _key(trial.params): (trial.number, float(trial.value or 0.0))
             for trial in reversed(opened.trials([TrialState.COMPLETE]))
@@ -87,20 +90,22 @@ class Supervisor:
         """Ends the study at the next opportunity; running trials are interrupted."""
         self._stop = True
 
-    def run(self, workers: int, threads: int) -> Ending:
+    def run(self, crew: Sequence[Worker], threads: int) -> tuple[Ending, list[Worker]]:
         """Runs trials until the budget is used up.
 
         Args:
-            workers: Processes.
-            threads: Cores of each.
+            crew: Idle workers.
+            threads: Cores of a worker that replaces a dead one.
+
+        Returns:
+            Why it ended, and the workers that are idle and well.
         """
-        self._idle = [Worker(threads) for _ in range(workers)]
+        self._idle = list(crew)
         try:
-            return self._loop(threads)
+            return self._loop(threads), self._idle
         finally:
-            for worker in [*self._idle, *self._running]:
+            for worker, running in self._running.items():
                 worker.stop()
-            for running in self._running.values():
                 interrupt(self._opened, running.trial, "asked to stop")
             self._running.clear()
             self._refresh_counts()
@@ -144,7 +149,8 @@ class Supervisor:
             self._reuse(running, experiment, earlier[0])
             return
         self._repeats = 0
-        trial.set_user_attr("shape", config.digest(experiment.resolved().shape()))
+        shape = {**self._machine, **experiment.resolved().shape()}
+        trial.set_user_attr("shape", config.digest(shape))
         self._running[worker] = running
         self._state.running[trial.number] = screen.TrialState(stem)
         worker.send(RunTask(config.dump(experiment), attempt.folder))
@@ -270,31 +276,30 @@ def _key(params: Mapping[str, Any]) -> str:
 
 
 def measure_latencies(
-    attempts: Mapping[str, Sequence[Attempt]], clip: Any, shown: Callable[[str], None], threads: int
+    attempts: Mapping[str, Sequence[Attempt]], clip: Path, worker: Worker, say: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
     """Times one model of each shape, with nothing else of ours running.
 
     Args:
         attempts: Complete attempts by shape.
         clip: A video file to time on.
-        shown: Told when a model cannot be timed.
-        threads: Cores to use.
+        worker: The only worker left.
+        say: Told when a model cannot be timed.
 
     Returns:
         Latency metrics by shape; shapes that could not be timed are left out.
     """
     found: dict[str, dict[str, float]] = {}
-    with Worker(threads) as worker:
-        for shape, same in attempts.items():
-            worker.send(LatencyTask(same[0].model, clip))
-            message = worker.receive()
-            if not isinstance(message, Measured):
-                shown(f"latency was not measured: {worker.death()}")
-                break
-            if message.error:
-                shown(f"latency of {same[0].folder.name} was not measured: {message.error}")
-                continue
-            found[shape] = dict(message.metrics)
-            for attempt in same:
-                attempt.add_metrics(message.metrics)
+    for shape, same in attempts.items():
+        worker.send(LatencyTask(same[0].model, clip))
+        message = worker.receive()
+        if not isinstance(message, Measured):
+            say(f"latency was not measured: {worker.death()}")
+            break
+        if message.error:
+            say(f"latency of trial {same[0].folder.name} was not measured: {message.error}")
+            continue
+        found[shape] = dict(message.metrics)
+        for attempt in same:
+            attempt.add_metrics(message.metrics)
     return found

@@ -21,18 +21,12 @@ from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare, provenance
 from vidclf.search import page
 from vidclf.search.display import Display, StudyState
-from vidclf.search.reconcile import Ownership, live_owner, reconcile
-from vidclf.search.study import (
-    OpenStudy,
-    StudyDefinition,
-    build_pruner,
-    build_sampler,
-    find_study,
-    load_study,
-    open_study,
-    study_names,
-)
+from vidclf.search.reconcile import Ownership, reconcile
+from vidclf.search.record import OpenStudy, find_study, study_names
+from vidclf.search.strategies import build_pruner, build_sampler
+from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
+from vidclf.search.worker import Worker
 from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
@@ -110,25 +104,52 @@ def tune(
     """
     opened = open_study(definition, store)
     ownership = Ownership(opened)
+    crew: list[Worker] = []
     try:
         requeued = reconcile(opened)
+        if opened.logical() < definition.file.budget.trials:
+            # Started before MLflow is, because their imports take as long.
+            crew += [Worker(_threads(definition)) for _ in range(definition.file.workers)]
         prepare_mlflow(store)
-        deliverer = DelivererThread(store)
-        own = _open_own_attempt(opened, definition)
-        _show_in_ui(opened, definition, own)
-        deliverer.register(own)
-        for attempt in _attempts(opened):
-            deliverer.register(attempt)
         with shown:
             for warning in warnings:
                 shown.line(f"warning: {warning}")
             if requeued:
                 shown.line(f"{requeued} interrupted trials run again")
-            ending = _search(opened, definition, ownership, shown, deliverer)
-            _close(opened, definition, ending, shown, deliverer)
+            return opened, _session(opened, definition, ownership, crew, shown)
     finally:
+        for worker in crew:
+            worker.stop()
         ownership.release()
-    return opened, ending
+
+
+def _threads(definition: StudyDefinition) -> int:
+    """Cores of each worker."""
+    return max(1, (os.cpu_count() or 1) // definition.file.workers)
+
+
+def _session(
+    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, crew: list[Worker], shown: Display
+) -> Ending:
+    """Searches, measures and delivers, with the study's own run open; ``crew`` is kept up to date."""
+    own = _open_own_attempt(opened, definition)
+    _show_in_ui(opened, definition, own)
+    deliverer = DelivererThread(opened.store)
+    deliverer.register(own)
+    for attempt in _attempts(opened):
+        deliverer.register(attempt)
+    ending: Ending = "interrupted"
+    try:
+        supervisor = _supervisor(opened, definition, ownership, shown, deliverer)
+        with _stop_signals(supervisor.stop):
+            ending, crew[:] = supervisor.run(crew, _threads(definition))
+        if ending != "interrupted":
+            _measure(opened, definition, crew, shown)
+    except KeyboardInterrupt:
+        ending = "interrupted"
+    finally:
+        _close(opened, definition, ending, shown, deliverer)
+    return ending
 
 
 def check(definition: StudyDefinition, progress: Callable[[int, int], None]) -> list[str]:
@@ -225,13 +246,13 @@ def _short_json(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
 
-def _search(
+def _supervisor(
     opened: OpenStudy,
     definition: StudyDefinition,
     ownership: Ownership,
     shown: Display,
     deliverer: DelivererThread,
-) -> Ending:
+) -> Supervisor:
     file = definition.file
     opened.study.sampler = build_sampler(file.sampler, len(opened.trials()))
     opened.study.pruner = build_pruner(file.pruner)
@@ -242,7 +263,7 @@ def _search(
         stem: provenance(base, read_manifest(Path(base.data.manifest)))
         for stem, base in definition.space.bases.items()
     }
-    supervisor = Supervisor(
+    return Supervisor(
         opened=opened,
         space=definition.space,
         ownership=ownership,
@@ -251,8 +272,6 @@ def _search(
         tags=tags,
         register=deliverer.register,
     )
-    with _stop_signals(supervisor.stop):
-        return supervisor.run(file.workers, max(1, (os.cpu_count() or 1) // file.workers))
 
 
 @contextlib.contextmanager
@@ -269,11 +288,8 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 def _close(
     opened: OpenStudy, definition: StudyDefinition, ending: Ending, shown: Display, deliverer: DelivererThread
 ) -> None:
-    """Measures latencies, keeps the best models, writes the study's page, and delivers it all."""
+    """Writes the study's page, delivers everything, and keeps the best models."""
     own = opened.own_attempt
-    if ending != "interrupted":
-        shown.line("measuring latency, with nothing else running …")
-        _measure(opened, definition, shown)
     rows = opened.rows()
     _write_leaderboard(rows, opened.objective.direction, own.artifacts / "leaderboard.csv")
     page.write_study_page(opened, own.artifacts / "study.html")
@@ -293,7 +309,8 @@ def _close(
                 shown.line(f"warning: {error}")
 
 
-def _measure(opened: OpenStudy, definition: StudyDefinition, shown: Display) -> None:
+def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+    """Measures the latency of each shape that has none yet, with one worker left."""
     by_shape: dict[str, list[Attempt]] = defaultdict(list)
     for trial in opened.trials([TrialState.COMPLETE]):
         attempt, shape = opened.attempt(trial.number), trial.user_attrs.get("shape")
@@ -306,10 +323,14 @@ def _measure(opened: OpenStudy, definition: StudyDefinition, shown: Display) -> 
         elif attempt.model.exists():
             by_shape[shape].append(attempt)
     if by_shape:
+        while len(crew) > 1:
+            crew.pop().stop()
+        if not crew:
+            crew.append(Worker(_threads(definition)))
+        shown.line(f"measuring the latency of {len(by_shape)} shapes, with nothing else running …")
         base = next(iter(definition.space.bases.values()))
         clip = read_manifest(Path(base.data.manifest)).split("val")[0].clip_path
-        found = measure_latencies(by_shape, clip, shown.line, os.cpu_count() or 1)
-        for shape, metrics in found.items():
+        for shape, metrics in measure_latencies(by_shape, clip, crew[0], shown.line).items():
             opened.set_latency(shape, metrics)
 
 
@@ -337,39 +358,3 @@ def _write_leaderboard(rows: list[TrialRow], direction: str, path: Path) -> None
                 row.metrics.get(key, "") for key in metrics
             ]
             writer.writerow([rank, row.number, row.base, *values])
-
-
-def status(opened: OpenStudy, total: int | None = None) -> dict[str, Any]:
-    """Where a study stands, in the shape of ``--json``."""
-    rows = opened.rows()
-    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running", "waiting"), 0)
-    for row in rows:
-        found[row.state] += 1
-    best = compare.ranked(rows, opened.objective.direction)[:1]
-    owner = live_owner(opened)
-    return {
-        "study": opened.name,
-        "question": opened.stored["question"],
-        "objective": dict(opened.stored["objective"]),
-        "trials": found,
-        "budget": {"total": total or last_budget(opened), "used": opened.logical()},
-        "best": {
-            "number": best[0].number,
-            "value": best[0].value,
-            "base": best[0].base,
-            "params": dict(best[0].params),
-            "run_id": Deliverer(opened.store).receipt(opened.attempt(best[0].number)).run_id,
-        }
-        if best
-        else None,
-        "owner": {"host": owner.host, "pid": owner.pid} if owner else None,
-    }
-
-
-def last_budget(opened: OpenStudy) -> int | None:
-    """The budget of the study's latest session."""
-    sessions = opened.own_attempt.artifacts / "sessions.jsonl"
-    if not sessions.exists():
-        return None
-    trials: int = json.loads(sessions.read_text(encoding="utf-8").splitlines()[-1])["trials"]
-    return trials

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from vidclf.store import Outcome
 
@@ -28,7 +28,7 @@ class RunTask:
 
 @dataclass(frozen=True)
 class LatencyTask:
-    """Time the model in ``folder`` on one clip."""
+    """Time the model in ``folder`` on one clip, with all cores."""
 
     folder: Path
     clip: Path
@@ -105,27 +105,32 @@ class Worker:
         self.process.kill()
         self.process.join()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
 
 def work(connection: Connection, threads: int) -> None:
     """The process's whole life: tasks in, progress and outcomes out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
-    import cv2  # noqa: PLC0415  (after the signals: these take seconds)
-    import torch  # noqa: PLC0415
+    # Slow imports: after the signals are set, and before the first task arrives.
+    import cv2  # noqa: PLC0415
 
-    torch.set_num_threads(threads)
+    import vidclf.experiment  # noqa: F401, PLC0415
+
     cv2.setNumThreads(1)
+    _use_cores(threads)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             task: Task = connection.recv()
             connection.send(_run(task, connection) if isinstance(task, RunTask) else _measure(task))
+
+
+def _use_cores(threads: int) -> None:
+    """Limits torch, and the BLAS and OpenMP of numpy and scikit-learn; idle threads of theirs spin."""
+    import torch  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 def _end_with_parent() -> None:
@@ -157,6 +162,7 @@ def _measure(task: LatencyTask) -> Measured:
     from vidclf import profiling  # noqa: PLC0415
     from vidclf.models import load_model  # noqa: PLC0415
 
+    _use_cores(os.cpu_count() or 1)
     try:
         return Measured(profiling.measure_latency(load_model(task.folder), task.clip))
     except Exception as error:

@@ -1,0 +1,220 @@
+"""Studies as Optuna's database keeps them; light to import, so that looking at a study is quick."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, model_validator
+
+from vidclf import config
+from vidclf.compare import TrialRow
+from vidclf.config import InputError, Section
+from vidclf.store import Attempt, Store
+
+Direction = Literal["maximize", "minimize"]
+BASE = "base"
+"""Name of the categorical parameter over the stems of several bases."""
+DEFINITION = "vidclf/definition"
+"""Study attribute that holds what the study was made from."""
+_LATENCY = "vidclf/latency"
+"""Prefix of the study attributes that hold latency metrics by shape."""
+
+
+class Objective(Section):
+    """What the search improves."""
+
+    metric: str
+    """A final metric of the val split, as ``val/macro_f1``."""
+    direction: Direction
+    """``maximize`` or ``minimize``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.metric.startswith("val/"):
+            raise ValueError(f"objective.metric = {self.metric!r}: a study optimises a val/… metric")
+        return self
+
+
+class Constraint(Section):
+    """A bound that a trial must keep to be feasible."""
+
+    metric: str = Field(pattern="^size/(parameters|trainable_parameters|file_mb)$")
+    """``size/file_mb``, ``size/parameters`` or ``size/trainable_parameters``."""
+    min: float | None = None
+    """Smallest feasible value."""
+    max: float | None = None
+    """Largest feasible value."""
+
+    def violation(self, value: float) -> float:
+        """At most 0 where ``value`` is feasible."""
+        above = value - self.max if self.max is not None else -1.0
+        below = self.min - value if self.min is not None else -1.0
+        return max(above, below)
+
+
+def open_storage(store: Store) -> optuna.storages.BaseStorage:
+    """Optuna's database, created and migrated where needed: once, before any worker starts."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    embedded = store.optuna_uri.startswith("sqlite:")
+    options = {"connect_args": {"timeout": 60}} if embedded else {}
+    return optuna.storages.RDBStorage(store.optuna_uri, engine_kwargs=options)
+
+
+def study_names(store: Store) -> list[str]:
+    """Names of all studies of the store, oldest first; asking creates no database."""
+    if (
+        store.optuna_uri.startswith("sqlite:")
+        and not Path(store.optuna_uri.removeprefix("sqlite:///")).exists()
+    ):
+        return []
+    return list(optuna.get_all_study_names(open_storage(store)))
+
+
+def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
+    """What the study ``name`` was made from, ``None`` where there is no such study."""
+    if name not in study_names(store):
+        return None
+    storage = open_storage(store)
+    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+    if DEFINITION not in attributes:
+        raise InputError(
+            f"the study {name} in {store.optuna_uri} was not made by vidclf; choose another name"
+        )
+    return cast(dict[str, Any], json.loads(attributes[DEFINITION]))
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """An Optuna study with what it was made from.
+
+    Attributes:
+        study: The study in Optuna's database.
+        storage: That database.
+        stored: Its definition, as recorded when it was made.
+        store: Where its attempts lie.
+    """
+
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage
+    stored: Mapping[str, Any]
+    store: Store
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(**self.stored["objective"])
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        return tuple(Constraint(**constraint) for constraint in self.stored["constraints"])
+
+    @property
+    def series(self) -> str:
+        """Folder of its attempts; unique even if the study is deleted and made anew."""
+        return f"{self.name}-{self.stored['uuid'][:8]}"
+
+    def attempt(self, number: int) -> Attempt:
+        return self.store.attempt(self.series, f"{number:05d}")
+
+    @property
+    def own_attempt(self) -> Attempt:
+        """The folder that mirrors to the study's parent run."""
+        return self.store.attempt(self.series, "study")
+
+    def attempt_id(self, number: int | None = None) -> str:
+        return f"{self.stored['uuid']}/{'study' if number is None else number}"
+
+    def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
+
+    def trial(self, number: int) -> optuna.Trial:
+        """The handle of an unfinished trial."""
+        return optuna.Trial(self.study, self._trial_id(number))
+
+    def frozen(self, number: int) -> FrozenTrial:
+        """The trial as it stands in the database now."""
+        return self.storage.get_trial(self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def latency(self, shape: str) -> dict[str, float] | None:
+        """Latency metrics of a shape, ``None`` where they were not measured yet."""
+        return cast(dict[str, float] | None, self.study.user_attrs.get(f"{_LATENCY}/{shape}"))
+
+    def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
+        self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
+
+    def logical(self) -> int:
+        """Trials that count against the budget: complete, pruned and given up."""
+        return sum(counts(trial) for trial in self.trials())
+
+    def rows(self) -> list[TrialRow]:
+        """Every attempt, in order, from its summary in Optuna's database."""
+        latencies = {
+            key.removeprefix(f"{_LATENCY}/"): value
+            for key, value in self.study.user_attrs.items()
+            if key.startswith(f"{_LATENCY}/")
+        }
+        return [self._row(trial, latencies) for trial in self.trials()]
+
+    def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
+        stems = list(self.stored["bases"])
+        stem = trial.params.get(BASE, stems[0])
+        constraints = trial.constraints
+        return TrialRow(
+            study=self.name,
+            number=trial.number,
+            state=_row_state(trial),
+            base=stem,
+            model=self.stored["bases"][stem]["model"]["kind"],
+            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            params={key: value for key, value in trial.params.items() if key != BASE},
+            metrics={
+                **trial.user_attrs.get("metrics", {}),
+                **latencies.get(trial.user_attrs.get("shape", ""), {}),
+            },
+            feasible=all(value <= 0 for value in constraints.values()),
+            reason=trial.user_attrs.get("reason", ""),
+            reused_from=trial.user_attrs.get("reused_from"),
+        )
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial uses up budget: complete, pruned, or failed for good."""
+    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        return True
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason_kind") != "interrupted"
+
+
+def _row_state(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.FAIL and not counts(trial):
+        return "interrupted"
+    return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
+
+
+def find_study(name_or_file: str, store: Store) -> OpenStudy:
+    """The existing study of that name, or that a study file names.
+
+    Raises:
+        InputError: There is none; says which there are.
+    """
+    name = name_or_file
+    if name_or_file.endswith(".toml"):
+        path = Path(name_or_file)
+        name = str(config.read_toml(path).get("name") or path.stem)
+    stored = stored_definition(store, name)
+    if stored is None:
+        names = study_names(store)
+        known = f"it has {', '.join(names)}" if names else "it has none yet: vidclf tune STUDY.toml makes one"
+        raise InputError(f"{store.folder}: no study {name}{config.did_you_mean(name, names)} ({known})")
+    storage = open_storage(store)
+    return OpenStudy(optuna.load_study(study_name=name, storage=storage), storage, stored, store)

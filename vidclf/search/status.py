@@ -1,0 +1,45 @@
+"""Where a study stands."""
+
+import json
+from typing import Any
+
+from vidclf import compare
+from vidclf.search.reconcile import live_owner
+from vidclf.search.record import OpenStudy
+from vidclf.tracking.deliverer import Deliverer
+
+
+def status(opened: OpenStudy) -> dict[str, Any]:
+    """Where a study stands, in the shape of ``--json``."""
+    rows = opened.rows()
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running", "waiting"), 0)
+    for row in rows:
+        found[row.state] += 1
+    best = compare.ranked(rows, opened.objective.direction)[:1]
+    owner = live_owner(opened)
+    return {
+        "study": opened.name,
+        "question": opened.stored["question"],
+        "objective": dict(opened.stored["objective"]),
+        "trials": found,
+        "budget": {"total": _last_budget(opened), "used": opened.logical()},
+        "best": {
+            "number": best[0].number,
+            "value": best[0].value,
+            "base": best[0].base,
+            "params": dict(best[0].params),
+            "run_id": Deliverer(opened.store).receipt(opened.attempt(best[0].number)).run_id,
+        }
+        if best
+        else None,
+        "owner": {"host": owner.host, "pid": owner.pid} if owner else None,
+    }
+
+
+def _last_budget(opened: OpenStudy) -> int | None:
+    """The budget of the study's latest session."""
+    sessions = opened.own_attempt.artifacts / "sessions.jsonl"
+    if not sessions.exists():
+        return None
+    trials: int = json.loads(sessions.read_text(encoding="utf-8").splitlines()[-1])["trials"]
+    return trials
