@@ -485,17 +485,15 @@ def predict(
 
 
 def _print_predictions(predictions: Sequence[Mapping[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table("clip", "label", "probabilities", "time")
+    table = Table("clip", "label", "probabilities", "time", box=SIMPLE_HEAD)
     for item in predictions:
-        chances = "  ".join(f"{name} {chance:.3f}" for name, chance in item["probabilities"].items())
-        table.add_row(
-            item["clip_path"],
-            item["label"] or "–",
-            item["error"] or chances,
-            f"{item['seconds'] * 1000:.0f} ms",
-        )
+        likely = sorted(item["probabilities"].items(), key=lambda pair: -pair[1])
+        chances = "  ".join(f"{name} {chance:.3f}" for name, chance in likely)
+        milliseconds = f"{item['seconds'] * 1000:.0f} ms"
+        table.add_row(item["clip_path"], item["label"] or "–", item["error"] or chances, milliseconds)
     _console(stderr=False).print(table)
 
 
