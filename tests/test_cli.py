@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy() -> None:
         (("train", "{folder}/svm.toml", "--set", "model.D=1"), "unknown key model.D, did you mean model.C?"),
         (("train", "{folder}/svm.toml", "--set", "data.manifest=no.csv"), "no such manifest"),
         (("train", "{folder}/tiny.toml", "--set", "model.weights=no.pth"), "no.pth"),
+        (("train", "{folder}/svm.toml", "--test"), "--test is not in this version of vidclf"),
         (("tune", "{folder}/nothing.toml"), "nothing.toml: no such file"),
         (("tune", "{folder}/study.toml", "--join"), "--join is not in this version of vidclf"),
         (("tune", "{folder}/study.toml", "--ray", "auto"), "--ray is not in this version of vidclf"),

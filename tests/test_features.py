@@ -38,11 +38,15 @@ def test_flow_falls_into_the_direction_of_motion(step: tuple[int, int], directio
 
 
 def test_flow_histograms_sum_to_one_and_strength_is_the_step() -> None:
+    def strengths(step: int) -> np.ndarray:
+        return FEATURES["flow"](moving_square((step, 0)))[HISTOGRAMS : HISTOGRAMS + 48].reshape(3, 4, 4)[1]
+
     vector = FEATURES["flow"](moving_square((4, 0)))
     assert vector[:HISTOGRAMS].reshape(-1, 9).sum(axis=1) == pytest.approx(1, abs=1e-5)
-    strengths = vector[HISTOGRAMS : HISTOGRAMS + 48].reshape(3, 4, 4)
-    assert strengths[1, 1:3, 1:3].mean() == pytest.approx(32 * 32 * (4 / 112) / (56 * 56), rel=0.4)
-    assert strengths[1, 1:3, 1:3].mean() > 10 * strengths[1, 0].mean()
+    for step in (2, 4, 6):
+        # Below the step, as the flow fades out over the flat background beside the square.
+        assert 0.6 * step / 112 < strengths(step)[1:3, 1:3].mean() <= step / 112
+    assert strengths(4)[1:3, 1:3].mean() > 4 * strengths(4)[0].mean()
 
 
 @pytest.mark.parametrize("frames", [1, 5])

@@ -114,6 +114,15 @@ def _print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def _refuse_later(options: Mapping[str, object]) -> None:
+    """Names the options that are asked for and come in a later version."""
+    from vidclf.config import InputError
+
+    asked = [f"{option} is not in this version of vidclf" for option, value in options.items() if value]
+    if asked:
+        raise InputError(*asked)
+
+
 def _store(folder: Path | None) -> "Store":
     from vidclf.store import open_store
 
@@ -232,6 +241,7 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train even if this very run is there already.")
     ] = False,
+    test: Annotated[bool, typer.Option("--test", hidden=True)] = False,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -239,6 +249,7 @@ def train(
     from vidclf import config
     from vidclf.train import train as run
 
+    _refuse_later({"--test": test})
     opened = _store(store)
     started = time.perf_counter()
     with _progress("Decoding clips") as progress:
@@ -317,15 +328,11 @@ def tune(
     `--set` changes every base that has the key. Ctrl-C stops cleanly; the same command goes on.
     """
     from vidclf import config
-    from vidclf.config import InputError
     from vidclf.search import tune as search
     from vidclf.search.display import display_for
     from vidclf.search.status import status as state_of
 
-    asked = {"--join": join, "--ray": ray, "--per-gpu": per_gpu, "--continue-as": continue_as}
-    refused = [f"{option} is not in this version of vidclf" for option, value in asked.items() if value]
-    if refused:
-        raise InputError(*refused)
+    _refuse_later({"--join": join, "--ray": ray, "--per-gpu": per_gpu, "--continue-as": continue_as})
     opened_store = _store(store)
     request = search.Request(study, config.parse_assignments(set_ or []), trials, workers)
     definition = search.plan(request, opened_store)

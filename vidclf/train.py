@@ -21,6 +21,7 @@ from vidclf.models.base import Report
 from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
+from vidclf.tracking.package import deliver_model
 from vidclf.tracking.thread import DelivererThread
 
 SERIES = "train"
@@ -103,7 +104,9 @@ def train(
     finally:
         deliverer.close()
     if deliverer.undelivered:
-        say("MLflow did not take the run; the next command on this store delivers it")
+        say("MLflow did not take the run: it is in its folder only")
+    elif outcome.status == "complete":
+        deliver_model(Deliverer(store), attempt)
     return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
 
 
