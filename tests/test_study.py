@@ -225,3 +225,19 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
         user_attrs={"reason_kind": reason_kind} if reason_kind else {},
     )
     assert record.counts(trial) is expected
+
+
+STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))
+
+
+def test_there_are_study_files() -> None:
+    assert {"demo", "gestures3-families", "gestures3-2d"} <= {path.stem for path in STUDIES}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_file_is_sound(path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDCLF_DATA", "/clips")
+    definition = load_study(path, {}, store)
+    assert definition.name == path.stem
+    assert definition.file.question
+    assert {stem for stem, _ in definition.space.dimensions} == set(definition.space.bases)
