@@ -23,7 +23,7 @@ _STYLE = "body{font-family:system-ui,sans-serif;max-width:70rem;margin:2rem auto
 
 
 def write_study_page(opened: OpenStudy, path: Path) -> None:
-    """Writes history, parallel coordinates, importances and slices of the searched values.
+    """Writes history, parallel coordinates, importances, and for each base its searched values.
 
     Figures that need more trials than there are, or parameters that vary, are left out.
     """
@@ -32,7 +32,6 @@ def write_study_page(opened: OpenStudy, path: Path) -> None:
     shared = sorted(set.intersection(*(set(trial.params) for trial in complete)) if complete else ())
     figures: list[tuple[str, Callable[[], Any]]] = [
         ("How the search went", lambda: plot_optimization_history(study, target_name=metric)),
-        ("Every value searched", lambda: plot_slice(study, target_name=metric)),
     ]
     if shared:
         figures += [
@@ -45,11 +44,9 @@ def write_study_page(opened: OpenStudy, path: Path) -> None:
                 lambda: plot_param_importances(study, params=shared, target_name=metric),
             ),
         ]
-    if len(opened.stored["bases"]) > 1:
-        figures += [
-            (f"Inside {stem}", partial(plot_slice, _only(opened, stem), target_name=metric))
-            for stem in opened.stored["bases"]
-        ]
+    for stem in opened.stored["bases"]:
+        alone, searched = _of_base(opened, stem)
+        figures.append((f"Inside {stem}", partial(plot_slice, alone, searched, target_name=metric)))
     parts = [f"<h1>{html.escape(opened.name)}</h1><p>{html.escape(opened.stored['question'])}</p>"]
     parts.append(f"<p>{len(complete)} complete trials. Values are selected on val and so optimistic.</p>")
     script: bool = True
@@ -72,10 +69,9 @@ def write_study_page(opened: OpenStudy, path: Path) -> None:
     )
 
 
-def _only(opened: OpenStudy, stem: str) -> optuna.Study:
-    """An in-memory study of one base's complete trials."""
+def _of_base(opened: OpenStudy, stem: str) -> tuple[optuna.Study, list[str]]:
+    """An in-memory study of one base's complete trials, and what they search."""
+    trials = [trial for trial in opened.trials([TrialState.COMPLETE]) if trial.params.get(BASE, stem) == stem]
     study = optuna.create_study(direction=opened.objective.direction)
-    study.add_trials(
-        [trial for trial in opened.trials([TrialState.COMPLETE]) if trial.params.get(BASE) == stem]
-    )
-    return study
+    study.add_trials(trials)
+    return study, sorted({name for trial in trials for name in trial.params} - {BASE})
