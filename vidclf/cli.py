@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vidclf.data.check import ClipCheck
     from vidclf.data.sources import Imported
     from vidclf.search.record import OpenStudy
     from vidclf.store import Store
@@ -221,6 +222,61 @@ def data_import(
     for note in imported.notes:
         _say(f"note: {note}", "yellow")
     _say(f"Written: {to}")
+
+
+@data_app.command("check", epilog="Example: `vidclf data check data/mine/manifest.csv --drop clean.csv`")
+def data_check(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A CSV file with a column clip_path.")],
+    drop: Annotated[
+        Path | None, typer.Option(metavar="CLEAN.csv", help="Write a manifest without the bad clips.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Decodes every clip to its end, names each bad one and why, and finds leaks between splits.
+
+    Clips are decoded in child processes with limits on time and memory, so no file can
+    take the command down. Exit 1 where any clip is not ok or a split leaks.
+    """
+    from vidclf.data import check
+
+    table, entries = check.read_clip_list(manifest)
+    done = 0
+
+    with _progress("Checking") as progress:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress(done, len(entries))
+
+        checks = check.check_clips([entry.clip_path for entry in entries], advance)
+    leaks = check.find_leaks(entries)
+    bad = [item for item in checks if item.verdict != "ok"]
+    if json_:
+        _print_json(
+            {"clips": [item.as_dict() for item in checks], "leaks": [leak.as_dict() for leak in leaks]}
+        )
+    else:
+        _print_checks(bad, len(checks))
+        for leak in leaks:
+            _say(f"leak: {leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}", "yellow")
+    if drop:
+        check.write_clean(table, checks, drop)
+        _say(f"Written: {drop}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
+    if bad or leaks:
+        raise typer.Exit(1)
+
+
+def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if bad:
+        table = Table("clip", "verdict", "why", box=SIMPLE_HEAD)
+        for item in bad:
+            table.add_row(str(item.clip_path), item.verdict, item.reason)
+        _console(stderr=False).print(table)
+    _say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
 
 
 def _print_imported(imported: "Imported") -> None:

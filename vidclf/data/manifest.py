@@ -77,14 +77,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         InputError: Missing file, columns or clips, unknown splits, or a split that lacks a class.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such manifest; make one with: vidclf data import CLIPS_FOLDER --to {path}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable CSV file: {error}") from None
+    table = read_table(path)
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise InputError(
@@ -99,6 +92,22 @@ def read_manifest(path: Path) -> Manifest:
     if problems:
         raise InputError(*problems)
     return Manifest(path, entries)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file of texts.
+
+    Raises:
+        InputError: The file is missing or no CSV.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such manifest; make one with: vidclf data import CLIPS_FOLDER --to {path}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable CSV file: {error}") from None
 
 
 def _row_problems(entries: Sequence[Entry]) -> list[str]:
@@ -139,14 +148,15 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to it where the clips lie below its folder's parent."""
     rows = [
-        (_relative(entry.clip_path, path.parent), entry.label, entry.group, entry.split)
+        (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split)
         for entry in sorted(entries)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False, lineterminator="\n")
 
 
-def _relative(clip_path: Path, folder: Path) -> str:
+def relative_path(clip_path: Path, folder: Path) -> str:
+    """The clip's path from ``folder`` where it lies below it, else its absolute path."""
     try:
         return clip_path.absolute().relative_to(folder.absolute()).as_posix()
     except ValueError:

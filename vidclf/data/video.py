@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import av
+import av.logging
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -25,6 +26,8 @@ Verdict = Literal["ok", "short", "damaged", "empty", "unreadable"]
 DECODER = f"pyav-{av.__version__}"
 """Part of every cache key: another decoder may give other pixels."""
 
+_USUAL_RATE = Fraction(25)
+"""Frames a second where a file names no rate."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
 
@@ -77,11 +80,11 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
     times: list[float | None] = []
     held: list[av.VideoFrame] = []
     held_bytes = 0
-    declared, rate = None, Fraction(25)
+    declared, rate = None, _USUAL_RATE
     try:
         with _open(path) as container:
             stream = container.streams.video[0]
-            declared = stream.frames if 0 < stream.frames < 10**9 else None
+            declared = _declared(stream)
             rate = stream.average_rate or rate
             for frame in _decoded_frames(container, path):
                 times.append(frame.time)
@@ -104,6 +107,77 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
         frame if frame.shape[:2] == (height, width) else _resized(frame, width, height) for frame in frames
     ]
     return Clip(np.stack(same_size), declared, len(times))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a video file says of itself, and what came out of it.
+
+    Attributes:
+        codec: FFmpeg's name of the codec.
+        fps: Average frame rate; ``None`` where unknown.
+        width: Of the decoded pictures, in pixels, before rotation.
+        height: Likewise.
+        rotation: Degrees counterclockwise that a player turns them by.
+        seconds: Duration from the frames' times.
+        declared: Frames that the container promises; ``None`` where it gives no number.
+        decoded: Frames that came out of the decoder.
+        errors: What the decoder complained of, in order.
+    """
+
+    codec: str
+    fps: float | None
+    width: int
+    height: int
+    rotation: int
+    seconds: float
+    declared: int | None
+    decoded: int
+    errors: tuple[str, ...]
+
+
+def inspect(path: Path) -> Facts:
+    """Decodes a file to its end, keeping no picture.
+
+    Its decoder's complaints are captured from FFmpeg's log, which is one for
+    the whole process: call it where nothing else decodes.
+
+    Raises:
+        ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
+    """
+    times: list[float | None] = []
+    last: av.VideoFrame | None = None
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as log, _open(path) as container:
+            stream = container.streams.video[0]
+            for last in _decoded_frames(container, path):
+                times.append(last.time)
+            rate, codec, declared = stream.average_rate, stream.codec_context.name, _declared(stream)
+    except av.FFmpegError as error:
+        verdict: Verdict = "damaged" if times else "unreadable"
+        raise ClipError(path, verdict, f"{error.strerror} after {len(times)} frames") from None
+    finally:
+        av.logging.set_level(before)
+    if last is None:
+        raise ClipError(path, "empty", "the video stream holds no frame")
+    return Facts(
+        codec=codec,
+        fps=float(rate) if rate else None,
+        width=last.width,
+        height=last.height,
+        rotation=last.rotation,
+        seconds=_duration(frame_times(times, float(rate or _USUAL_RATE))),
+        declared=declared,
+        decoded=len(times),
+        errors=tuple(message.strip() for _, _, message in log),
+    )
+
+
+def _declared(stream: av.VideoStream) -> int | None:
+    """Frames that the container promises; some promise nonsense."""
+    return stream.frames if 0 < stream.frames < 10**9 else None
 
 
 def _open(path: Path) -> av.container.InputContainer:
@@ -177,10 +251,14 @@ def grid_indices(times: NDArray[np.float64], grid: int) -> NDArray[np.int64]:
     """
     if len(times) <= grid:
         return np.arange(len(times))
-    duration = times[-1] - times[0] + np.median(np.diff(times))
-    instants = times[0] + (np.arange(grid) + 0.5) / grid * duration
+    instants = times[0] + (np.arange(grid) + 0.5) / grid * _duration(times)
     indices: NDArray[np.int64] = np.searchsorted(times, instants, side="right") - 1
     return indices
+
+
+def _duration(times: NDArray[np.float64]) -> float:
+    """Last time - first time + median step, in seconds; 0 for a single frame."""
+    return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def sample_indices(
