@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vidclf.config import InputError
 from vidclf.data.manifest import SPLITS, Entry, read_manifest
-from vidclf.data.sources import GroupScope, import_clips, import_folder, parse_shares, split_by_group
+from vidclf.data.sources import GroupScope, import_clips, read_folder
+from vidclf.data.splitting import group_of, parse_shares, split_by_group
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -41,7 +42,7 @@ def ucf(folder: Path, groups: int = 5) -> Path:
 
 def refusal(source: Path, classes: Sequence[str] | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        import_folder(source, classes, "dataset")
+        read_folder(source, classes, "dataset")
     return str(caught.value)
 
 
@@ -56,7 +57,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
         ".git/y.avi",
     )
     found = [
-        (entry.clip_path.name, entry.label, entry.group) for entry in import_folder(tmp_path, None, "dataset")
+        (entry.clip_path.name, entry.label, entry.group) for entry in read_folder(tmp_path, None, "dataset")
     ]
     assert found == [
         ("holiday.MP4", "A", ""),
@@ -68,7 +69,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
 
 def test_group_scope_decides_whether_equal_names_are_one_group(tmp_path: Path) -> None:
     ucf(tmp_path)
-    assert {entry.group for entry in import_folder(tmp_path, ["Punch"], "class")} == {
+    assert {entry.group for entry in read_folder(tmp_path, ["Punch"], "class")} == {
         f"Punch/g{g:02}" for g in range(5)
     }
 
@@ -102,7 +103,6 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
         ((), None, "holds no folders; expected one for each class"),
         (("A/x.avi", "B/readme.txt"), None, "B: the class is empty"),
         (("Punch/x.avi", "B/x.avi"), ["Pnch"], "no class Pnch, did you mean Punch?"),
-        (("train/A/x.avi", "test/A/y.avi"), None, "holds test, train and no classes"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(
@@ -199,3 +199,122 @@ def test_many_groups_come_near_their_shares(seed: int, groups: int) -> None:
 def test_a_seed_gives_another_split() -> None:
     entries = [Entry(Path(f"/{label}{n}"), label, "", "") for label in "AB" for n in range(20)]
     assert split_by_group(entries, SHARES, 0) != split_by_group(entries, SHARES, 1)
+
+
+def counted(path: Path) -> Counter[tuple[str, str]]:
+    return Counter((entry.label, entry.split) for entry in read_manifest(path).entries)
+
+
+def test_folders_below_train_and_test_give_the_split(tmp_path: Path) -> None:
+    source = touch(
+        tmp_path / "c",
+        *(
+            f"{side}/{label}/{side}{n}.avi"
+            for side in ("train", "Valid", "test")
+            for label in "AB"
+            for n in range(2)
+        ),
+    )
+    result = import_clips([source], tmp_path / "m.csv")
+    assert counted(tmp_path / "m.csv") == {(label, split): 2 for label in "AB" for split in SPLITS}
+    assert not any(note.startswith("the split leaks") for note in result.notes)
+    import_clips([source], tmp_path / "m.csv", split="group", shares="50,50,0")
+    assert {split for _, split in counted(tmp_path / "m.csv")} == {"train", "val"}
+
+
+def official(folder: Path) -> Path:
+    """UCF-101 in small: groups 1 to 2 are test, 3 to 9 train."""
+    clips = [f"{label}/v_{label}_g{g:02}_c01.avi" for label in ("Punch", "PushUps") for g in range(1, 10)]
+    touch(folder / "UCF-101", *clips)
+    lists = folder / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Punch\n2 PushUps\n")
+    (lists / "testlist02.txt").write_text(
+        "\n".join(clip for clip in clips if clip[-12:-8] in ("_g01", "_g02"))
+    )
+    train = [f"{clip} {1 + ('PushUps' in clip)}" for clip in clips if clip[-12:-8] not in ("_g01", "_g02")]
+    (lists / "trainlist02.txt").write_text("\n".join(train) + "\n")
+    return folder / "UCF-101"
+
+
+def test_official_lists_keep_test_and_carve_val_out_of_train(tmp_path: Path) -> None:
+    source = official(tmp_path)
+    import_clips([source], tmp_path / "m.csv", split="official:2")
+    entries = read_manifest(tmp_path / "m.csv").entries
+    sides = defaultdict(set)
+    for entry in entries:
+        sides[entry.split].add(entry.group)
+    assert sides["test"] == {"g01", "g02"}
+    assert len(sides["val"]) == 1
+    assert not sides["val"] & sides["train"]
+    with pytest.raises(InputError, match=r"trainlist01\.txt is not in"):
+        import_clips([source], tmp_path / "m.csv", split="official:1")
+
+
+def test_csv_files_give_labels_splits_and_leading_slashes(tmp_path: Path) -> None:
+    ucf(tmp_path / "clips", groups=3)
+    for number, split in enumerate(("train", "val", "test")):
+        rows = [
+            f"/{label}/v_{label}_g{number:02}_c0{c}.avi,{label}"
+            for label in ("Punch", "PushUps")
+            for c in (1, 2)
+        ]
+        (tmp_path / "clips" / f"{split}.csv").write_text("clip_path,class\n" + "\n".join(rows) + "\n")
+    files = [tmp_path / "clips" / f"{split}.csv" for split in SPLITS]
+    import_clips(files, tmp_path / "m.csv")
+    assert counted(tmp_path / "m.csv") == {
+        (label, split): 2 for label in ("Punch", "PushUps") for split in SPLITS
+    }
+    assert read_manifest(tmp_path / "m.csv").grouped
+    again = tmp_path / "again.csv"
+    import_clips([tmp_path / "m.csv"], again)
+    assert again.read_bytes() == (tmp_path / "m.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\nx,A\n", "needs the columns clip_path and label"),
+        ("clip_path,label,split\nA/x.avi,A,trian\n", "line 2: split 'trian' is none of train, val, test"),
+        ("clip_path,label\nA/none.avi,A\n", "1 of 1 clips are missing"),
+    ],
+)
+def test_bad_csv_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "A/x.avi")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        import_clips([tmp_path / "list.csv"], tmp_path / "m.csv")
+    assert message in str(caught.value)
+
+
+def test_a_random_split_and_a_leaking_file_are_called_leaks(tmp_path: Path) -> None:
+    ucf(tmp_path / "c", groups=8)
+    by_group = import_clips([tmp_path / "c"], tmp_path / "m.csv", split="group")
+    assert not any("leak" in note for note in by_group.notes)
+    result = import_clips([tmp_path / "c"], tmp_path / "m.csv", split="random", shares="50,25,25")
+    assert "the split leaks: same group" in result.notes[0]
+    assert read_manifest(tmp_path / "m.csv").leaks
+    again = import_clips([tmp_path / "m.csv"], tmp_path / "m2.csv")
+    assert again.notes == result.notes
+
+
+def test_extending_leaves_every_known_group_where_it_is(tmp_path: Path) -> None:
+    ucf(tmp_path / "c", groups=5)
+    import_clips([tmp_path / "c"], tmp_path / "old.csv")
+    before = {group_of(entry): entry.split for entry in read_manifest(tmp_path / "old.csv").entries}
+    ucf(tmp_path / "c", groups=20)
+    touch(tmp_path / "c", "Punch/v_Punch_g00_c09.avi")
+    import_clips([tmp_path / "c"], tmp_path / "new.csv", extend=tmp_path / "old.csv", seed=7)
+    after = read_manifest(tmp_path / "new.csv")
+    sides = {group_of(entry): entry.split for entry in after.entries}
+    assert len(after.entries) == 81
+    assert {group: sides[group] for group in before} == before
+    assert not after.leaks
+    assert 0.6 < sum(entry.split == "train" for entry in after.entries) / 81 < 0.8
+
+
+def test_an_unknown_way_to_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one of group, file, official:1"):
+        import_clips([ucf(tmp_path / "c")], tmp_path / "m.csv", split="clips")
+    with pytest.raises(InputError, match="the source gives no split"):
+        import_clips([tmp_path / "c"], tmp_path / "m.csv", split="file")

@@ -180,11 +180,18 @@ def data_demo(
 @data_app.command("import", epilog="Example: `vidclf data import my_clips --to data/mine/manifest.csv`")
 def data_import(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folders with a folder per class.")
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folders with a folder per class, or CSV files.")
     ],
     to: Annotated[Path, typer.Option("--to", metavar="MANIFEST.csv", help="The manifest to write.")],
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")] = None,
-    split: Annotated[str, typer.Option(metavar="group", help="How to split: group.")] = "group",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="group|file|official:N|random",
+            help="By group; as the source says; UCF-101's list N with val carved out of train by group; or "
+            "clip by clip, which leaks. Default: file where the source gives a split, else group.",
+        ),
+    ] = None,
     shares: Annotated[
         str, typer.Option(metavar="70,15,15", help="Train, val and test in percent.")
     ] = "70,15,15",
@@ -192,9 +199,13 @@ def data_import(
     group_scope: Annotated[
         GroupScope,
         typer.Option(
-            help="Whether equal group names in different classes are one group (dataset, the safe default).",
+            help="Whether equal group names in different classes are one group (dataset, the safe default)."
         ),
     ] = GroupScope.DATASET,
+    extend: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Writes a manifest: the clips of each class, split so that no group is on two sides.
@@ -202,21 +213,21 @@ def data_import(
     A group is read from UCF-101's naming: `v_PullUps_g03_c02.avi` is group `g03`. Where
     the names carry none, each clip is its own group.
     """
-    from vidclf.config import InputError
     from vidclf.data.sources import import_clips
 
-    if split != "group":
-        raise InputError(f"--split {split} is not in this version of vidclf; it has group")
     imported = import_clips(
         sources,
         to,
         classes=classes.split(",") if classes else None,
+        split=split,
         shares=shares,
         seed=seed,
         group_scope=group_scope.value,
+        extend=extend,
     )
     if json_:
-        _print_json({"manifest": str(to), "clips": imported.counts(), "groups": imported.groups()})
+        counts = {"clips": imported.counts(), "groups": imported.groups()}
+        _print_json({"manifest": str(to), **counts, "notes": list(imported.notes)})
         return
     _print_imported(imported)
     for note in imported.notes:

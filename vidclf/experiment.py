@@ -83,6 +83,7 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
         "vidclf.data_digest": manifest.digest(),
         **{f"vidclf.{split}_digest": manifest.digest([split]) for split in SPLITS},
         "split/grouped": str(manifest.grouped).lower(),
+        "split/leak": str(manifest.leaks).lower(),
     }
     if environment.get("git_commit"):
         tags["mlflow.source.git.commit"] = environment["git_commit"]

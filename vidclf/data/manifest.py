@@ -60,6 +60,12 @@ class Manifest:
         """Whether every clip names its group."""
         return all(entry.group for entry in self.entries)
 
+    @property
+    def leaks(self) -> bool:
+        """Whether a group is on two sides."""
+        sides = {(entry.group, entry.split) for entry in self.entries if entry.group}
+        return len(sides) > len({group for group, _ in sides})
+
     def digest(self, splits: Iterable[Split] = SPLITS) -> str:
         """SHA-256 over content, label, group and split of each clip; independent of paths and order."""
         chosen = set(splits)

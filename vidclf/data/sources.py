@@ -1,4 +1,4 @@
-"""From clips as users have them to a manifest: reading folders, and splitting by group."""
+"""From clips as users have them to a manifest."""
 
 import re
 from collections import Counter
@@ -7,22 +7,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.data.manifest import SPLITS, Entry, write_manifest
+from vidclf.data.check import find_leaks
+from vidclf.data.manifest import SPLITS, Entry, Split, read_manifest, read_table, write_manifest
+from vidclf.data.splitting import carve_val, group_of, parse_shares, split_at_random, split_by_group
 
 GroupScope = Literal["dataset", "class"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
+_OFFICIAL = re.compile(r"official:([1-9])")
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "action")
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
-_SWAP_LIMIT = 200
-"""Groups up to which the split is also improved by exchanging two of them."""
+_SHOWN_LEAKS = 3
 
 
 @dataclass(frozen=True)
@@ -45,40 +54,77 @@ class Imported:
 
     def groups(self) -> dict[str, int]:
         """Groups by split; a clip without one is its own."""
-        return {
-            split: len({group for group in map(_group, self.entries) if group[1] == split})
-            for split in SPLITS
-        }
+        pairs = {(group_of(entry), entry.split) for entry in self.entries}
+        return {split: sum(side == split for _, side in pairs) for split in SPLITS}
 
 
 def import_clips(
     sources: Sequence[Path],
     to: Path,
     *,
-    classes: Sequence[str] | None,
-    shares: str,
-    seed: int,
-    group_scope: GroupScope,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    shares: str = "70,15,15",
+    seed: int = 0,
+    group_scope: GroupScope = "dataset",
+    extend: Path | None = None,
 ) -> Imported:
-    """Reads folders of classes, splits by group, and writes the manifest.
+    """Reads clips, splits them, and writes the manifest.
 
     Args:
-        sources: Folders with a folder per class.
+        sources: Folders with a folder per class, also below ``train``, ``val`` and ``test``; UCF-101's
+            folder; CSV files of clips and labels, with a column ``split`` or one file per split.
         to: The manifest to write; the same clips give the same bytes.
         classes: Only these; ``None``: all.
+        split: ``group``; ``file``: as the sources say; ``official:N``: UCF-101's list N, with val carved
+            out of train by group; ``random``: clip by clip. ``None``: ``file`` where all say, else ``group``.
         shares: Train, val and test, as ``70,15,15``.
         seed: Another seed gives another split.
         group_scope: Whether equal group names in different classes are one group.
+        extend: A manifest whose clips are kept, its groups in their splits.
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
     fractions = parse_shares(shares)
+    entries = _read_all(sources, classes, group_scope, split)
+    if extend is not None:
+        entries = _extended(entries, extend, fractions, seed)
+    else:
+        given = all(entry.split for entry in entries)
+        match split or ("file" if given else "group"):
+            case "group":
+                entries = split_by_group(entries, fractions, seed)
+            case "random":
+                entries = split_at_random(entries, fractions, seed)
+            case "file" if not given:
+                raise InputError("--split file: the source gives no split; use --split group")
+            case "file":
+                pass
+            case _:
+                entries = carve_val(entries, fractions[1] / max(fractions[0] + fractions[1], 1e-9), seed)
+    write_manifest(entries, to)
+    imported = Imported(tuple(sorted(entries)), ())
+    return replace(imported, notes=tuple(_notes(imported)))
+
+
+def _read_all(
+    sources: Sequence[Path], classes: Sequence[str] | None, group_scope: GroupScope, split: str | None
+) -> list[Entry]:
+    """Clips of every source, with the splits that it gives."""
+    official = _OFFICIAL.fullmatch(split or "")
+    if split not in (None, "group", "file", "random") and not official:
+        raise InputError(f"--split {split}: one of group, file, official:1, official:2, official:3, random")
     entries: list[Entry] = []
     problems: list[str] = []
     for source in sources:
         try:
-            entries += import_folder(source, classes, group_scope)
+            if source.suffix.lower() == ".csv":
+                entries += read_csv(source, classes, group_scope)
+            elif official:
+                entries += read_official(source, int(official[1]), classes, group_scope)
+            else:
+                entries += read_folder(source, classes, group_scope)
         except InputError as error:
             problems += error.problems
     labels = sorted({entry.label for entry in entries})
@@ -86,31 +132,40 @@ def import_clips(
         problems.append(f"only one class ({labels[0]}); a classifier needs two")
     if problems:
         raise InputError(*problems)
-    entries = split_by_group(entries, fractions, seed)
-    write_manifest(entries, to)
-    notes = []
-    without = sum(not entry.group for entry in entries)
-    if without:
-        notes.append(
-            f"{without} of {len(entries)} clips name no group, so each is its own. If several show one scene "
-            "or person, the split leaks: write the groups into the manifest's column and import again."
-        )
-    imported = Imported(tuple(sorted(entries)), tuple(notes))
-    few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
-    if few:
-        note = f"few groups ({', '.join(few)}): figures on them say little about groups never seen"
-        imported = replace(imported, notes=(*imported.notes, note))
-    return imported
+    return entries
 
 
-def import_folder(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:
-    """The clips of a folder per class, not split yet.
+def _extended(
+    entries: Sequence[Entry], extend: Path, shares: tuple[float, float, float], seed: int
+) -> list[Entry]:
+    """The old manifest's clips in their splits, and the new ones placed around them."""
+    old = read_manifest(extend).entries
+    fixed: dict[str, Split] = {group_of(entry): _SPLIT_NAMES[entry.split] for entry in old}
+    known = {entry.clip_path for entry in old}
+    new = [replace(entry, split="") for entry in entries if entry.clip_path not in known]
+    placed = split_by_group([*old, *new], shares, seed, fixed)
+    return [*old, *placed[len(old) :]]
+
+
+def read_folder(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:
+    """The clips of a folder per class, or of such folders below ``train``, ``val`` and ``test``.
 
     A group is read from UCF-101's naming (``v_PullUps_g03_c02.avi``: ``g03``), else it is empty.
 
     Raises:
         InputError: Every problem of the folder: missing, without classes, an empty or unknown class.
     """
+    folders = _subfolders(source)
+    if not set(map(str.lower, folders)) <= _SPLIT_NAMES.keys():
+        return _read_classes(source, folders, classes, group_scope, "")
+    entries = []
+    for name, folder in folders.items():
+        split = _SPLIT_NAMES[name.lower()]
+        entries += _read_classes(folder, _subfolders(folder), classes, group_scope, split)
+    return entries
+
+
+def _subfolders(source: Path) -> dict[str, Path]:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     folders = {
@@ -118,192 +173,150 @@ def import_folder(source: Path, classes: Sequence[str] | None, group_scope: Grou
     }
     if not folders:
         raise InputError(f"{source}: holds no folders; expected one for each class")
-    if set(folders) <= {*SPLITS, "valid", "validation"}:
-        raise InputError(
-            f"{source}: holds {', '.join(folders)} and no classes; reading a given split is not in this "
-            "version of vidclf: import a folder with a folder per class"
-        )
-    problems = [
-        f"{source}: no class {name}{config.did_you_mean(name, list(folders))} (it has {', '.join(folders)})"
-        for name in classes or ()
-        if name not in folders
-    ]
+    return folders
+
+
+def _read_classes(
+    source: Path,
+    folders: dict[str, Path],
+    classes: Sequence[str] | None,
+    group_scope: GroupScope,
+    split: str,
+) -> list[Entry]:
+    problems = _unknown_classes(source, classes, list(folders))
     entries = []
-    for label in classes or folders:
-        if label not in folders:
-            continue
+    for label in [name for name in classes or folders if name in folders]:
         clips = sorted(path for path in folders[label].iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
         if not clips:
             problems.append(
                 f"{folders[label]}: the class is empty; add clips, or leave it out with --classes"
             )
         entries += [
-            Entry(path.absolute(), label, _named_group(path, label, group_scope), "") for path in clips
+            Entry(path.absolute(), label, _scoped(_named_group(path), label, group_scope), split)
+            for path in clips
         ]
     if problems:
         raise InputError(*problems)
     return entries
 
 
-def _named_group(path: Path, label: str, group_scope: GroupScope) -> str:
-    named = _UCF_NAME.fullmatch(path.stem)
-    if named is None:
-        return ""
-    return named[1] if group_scope == "dataset" else f"{label}/{named[1]}"
+def _unknown_classes(source: Path, classes: Sequence[str] | None, known: list[str]) -> list[str]:
+    return [
+        f"{source}: no class {name}{config.did_you_mean(name, known)} (it has {', '.join(known)})"
+        for name in classes or ()
+        if name not in known
+    ]
 
 
-def parse_shares(text: str) -> tuple[float, float, float]:
-    """``70,15,15`` as fractions of train, val and test.
+def read_official(
+    source: Path, number: int, classes: Sequence[str] | None, group_scope: GroupScope
+) -> list[Entry]:
+    """UCF-101's folder with the splits train and test of its list ``number``.
+
+    The lists (``trainlist01.txt``, ``testlist01.txt``) lie in the folder, in
+    ``ucfTrainTestlist`` below it, or beside it, as UCF's archives unpack.
 
     Raises:
-        InputError: Not three numbers of at least 0, or no share for train.
+        InputError: The lists or clips that they name are missing.
     """
-    try:
-        train, val, test = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--shares {text}: expected train,val,test in percent, as 70,15,15") from None
-    total = train + val + test
-    if not (min(train, val, test) >= 0 and train > 0 and np.isfinite(total)):
-        raise InputError(f"--shares {text}: shares are at least 0, and train's is above 0")
-    return train / total, val / total, test / total
-
-
-def split_by_group(entries: Sequence[Entry], shares: tuple[float, float, float], seed: int) -> list[Entry]:
-    """The entries with their splits: no group on two sides, classes in proportion.
-
-    Groups are placed one by one, the largest first, where they bring the
-    splits nearest to their shares of every class; then single groups move, and
-    few groups change places, while that helps. A class that a split lacks
-    weighs more than any deviation.
-
-    Args:
-        entries: Clips with label and group; an empty group is the clip alone.
-        shares: Fractions of train, val and test; a split with share 0 stays empty.
-        seed: Decides between groups of equal size.
-
-    Raises:
-        InputError: A class has too few groups to be in every split.
-    """
-    used = [index for index, share in enumerate(shares) if share > 0]
-    labels = sorted({entry.label for entry in entries})
-    groups = sorted({_group(entry)[0] for entry in entries})
-    row = {group: index for index, group in enumerate(groups)}
-    sizes = np.zeros((len(groups), len(labels)), dtype=np.int64)
-    for entry in entries:
-        sizes[row[_group(entry)[0]], labels.index(entry.label)] += 1
-    _check_groups(sizes, labels, len(used))
-
-    placement = _Placement(sizes, np.array([shares[index] for index in used]))
-    generator = np.random.default_rng(seed)
-    order = sorted(generator.permutation(len(groups)), key=lambda group: -int(sizes[group].sum()))
-    placement.place(order)
-    placement.improve(order)
-    _check_splits(placement, labels, [SPLITS[index] for index in used])
-    split_of = {group: SPLITS[used[placement.sides[row[group]]]] for group in groups}
-    return [replace(entry, split=split_of[_group(entry)[0]]) for entry in entries]
-
-
-def _group(entry: Entry) -> tuple[str, str]:
-    """A clip's group, its own path where it names none, with its split."""
-    return entry.group or f"/{entry.clip_path.as_posix()}", entry.split
-
-
-def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], splits: int) -> None:
-    found = (sizes > 0).sum(axis=0)
-    problems = [
-        f"class {label} has {count} group{'s' if count > 1 else ''}, too few for {splits} splits; "
-        "record more, ask for fewer splits (--shares 70,30,0), or leave the class out with --classes"
-        for label, count in zip(labels, found, strict=True)
-        if count < splits
-    ]
-    if problems:
-        raise InputError(*problems)
-
-
-def _check_splits(placement: "_Placement", labels: Sequence[str], splits: Sequence[str]) -> None:
-    problems = [
-        f"no split by group was found in which {split} has a clip of {label}; "
-        "try another --seed, fewer splits (--shares 70,30,0), or --group-scope class"
-        for side, split in enumerate(splits)
-        for label, count in zip(labels, placement.counts[side], strict=True)
-        if not count
-    ]
-    if problems:
-        raise InputError(*problems)
-
-
-class _Placement:
-    """Groups on sides, with what it costs.
-
-    Attributes:
-        sides: Side of each group, -1 before it is placed.
-        counts: Clips by side and class.
-    """
-
-    def __init__(self, sizes: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
-        self._sizes = sizes
-        self._targets = shares[:, None] * sizes.sum(axis=0)
-        self.sides = np.full(len(sizes), -1)
-        self.counts = np.zeros((len(shares), sizes.shape[1]), dtype=np.int64)
-
-    def _cost(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Squared deviation relative to the targets, and 1e6 for each class missing, per option."""
-        deviation = ((counts - self._targets) / self._targets) ** 2
-        cost: NDArray[np.float64] = (deviation + 1e6 * (counts == 0)).sum(axis=(-2, -1))
-        return cost
-
-    def place(self, order: Sequence[int]) -> None:
-        for group in order:
-            options = np.stack([self._with(group, side) for side in range(len(self.counts))])
-            self._put(group, int(self._cost(options).argmin()))
-
-    def improve(self, order: Sequence[int]) -> None:
-        """Moves groups, and exchanges few, until nothing helps."""
-        helped = True
-        while helped:
-            helped = self._move_each(order)
-            if not helped and len(order) <= _SWAP_LIMIT:
-                helped = self._swap_one(order)
-
-    def _move_each(self, order: Sequence[int]) -> bool:
-        helped = False
-        for group in order:
-            here = int(self.sides[group])
-            options = np.stack([self._with(group, side) for side in range(len(self.counts))])
-            costs = self._cost(options)
-            best = int(costs.argmin())
-            if costs[best] < costs[here] - 1e-9:
-                self._put(group, best)
-                helped = True
-        return helped
-
-    def _swap_one(self, order: Sequence[int]) -> bool:
-        cost = self._cost(self.counts)
-        for position, one in enumerate(order):
-            others = [other for other in order[position + 1 :] if self.sides[other] != self.sides[one]]
-            if not others:
+    places = (source, source / "ucfTrainTestlist", source.parent / "ucfTrainTestlist")
+    entries: list[Entry] = []
+    problems: list[str] = []
+    labels: set[str] = set()
+    for split in ("train", "test"):
+        name = f"{split}list{number:02}.txt"
+        found = next((place / name for place in places if (place / name).is_file()), None)
+        if found is None:
+            raise InputError(f"{source}: {name} is not in {', '.join(map(str, places))}")
+        for line in found.read_text(encoding="utf-8").splitlines():
+            if not line.strip():
                 continue
-            change = self._sizes[others] - self._sizes[one]
-            options = np.repeat(self.counts[None], len(others), axis=0)
-            options[:, self.sides[one]] += change
-            options[np.arange(len(others)), self.sides[others]] -= change
-            costs = self._cost(options)
-            best = int(costs.argmin())
-            if costs[best] < cost - 1e-9:
-                here, there = int(self.sides[one]), int(self.sides[others[best]])
-                self._put(one, there)
-                self._put(others[best], here)
-                return True
-        return False
+            path = source / line.split()[0]
+            labels.add(path.parent.name)
+            if classes is None or path.parent.name in classes:
+                group = _scoped(_named_group(path), path.parent.name, group_scope)
+                entries.append(Entry(path.absolute(), path.parent.name, group, split))
+    problems += _unknown_classes(source, classes, sorted(labels))
+    problems += _missing(source, entries)
+    if problems:
+        raise InputError(*problems)
+    return entries
 
-    def _with(self, group: int, side: int) -> NDArray[np.int64]:
-        """The counts if ``group`` were on ``side``."""
-        counts = self.counts.copy()
-        if self.sides[group] >= 0:
-            counts[self.sides[group]] -= self._sizes[group]
-        counts[side] += self._sizes[group]
-        return counts
 
-    def _put(self, group: int, side: int) -> None:
-        self.counts = self._with(group, side)
-        self.sides[group] = side
+def read_csv(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:
+    """Clips of a CSV file with ``clip_path`` and a label.
+
+    The split is its column ``split``, else the file's name (``train.csv``); the
+    group its column ``group``, else UCF-101's naming. A path is relative to the
+    file's folder or the one above, with or without a leading slash.
+
+    Raises:
+        InputError: Missing columns or clips, unknown splits.
+    """
+    table = read_table(source)
+    label_column = next((name for name in _LABEL_COLUMNS if name in table.columns), None)
+    if "clip_path" not in table.columns or label_column is None:
+        raise InputError(
+            f"{source}: needs the columns clip_path and {' or '.join(_LABEL_COLUMNS)} "
+            f"(it has {', '.join(table.columns)})"
+        )
+    words = re.split(r"[^a-z]+", source.stem.lower())
+    of_file = next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "")
+    problems = _unknown_classes(source, classes, sorted(set(table[label_column])))
+    entries = []
+    for number, row in enumerate(table.to_dict("records"), start=2):
+        label, given = row[label_column], row.get("split", of_file)
+        if classes is not None and label not in classes:
+            continue
+        split = _SPLIT_NAMES.get(given.lower(), "")
+        if given and not split:
+            problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
+        path = _located(row["clip_path"], source.parent)
+        group = row.get("group") or _named_group(path)
+        entries.append(Entry(path, label, _scoped(group, label, group_scope), split))
+    problems += _missing(source, entries)
+    if problems:
+        raise InputError(*problems)
+    return entries
+
+
+def _located(text: str, folder: Path) -> Path:
+    """The clip that a path of a CSV file means; the first guess where there is none."""
+    relative = text.lstrip("/")
+    guesses = [folder / text, folder / relative, folder.parent / relative]
+    return next((guess for guess in guesses if guess.is_file()), folder / relative).absolute()
+
+
+def _missing(source: Path, entries: Sequence[Entry]) -> list[str]:
+    absent = [entry.clip_path for entry in entries if not entry.clip_path.is_file()]
+    if not absent:
+        return []
+    return [f"{source}: {len(absent)} of {len(entries)} clips are missing, as {absent[0]}"]
+
+
+def _named_group(path: Path) -> str:
+    named = _UCF_NAME.fullmatch(path.stem)
+    return named[1] if named else ""
+
+
+def _scoped(group: str, label: str, group_scope: GroupScope) -> str:
+    return f"{label}/{group}" if group and group_scope == "class" else group
+
+
+def _notes(imported: Imported) -> list[str]:
+    notes = []
+    without = sum(not entry.group for entry in imported.entries)
+    if without:
+        notes.append(
+            f"{without} of {len(imported.entries)} clips name no group, so each is its own. If several show "
+            "one scene or person, the split leaks: write the groups into the manifest's column group."
+        )
+    leaks = find_leaks(imported.entries)
+    for leak in leaks[:_SHOWN_LEAKS]:
+        notes.append(f"the split leaks: {leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}")
+    if len(leaks) > _SHOWN_LEAKS:
+        notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
+    few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
+    if few:
+        notes.append(f"few groups ({', '.join(few)}): figures on them say little about groups never seen")
+    return notes
