@@ -1,14 +1,17 @@
 """The clip store changes no pixel and never leaves half an entry."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.clips import write_squares
+from vidclf import cli
 from vidclf.config import InputError
-from vidclf.data import video
-from vidclf.data.clips import ClipSet, ClipStore, cache_folder
+from vidclf.data import cache, video
+from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import read_manifest
 
 
@@ -18,7 +21,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def entries() -> list[Path]:
-    return [path for path in cache_folder().rglob("*") if path.is_file()]
+    return [path for path in cache.folder().rglob("*") if path.is_file()]
 
 
 def test_pixels_are_the_same_with_the_store_and_without(manifest: Path) -> None:
@@ -72,8 +75,53 @@ def test_an_interrupted_build_leaves_no_entry(manifest: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         store.read(path)
     monkeypatch.undo()
-    assert not store.entry(path).exists()
+    assert entries() == []
     assert store.read(path).shape == (6, 16, 16, 3)
+
+
+def test_a_full_cache_stays_as_it_is_and_the_rest_is_decoded_on_the_fly(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 6 * 16 * 16 * 3
+    monkeypatch.setenv("VIDCLF_CACHE_GB", str(2.5 * (one + 128) / 1e9))
+    read = read_manifest(manifest)
+    paths = [entry.clip_path for entry in read.entries]
+    store = ClipStore(6, 16)
+    [warning] = store.build(paths)
+    assert warning.startswith("6 of 8 clips do not fit into the cache")
+    assert len(entries()) == 2
+    direct = ClipSet.of_files(paths, read.classes, 6, 16)
+    for index, path in enumerate(paths):
+        np.testing.assert_array_equal(store.read(path), direct.grid(index))
+    assert len(entries()) == 2
+    assert cache.usage().total <= 2.5 * (one + 128)
+
+
+def test_sizes_are_predicted_from_headers(manifest: Path) -> None:
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    store = ClipStore(6, 16)
+    store.build(paths)
+    sizes = [store.read(path).nbytes for path in paths]
+    assert [store.predicted_bytes(path) for path in paths] == sizes
+    paths[0].write_bytes(b"")
+    assert store.predicted_bytes(paths[0]) == 0
+
+
+def test_the_caches_can_be_shown_and_cleared(manifest: Path) -> None:
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    ClipStore(6, 16).build(paths)
+    shown = json.loads(CliRunner().invoke(cli.app, ["data", "store", "--json"]).stdout)
+    assert shown["entries"] == {"clips": 8}
+    assert shown["bytes"]["clips"] == sum(path.stat().st_size for path in entries())
+    assert shown["limit"] > 0
+    assert CliRunner().invoke(cli.app, ["data", "store", "--clear"]).exit_code == 0
+    assert entries() == []
+
+
+def test_a_limit_that_is_no_number_is_refused(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDCLF_CACHE_GB", "lots")
+    with pytest.raises(InputError, match="expected a number of gigabytes"):
+        cache.limit_bytes()
 
 
 def test_every_bad_clip_is_named_and_short_ones_are_warned_of(

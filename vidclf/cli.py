@@ -278,6 +278,27 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command("store", epilog="Example: `vidclf data store --clear`")
+def data_store(
+    clear: Annotated[bool, typer.Option("--clear", help="Empty the caches.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """What the caches of decoded clips hold, and how much they may take."""
+    from vidclf.data import cache
+
+    held = cache.clear() if clear else cache.usage()
+    if json_:
+        limit = cache.limit_bytes()
+        _print_json(
+            {"folder": str(cache.folder()), "entries": held.entries, "bytes": held.bytes, "limit": limit}
+        )
+        return
+    for name, count in held.entries.items():
+        _say(f"{name}: {count} entries, {held.bytes[name] / 1e9:.2f} GB")
+    word = "cleared" if clear else f"of {cache.limit_bytes() / 1e9:.1f} GB (VIDCLF_CACHE_GB) in"
+    _say(f"{held.total / 1e9:.2f} GB {word} {cache.folder()}")
+
+
 def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -405,11 +426,11 @@ def tune(
     definition = search.plan(request, opened_store)
     if dry_run:
         with _progress("Decoding clips") as progress:
-            search.check(definition, progress)
+            search.check(definition, progress, _say)
         _print_plan(search.describe_plan(definition, opened_store), json_)
         return
     with _progress("Decoding clips") as progress:
-        warnings = search.check(definition, progress)
+        warnings = search.check(definition, progress, _say)
     opened, ending = search.tune(definition, opened_store, display_for(_console()), warnings)
     if json_:
         _print_json({**state_of(opened), "ending": ending})

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidclf import config, metrics, plots, profiling
 from vidclf.config import InputError
-from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.clips import ClipSet, ClipStore, Say
 from vidclf.data.manifest import SPLITS, Manifest, content_digest, read_manifest
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Report
@@ -91,13 +91,16 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
 
 
 def prepare(
-    experiment: ExperimentConfig, progress: Callable[[int, int], None] = lambda done, total: None
+    experiment: ExperimentConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Say = lambda _: None,
 ) -> tuple[Manifest, list[str]]:
     """Everything that can be wrong before training: manifest, weights, every clip's pictures.
 
     Args:
         experiment: What is to be run.
         progress: Called with (clips done, clips in all) while clips are decoded.
+        say: Told beforehand how much decoding will take, where that is much.
 
     Returns:
         The manifest, and warnings about clips.
@@ -121,7 +124,7 @@ def prepare(
         done += 1
         progress(done, len(paths))
 
-    return manifest, clip_store(experiment).build(paths, advance)
+    return manifest, clip_store(experiment).build(paths, advance, say)
 
 
 def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Report) -> Outcome:

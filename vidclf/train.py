@@ -72,7 +72,7 @@ def train(
         KeyboardInterrupt: The run was stopped; its folder says so.
     """
     experiment = load_experiment(path, overrides)
-    manifest, warnings = prepare(experiment, progress)
+    manifest, warnings = prepare(experiment, progress, say)
     for warning in warnings:
         say(f"warning: {warning}")
     tags = {**provenance(experiment, manifest), _FINGERPRINT: _fingerprint(experiment, manifest)}

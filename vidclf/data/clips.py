@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.data import video
+from vidclf.data import cache, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
 from vidclf.data.video import ClipError, Frames
 
+Say = Callable[[str], None]
 
-def cache_folder() -> Path:
-    """Where decoded clips and downloads live: ``VIDCLF_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("VIDCLF_CACHE") or platformdirs.user_cache_path("vidclf"))
+_WORTH_TELLING = 10**9
+"""Bytes from which on a build's size is told beforehand."""
 
 
 @dataclass(frozen=True)
 class ClipStore:
     """Decoded clips on disk, one memory-mapped array each, shared by epochs, trials and processes.
+
+    It fills up to the caches' limit and then stays as it is; what does not fit is
+    decoded at each access.
 
     Attributes:
         grid: Instants a clip, see `video.decode`.
@@ -38,36 +40,41 @@ class ClipStore:
     def entry(self, path: Path) -> Path:
         """The file that holds the decoded clip, whether it exists or not."""
         key = config.digest([content_digest(path), video.DECODER, self.grid, self.store_side])
-        return cache_folder() / "clips" / key[:2] / f"{key}.npy"
+        return cache.folder() / "clips" / key[:2] / f"{key}.npy"
 
     def read(self, path: Path) -> Frames:
-        """The clip's grid, shape (T, H, W, 3), read-only; decoded on the first call ever."""
+        """The clip's grid, shape (T, H, W, 3), read-only."""
         entry = self.entry(path)
-        if not entry.exists():
-            self._build(path, entry)
-        frames: Frames = np.load(entry, mmap_mode="r")
-        return frames
+        if entry.exists():
+            frames: Frames = np.load(entry, mmap_mode="r")
+            return frames
+        return self._decode(path, entry).frames
 
-    def _build(self, path: Path, entry: Path) -> video.Clip:
+    def _decode(self, path: Path, entry: Path) -> video.Clip:
+        """Decodes the clip, and keeps it where there is room."""
         clip = video.decode(path, self.grid, self.store_side)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        partial = entry.with_name(f"{entry.stem}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, clip.frames)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(entry)
+        clip.frames.flags.writeable = False
+        cache.keep(entry, clip.frames.nbytes, lambda file: np.save(file, clip.frames))
         return clip
 
-    def build(self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None) -> list[str]:
+    def predicted_bytes(self, path: Path) -> int:
+        """About how much the decoded clip takes, from the header of its file; 0 where that says nothing."""
+        width, height, frames = video.outline(path)
+        scale = min(1.0, self.store_side / max(1, min(width, height)))
+        return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
+
+    def build(
+        self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None, say: Say = lambda _: None
+    ) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
 
         Args:
             paths: The clips.
             progress: Called after each clip.
+            say: Told the size before a build that is worth telling.
 
         Returns:
-            A warning for every clip that ends before its declared length.
+            A warning for every clip that ends before its declared length, and one where not all fit.
 
         Raises:
             InputError: Names every clip that gives no frames, and why.
@@ -76,7 +83,7 @@ class ClipStore:
         def build(path: Path) -> tuple[str, str]:
             try:
                 entry = self.entry(path)
-                clip = None if entry.exists() else self._build(path, entry)
+                clip = None if entry.exists() else self._decode(path, entry)
             except ClipError as error:
                 return str(error), ""
             finally:
@@ -85,12 +92,24 @@ class ClipStore:
                 return "", ""
             return "", f"{path}: short: {clip.decoded} of {clip.declared} declared frames"
 
+        lacking = [path for path in paths if not self.entry(path).exists()]
+        needed = sum(map(self.predicted_bytes, lacking))
+        if needed > _WORTH_TELLING:
+            say(f"decoding {len(lacking)} clips into {cache.folder()}, about {needed / 1e9:.1f} GB")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             outcomes = list(pool.map(build, paths))
         problems = [problem for problem, _ in outcomes if problem]
         if problems:
             raise InputError(*problems, "Remove these clips from the manifest, or mend them.")
-        return [warning for _, warning in outcomes if warning]
+        warnings = [warning for _, warning in outcomes if warning]
+        left_out = sum(not self.entry(path).exists() for path in lacking)
+        if left_out:
+            warnings.append(
+                f"{left_out} of {len(paths)} clips do not fit into the cache and are decoded anew in every "
+                f"epoch: raise VIDCLF_CACHE_GB (now {cache.limit_bytes() / 1e9:.1f}), or clear it with: "
+                "vidclf data store --clear"
+            )
+        return warnings
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ _USUAL_RATE = Fraction(25)
 """Frames a second where a file names no rate."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
+_FEW_PIXELS = 640 * 480
+"""Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
 
 
 class ClipError(Exception):
@@ -78,23 +80,24 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
         ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
     """
     times: list[float | None] = []
-    held: list[av.VideoFrame] = []
-    held_bytes = 0
+    held: dict[int, av.VideoFrame] = {}
+    room = _HELD_BYTES
     declared, rate = None, _USUAL_RATE
     try:
         with _open(path) as container:
             stream = container.streams.video[0]
             declared = _declared(stream)
             rate = stream.average_rate or rate
-            for frame in _decoded_frames(container, path):
+            likely = _likely_indices(declared, grid)
+            for index, frame in enumerate(_decoded_frames(container, path)):
                 times.append(frame.time)
-                held_bytes += 3 * frame.width * frame.height // 2
-                if held_bytes <= _HELD_BYTES:
-                    held.append(frame)
+                if room > 0 and (likely is None or index in likely):
+                    held[index] = frame
+                    room -= 3 * frame.width * frame.height // 2
         if not times:
             raise ClipError(path, "empty", "the video stream holds no frame")
-        indices = grid_indices(frame_times(times, float(rate)), grid)
-        if len(held) == len(times):
+        indices = grid_indices(frame_times(times, float(rate)), grid).tolist()
+        if held.keys() >= set(indices):
             to_rgb = VideoReformatter()
             frames = [_reduced(held[index], store_side, to_rgb) for index in indices]
         else:
@@ -175,6 +178,16 @@ def inspect(path: Path) -> Facts:
     )
 
 
+def outline(path: Path) -> tuple[int, int, int | None]:
+    """Width, height and declared frames from the file's header; zeros where it cannot be read."""
+    try:
+        with _open(path) as container:
+            stream = container.streams.video[0]
+            return stream.width, stream.height, _declared(stream)
+    except (ClipError, av.FFmpegError):
+        return 0, 0, 0
+
+
 def _declared(stream: av.VideoStream) -> int | None:
     """Frames that the container promises; some promise nonsense."""
     return stream.frames if 0 < stream.frames < 10**9 else None
@@ -186,7 +199,8 @@ def _open(path: Path) -> av.container.InputContainer:
     if not container.streams.video:
         container.close()
         raise ClipError(path, "unreadable", "no video stream")
-    container.streams.video[0].thread_type = "AUTO"
+    stream = container.streams.video[0]
+    stream.thread_type = "SLICE" if stream.width * stream.height <= _FEW_PIXELS else "AUTO"
     return container
 
 
@@ -197,8 +211,20 @@ def _decoded_frames(container: av.container.InputContainer, path: Path) -> Itera
         yield frame
 
 
-def _second_pass(path: Path, indices: NDArray[np.int64], store_side: int) -> list[Frames]:
-    wanted = {int(index) for index in indices}
+def _likely_indices(declared: int | None, grid: int) -> set[int] | None:
+    """Frames that the grid will need if the clip is as long as it says, or a frame shorter; ``None``: any.
+
+    Holding a frame that is not needed costs more than decoding it.
+    """
+    if declared is None or declared <= grid:
+        return None
+    guesses = [grid_indices(np.arange(count, dtype=np.float64), grid) for count in (declared, declared - 1)]
+    # A time that rounding has moved over a frame's begin needs the frame before.
+    return {int(index) - back for guess in guesses for index in guess for back in (0, 1)}
+
+
+def _second_pass(path: Path, indices: Sequence[int], store_side: int) -> list[Frames]:
+    wanted = set(indices)
     to_rgb = VideoReformatter()
     with _open(path) as container:
         kept = {
@@ -206,7 +232,7 @@ def _second_pass(path: Path, indices: NDArray[np.int64], store_side: int) -> lis
             for index, frame in enumerate(_decoded_frames(container, path))
             if index in wanted
         }
-    return [kept[int(index)] for index in indices]
+    return [kept[index] for index in indices]
 
 
 def _reduced(frame: av.VideoFrame, store_side: int, to_rgb: VideoReformatter) -> Frames:

@@ -13,7 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from vidclf.config import InputError, did_you_mean, digest
-from vidclf.data.clips import cache_folder
+from vidclf.data import cache
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model
@@ -146,7 +146,7 @@ def _download(deliverer: Deliverer, location: str) -> Path:
     url = urllib.parse.urlsplit(location)
     if url.scheme == "file":
         return Path(urllib.parse.unquote(url.path)) / PACKAGED
-    folder = cache_folder() / "models" / digest([deliverer.store.mlflow_uri, location])
+    folder = cache.folder() / "models" / digest([deliverer.store.mlflow_uri, location])
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:

@@ -152,12 +152,15 @@ def _session(
     return ending
 
 
-def check(definition: StudyDefinition, progress: Callable[[int, int], None]) -> list[str]:
+def check(
+    definition: StudyDefinition, progress: Callable[[int, int], None], say: Callable[[str], None]
+) -> list[str]:
     """Checks data and weights of every base, and of the networks and weights that the space offers.
 
     Args:
         definition: The study.
         progress: Called with (clips done, clips in all) while clips are decoded.
+        say: Told beforehand how much decoding will take, where that is much.
 
     Returns:
         Warnings about clips.
@@ -170,7 +173,7 @@ def check(definition: StudyDefinition, progress: Callable[[int, int], None]) -> 
     problems: list[str] = []
     for stem, base in space.bases.items():
         try:
-            warnings += prepare(base, progress)[1]
+            warnings += prepare(base, progress, say)[1]
             for path in ("model.network", "model.weights"):
                 dimension = space.dimensions.get((stem, path))
                 for choice in dimension.choices if isinstance(dimension, Choice) else ():
