@@ -100,7 +100,9 @@ def test_help_imports_nothing_heavy() -> None:
         (("predict", "nothing@champion", "x.avi"), "nothing"),
         (("predict", "{folder}", "x.avi"), "not a saved model"),
         (("data", "import", "{folder}/nothing", "--to", "m.csv"), "nothing"),
-        (("status", "--store", "/proc/store"), "the store cannot be written"),
+        (("train", "{folder}/svm.toml", "--store", "/proc/store"), "the store cannot be written"),
+        (("status", "--store", "{folder}/svm.toml"), "this is a file, not a folder"),
+        (("status", "--store", "{folder}/what?"), "a store's path cannot hold ?"),
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_2(
@@ -126,13 +128,20 @@ def test_an_unreadable_clip_is_named_before_anything_runs(tmp_path: Path) -> Non
     assert f"{bad}: unreadable" in result.stderr.replace("\n", "").replace("       ", "")
 
 
+def test_looking_creates_no_store(folder: Path) -> None:
+    assert "does not exist yet" in run("status").stderr
+    run("tune", folder / "study.toml", "--dry-run", "--json")
+    run("predict", folder, "x.avi", expect=2)
+    assert not Path(os.environ["VIDCLF_STORE"]).exists()
+
+
 def test_our_own_bug_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(_: Any) -> Store:
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr(cli, "_store", broken)
     monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
-    result = run("status", expect=70)
+    result = run("promote", "x", "--as", "y", expect=70)
     assert "a bug in vidclf: ZeroDivisionError: surprise" in result.stderr
     assert "ZeroDivisionError: surprise" in next(tmp_path.glob("vidclf-*.log")).read_text()
 

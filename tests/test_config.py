@@ -107,6 +107,10 @@ def test_assignments_are_toml_values_or_texts() -> None:
 def test_paths_expand_and_are_relative_to_their_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert config.expand_path("$VIDCLF_DATA/x.csv", Path("/etc")) == f"{tmp_path}/data/x.csv"
+    monkeypatch.setenv("VIDCLF_DATA", "mine")
+    assert config.expand_path("$VIDCLF_DATA/x.csv", Path("/etc")) == f"{tmp_path}/mine/x.csv"
+    monkeypatch.setenv("VIDCLF_DATASET", "/other")
+    assert config.expand_path("$VIDCLF_DATASET/x.csv", Path("/etc")) == "/other/x.csv"
     monkeypatch.setenv("VIDCLF_DATA", "/clips")
     assert config.expand_path("${VIDCLF_DATA}/x.csv", Path("/etc")) == "/clips/x.csv"
     assert config.expand_path("../x.csv", Path("/etc/vidclf")) == "/etc/x.csv"

@@ -48,7 +48,7 @@ def test_every_kind_leaves_the_same_folder(kind: str, manifest: Path, tmp_path: 
 
     assert (outcome.status, outcome.reason) == ("complete", "")
     assert made.outcome() == outcome
-    for key in ("val/accuracy", "val/macro_f1", "val/log_loss", "size/file_mb", "size/parameters"):
+    for key in ("val/accuracy", "val/macro_f1", "val/loss", "size/file_mb", "size/parameters"):
         assert np.isfinite(outcome.metrics[key])
     assert outcome.metrics["cost/fit_seconds"] > 0
     assert not any(key.startswith("test/") for key in outcome.metrics)

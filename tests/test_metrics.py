@@ -26,7 +26,7 @@ def test_evaluate_by_hand() -> None:
             "weighted_f1": (3 * 2 / 3 + 2 * 4 / 5) / 6,
             "macro_precision": 4 / 9,
             "macro_recall": 5 / 9,
-            "log_loss": -sum(map(math.log, [0.8, 0.5, 0.1, 0.6, 0.7, 0.1])) / 6,
+            "loss": -sum(map(math.log, [0.8, 0.5, 0.1, 0.6, 0.7, 0.1])) / 6,
             "recall/a": 2 / 3,
             "recall/b": 1.0,
             "recall/c": 0.0,
@@ -53,13 +53,13 @@ def test_a_prediction_of_an_absent_class_is_an_error_of_the_present() -> None:
 def test_log_loss_is_finite_and_takes_single_precision() -> None:
     certain = np.array([[0.0, 1.0], [1.0, 0.0]])
     surprise = -math.log(np.finfo(np.float64).eps)
-    loss = metrics.evaluate(np.array([0, 0]), certain, CLASSES[:2])["log_loss"]
+    loss = metrics.evaluate(np.array([0, 0]), certain, CLASSES[:2])["loss"]
     assert loss == pytest.approx((surprise + 0) / 2, rel=1e-3)
     rounded = np.array([[0.3, 0.3, 0.4]], dtype=np.float32).astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = metrics.evaluate(np.array([2]), rounded, CLASSES)
-    assert scores["log_loss"] == pytest.approx(-math.log(0.4), rel=1e-6)
+    assert scores["loss"] == pytest.approx(-math.log(0.4), rel=1e-6)
 
 
 def test_predicted_takes_the_first_of_equals() -> None:

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
+from vidclf import metrics
 from vidclf.config import InputError
 from vidclf.search import record
 from vidclf.search.strategies import PrunerConfig, SamplerConfig, build_pruner, build_sampler
-from vidclf.search.study import load_study, open_study
+from vidclf.search.study import CURVE_METRICS, load_study, open_study
+from vidclf.search.tune import check, describe_plan
 from vidclf.store import Store, open_store
 
 STUDY = """
@@ -127,7 +130,10 @@ def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) 
         ('[sampler]\nname = "gp"', "the sampler gp is not in this version of vidclf; it has tpe, random"),
         ('[sampler]\nname = "tpee"', "unknown sampler 'tpee', did you mean tpe?"),
         ('[sampler]\nname = "random"\nstartup_trials = 3', "no effect with the sampler random"),
-        ('[[constraint]]\nmetric = "latency/p50_ms"\nmax = 3', "constraint.0.metric"),
+        (
+            '[[constraint]]\nmetric = "latency/p50_ms"\nmax = 3',
+            "'latency/p50_ms' cannot be constrained (there are size/file_mb",
+        ),
         ("[gates]\nx = 1", "gates is not in this version of vidclf"),
         ("[budgett]\ntrials = 3", "unknown key budgett, did you mean budget?"),
     ],
@@ -147,6 +153,7 @@ def test_what_a_study_cannot_do_is_refused_by_name(
             "objective.repeats is not in this",
         ),
         (("val/macro_f1", "latency/p50_ms"), "a study optimises a val/… metric"),
+        (("val/macro_f1", "val/acuracy"), "did you mean val/accuracy?"),
         (("trials = 4", "trials = 0"), "budget.trials: Input should be greater than or equal to 1"),
         (('"svm.toml"', '["svm.toml", "sub/svm.toml"]'), "two files are called svm"),
         (('"svm.toml"', '"smv.toml"'), "smv.toml: no such file"),
@@ -160,7 +167,7 @@ def test_bad_values_are_refused(folder: Path, store: Store, change: tuple[str, s
 
 def test_an_objective_without_a_curve_cannot_be_pruned_on(folder: Path, store: Store) -> None:
     path = write(folder, more='[pruner]\nname = "median"')
-    path.write_text(path.read_text().replace("val/macro_f1", "val/log_loss"))
+    path.write_text(path.read_text().replace("val/macro_f1", "val/weighted_f1"))
     assert "has no curve to prune on" in refusal(path, store)
 
 
@@ -225,6 +232,64 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
         user_attrs={"reason_kind": reason_kind} if reason_kind else {},
     )
     assert record.counts(trial) is expected
+
+
+def test_warm_up_epochs_are_epochs_without_pruning() -> None:
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=build_pruner(PrunerConfig(name="median", startup_trials=1, warmup_epochs=2)),
+    )
+    good = study.ask()
+    for step in (1, 2, 3):
+        good.report(0.9, step)
+    study.tell(good, 0.9)
+    bad = study.ask()
+    decisions = []
+    for step in (1, 2, 3):
+        bad.report(0.1, step)
+        decisions.append(bad.should_prune())
+    assert decisions == [False, False, True]
+
+
+def test_objectives_are_what_is_computed() -> None:
+    scores = metrics.evaluate(np.array([0, 1]), np.eye(2), ["a", "b"])
+    assert set(record.SCORES) == {name for name in scores if not name.startswith("recall/")}
+    assert {name.removeprefix("val/") for name in CURVE_METRICS} <= set(record.SCORES)
+
+
+def test_relative_overrides_mean_the_same_from_another_folder(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(folder)
+    monkeypatch.chdir(folder)
+    open_study(load_study(path, {"data.manifest": "squares/manifest.csv"}, store), store)
+    monkeypatch.chdir(folder / "squares")
+    again = load_study(path, {}, store)
+    assert again.overrides == {"data.manifest": str(folder / "squares/manifest.csv")}
+    open_study(again, store)
+
+
+def test_a_study_cut_off_while_it_was_made_is_made_anew(folder: Path, store: Store) -> None:
+    optuna.create_study(study_name="s", storage=record.open_storage(store), direction="minimize")
+    opened = open_study(load_study(write(folder), {}, store), store)
+    assert opened.study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert opened.stored["objective"]["metric"] == "val/macro_f1"
+
+
+def test_a_plan_refuses_what_the_run_would_refuse(folder: Path, store: Store) -> None:
+    open_study(load_study(write(folder), {}, store), store)
+    path = write(folder)
+    path.write_text(path.read_text().replace("high = 10.0", "high = 100.0"))
+    with pytest.raises(InputError, match="asks something else"):
+        describe_plan(load_study(path, {}, store), store)
+
+
+def test_bases_on_different_clips_cannot_be_ranked(folder: Path, store: Store) -> None:
+    other = write_squares(folder / "other", groups=8)
+    write_experiment(folder / "other.toml", "majority", other)
+    definition = load_study(write(folder, base='["svm.toml", "other.toml"]'), {}, store)
+    with pytest.raises(InputError, match="different clips or splits"):
+        check(definition, lambda done, total: None, lambda text: None)
 
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))

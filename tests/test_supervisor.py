@@ -1,8 +1,10 @@
 """The supervisor against scripted workers: what it asks, answers and tells."""
 
+import json
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -319,3 +321,89 @@ def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert reconcile.live_owner(bench.open()) is not None
     second.release()
     assert reconcile.live_owner(bench.open()) is None
+
+
+def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+        "trials = 4", "trials = 8"
+    )
+    bench.text += '"data.frames" = { choices = [2, 8] }\n"data.grid" = { choices = [4, 8] }\n'
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending in ("finished", "errors")
+    refused = [row for row in opened.rows() if row.state == "failed"]
+    assert refused
+    for row in refused:
+        assert (row.params["data.frames"], row.params["data.grid"]) == (8, 4)
+        assert "data.frames = 8 is larger than data.grid = 4" in row.reason
+        assert opened.attempt(row.number).outcome() is not None
+    assert "running" not in bench.states(opened)
+
+
+def test_work_that_had_finished_survives_a_stop(bench: Bench) -> None:
+    opened = bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    opened.attempt(0).artifacts.mkdir(parents=True)
+    opened.attempt(0).finish(complete(0.9))
+    reconcile.settle_or_interrupt(opened, trial, "asked to stop")
+    assert opened.trials()[0].value == 0.9
+
+
+def test_feasibility_is_judged_by_the_saved_model(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+        "trials = 4", "trials = 1"
+    )
+    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+
+    def grows(task: RunTask, connection: Connection) -> Outcome:
+        connection.send(Progress(0, {"size/file_mb": 9.9}))
+        connection.recv()
+        return complete(0.5, **{"size/file_mb": 10.1})
+
+    opened, _ = bench.run(grows)
+    assert [row.feasible for row in opened.rows()] == [False]
+
+
+def test_bases_may_change_their_order_on_resume(bench: Bench) -> None:
+    bench.run(lambda task, _: complete(0.5))
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')
+    bench.text = bench.text.replace("trials = 4", "trials = 6")
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    assert bench.states(opened) == ["complete"] * 6
+
+
+@pytest.mark.parametrize(("rival", "stays"), [("0", False), ("z", True)])
+def test_of_two_that_register_at_once_one_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, rival: str, stays: bool
+) -> None:
+    opened = bench.open()
+    first = Ownership(opened)
+    opened.study.set_user_attr(f"owner/{rival}", json.dumps(asdict(first._owner)))
+    first.release()
+    # Neither has seen the other when it looked first.
+    blind = iter([{}])
+    real = reconcile._owners
+    monkeypatch.setattr(reconcile, "_owners", lambda attributes: real(next(blind, attributes)))
+    if stays:
+        Ownership(opened).release()
+    else:
+        with pytest.raises(InputError, match="is being run by process"):
+            Ownership(opened)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_owner_on_another_host_lives_while_it_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, counts: bool
+) -> None:
+    opened = bench.open()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(reconcile.socket, "gethostname", lambda: "elsewhere")
+        far = Ownership(opened)
+    monkeypatch.setattr(reconcile, "STANDSTILL_SECONDS", 0.3)
+    monkeypatch.setattr(reconcile.time, "sleep", lambda _: far.renew() if counts else None)
+    if counts:
+        with pytest.raises(InputError, match="on elsewhere"):
+            Ownership(bench.open())
+    else:
+        Ownership(bench.open()).release()

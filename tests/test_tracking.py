@@ -542,3 +542,13 @@ def test_mlflow_stays_quiet(
         Deliverer(store).deliver(make_trial(store))
     assert caplog.records == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_class_names_that_mlflow_refuses_are_delivered_all_the_same(
+    store: Store, client: MlflowClient
+) -> None:
+    trial = make_trial(store)
+    end(trial, metrics={"val/recall/Punch (left) & more": 0.5, "val/macro_f1": 0.25})
+    run = delivered(store, trial, client)
+    assert run.data.metrics["val/recall/Punch _left_ _ more"] == 0.5
+    assert run.data.metrics["val/macro_f1"] == 0.25

@@ -1,12 +1,15 @@
 """The command line. Commands parse and print; the work is done elsewhere, and imported when it is needed."""
 
+import contextlib
 import json
+import os
+import shlex
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from vidclf.search.record import OpenStudy
     from vidclf.store import Store
 
-BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 2, 3, 70, 130
+FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
+PIPED_WIDTH = 160
+"""Columns of a table that does not go to a terminal."""
 
 
 class GroupScope(StrEnum):
@@ -36,6 +41,8 @@ class Commands(TyperGroup):
     """Turns what goes wrong into one clear message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -103,11 +110,20 @@ def main() -> None:
 def _console(stderr: bool = True) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    return console
 
 
 def _say(text: str, style: str | None = None) -> None:
-    _console().print(text, style=style, markup=False, soft_wrap=True)
+    """A word beside the result, on stderr."""
+    _console().print(text, style=style, soft_wrap=True)
+
+
+def _tell(text: str) -> None:
+    """A line of the result, on stdout."""
+    _console(stderr=False).print(text, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
@@ -130,7 +146,7 @@ def _store(folder: Path | None) -> "Store":
     return open_store(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(task: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr that appears when it is first told of work."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -275,7 +291,7 @@ def data_check(
         check.write_clean(table, checks, drop)
         _say(f"Written: {drop}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
     if bad or leaks:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @data_app.command("store", epilog="Example: `vidclf data store --clear`")
@@ -365,13 +381,14 @@ def train(
         )
     else:
         _print_trained(trained.reused, outcome.metrics, time.perf_counter() - started)
-        _say(f"Run {trained.run_id} in {trained.attempt.folder}")
+        _tell(f"Run {trained.run_id} in {trained.attempt.folder}")
     if outcome.status != "complete":
         _say(f"{outcome.status}: {outcome.reason}", "red")
         _say(f"Traceback: {trained.attempt.artifacts / 'traceback.txt'}")
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
     if not json_:
-        _say(f"Next: vidclf predict {trained.attempt.model} CLIP... | vidclf ui | vidclf tune STUDY.toml")
+        model = shlex.quote(str(trained.attempt.model))
+        _say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
 
 
 def _report_epoch(step: int, metrics: Mapping[str, float]) -> None:
@@ -388,7 +405,7 @@ def _print_trained(reused: bool, metrics: Mapping[str, float], seconds: float) -
     table = Table("metric", "value", title=f"{seconds:.1f} s", title_justify="left")
     for name, value in metrics.items():
         table.add_row(name, f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")
-    _console().print(table)
+    _console(stderr=False).print(table)
 
 
 @app.command(epilog="Example: `vidclf tune studies/demo.toml --trials 20 --workers 2`")
@@ -419,9 +436,10 @@ def tune(
     from vidclf.search import tune as search
     from vidclf.search.display import display_for
     from vidclf.search.status import status as state_of
+    from vidclf.store import find_store
 
     _refuse_later({"--join": join, "--ray": ray, "--per-gpu": per_gpu, "--continue-as": continue_as})
-    opened_store = _store(store)
+    opened_store = find_store(store) if dry_run else _store(store)
     request = search.Request(study, config.parse_assignments(set_ or []), trials, workers)
     definition = search.plan(request, opened_store)
     if dry_run:
@@ -436,8 +454,10 @@ def tune(
         _print_json({**state_of(opened), "ending": ending})
     else:
         _print_study(opened, ending, study)
-    if ending in ("interrupted", "errors"):
-        raise typer.Exit(INTERRUPTED if ending == "interrupted" else 1)
+    if ending == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    if ending == "errors" or not any(row.state == "complete" for row in opened.rows()):
+        raise typer.Exit(FAILED)
 
 
 def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
@@ -447,7 +467,7 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     from rich.table import Table
 
     console = _console(stderr=False)
-    console.print(f"[bold]{plan['study']}[/]  {plan['question']}")
+    console.print(plan["study"], plan["question"])
     console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done")
     table = Table("base", "key", "searched")
     for row in plan["space"]:
@@ -474,8 +494,8 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     }
     _say(words[ending])
     if ending == "interrupted":
-        _say(f"Go on with the same command: vidclf tune {study}")
-    elif ending != "errors":
+        _say(f"Go on with the same command: vidclf tune {shlex.quote(str(study))}")
+    elif ending != "errors" and compare.ranked(rows, objective.direction):
         _say(f"Look at it:     vidclf ui\nShip the best:  vidclf promote {opened.name} --as NAME")
 
 
@@ -491,8 +511,9 @@ def status(
     from vidclf import compare
     from vidclf.search.record import find_study, study_names
     from vidclf.search.status import status as state_of
+    from vidclf.store import find_store
 
-    opened_store = _store(store)
+    opened_store = find_store(store)
     names = [study] if study else study_names(opened_store)
     found = [find_study(name, opened_store) for name in names]
     if json_:
@@ -500,7 +521,8 @@ def status(
         _print_json(states[0] if study else states)
         return
     if not found:
-        _say(f"{opened_store.folder} has no study yet; vidclf tune STUDY.toml makes one")
+        there = "has no study yet" if opened_store.folder.exists() else "does not exist yet"
+        _say(f"{opened_store.folder} {there}; vidclf tune STUDY.toml makes one")
     for opened in found:
         state = state_of(opened)
         counts = (
@@ -508,7 +530,7 @@ def status(
         )
         budget = state["budget"]
         running = f", running on {state['owner']['host']}" if state["owner"] else ""
-        _say(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
+        _tell(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
         if study and state["best"]:
             objective = opened.objective
             table = compare.leaderboard(opened.rows(), objective.metric, objective.direction)
@@ -548,7 +570,7 @@ def promote(
         )
         return
     word = "is now" if promoted.created else "already was"
-    _say(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
+    _tell(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
     _say("No gate was checked and the test split was not read: this is the first version of its name.")
     _say(f"Next: vidclf predict {promoted.name}@{promoted.alias} CLIP...")
 
@@ -566,9 +588,10 @@ def predict(
     """Labels video files; a file that cannot be read is an error of its own, exit 1."""
     from vidclf.predict import as_table, predict_files
     from vidclf.registry.promote import resolve_model
+    from vidclf.store import find_store
 
     with _progress("Predicting") as progress:
-        predictions = predict_files(resolve_model(_store(store), model), videos, progress)
+        predictions = predict_files(resolve_model(find_store(store), model), videos, progress)
     if csv:
         as_table(predictions).to_csv(csv, index=False)
     if json_:
@@ -576,7 +599,7 @@ def predict(
     else:
         _print_predictions([prediction.as_dict() for prediction in predictions])
     if any(prediction.error for prediction in predictions):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _print_predictions(predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -600,4 +623,4 @@ def ui(
     """Serves MLflow's UI on the store, with a link to the newest study's ranked trials."""
     from vidclf.tracking.ui import serve_ui
 
-    serve_ui(_store(store), port, _say)
+    serve_ui(_store(store), port, lambda link: _say(f"{link}\nCtrl-C stops it"))

@@ -44,17 +44,17 @@ class TrialRow:
 
 
 def ranked(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
-    """Complete, feasible trials, best first; ties go to the smaller model, then to the earlier trial.
+    """Complete, feasible trials, best first; ties go to the smaller, then the faster, then the earlier.
 
     Trials that took over an earlier trial's value are left out.
     """
     sign = -1.0 if direction == "maximize" else 1.0
     complete = [
-        (sign * row.value, _coarse(row.metrics.get(SIZE)), row.number, row)
+        (sign * row.value, _coarse(row.metrics.get(SIZE)), _coarse(row.metrics.get(LATENCY)), row.number, row)
         for row in rows
         if row.value is not None and row.feasible and row.reused_from is None
     ]
-    return [row for *_, row in sorted(complete, key=lambda item: item[:3])]
+    return [row for *_, row in sorted(complete, key=lambda item: item[:4])]
 
 
 def pareto_front(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
@@ -83,17 +83,18 @@ def _coarse(value: float | None) -> float:
 
 
 def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int = 10) -> Table:
-    """The best trials as a table, and the best of each base below where it is not among them."""
+    """The best trials as a table, with the best of each base and the Pareto front however they rank."""
     best = ranked(rows, direction)
+    measured = any(LATENCY in row.metrics for row in best)
+    front = pareto_front(rows, direction) if measured else []
     leaders = {row.base: row for row in reversed(best)}.values()
-    shown = best[:top] + sorted((row for row in leaders if row not in best[:top]), key=best.index)
-    front = pareto_front(rows, direction)
+    shown = [row for rank, row in enumerate(best) if rank < top or row in front or row in leaders]
     table = Table(
         title=f"Best trials by {metric}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for heading in ("rank", "trial", "base", metric.partition("/")[2], "ms/clip", "ms/file", "MB"):
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
-    table.add_column("searched values", overflow="fold")
+    table.add_column("searched values", overflow="fold", min_width=20)
     for row in shown:
         params = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in row.params.items())
         table.add_row(
@@ -106,10 +107,12 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int 
             _figure(row.metrics.get(SIZE), ".2f"),
             params,
         )
-    table.caption = (
-        "* Pareto front: no other trial is better, faster and smaller at once.\n"
-        "Figures are selected on val and so optimistic; test was not read."
-    )
+    notes = ["Figures are selected on val and so optimistic; test was not read."]
+    if front:
+        notes.insert(0, "* Pareto front: no other trial is better, faster and smaller at once.")
+    if len(shown) < len(best):
+        notes.insert(0, f"{len(best) - len(shown)} complete trials are not shown.")
+    table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
 

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 import types
 import typing
@@ -203,11 +204,10 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 def expand_path(text: str, folder: Path) -> str:
     """An absolute path: variables and ``~`` expand, then it is relative to ``folder``.
 
-    ``VIDCLF_DATA`` defaults to ``data`` below the current folder.
+    ``VIDCLF_DATA`` is relative to the current folder, and defaults to ``data`` there.
     """
-    if "VIDCLF_DATA" not in os.environ:
-        default = str(Path.cwd() / "data")
-        text = text.replace("${VIDCLF_DATA}", default).replace("$VIDCLF_DATA", default)
+    data = str(Path.cwd() / os.environ.get("VIDCLF_DATA", "data"))
+    text = re.sub(r"\$(VIDCLF_DATA\b|\{VIDCLF_DATA\})", lambda _: data, text)
     path = Path(os.path.expandvars(text)).expanduser()
     return os.path.normpath(folder / path)
 
@@ -262,14 +262,24 @@ def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> I
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            yield f"{source}: unknown key {dotted}{did_you_mean(dotted, known)}"
+            yield f"{source}: unknown key {dotted}{did_you_mean(dotted, known) or _siblings(dotted, known)}"
         elif item["type"] == "missing":
             yield f"{source}: {dotted} is required"
+        elif item["type"] == "model_type":
+            yield f"{source}: {dotted} is a section; set one of its keys"
+        elif item["type"] == "tuple_type":
+            yield f"{source}: {dotted} takes a list, as [{json.dumps(item['input'])}]"
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = item["input"]
             shown = f" (given: {given!r})" if isinstance(given, Scalar | list | tuple) else ""
             yield f"{source}: {dotted}: {message}{shown}" if dotted else f"{source}: {message}"
+
+
+def _siblings(dotted: str, known: Sequence[str]) -> str:
+    section = dotted.rpartition(".")[0]
+    names = [name for name in known if name.rpartition(".")[0] == section]
+    return f" (there are {', '.join(names)})" if names else ""
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -71,6 +71,20 @@ def experiment_name(experiment: ExperimentConfig) -> str:
     return experiment.experiment or Path(experiment.data.manifest).parent.name
 
 
+def portable(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The flat values that decide a result, free of places: of a weights file its content counts."""
+    values = config.flatten(config.dump(experiment))
+    values = {
+        path: value
+        for path, value in values.items()
+        if path not in ("data.manifest", "experiment") and not path.startswith("published.")
+    }
+    weights = values.get("model.weights")
+    if weights not in (None, "pretrained", "none"):
+        values["model.weights"] = f"sha256 {content_digest(Path(weights))}"
+    return values
+
+
 def clip_store(experiment: ExperimentConfig) -> ClipStore:
     return ClipStore(experiment.data.grid, experiment.data.store_side)
 
@@ -124,7 +138,10 @@ def prepare(
         done += 1
         progress(done, len(paths))
 
-    return manifest, clip_store(experiment).build(paths, advance, say)
+    warnings = clip_store(experiment).build(paths, advance, say)
+    if manifest.leaks:
+        warnings.append(f"{manifest.path}: groups stand in several splits, so the figures are too good")
+    return manifest, warnings
 
 
 def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Report) -> Outcome:
@@ -174,6 +191,7 @@ def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Rep
     val = ClipSet.of_split(manifest, "val", store)
     classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
 
+    profiling.reset_peak_memory()
     started = time.perf_counter()
     classifier.fit(train, val, record)
     fit_seconds = time.perf_counter() - started

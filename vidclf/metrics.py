@@ -36,7 +36,7 @@ def evaluate(labels: Labels, probabilities: NDArray[np.float64], classes: Sequen
     Returns:
         ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, ``macro_precision``,
         ``macro_recall`` and ``recall/<class>`` for each class that has clips, all in [0, 1];
-        ``log_loss``, finite and at least 0, where guessing evenly gives ln(classes).
+        ``loss`` (cross entropy), finite and at least 0, where guessing evenly gives ln(classes).
     """
     guesses = predicted(probabilities)
     present = np.unique(labels)
@@ -51,7 +51,7 @@ def evaluate(labels: Labels, probabilities: NDArray[np.float64], classes: Sequen
         "weighted_f1": float(np.average(f1, weights=support)),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
-        "log_loss": float(log_loss(labels, normalized, labels=range(len(classes)))),
+        "loss": float(log_loss(labels, normalized, labels=range(len(classes)))),
         **{f"recall/{classes[index]}": float(value) for index, value in zip(present, recall, strict=True)},
     }
 

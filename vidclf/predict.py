@@ -54,7 +54,7 @@ def predict_files(
         label, probabilities, error = None, {}, None
         try:
             if not video.is_file():
-                raise ClipError(video, "unreadable", "no such file")
+                raise ClipError(video, "unreadable", "a folder" if video.is_dir() else "no such file")
             row = saved.predict([video])[0]
             probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
             label = max(probabilities, key=lambda name: probabilities[name])

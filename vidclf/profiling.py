@@ -1,5 +1,6 @@
 """What a model costs: latency, size and memory, and the machine they were measured on."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from vidclf.models.saved import SavedModel
 
@@ -33,7 +35,7 @@ _LIBRARIES = (
 def measure_latency(
     saved_model: SavedModel, clip_path: Path, runs: int = 30, warmup: int = 3, limit_s: float = 60.0
 ) -> dict[str, float]:
-    """Milliseconds that one clip takes, alone in its batch.
+    """Milliseconds that one clip takes, alone in its batch, with all cores of the machine.
 
     Args:
         saved_model: The model.
@@ -50,6 +52,7 @@ def measure_latency(
     Raises:
         ClipError: The file gives no frames.
     """
+    use_cores(os.cpu_count() or 1)
     from_file = saved_model.clips([clip_path])
     grid = from_file.grid(0)
     in_memory = replace(from_file, read=lambda _: grid)
@@ -86,6 +89,25 @@ def _milliseconds(call: Callable[[], object], runs: int, warmup: int, limit_s: f
 def folder_size_mb(folder: Path) -> float:
     """Size of all files below ``folder``, in units of 2**20 bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MEBIBYTE
+
+
+def use_cores(threads: int) -> None:
+    """Limits torch, OpenCV, BLAS and OpenMP to so many threads; more than the cores would spin idly."""
+    import cv2  # noqa: PLC0415  (these take seconds, and not every command needs them)
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    threadpool_limits(threads)
+
+
+def reset_peak_memory() -> None:
+    """Has `peak_memory_mb` count from now on, where the system can: Linux, and CUDA."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb() -> float:

@@ -185,23 +185,35 @@ class Store:
             yield Attempt(identity.parent)
 
 
+def find_store(folder: Path | None = None) -> Store:
+    """The store at ``folder``, else ``VIDCLF_STORE``, else ``./mlruns``; nothing is created.
+
+    Raises:
+        InputError: The path is a file, or holds a character that database addresses give a meaning to.
+    """
+    path = (folder or Path(os.environ.get("VIDCLF_STORE") or "mlruns")).absolute()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: the store cannot be written: this is a file, not a folder")
+    if set("?#%") & set(str(path)):
+        raise InputError(f"{path}: a store's path cannot hold ?, # or %; choose another with --store")
+    return Store(path)
+
+
 def open_store(folder: Path | None = None) -> Store:
-    """The store at ``folder``, created where it does not exist.
+    """The store of `find_store`, created where it does not exist.
 
     Raises:
         InputError: It cannot be written to.
     """
-    path = (folder or Path(os.environ.get("VIDCLF_STORE") or "mlruns")).absolute()
+    store = find_store(folder)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
+        store.attempts.mkdir(parents=True, exist_ok=True)
+        store.artifacts.mkdir(exist_ok=True)
+        probe = store.folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"{path}: the store cannot be written: {error.strerror}; choose another folder with --store"
+            f"{store.folder}: the store cannot be written: {error.strerror}; choose another with --store"
         ) from None
-    store = Store(path)
-    store.attempts.mkdir(exist_ok=True)
-    store.artifacts.mkdir(exist_ok=True)
     return store

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vidclf import config, profiling
+from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import (
     ExperimentConfig,
     experiment_name,
     load_experiment,
+    portable,
     prepare,
     provenance,
     run_experiment,
@@ -99,20 +101,23 @@ def train(
             clip = manifest.split("val")[0].clip_path
             attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
     except KeyboardInterrupt:
-        attempt.finish(Outcome("interrupted", "interrupted: Ctrl-C", {}, now_ms()))
+        if attempt.outcome() is None:
+            attempt.finish(Outcome("interrupted", "interrupted: asked to stop", {}, now_ms()))
         raise
     finally:
         deliverer.close()
     if deliverer.undelivered:
         say("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
-        deliver_model(Deliverer(store), attempt)
+        try:
+            deliver_model(Deliverer(store), attempt)
+        except InputError as error:
+            say(f"warning: {error}")
     return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
 
 
 def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
-    tree = config.override(config.dump(experiment.resolved()), {"data.manifest": manifest.digest()})
-    return config.digest(tree)
+    return config.digest([portable(experiment.resolved()), manifest.digest()])
 
 
 def _earlier(store: Store, fingerprint: str) -> Trained | None:

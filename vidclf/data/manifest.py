@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such manifest; make one with: vidclf data import CLIPS_FOLDER --to {path}"
+            f"{path}: no such manifest; make one with: "
+            f"vidclf data import CLIPS_FOLDER --to {shlex.quote(str(path))}"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable CSV file: {error}") from None

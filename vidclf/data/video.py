@@ -94,6 +94,8 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
                 if room > 0 and (likely is None or index in likely):
                     held[index] = frame
                     room -= 3 * frame.width * frame.height // 2
+                elif room <= 0:
+                    held.clear()
         if not times:
             raise ClipError(path, "empty", "the video stream holds no frame")
         indices = grid_indices(frame_times(times, float(rate)), grid).tolist()
@@ -103,8 +105,7 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
         else:
             frames = _second_pass(path, indices, store_side)
     except av.FFmpegError as error:
-        verdict: Verdict = "damaged" if times else "unreadable"
-        raise ClipError(path, verdict, f"{error.strerror} after {len(times)} frames") from None
+        raise _broken(path, error, len(times)) from None
     height, width = frames[0].shape[:2]
     same_size = [
         frame if frame.shape[:2] == (height, width) else _resized(frame, width, height) for frame in frames
@@ -159,8 +160,7 @@ def inspect(path: Path) -> Facts:
                 times.append(last.time)
             rate, codec, declared = stream.average_rate, stream.codec_context.name, _declared(stream)
     except av.FFmpegError as error:
-        verdict: Verdict = "damaged" if times else "unreadable"
-        raise ClipError(path, verdict, f"{error.strerror} after {len(times)} frames") from None
+        raise _broken(path, error, len(times)) from None
     finally:
         av.logging.set_level(before)
     if last is None:
@@ -176,6 +176,12 @@ def inspect(path: Path) -> Facts:
         decoded=len(times),
         errors=tuple(message.strip() for _, _, message in log),
     )
+
+
+def _broken(path: Path, error: av.FFmpegError, frames: int) -> ClipError:
+    if frames:
+        return ClipError(path, "damaged", f"{error.strerror} after {frames} frames")
+    return ClipError(path, "unreadable", f"not a video, or damaged from its start ({error.strerror})")
 
 
 def outline(path: Path) -> tuple[int, int, int | None]:

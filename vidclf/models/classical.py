@@ -100,6 +100,8 @@ class SvmExperiment(ExperimentConfig):
             "data.frames": self.data.frames,
             "data.size": self.framing.size,
             "data.resize": self.framing.resize,
+            "data.grid": self.data.grid,
+            "data.store_side": self.data.store_side,
         }
 
 

@@ -90,7 +90,7 @@ class LiveDisplay:
         self._live.update(_panel(state))
 
     def line(self, text: str) -> None:
-        self._live.console.print(text, highlight=False)
+        self._live.console.print(text, highlight=False, markup=False)
 
 
 class PlainDisplay:
@@ -109,7 +109,7 @@ class PlainDisplay:
         """Nothing: lines tell of every finished trial."""
 
     def line(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def display_for(console: Console) -> Display:

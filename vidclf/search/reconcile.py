@@ -2,8 +2,9 @@
 
 import json
 import socket
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vidclf.store import Outcome, now_ms
 
 _PREFIX = "owner/"
 INTERRUPTED = "interrupted"
+STANDSTILL_SECONDS = 60.0
+"""An owner on another host whose counter stands still for so long is dead."""
 
 
 @dataclass(frozen=True)
@@ -39,44 +42,75 @@ class Owner:
     started: float
     counter: int = 0
 
+    @property
+    def here(self) -> bool:
+        """Whether it is of this host."""
+        return self.host == socket.gethostname()
+
     def lives(self) -> bool:
         """Whether it is a live process of this host; one of another host counts as live."""
-        if self.host != socket.gethostname():
+        if not self.here:
             return True
         if self.boot != _boot():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) < 1.0
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
 
 def _boot() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time()))
+    # Elsewhere only the time of the boot is known, and it drifts by seconds.
+    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time() / 60))
 
 
 class Ownership:
     """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
 
-    def __init__(self, opened: OpenStudy) -> None:
-        """Registers with the study.
+    def __init__(self, opened: OpenStudy, say: Callable[[str], None] = lambda _: None) -> None:
+        """Registers with the study; waits out owners on other hosts that seem dead.
+
+        Args:
+            opened: The study.
+            say: Told of a wait.
 
         Raises:
             InputError: Another live supervisor holds it; names its host and process.
         """
         self.uuid = uuid.uuid4().hex
+        self._opened = opened
         self._study = opened.study
         for key, other in _owners(self._study.user_attrs):
-            if other.lives():
-                raise InputError(
-                    f"the study {opened.name} is being run by process {other.pid} on {other.host}; "
-                    "wait for it, or stop it with Ctrl-C there"
-                )
+            if other.lives() and (other.here or self._counts(key, other, say)):
+                raise self._refusal(other)
             self._study.set_user_attr(key, None)
         process = psutil.Process()
         self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
         self._write(self._owner)
+        for key, other in _owners(self._study.user_attrs):
+            # Of two that registered at once the one with the smaller name stays.
+            if key < f"{_PREFIX}{self.uuid}" and other.lives():
+                self.release()
+                raise self._refusal(other)
+
+    def _counts(self, key: str, other: Owner, say: Callable[[str], None]) -> bool:
+        """Whether an owner on another host goes on counting within a minute of this host's clock."""
+        say(f"waiting up to {STANDSTILL_SECONDS:.0f} s for a sign of process {other.pid} on {other.host} …")
+        end = time.monotonic() + STANDSTILL_SECONDS
+        while time.monotonic() < end:
+            time.sleep(min(2.0, STANDSTILL_SECONDS))
+            if dict(_owners(self._study.user_attrs)).get(key) != other:
+                return True
+        return False
+
+    def _refusal(self, other: Owner) -> InputError:
+        return InputError(
+            f"the study {self._opened.name} is being run by process {other.pid} on {other.host}; "
+            "wait for it, or stop it with Ctrl-C there"
+        )
 
     def renew(self) -> None:
         """Shows other hosts that this supervisor lives; due every 15 s."""
@@ -110,14 +144,8 @@ def reconcile(opened: OpenStudy) -> int:
     Returns:
         How many trials were queued again.
     """
-    objective = opened.objective.metric
     for frozen in opened.trials([TrialState.RUNNING]):
-        trial = opened.trial(frozen.number)
-        outcome = opened.attempt(frozen.number).outcome()
-        if outcome and outcome.status == "complete" and objective in outcome.metrics:
-            settle(opened, trial, outcome)
-        else:
-            interrupt(opened, trial, "its supervisor died")
+        settle_or_interrupt(opened, opened.trial(frozen.number), "its supervisor died")
     retried = {trial.user_attrs.get("retry_of") for trial in opened.trials()}
     lost = [
         frozen
@@ -162,12 +190,18 @@ def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, fl
     return broken
 
 
-def interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> None:
-    """Fails a running trial as interrupted; it does not count, and `reconcile` queues it again."""
+def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> None:
+    """Settles a trial that nobody runs any more.
+
+    One whose attempt had finished keeps its outcome; any other is failed as
+    interrupted: it does not count, and `reconcile` queues it again.
+    """
     attempt = opened.attempt(trial.number)
-    outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
-    if (attempt.folder / "attempt.json").exists():
-        attempt.finish(outcome)
+    outcome = attempt.outcome()
+    if outcome is None or (outcome.status == "complete" and opened.objective.metric not in outcome.metrics):
+        outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
+        if (attempt.folder / "attempt.json").exists():
+            attempt.finish(outcome)
     settle(opened, trial, outcome)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from vidclf import config
 from vidclf.compare import TrialRow
@@ -18,6 +18,18 @@ from vidclf.store import Attempt, Store
 Direction = Literal["maximize", "minimize"]
 BASE = "base"
 """Name of the categorical parameter over the stems of several bases."""
+SCORES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "macro_precision",
+    "macro_recall",
+    "loss",
+)
+"""What `vidclf.metrics.evaluate` computes, beside ``recall/<class>``; it takes a second to import."""
+SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
+"""What a constraint can bound."""
 DEFINITION = "vidclf/definition"
 """Study attribute that holds what the study was made from."""
 _LATENCY = "vidclf/latency"
@@ -34,20 +46,37 @@ class Objective(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        known = [f"val/{name}" for name in SCORES]
         if not self.metric.startswith("val/"):
             raise ValueError(f"objective.metric = {self.metric!r}: a study optimises a val/… metric")
+        if self.metric not in known and not self.metric.startswith("val/recall/"):
+            raise ValueError(
+                f"objective.metric = {self.metric!r} is no metric"
+                f"{config.did_you_mean(self.metric, known)} (there are {', '.join(known)})"
+            )
         return self
 
 
 class Constraint(Section):
     """A bound that a trial must keep to be feasible."""
 
-    metric: str = Field(pattern="^size/(parameters|trainable_parameters|file_mb)$")
+    metric: str
     """``size/file_mb``, ``size/parameters`` or ``size/trainable_parameters``."""
     min: float | None = None
     """Smallest feasible value."""
     max: float | None = None
     """Largest feasible value."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.metric not in SIZES:
+            raise ValueError(
+                f"metric = {self.metric!r} cannot be constrained{config.did_you_mean(self.metric, SIZES)} "
+                f"(there are {', '.join(SIZES)})"
+            )
+        if self.min is None and self.max is None:
+            raise ValueError(f"the constraint on {self.metric} needs min or max")
+        return self
 
     def violation(self, value: float) -> float:
         """At most 0 where ``value`` is feasible."""
@@ -79,7 +108,10 @@ def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
     if name not in study_names(store):
         return None
     storage = open_storage(store)
-    attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+    study = optuna.load_study(study_name=name, storage=storage)
+    attributes = study.user_attrs
+    if DEFINITION not in attributes and not study.get_trials(deepcopy=False):
+        return None  # cut off while it was made
     if DEFINITION not in attributes:
         raise InputError(
             f"the study {name} in {store.optuna_uri} was not made by vidclf; choose another name"
@@ -169,7 +201,11 @@ class OpenStudy:
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
         stem = trial.params.get(BASE, stems[0])
-        constraints = trial.constraints
+        metrics = trial.user_attrs.get("metrics", {})
+        violations = dict(trial.constraints)
+        for constraint in self.constraints:
+            if constraint.metric in metrics:  # of the saved model; what was known before may differ a little
+                violations[constraint.metric] = constraint.violation(metrics[constraint.metric])
         return TrialRow(
             study=self.name,
             number=trial.number,
@@ -179,10 +215,10 @@ class OpenStudy:
             value=trial.value if trial.state == TrialState.COMPLETE else None,
             params={key: value for key, value in trial.params.items() if key != BASE},
             metrics={
-                **trial.user_attrs.get("metrics", {}),
+                **metrics,
                 **latencies.get(trial.user_attrs.get("shape", ""), {}),
             },
-            feasible=all(value <= 0 for value in constraints.values()),
+            feasible=all(value <= 0 for value in violations.values()),
             reason=trial.user_attrs.get("reason", ""),
             reused_from=trial.user_attrs.get("reused_from"),
         )

@@ -15,6 +15,8 @@ from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.search.record import BASE
 
+_NOT_SEARCHED = ("data.manifest", "experiment")
+
 
 @dataclass(frozen=True)
 class Space:
@@ -36,7 +38,7 @@ class Space:
         """
         stem = next(iter(self.bases))
         if len(self.bases) > 1:
-            stem = str(trial.suggest_categorical(BASE, list(self.bases)))
+            stem = str(trial.suggest_categorical(BASE, sorted(self.bases)))
         tree = config.dump(self.bases[stem])
         pending = {path: dimension for (owner, path), dimension in self.dimensions.items() if owner == stem}
         while pending:
@@ -44,7 +46,7 @@ class Space:
                 path for path, dimension in pending.items() if not pending.keys() & dimension.when.keys()
             )
             dimension = pending.pop(path)
-            if _active(dimension, tree, stem):
+            if not dimension.when or _active(dimension, tree, stem):
                 tree = config.override(tree, {path: _suggest(trial, path, dimension)})
         return stem, parse_experiment(tree, f"trial {trial.number}")
 
@@ -57,6 +59,7 @@ class Space:
 
 def _active(dimension: Dimension, tree: Tree, stem: str) -> bool:
     known = {BASE: stem}
+    tree = config.dump(parse_experiment(tree, "a sampled configuration").resolved())
     return all(
         known.get(path, config.lookup(tree, path)) == wanted for path, wanted in dimension.when.items()
     )
@@ -89,6 +92,9 @@ def build_space(
     dimensions: dict[tuple[str, str], Dimension] = {}
     known = sorted({path for base in bases.values() for path in config.schema_fields(type(base))})
     for path, value in table.items():
+        if path in _NOT_SEARCHED:
+            problems.append(f"{source}: space: {path} is the same for all trials, or they can't be ranked")
+            continue
         if path not in known:
             problems.append(f"{source}: space: no base has the key {path}{config.did_you_mean(path, known)}")
             continue
@@ -160,6 +166,8 @@ def _refused_values(
     for (stem, path), dimension in dimensions.items():
         tree = config.dump(bases[stem])
         conditions = {key: value for key, value in dimension.when.items() if key != BASE}
+        if dimension.when.get(BASE, stem) != stem:
+            continue
         if any(config.lookup(tree, key) is None for key in conditions):
             continue
         values = dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)

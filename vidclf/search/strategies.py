@@ -78,7 +78,7 @@ def build_pruner(settings: PrunerConfig) -> BasePruner:
     if settings.name == "none":
         return NopPruner()
     return PerBasePruner(
-        MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_epochs)
+        MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_epochs + 1)
     )
 
 

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from vidclf import config
 from vidclf.config import InputError, Section, Tree
-from vidclf.data.manifest import content_digest, read_manifest
-from vidclf.experiment import experiment_name, load_experiment
+from vidclf.data.manifest import read_manifest
+from vidclf.experiment import experiment_name, load_experiment, portable
 from vidclf.models.base import ExperimentConfig
 from vidclf.search.record import (
     DEFINITION,
@@ -22,6 +22,7 @@ from vidclf.search.record import (
     OpenStudy,
     open_storage,
     stored_definition,
+    study_names,
 )
 from vidclf.search.space import Space, build_space
 from vidclf.search.strategies import PrunerConfig, SamplerConfig
@@ -115,22 +116,11 @@ class StudyDefinition:
         for dimension, value in config.flatten(self.space.describe()).items():
             flat[f"space: {dimension}"] = value
         for stem, base in self.space.bases.items():
-            for path, value in _portable(base).items():
-                flat[f"base {stem}: {path}"] = value
+            for path, value in portable(base).items():
+                if path != "train.precision":
+                    flat[f"base {stem}: {path}"] = value
             flat[f"base {stem}: clips"] = read_manifest(Path(base.data.manifest)).digest()
         return cast(dict[str, Any], json.loads(json.dumps(flat)))
-
-
-def _portable(base: ExperimentConfig) -> dict[str, Any]:
-    """The base's values that decide results, with the digest of its weights file for the path."""
-    values = config.flatten(config.dump(base))
-    left_out = ("data.manifest", "experiment", "train.precision")
-    values = {path: value for path, value in values.items() if path not in left_out}
-    values = {path: value for path, value in values.items() if not path.startswith("published.")}
-    weights = values.get("model.weights")
-    if weights not in (None, "pretrained", "none"):
-        values["model.weights"] = f"sha256 {content_digest(Path(weights))}"
-    return values
 
 
 def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyDefinition:
@@ -144,6 +134,8 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     Raises:
         InputError: Every problem of the study file and its bases.
     """
+    if not path.suffix and not path.exists():
+        raise InputError(f"{path}: no such file; a study is given as its file, as studies/{path.name}.toml")
     tree = config.read_toml(path)
     _refuse_later(tree, str(path))
     file = config.validate(StudyFile, tree, str(path))
@@ -154,7 +146,7 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     searched = sorted(overrides.keys() & file.space.keys())
     if searched:
         raise InputError(*(f"--set {key}: {path} searches over it; change its [space]" for key in searched))
-    bases = _load_bases(path, file, overrides)
+    bases, overrides = _load_bases(path, file, overrides)
     space = build_space(file.space, bases, str(path), path.parent.absolute())
     return StudyDefinition(name, file, space, overrides)
 
@@ -171,10 +163,13 @@ def _refuse_later(tree: Tree, source: str) -> None:
         raise InputError(*problems)
 
 
-def _load_bases(path: Path, file: StudyFile, overrides: Mapping[str, Any]) -> dict[str, ExperimentConfig]:
+def _load_bases(
+    path: Path, file: StudyFile, overrides: Mapping[str, Any]
+) -> tuple[dict[str, ExperimentConfig], dict[str, Any]]:
+    """The bases by stem, and the overrides with their paths made absolute."""
     bases: dict[str, ExperimentConfig] = {}
     problems: list[str] = []
-    used: set[str] = set()
+    resolved: dict[str, Any] = {}
     known: set[str] = set()
     for text in (file.base,) if isinstance(file.base, str) else file.base:
         base_path = Path(config.expand_path(text, path.parent))
@@ -186,18 +181,19 @@ def _load_bases(path: Path, file: StudyFile, overrides: Mapping[str, Any]) -> di
             fields = set(config.schema_fields(type(base)))
             known |= fields
             mine = {key: value for key, value in overrides.items() if key in fields}
-            used |= mine.keys()
+            mine = config.resolve_paths(type(base), mine, Path.cwd())
+            resolved |= mine
             bases[base_path.stem] = load_experiment(base_path, mine) if mine else base
         except InputError as error:
             problems += error.problems
     if not problems:
         problems += [
             f"--set {key}: no base of {path} has this key{config.did_you_mean(key, sorted(known))}"
-            for key in sorted(overrides.keys() - used)
+            for key in sorted(overrides.keys() - resolved.keys())
         ]
     if problems:
         raise InputError(*problems)
-    return bases
+    return bases, resolved
 
 
 def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
@@ -207,23 +203,40 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
         InputError: A study of this name asks something else; the differences are shown.
     """
     storage = open_storage(store)
-    stored = stored_definition(store, definition.name)
     fingerprint = definition.fingerprint()
+    stored = check_same(definition, fingerprint, store)
     if stored:
-        changes = list(_differences(stored["fingerprint"], fingerprint))
-        if changes:
-            raise InputError(
-                f"the study {definition.name} exists and asks something else:",
-                *(f"  {change}" for change in changes),
-                "Undo the change to resume it, or give this one another name (name = … in its file).",
-            )
         study = optuna.load_study(study_name=definition.name, storage=storage)
     else:
         direction = definition.file.objective.direction
-        study = optuna.create_study(study_name=definition.name, storage=storage, direction=direction)
+        if definition.name in study_names(store):
+            optuna.delete_study(study_name=definition.name, storage=storage)
+        try:
+            study = optuna.create_study(study_name=definition.name, storage=storage, direction=direction)
+        except optuna.exceptions.DuplicatedStudyError:
+            raise InputError(f"the study {definition.name} is being made by another process") from None
         stored = _record(definition, fingerprint)
         study.set_user_attr(DEFINITION, json.dumps(stored))
     return OpenStudy(study, storage, stored, store)
+
+
+def check_same(
+    definition: StudyDefinition, fingerprint: Mapping[str, Any], store: Store
+) -> dict[str, Any] | None:
+    """What the study of this name was made from, ``None`` where there is none yet.
+
+    Raises:
+        InputError: It asks something else; the differences are shown.
+    """
+    stored = stored_definition(store, definition.name)
+    changes = list(_differences(stored["fingerprint"], fingerprint)) if stored else []
+    if changes:
+        raise InputError(
+            f"the study {definition.name} exists and asks something else:",
+            *(f"  {change}" for change in changes),
+            "Undo the change to resume it, or give this one another name (name = … in its file).",
+        )
+    return stored
 
 
 def _record(definition: StudyDefinition, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

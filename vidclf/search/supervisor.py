@@ -4,7 +4,7 @@ import math
 import multiprocessing.connection
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ import optuna
 from optuna.trial import TrialState
 
 from vidclf import compare, config, profiling
+from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.search import display as screen
-from vidclf.search.reconcile import Ownership, bound_sizes, interrupt, settle
+from vidclf.search.reconcile import Ownership, bound_sizes, settle, settle_or_interrupt
 from vidclf.search.record import BASE, OpenStudy
 from vidclf.search.space import Space
 from vidclf.search.worker import LatencyTask, Measured, Progress, RunTask, Verdict, Worker
@@ -106,7 +107,7 @@ class Supervisor:
         finally:
             for worker, running in self._running.items():
                 worker.stop()
-                interrupt(self._opened, running.trial, "asked to stop")
+                settle_or_interrupt(self._opened, running.trial, "asked to stop")
             self._running.clear()
             self._refresh_counts()
 
@@ -139,8 +140,13 @@ class Supervisor:
         """Asks for a trial and hands it to the worker, or settles it at once as a repetition."""
         trial = self._opened.study.ask()
         trial.set_user_attr("owner", self._ownership.uuid)
-        stem, experiment = self._space.suggest(trial)
         attempt = self._opened.attempt(trial.number)
+        try:
+            stem, experiment = self._space.suggest(trial)
+        except InputError as error:
+            self._idle.append(worker)
+            self._give_up(trial, attempt, error)
+            return
         earlier = self._values.get(_key(trial.params))
         attempt.create(self._identity(trial, stem, earlier))
         running = Running(trial, stem, attempt, time.monotonic())
@@ -155,6 +161,15 @@ class Supervisor:
         self._state.running[trial.number] = screen.TrialState(stem)
         worker.send(RunTask(config.dump(experiment), attempt.folder))
         self._register(attempt)
+
+    def _give_up(self, trial: optuna.Trial, attempt: Attempt, error: InputError) -> None:
+        """Fails a configuration whose values are each allowed but not together."""
+        stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
+        attempt.create(self._identity(trial, stem, None))
+        outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
+        attempt.finish(outcome)
+        self._register(attempt)
+        self._settle(Running(trial, stem, attempt, time.monotonic()), outcome)
 
     def _identity(self, trial: optuna.Trial, stem: str, earlier: tuple[int, float] | None) -> Identity:
         attributes = self._opened.frozen(trial.number).user_attrs
@@ -276,30 +291,26 @@ def _key(params: Mapping[str, Any]) -> str:
 
 
 def measure_latencies(
-    attempts: Mapping[str, Sequence[Attempt]], clip: Path, worker: Worker, say: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
+    models: Mapping[str, Path], clip: Path, worker: Worker, say: Callable[[str], None]
+) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Times one model of each shape, with nothing else of ours running.
 
     Args:
-        attempts: Complete attempts by shape.
+        models: Folder of a saved model by shape.
         clip: A video file to time on.
         worker: The only worker left.
         say: Told when a model cannot be timed.
 
-    Returns:
-        Latency metrics by shape; shapes that could not be timed are left out.
+    Yields:
+        Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
     """
-    found: dict[str, dict[str, float]] = {}
-    for shape, same in attempts.items():
-        worker.send(LatencyTask(same[0].model, clip))
+    for shape, folder in models.items():
+        worker.send(LatencyTask(folder, clip))
         message = worker.receive()
         if not isinstance(message, Measured):
             say(f"latency was not measured: {worker.death()}")
-            break
+            return
         if message.error:
-            say(f"latency of trial {same[0].folder.name} was not measured: {message.error}")
-            continue
-        found[shape] = dict(message.metrics)
-        for attempt in same:
-            attempt.add_metrics(message.metrics)
-    return found
+            say(f"latency of {folder.parent.name} was not measured: {message.error}")
+        else:
+            yield shape, message.metrics

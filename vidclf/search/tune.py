@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ from optuna.trial import TrialState
 
 from vidclf import compare, config
 from vidclf.compare import TrialRow
-from vidclf.config import Choice, InputError
+from vidclf.config import Choice, Dimension, InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare, provenance
 from vidclf.search import page
 from vidclf.search.display import Display, StudyState
 from vidclf.search.reconcile import Ownership, reconcile
-from vidclf.search.record import OpenStudy, find_study, study_names
+from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.strategies import build_pruner, build_sampler
-from vidclf.search.study import StudyDefinition, load_study, open_study
+from vidclf.search.study import StudyDefinition, check_same, load_study, open_study
 from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
 from vidclf.search.worker import Worker
 from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
@@ -68,9 +67,14 @@ def plan(request: Request, store: Store) -> StudyDefinition:
 
 
 def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
-    """What a study would do, as plain data; creates nothing."""
+    """What a study would do, as plain data; creates nothing.
+
+    Raises:
+        InputError: A study of this name asks something else.
+    """
     file = definition.file
-    used = find_study(definition.name, store).logical() if definition.name in study_names(store) else 0
+    stored = check_same(definition, definition.fingerprint(), store)
+    used = find_study(definition.name, store).logical() if stored else 0
     return {
         "study": definition.name,
         "question": file.question,
@@ -81,11 +85,15 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
             {
                 "base": stem,
                 "key": key,
-                "searched": ", ".join(f"{name} {value}" for name, value in config.dump(dimension).items()),
+                "searched": ", ".join(f"{name} {value}" for name, value in _shown(dimension).items()),
             }
             for (stem, key), dimension in definition.space.dimensions.items()
         ],
     }
+
+
+def _shown(dimension: Dimension) -> dict[str, Any]:
+    return dimension.model_dump(mode="json", exclude_defaults=True)
 
 
 def tune(
@@ -103,7 +111,7 @@ def tune(
         InputError: The study of this name asks something else, or another process runs it.
     """
     opened = open_study(definition, store)
-    ownership = Ownership(opened)
+    ownership = Ownership(opened, shown.line)
     crew: list[Worker] = []
     try:
         requeued = reconcile(opened)
@@ -132,14 +140,13 @@ def _session(
     opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, crew: list[Worker], shown: Display
 ) -> Ending:
     """Searches, measures and delivers, with the study's own run open; ``crew`` is kept up to date."""
-    own = _open_own_attempt(opened, definition)
-    _show_in_ui(opened, definition, own)
     deliverer = DelivererThread(opened.store)
-    deliverer.register(own)
-    for attempt in _attempts(opened):
-        deliverer.register(attempt)
     ending: Ending = "interrupted"
     try:
+        own = _open_own_attempt(opened, definition)
+        _show_in_ui(opened, definition, own)
+        for attempt in (own, *_attempts(opened)):
+            deliverer.register(attempt)
         supervisor = _supervisor(opened, definition, ownership, shown, deliverer)
         with _stop_signals(supervisor.stop):
             ending, crew[:] = supervisor.run(crew, _threads(definition))
@@ -183,6 +190,11 @@ def check(
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
+    digests = {stem: read_manifest(Path(base.data.manifest)).digest() for stem, base in space.bases.items()}
+    if len(set(digests.values())) > 1:
+        raise InputError(
+            f"the bases {', '.join(digests)} have different clips or splits, so their figures can't be ranked"
+        )
     return list(dict.fromkeys(warnings))
 
 
@@ -223,7 +235,8 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
     for stem, base in definition.space.bases.items():
         config.write_toml(config.dump(base), own.artifacts / f"{stem}.toml")
     config.write_toml(config.dump(file), own.artifacts / "study.toml")
-    session = {"started_ms": now_ms(), "trials": file.budget.trials, "workers": file.workers}
+    trials = max(file.budget.trials, opened.logical())
+    session = {"started_ms": now_ms(), "trials": trials, "workers": file.workers}
     with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
         sessions.write(json.dumps(session) + "\n")
     return own
@@ -304,7 +317,6 @@ def _close(
             f"{deliverer.undelivered} runs could not be delivered to MLflow; the next tune delivers them"
         )
     elif ending != "interrupted":
-        shown.line("keeping the best models …")
         for row in kept(rows, opened.objective.direction, definition.file.keep):
             try:
                 deliver_model(Deliverer(opened.store), opened.attempt(row.number))
@@ -313,28 +325,27 @@ def _close(
 
 
 def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
-    """Measures the latency of each shape that has none yet, with one worker left."""
-    by_shape: dict[str, list[Attempt]] = defaultdict(list)
+    """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
+    unknown: dict[str, Path] = {}
     for trial in opened.trials([TrialState.COMPLETE]):
-        attempt, shape = opened.attempt(trial.number), trial.user_attrs.get("shape")
-        outcome = attempt.outcome()
-        if shape is None or outcome is None or compare.LATENCY in outcome.metrics:
-            continue
-        known = opened.latency(shape)
-        if known:
-            attempt.add_metrics(known)
-        elif attempt.model.exists():
-            by_shape[shape].append(attempt)
-    if by_shape:
+        shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
+        if shape and opened.latency(shape) is None and model.exists():
+            unknown.setdefault(shape, model)
+    if unknown:
         while len(crew) > 1:
             crew.pop().stop()
         if not crew:
             crew.append(Worker(_threads(definition)))
-        shown.line(f"measuring the latency of {len(by_shape)} shapes, with nothing else running …")
+        shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
         base = next(iter(definition.space.bases.values()))
         clip = read_manifest(Path(base.data.manifest)).split("val")[0].clip_path
-        for shape, metrics in measure_latencies(by_shape, clip, crew[0], shown.line).items():
+        for shape, metrics in measure_latencies(unknown, clip, crew[0], shown.line):
             opened.set_latency(shape, metrics)
+    for trial in opened.trials([TrialState.COMPLETE]):
+        attempt = opened.attempt(trial.number)
+        outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
+        if outcome and known and compare.LATENCY not in outcome.metrics:
+            attempt.add_metrics(known)
 
 
 def kept(rows: list[TrialRow], direction: str, keep: int) -> list[TrialRow]:

@@ -112,25 +112,14 @@ def work(connection: Connection, threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
     # Slow imports: after the signals are set, and before the first task arrives.
-    import cv2  # noqa: PLC0415
-
     import vidclf.experiment  # noqa: F401, PLC0415
+    from vidclf import profiling  # noqa: PLC0415
 
-    cv2.setNumThreads(1)
-    _use_cores(threads)
+    profiling.use_cores(threads)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             task: Task = connection.recv()
             connection.send(_run(task, connection) if isinstance(task, RunTask) else _measure(task))
-
-
-def _use_cores(threads: int) -> None:
-    """Limits torch, and the BLAS and OpenMP of numpy and scikit-learn; idle threads of theirs spin."""
-    import torch  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
 
 
 def _end_with_parent() -> None:
@@ -162,7 +151,6 @@ def _measure(task: LatencyTask) -> Measured:
     from vidclf import profiling  # noqa: PLC0415
     from vidclf.models import load_model  # noqa: PLC0415
 
-    _use_cores(os.cpu_count() or 1)
     try:
         return Measured(profiling.measure_latency(load_model(task.folder), task.clip))
     except Exception as error:

@@ -33,6 +33,7 @@ IMAGES_TAG = "mlflow.loggedImages"
 
 BATCH = 1000
 """Most metrics that one MLflow request takes."""
+_REFUSED_IN_KEYS = re.compile(r"[^/\w.\- :]|(?<![^/])\.+(?![^/])")
 PARAM_CUT = 6000
 """Characters of a param's value that MLflow keeps."""
 RUNNING = RunStatus.to_string(RunStatus.RUNNING)
@@ -264,11 +265,16 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def _metric_key(key: str) -> str:
+    """The key without what MLflow refuses, as brackets in the name of a class."""
+    return _REFUSED_IN_KEYS.sub("_", key)
+
+
 def _metrics(line: bytes, journal: Path) -> list[Metric]:
     try:
         entry = json.loads(line)
         return [
-            Metric(key, float(value), entry["time_ms"], entry["step"])
+            Metric(_metric_key(key), float(value), entry["time_ms"], entry["step"])
             for key, value in entry["metrics"].items()
             if math.isfinite(value)
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 from mlflow.entities import LifecycleStage, LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import vidclf
@@ -41,8 +42,16 @@ def deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
         The logged model's id.
 
     Raises:
-        InputError: The attempt kept no model, or its run or model was deleted in MLflow.
+        InputError: The attempt kept no model, its run or model was deleted in MLflow, or MLflow is away.
     """
+    try:
+        return _deliver_model(deliverer, attempt)
+    except MlflowException as error:
+        name = attempt.identity().run_name
+        raise InputError(f"{name}: MLflow did not take its model: {error.message}") from None
+
+
+def _deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
     if not attempt.model.is_dir():
         raise InputError(f"{attempt.folder}: this run kept no model")
     run_id = deliverer.deliver(attempt)
