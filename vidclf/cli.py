@@ -1,6 +1,7 @@
 """The command line. Commands parse and print; the work is done elsewhere, and imported when it is needed."""
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -166,6 +167,14 @@ def _progress(task: str) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
+@contextlib.contextmanager
+def _counted(task: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that moves on by one at each call."""
+    with _progress(task) as progress:
+        done = itertools.count(1)
+        yield lambda: progress(next(done), total)
+
+
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
 def data_demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to render into.")],
@@ -180,14 +189,7 @@ def data_demo(
     from vidclf.data import demo
 
     total = demo.demo_clip_count(subjects, takes)
-    with _progress("Rendering") as progress:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
-
+    with _counted("Rendering", total) as advance:
         manifest = demo.render_demo_set(folder, subjects, takes, seed, advance)
     _say(f"{total} clips and new_clip.avi in {folder}; their manifest is {manifest}")
     _say("Next: vidclf tune studies/demo.toml (it looks for the clips in $VIDCLF_DATA/demo, else data/demo)")
@@ -267,15 +269,7 @@ def data_check(
     from vidclf.data import check
 
     table, entries = check.read_clip_list(manifest)
-    done = 0
-
-    with _progress("Checking") as progress:
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            progress(done, len(entries))
-
+    with _counted("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     leaks = check.find_leaks(entries)
     bad = [item for item in checks if item.verdict != "ok"]
@@ -292,6 +286,20 @@ def data_check(
         _say(f"Written: {drop}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
     if bad or leaks:
         raise typer.Exit(FAILED)
+
+
+@data_app.command("report", epilog="Example: `vidclf data report data/mine/manifest.csv --to report.html`")
+def data_report(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A CSV file with a column clip_path.")],
+    to: Annotated[Path, typer.Option("--to", metavar="report.html", help="The page to write.")],
+) -> None:
+    """Writes one HTML page: classes, durations, sizes, imbalance, groups, bad files, leaks, sample frames."""
+    from vidclf.data import check, report
+
+    _, entries = check.read_clip_list(manifest)
+    with _counted("Checking", len(entries)) as advance:
+        report.write_report(entries, str(manifest), to, advance)
+    _say(f"Written: {to}")
 
 
 @data_app.command("store", epilog="Example: `vidclf data store --clear`")

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from vidclf.config import InputError, did_you_mean, digest
 from vidclf.data import cache
+from vidclf.search.record import SCORES
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model
@@ -79,7 +80,11 @@ def _register(client: MlflowClient, attempt: Attempt, name: str, model_id: str, 
     identity = attempt.identity()
     outcome = attempt.outcome()
     scores = (
-        {key: str(value) for key, value in outcome.metrics.items() if key.startswith("val/")}
+        {
+            f"val/{name}": str(outcome.metrics[f"val/{name}"])
+            for name in SCORES
+            if f"val/{name}" in outcome.metrics
+        }
         if outcome
         else {}
     )

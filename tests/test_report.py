@@ -1,0 +1,52 @@
+"""The data report: one page with the numbers, the advice, the bad files and the pictures."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.clips import write_squares
+from vidclf import cli
+from vidclf.data.manifest import Entry, read_manifest
+from vidclf.data.report import advice
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    manifest = write_squares(tmp_path / "squares", groups=4)
+    read_manifest(manifest).entries[0].clip_path.write_bytes(b"")
+    manifest.write_text(manifest.read_text().replace(",g01,", ",g03,"))
+    result = CliRunner().invoke(
+        cli.app, ["data", "report", str(manifest), "--to", str(tmp_path / "r/report.html")]
+    )
+    assert result.exit_code == 0, result.output
+    return (tmp_path / "r/report.html").read_text()
+
+
+def test_the_page_tells_what_is_there_and_what_is_wrong(page: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", page[: page.index("<script")])
+    assert re.search(r"8 clips of 2 classes in 3 groups, 0\.0 minutes; 1 are not ok", text)
+    assert re.search(r"down\s+2\s+1\s+1\s+3", text)
+    assert re.search(r"v_down_g00_c00\.avi: unreadable", page)
+    assert "same group in train and val" in page
+
+
+def test_the_page_needs_no_network_and_shows_every_class(page: str) -> None:
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="(https?:)?//', page)
+    assert page.count("data:image/jpeg;base64,") == 2 + 3
+    for label in ("down", "right"):
+        assert f"<h3>{label}</h3>" in page
+
+
+def test_advice_names_the_classes_and_what_to_do() -> None:
+    def entries(count: int, label: str, group: str = "g") -> list[Entry]:
+        return [
+            Entry(Path(f"/{label}{n}"), label, f"{group}{n}" if group else "", "train") for n in range(count)
+        ]
+
+    assert advice(entries(40, "a") + entries(30, "b")) == []
+    uneven = advice(entries(60, "a") + entries(5, "b", group=""))
+    assert uneven[0].startswith("a has 12.0 times the clips of b: judge by val/macro_f1")
+    assert "b has only 5 clips" in uneven[1]
+    assert "name no group" in uneven[2]

@@ -1,0 +1,166 @@
+"""A data set as one HTML page: what it holds, what is wrong with it, and what to do about that."""
+
+import base64
+import html
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import plotly.express as px
+import plotly.io
+from plotly.graph_objects import Figure
+
+from vidclf.data import video
+from vidclf.data.check import ClipCheck, Leak, check_clips, find_leaks
+from vidclf.data.manifest import SPLITS, Entry
+from vidclf.data.splitting import group_of
+
+SAMPLES = 3
+"""Clips shown of each class."""
+FRAMES = 4
+"""Frames shown of each of them."""
+_FRAME_HEIGHT = 96
+_IMBALANCE = 3.0
+"""Times that the largest class outnumbers the smallest from which on advice is given."""
+_FEW_CLIPS = 20
+_STYLE = """
+body{font-family:system-ui,sans-serif;line-height:1.5;color:#222}
+body{max-width:72rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left}img{margin:2px}.bad{color:#a00}
+"""
+
+
+def write_report(
+    entries: Sequence[Entry], title: str, path: Path, progress: Callable[[], None] = lambda: None
+) -> list[ClipCheck]:
+    """Checks every clip and writes the page; it needs no network.
+
+    Args:
+        entries: The data set; labels, groups and splits may be empty.
+        title: Heading of the page.
+        path: The HTML file.
+        progress: Called after each clip.
+
+    Returns:
+        The checks, one a clip.
+    """
+    checks = check_clips([entry.clip_path for entry in entries], progress)
+    parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
+    parts += _problems(checks, find_leaks(entries))
+    parts += _samples(entries, checks)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>",
+        encoding="utf-8",
+    )
+    return checks
+
+
+def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+    groups = {group_of(entry) for entry in entries}
+    seconds = sum(check.facts.seconds for check in checks if check.facts)
+    bad = sum(check.verdict != "ok" for check in checks)
+    labels = sorted({entry.label for entry in entries})
+    yield f"<p>{len(entries)} clips of {len(labels)} classes in {len(groups)} groups, "
+    yield f"{seconds / 60:.1f} minutes; {bad} are not ok.</p><table><tr><th>class</th>"
+    yield "".join(f"<th>{split or 'unsplit'}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
+    counts = Counter((entry.label, entry.split) for entry in entries)
+    for label in labels:
+        of_class = {group_of(entry) for entry in entries if entry.label == label}
+        cells = "".join(f"<td>{counts[label, split]}</td>" for split in _splits(entries))
+        yield f"<tr><td>{html.escape(label)}</td>{cells}<td>{len(of_class)}</td></tr>"
+    yield "</table><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in advice(entries)) + "</ul>"
+
+
+def _splits(entries: Sequence[Entry]) -> list[str]:
+    present = {entry.split for entry in entries}
+    return [split for split in (*SPLITS, "") if split in present]
+
+
+def advice(entries: Sequence[Entry]) -> list[str]:
+    """What the numbers of clips and groups call for, in words."""
+    per_class = Counter(entry.label for entry in entries)
+    (large, most), (small, fewest) = per_class.most_common()[0], per_class.most_common()[-1]
+    found = []
+    if most >= _IMBALANCE * fewest:
+        found.append(
+            f"{large} has {most / fewest:.1f} times the clips of {small}: judge by val/macro_f1 rather than "
+            'accuracy, and try train.balance = "sampler" or "loss" (model.class_weight for an svm).'
+        )
+    if fewest < _FEW_CLIPS:
+        found.append(
+            f"{small} has only {fewest} clips: its figures move by {100 / fewest:.0f} % with each of them."
+        )
+    if not all(entry.group for entry in entries):
+        found.append("Some clips name no group: if several show one scene or person, the split leaks.")
+    groups = defaultdict(set)
+    for entry in entries:
+        groups[entry.split].add(group_of(entry))
+    for split in ("val", "test"):
+        if 0 < len(groups[split]) < 5:
+            found.append(f"{split} has {len(groups[split])} groups: its figures say little about new ones.")
+    return found
+
+
+def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+    rows = [
+        {
+            "class": entry.label,
+            "split": entry.split or "unsplit",
+            "seconds": check.facts.seconds,
+            "fps": check.facts.fps,
+            "width": check.facts.width,
+            "height": check.facts.height,
+            "frames": check.facts.decoded,
+            "clip": entry.clip_path.name,
+        }
+        for entry, check in zip(entries, checks, strict=True)
+        if check.facts
+    ]
+    if not rows:
+        return
+    table = pd.DataFrame(rows)
+    sizes = table.groupby(["width", "height"], as_index=False).size()
+    figures: list[tuple[str, Figure]] = [
+        ("Clips per class", px.histogram(table, x="class", color="split")),
+        ("Duration", px.histogram(table, x="seconds", color="class", marginal="rug", hover_data=["clip"])),
+        ("Frames", px.histogram(table, x="frames", color="class")),
+        ("Frames a second", px.histogram(table, x="fps", color="class")),
+        ("Frame sizes", px.scatter(sizes, x="width", y="height", size="size")),
+    ]
+    for number, (heading, figure) in enumerate(figures):
+        yield f"<h2>{heading}</h2>"
+        yield plotly.io.to_html(figure, include_plotlyjs=number == 0, full_html=False, default_height=380)
+
+
+def _problems(checks: Sequence[ClipCheck], leaks: Sequence[Leak]) -> Iterator[str]:
+    bad = [check for check in checks if check.verdict != "ok"]
+    yield "<h2>Files</h2>" + ("" if bad else "<p>Every clip decodes to its end.</p>")
+    for check in bad:
+        text = f"{check.clip_path}: {check.verdict}: {check.reason}"
+        yield f'<p class="bad">{html.escape(text)}</p>'
+    yield "<h2>Leakage</h2>" + ("" if leaks else "<p>No group and no file is in two splits.</p>")
+    for leak in leaks:
+        text = f"{leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}"
+        yield f'<p class="bad">{html.escape(text)}</p>'
+
+
+def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+    """Frames of some clips of each class, of different groups where there are several."""
+    yield "<h2>Samples</h2>"
+    good: dict[str, dict[str, Entry]] = defaultdict(dict)
+    for entry, check in zip(entries, checks, strict=True):
+        if check.verdict == "ok":
+            good[entry.label].setdefault(group_of(entry), entry)
+    for label in sorted(good):
+        yield f"<h3>{html.escape(label)}</h3>"
+        for entry in list(good[label].values())[:SAMPLES]:
+            picture = np.hstack(list(video.decode(entry.clip_path, FRAMES, _FRAME_HEIGHT).frames))
+            encoded = base64.b64encode(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()).decode()
+            name = html.escape(entry.clip_path.name)
+            yield f'<div><img alt="{name}" title="{name}" src="data:image/jpeg;base64,{encoded}"></div>'
