@@ -155,6 +155,31 @@ def test_an_empty_val_split_is_refused(tmp_path: Path) -> None:
         prepare(experiment)
 
 
+def test_folds_take_turns_as_val_even_where_the_manifest_has_none(tmp_path: Path) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=6)
+    manifest.write_text(manifest.read_text().replace(",val", ",train"))
+    text = "folds = 2\nfold = {}"
+    held_out = []
+    for fold in range(2):
+        path = write_experiment(tmp_path / f"{fold}.toml", "majority", manifest, data=text.format(fold))
+        made = attempt(tmp_path / str(fold))
+        assert run_experiment(load_experiment(path), made, quiet).status == "complete"
+        held_out.append(set(pd.read_csv(made.artifacts / "val/predictions.csv")["clip_path"]))
+    tested = {str(entry.clip_path) for entry in read_manifest(manifest).split("test")}
+    assert not held_out[0] & held_out[1]
+    assert len(held_out[0] | held_out[1]) == 10
+    assert not (held_out[0] | held_out[1]) & tested
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (3, 3), (0, 1)])
+def test_impossible_folds_are_refused(tmp_path: Path, folds: int, fold: int) -> None:
+    path = write_experiment(
+        tmp_path / "x.toml", "majority", tmp_path / "m.csv", data=f"folds = {folds}\nfold = {fold}"
+    )
+    with pytest.raises(InputError, match=r"data\.fold"):
+        load_experiment(path)
+
+
 def test_provenance_names_data_and_splits(manifest: Path, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(tmp_path / "x.toml", "majority", manifest))
     read = read_manifest(manifest)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vidclf.config import InputError
 from vidclf.data.manifest import SPLITS, Entry, read_manifest
 from vidclf.data.sources import GroupScope, import_clips, read_folder
-from vidclf.data.splitting import group_of, parse_shares, split_by_group
+from vidclf.data.splitting import group_of, parse_shares, split_by_fold, split_by_group
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -137,7 +137,7 @@ def test_too_few_groups_name_the_class_and_what_to_do() -> None:
     ]
     with pytest.raises(InputError) as caught:
         split_by_group(entries, SHARES, 0)
-    assert str(caught.value).startswith("class B has 2 groups, too few for 3 splits; ")
+    assert str(caught.value).startswith("class B has 2 groups, too few for 3 (train, val, test); ")
     assert "--shares 70,30,0" in str(caught.value)
     halves = split_by_group(entries, (0.7, 0.3, 0.0), 0)
     assert {entry.split for entry in halves} == {"train", "val"}
@@ -318,3 +318,31 @@ def test_an_unknown_way_to_split_is_refused(tmp_path: Path) -> None:
         import_clips([ucf(tmp_path / "c")], tmp_path / "m.csv", split="clips")
     with pytest.raises(InputError, match="the source gives no split"):
         import_clips([tmp_path / "c"], tmp_path / "m.csv", split="file")
+
+
+@given(st.integers(2, 6), st.integers(0, 3), st.integers(6, 15))
+def test_folds_part_train_and_val_by_group_and_leave_test(folds: int, seed: int, groups: int) -> None:
+    entries = [
+        Entry(Path(f"/{label}-{group}-{clip}"), label, f"g{group}", "test" if group == 99 else "train")
+        for label in "AB"
+        for group in [*range(groups), 99]
+        for clip in range(1 + group % 3)
+    ]
+    held_out: list[Path] = []
+    for fold in range(folds):
+        done = split_by_fold(entries, folds, fold, seed)
+        sides = defaultdict(set)
+        for entry in done:
+            sides[entry.group].add(entry.split)
+        assert all(len(found) == 1 for found in sides.values())
+        assert sides["g99"] == {"test"}
+        val = [entry for entry in done if entry.split == "val"]
+        assert {entry.label for entry in val} == {"A", "B"}
+        held_out += [entry.clip_path for entry in val]
+    assert sorted(held_out) == sorted(entry.clip_path for entry in entries if entry.split != "test")
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    entries = [Entry(Path(f"/{label}{g}"), label, f"g{g}", "train") for label in "AB" for g in range(3)]
+    with pytest.raises(InputError, match="too few for 4"):
+        split_by_fold(entries, 4, 0, 0)

@@ -7,14 +7,15 @@ its own folder.
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vidclf import config, metrics, plots, profiling
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet, ClipStore, Say
-from vidclf.data.manifest import SPLITS, Manifest, content_digest, read_manifest
+from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
+from vidclf.data.splitting import split_by_fold
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Report
 from vidclf.models.saved import Card, write_card
@@ -89,6 +90,14 @@ def clip_store(experiment: ExperimentConfig) -> ClipStore:
     return ClipStore(experiment.data.grid, experiment.data.store_side)
 
 
+def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, list[Entry]]:
+    """The clips to train on and those to judge by: the manifest's own, or a fold. Never test."""
+    entries: Sequence[Entry] = manifest.entries
+    if experiment.data.folds:
+        entries = split_by_fold(entries, experiment.data.folds, experiment.data.fold, seed=0)
+    return {split: [entry for entry in entries if entry.split == split] for split in ("train", "val")}
+
+
 def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
     """Tags that say what a run was made from: the data, its splits, the code."""
     environment = profiling.environment()
@@ -123,14 +132,15 @@ def prepare(
         InputError: Nothing has been written then but decoded clips in the cache.
     """
     manifest = read_manifest(Path(experiment.data.manifest))
-    for split in ("train", "val"):
-        if not any(entry.split == split for entry in manifest.entries):
+    splits = divided(experiment, manifest)
+    for split, entries in splits.items():
+        if not entries:
             raise InputError(
-                f"{manifest.path}: split {split} is empty; "
-                "import again with a share for it, as --shares 70,15,15"
+                f"{manifest.path}: split {split} is empty; import again with a share for it, "
+                "as --shares 70,15,15, or set data.folds"
             )
     experiment.check_weights()
-    paths = [entry.clip_path for entry in manifest.entries if entry.split != "test"]
+    paths = [entry.clip_path for entries in splits.values() for entry in entries]
     done = 0
 
     def advance() -> None:
@@ -187,8 +197,9 @@ def _fingerprint(error: BaseException) -> str:
 def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Report) -> dict[str, float]:
     manifest = read_manifest(Path(experiment.data.manifest))
     store = clip_store(experiment)
-    train = ClipSet.of_split(manifest, "train", store)
-    val = ClipSet.of_split(manifest, "val", store)
+    splits = divided(experiment, manifest)
+    train = ClipSet.of_entries(splits["train"], manifest.classes, store)
+    val = ClipSet.of_entries(splits["val"], manifest.classes, store)
     classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
 
     profiling.reset_peak_memory()

@@ -11,6 +11,7 @@ from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import (
     ExperimentConfig,
+    divided,
     experiment_name,
     load_experiment,
     portable,
@@ -98,7 +99,7 @@ def train(
     try:
         outcome = run_experiment(experiment, attempt, report)
         if outcome.status == "complete":
-            clip = manifest.split("val")[0].clip_path
+            clip = divided(experiment, manifest)["val"][0].clip_path
             attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
     except KeyboardInterrupt:
         if attempt.outcome() is None:

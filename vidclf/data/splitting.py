@@ -52,26 +52,65 @@ def split_by_group(
         InputError: A class has too few groups to be in every split.
     """
     fixed = fixed or {}
-    used = [index for index, share in enumerate(shares) if share > 0 or SPLITS[index] in fixed.values()]
+    used = [
+        split for split, share in zip(SPLITS, shares, strict=True) if share > 0 or split in fixed.values()
+    ]
+    fractions = [max(shares[SPLITS.index(split)], 1e-9) for split in used]
+    sides = {group: used.index(split) for group, split in fixed.items()}
+    placed = _placed(entries, fractions, used, seed, sides)
+    return [replace(entry, split=used[placed[group_of(entry)]]) for entry in entries]
+
+
+def split_by_fold(entries: Sequence[Entry], folds: int, fold: int, seed: int) -> list[Entry]:
+    """Re-splits train and val into folds of whole groups, stratified by class; test stays as it is.
+
+    Args:
+        entries: Clips with their splits.
+        folds: How many, 2 or more; the same entries and seed always give the same ones.
+        fold: The one that becomes val, 0 to ``folds`` - 1.
+        seed: Decides between groups of equal size.
+
+    Raises:
+        InputError: A class has too few groups to be in every fold.
+    """
+    mine = [entry for entry in entries if entry.split != "test"]
+    names = [f"fold {number}" for number in range(folds)]
+    placed = _placed(mine, [1 / folds] * folds, names, seed, {})
+    return [
+        entry
+        if entry.split == "test"
+        else replace(entry, split="val" if placed[group_of(entry)] == fold else "train")
+        for entry in entries
+    ]
+
+
+def _placed(
+    entries: Sequence[Entry],
+    shares: Sequence[float],
+    names: Sequence[str],
+    seed: int,
+    fixed: Mapping[str, int],
+) -> dict[str, int]:
+    """The side of each group; see `split_by_group`."""
     labels = sorted({entry.label for entry in entries})
     groups = sorted({group_of(entry) for entry in entries})
     row = {group: index for index, group in enumerate(groups)}
+    column = {label: index for index, label in enumerate(labels)}
     sizes = np.zeros((len(groups), len(labels)), dtype=np.int64)
     for entry in entries:
-        sizes[row[group_of(entry)], labels.index(entry.label)] += 1
-    _check_groups(sizes, labels, len(used))
+        sizes[row[group_of(entry)], column[entry.label]] += 1
+    _check_groups(sizes, labels, names)
 
-    placement = _Placement(sizes, np.maximum([shares[index] for index in used], 1e-9))
-    for group, split in fixed.items():
-        placement.put(row[group], used.index(SPLITS.index(split)))
+    placement = _Placement(sizes, np.array(shares))
+    for group, side in fixed.items():
+        placement.put(row[group], side)
     generator = np.random.default_rng(seed)
     order = sorted(generator.permutation(len(groups)), key=lambda group: -int(sizes[group].sum()))
     free = [group for group in order if groups[group] not in fixed]
     placement.place(free)
     placement.improve(free)
-    _check_splits(placement, labels, [SPLITS[index] for index in used])
-    split_of = {group: SPLITS[used[placement.sides[row[group]]]] for group in groups}
-    return [replace(entry, split=split_of[group_of(entry)]) for entry in entries]
+    _check_splits(placement, labels, names)
+    return {group: int(placement.sides[row[group]]) for group in groups}
 
 
 def split_at_random(entries: Sequence[Entry], shares: Shares, seed: int) -> list[Entry]:
@@ -95,13 +134,14 @@ def group_of(entry: Entry) -> str:
     return entry.group or f"/{entry.clip_path.as_posix()}"
 
 
-def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], splits: int) -> None:
+def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], names: Sequence[str]) -> None:
     found = (sizes > 0).sum(axis=0)
     problems = [
-        f"class {label} has {count} group{'s' if count > 1 else ''}, too few for {splits} splits; "
-        "record more, ask for fewer splits (--shares 70,30,0), or leave the class out with --classes"
+        f"class {label} has {count} group{'s' if count > 1 else ''}, too few for {len(names)} "
+        f"({', '.join(names)}); record more, ask for fewer (--shares 70,30,0, or a smaller data.folds), "
+        "or leave the class out with --classes"
         for label, count in zip(labels, found, strict=True)
-        if count < splits
+        if count < len(names)
     ]
     if problems:
         raise InputError(*problems)

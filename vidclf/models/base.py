@@ -53,11 +53,19 @@ class DataConfig(Section):
     """Instants of a clip that are decoded and stored."""
     store_side: int = Field(256, ge=16)
     """Upper limit of the stored frames' short side in pixels."""
+    folds: int = Field(0, ge=0)
+    """Folds of whole groups that train and val are split into anew; 0: as the manifest says."""
+    fold: int = Field(0, ge=0)
+    """The fold that is val."""
     augment_seed: int = Field(0, ge=0)
     """Seed of the augmented views."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("data.folds = 1: two folds are the fewest; 0 is the manifest's own split")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"data.fold = {self.fold} is not below data.folds = {self.folds}")
         if self.frames > self.grid:
             raise ValueError(f"data.frames = {self.frames} is larger than data.grid = {self.grid}")
         if self.size is not None and self.size > self.store_side:

@@ -17,7 +17,7 @@ from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.config import Choice, Dimension, InputError
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import parse_experiment, prepare, provenance
+from vidclf.experiment import divided, parse_experiment, prepare, provenance
 from vidclf.search import page
 from vidclf.search.display import Display, StudyState
 from vidclf.search.reconcile import Ownership, reconcile
@@ -338,7 +338,7 @@ def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker],
             crew.append(Worker(_threads(definition)))
         shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
         base = next(iter(definition.space.bases.values()))
-        clip = read_manifest(Path(base.data.manifest)).split("val")[0].clip_path
+        clip = divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
         for shape, metrics in measure_latencies(unknown, clip, crew[0], shown.line):
             opened.set_latency(shape, metrics)
     for trial in opened.trials([TrialState.COMPLETE]):
