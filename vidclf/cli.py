@@ -38,6 +38,13 @@ class GroupScope(StrEnum):
     CLASS = "class"
 
 
+class Groups(StrEnum):
+    """Where groups come from."""
+
+    NAME = "name"
+    SCENES = "scenes"
+
+
 class Commands(TyperGroup):
     """Turns what goes wrong into one clear message and an exit code."""
 
@@ -220,6 +227,12 @@ def data_import(
             help="Whether equal group names in different classes are one group (dataset, the safe default)."
         ),
     ] = GroupScope.DATASET,
+    groups: Annotated[
+        Groups,
+        typer.Option(
+            help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."
+        ),
+    ] = Groups.NAME,
     extend: Annotated[
         Path | None,
         typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),
@@ -242,6 +255,7 @@ def data_import(
         seed=seed,
         group_scope=group_scope.value,
         extend=extend,
+        by_scene=groups == Groups.SCENES,
     )
     if json_:
         counts = {"clips": imported.counts(), "groups": imported.groups()}
@@ -272,6 +286,7 @@ def data_check(
     with _counted("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     leaks = check.find_leaks(entries)
+    leaks += check.find_twins(entries, leaks)
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
         _print_json(

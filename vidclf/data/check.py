@@ -19,6 +19,7 @@ import pandas as pd
 from vidclf.config import InputError
 from vidclf.data import video
 from vidclf.data.manifest import COLUMNS, Entry, content_digest, read_table, relative_path
+from vidclf.data.scenes import twins
 from vidclf.data.video import ClipError, Facts
 
 CheckVerdict = Literal["ok", "short", "damaged", "empty", "unreadable", "slow"]
@@ -72,7 +73,7 @@ class Leak:
         a: One clip.
         b: The other.
         splits: Their splits.
-        why: ``same group`` or ``same file``.
+        why: ``same group``, ``same file`` or ``nearly identical``.
     """
 
     a: Path
@@ -263,6 +264,16 @@ def inspect_clip(path: Path) -> ClipCheck:
         reason = f"{facts.decoded} of {facts.declared} declared frames"
         return ClipCheck(path, "short", reason, 0.0, facts)
     return ClipCheck(path, "ok", "", 0.0, facts)
+
+
+def find_twins(entries: Sequence[Entry], known: Sequence[Leak]) -> list[Leak]:
+    """Clips of different splits that look the same, beyond those that are ``known`` to be the same file."""
+    told = {frozenset((leak.a, leak.b)) for leak in known if leak.why == "same file"}
+    return [
+        Leak(a.clip_path, b.clip_path, (a.split, b.split), "nearly identical")
+        for a, b in twins(entries)
+        if frozenset((a.clip_path, b.clip_path)) not in told
+    ]
 
 
 def find_leaks(entries: Sequence[Entry]) -> list[Leak]:

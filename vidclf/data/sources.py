@@ -11,6 +11,7 @@ from vidclf import config
 from vidclf.config import InputError
 from vidclf.data.check import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Split, read_manifest, read_table, write_manifest
+from vidclf.data.scenes import group_by_scene
 from vidclf.data.splitting import carve_val, group_of, parse_shares, split_at_random, split_by_group
 
 GroupScope = Literal["dataset", "class"]
@@ -68,6 +69,7 @@ def import_clips(
     seed: int = 0,
     group_scope: GroupScope = "dataset",
     extend: Path | None = None,
+    by_scene: bool = False,
 ) -> Imported:
     """Reads clips, splits them, and writes the manifest.
 
@@ -82,12 +84,15 @@ def import_clips(
         seed: Another seed gives another split.
         group_scope: Whether equal group names in different classes are one group.
         extend: A manifest whose clips are kept, its groups in their splits.
+        by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
     fractions = parse_shares(shares)
     entries = _read_all(sources, classes, group_scope, split)
+    if by_scene:
+        entries = group_by_scene(entries)
     if extend is not None:
         entries = _extended(entries, extend, fractions, seed)
     else:

@@ -1,0 +1,97 @@
+"""Scenes and copies are found by how clips look."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vidclf.data import scenes, video
+from vidclf.data.check import find_leaks, find_twins
+from vidclf.data.manifest import Entry, read_manifest
+from vidclf.data.sources import import_clips
+
+REAL = os.environ.get("VIDCLF_REAL_DATA")
+
+
+def room(number: int) -> np.ndarray:
+    """A still background, uint8 (96, 128, 3)."""
+    coarse = np.random.default_rng(number).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
+
+
+def write_scene(path: Path, number: int, take: int) -> Path:
+    """A square wanders through a room."""
+    generator = np.random.default_rng([number, take])
+    clip = np.repeat(room(number)[None], 16, axis=0)
+    places = np.linspace(generator.integers(0, 20, 2), generator.integers(60, 80, 2), 16).astype(int)
+    for frame, (top, left) in zip(clip, places, strict=True):
+        frame[top : top + 10, left : left + 10] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write_video(path, clip)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(9):
+        for take in range(2):
+            write_scene(tmp_path / "c" / "AB"[take] / f"clip{number * 7 + take}.avi", number, take)
+    return tmp_path / "c"
+
+
+def test_clips_of_one_room_are_one_group_and_stay_together(folder: Path, tmp_path: Path) -> None:
+    import_clips([folder], tmp_path / "m.csv", by_scene=True)
+    members = defaultdict(set)
+    sides = defaultdict(set)
+    for entry in read_manifest(tmp_path / "m.csv").entries:
+        members[entry.group].add(int(entry.clip_path.stem.removeprefix("clip")) // 7)
+        sides[entry.group].add(entry.split)
+    assert sorted(map(tuple, members.values())) == [(number,) for number in range(9)]
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> None:
+    original = folder / "A/clip0.avi"
+    copy = tmp_path / "copy.mp4"
+    video.write_video(copy, video.decode(original, 99, 256).frames, codec="libx264")
+    entries = [
+        Entry(original, "A", "", "train"),
+        Entry(folder / "A/clip7.avi", "A", "", "val"),
+        Entry(copy, "A", "", "test"),
+    ]
+    [leak] = find_twins(entries, find_leaks(entries))
+    assert ({leak.a, leak.b}, set(leak.splits)) == ({original, copy}, {"train", "test"})
+    assert leak.why == "nearly identical"
+    copy.write_bytes(original.read_bytes())
+    assert [leak.why for leak in find_leaks(entries)] == ["same file"]
+    assert find_twins(entries, find_leaks(entries)) == []
+
+
+def test_pairs_differ_in_at_most_so_many_bits() -> None:
+    bits = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, 1, -1]], dtype=np.float32)
+    assert list(scenes.alike(bits, 0)) == []
+    assert list(scenes.alike(bits, 1)) == [(0, 1)]
+    assert list(scenes.alike(bits, 2)) == [(0, 1), (1, 2)]
+
+
+def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:
+    (folder / "A/clip0.avi").write_bytes(b"")
+    entries = [Entry(path, path.parent.name, "", "") for path in sorted(folder.rglob("*.avi"))]
+    grouped = scenes.group_by_scene(entries)
+    broken = next(entry for entry in grouped if entry.clip_path == folder / "A/clip0.avi")
+    assert sum(entry.group == broken.group for entry in grouped) == 1
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
+def test_the_three_people_of_real_clips_are_found() -> None:
+    paths = sorted(Path(str(REAL), "gestures3").rglob("*.avi"))
+    grouped = scenes.group_by_scene([Entry(path, path.parent.name, "", "") for path in paths])
+    people = defaultdict(set)
+    for entry in grouped:
+        people[entry.group].add(entry.clip_path.stem.split("_")[2])
+    assert len(paths) == 27
+    assert sorted(len(found) for found in people.values()) == [1, 1, 1]
