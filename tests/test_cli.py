@@ -212,9 +212,14 @@ def test_from_study_to_prediction(folder: Path) -> None:
         assert mirrored.data.tags["mlflow.parentRunId"] == parent
         assert mirrored.data.metrics["val/macro_f1"] == row.value
         assert mirrored.data.metrics["latency/p50_ms"] == row.metrics["latency/p50_ms"] > 0
+        [dataset] = mirrored.inputs.dataset_inputs
+        assert dataset.dataset.digest == mirrored.data.tags["vidclf.data_digest"][:32]
+        assert json.loads(dataset.dataset.profile)["train"] == {"down": 3, "right": 3}
         for path, value in row.params.items():
             assert float(mirrored.data.params[path]) == pytest.approx(value)
     assert deliverer.client.get_run(parent).info.status == "FINISHED"
+    pages = {file.path for file in deliverer.client.list_artifacts(parent)}
+    assert {"data.html", "study.html", "leaderboard.csv", "study.toml"} <= pages
 
     promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert (promoted["version"], promoted["gates"]) == (1, [])

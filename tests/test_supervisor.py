@@ -106,6 +106,7 @@ class Bench:
             shown=display,
             state=StudyState(opened.name, "", file.objective.metric, file.budget.trials, workers),
             tags={"svm": {}, "tiny": {}},
+            dataset={},
             register=started.append,
         )
 

@@ -7,6 +7,7 @@ its own folder.
 import json
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
 
 def clip_store(experiment: ExperimentConfig) -> ClipStore:
     return ClipStore(experiment.data.grid, experiment.data.store_side)
+
+
+def dataset_record(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
+    """The data set as MLflow lists it beside a run."""
+    counts = Counter((entry.split, entry.label) for entry in manifest.entries)
+    profile: dict[str, dict[str, int]] = {}
+    for (split, label), count in sorted(counts.items()):
+        profile.setdefault(split, {})[label] = count
+    return {
+        "name": Path(experiment.data.manifest).parent.name,
+        "digest": manifest.digest()[:32],
+        "source": str(manifest.path),
+        "profile": json.dumps(profile),
+    }
 
 
 def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, list[Entry]]:

@@ -45,6 +45,8 @@ class Identity:
         started_ms: Milliseconds since the epoch.
         tags: Further MLflow tags.
         params: MLflow params; empty: the flattened ``config.toml``.
+        dataset: What it was made from: ``name``, ``digest`` (up to 36 characters), ``source`` and
+            ``profile`` (clips by split and class); empty: not logged.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Identity:
     started_ms: int
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import (
     ExperimentConfig,
+    dataset_record,
     divided,
     experiment_name,
     load_experiment,
@@ -92,6 +93,7 @@ def train(
             parent=None,
             started_ms=now_ms(),
             tags=tags,
+            dataset=dataset_record(experiment, manifest),
         )
     )
     deliverer = DelivererThread(store)

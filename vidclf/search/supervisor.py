@@ -55,6 +55,7 @@ class Supervisor:
         shown: screen.Display,
         state: screen.StudyState,
         tags: Mapping[str, Mapping[str, str]],
+        dataset: Mapping[str, str],
         register: Callable[[Attempt], None],
     ) -> None:
         """Args:
@@ -64,6 +65,7 @@ class Supervisor:
         shown: What the user sees.
         state: Its content.
         tags: Provenance by stem.
+        dataset: The data set, as MLflow lists it.
         register: Told of each new attempt folder.
         """
         self._opened = opened
@@ -72,6 +74,7 @@ class Supervisor:
         self._shown = shown
         self._state = state
         self._tags = tags
+        self._dataset = dataset
         self._register = register
         self._running: dict[Worker, Running] = {}
         self._idle: list[Worker] = []
@@ -188,6 +191,7 @@ class Supervisor:
             parent=self._opened.attempt_id(),
             started_ms=now_ms(),
             tags=tags,
+            dataset=self._dataset,
         )
 
     def _reuse(self, running: Running, experiment: ExperimentConfig, earlier: int) -> None:

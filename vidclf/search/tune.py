@@ -17,7 +17,8 @@ from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.config import Choice, Dimension, InputError
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import divided, parse_experiment, prepare, provenance
+from vidclf.data.report import write_report
+from vidclf.experiment import dataset_record, divided, parse_experiment, prepare, provenance
 from vidclf.search import page
 from vidclf.search.display import Display, StudyState
 from vidclf.search.reconcile import Ownership, reconcile
@@ -230,6 +231,7 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
                     "pruner": file.pruner.name,
                     **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
                 },
+                dataset=_dataset(definition),
             )
         )
     for stem, base in definition.space.bases.items():
@@ -240,6 +242,11 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
     with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
         sessions.write(json.dumps(session) + "\n")
     return own
+
+
+def _dataset(definition: StudyDefinition) -> dict[str, str]:
+    base = next(iter(definition.space.bases.values()))
+    return dataset_record(base, read_manifest(Path(base.data.manifest)))
 
 
 def _show_in_ui(opened: OpenStudy, definition: StudyDefinition, own: Attempt) -> None:
@@ -286,6 +293,7 @@ def _supervisor(
         shown=shown,
         state=state,
         tags=tags,
+        dataset=_dataset(definition),
         register=deliverer.register,
     )
 
@@ -309,6 +317,10 @@ def _close(
     rows = opened.rows()
     _write_leaderboard(rows, opened.objective.direction, own.artifacts / "leaderboard.csv")
     page.write_study_page(opened, own.artifacts / "study.html")
+    data_page = own.artifacts / "data.html"
+    if ending != "interrupted" and not data_page.exists():
+        manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
+        write_report(manifest.entries, manifest.path.parent.name, data_page)
     status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
     own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
     deliverer.close(timeout=30.0)

@@ -8,13 +8,25 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunStatus, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -196,6 +208,8 @@ class Deliverer:
             receipt.config = news.config
             receipt.save(attempt)
         self._send_metrics(attempt, receipt, news.lines)
+        if identity.dataset and not (run.inputs and run.inputs.dataset_inputs):
+            self.client.log_inputs(run.info.run_id, [_dataset_input(identity.dataset)])
         for name, (path, stamp) in news.files.items():
             with contextlib.suppress(FileNotFoundError):
                 folder = Path(name).parent.as_posix()
@@ -263,6 +277,12 @@ def _has_images(attempt: Attempt) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
+    source = json.dumps({"uri": dataset["source"]})
+    logged = Dataset(dataset["name"], dataset["digest"], "local", source, profile=dataset["profile"])
+    return DatasetInput(logged, [InputTag("mlflow.data.context", "training")])
 
 
 def _metric_key(key: str) -> str:
