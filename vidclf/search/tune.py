@@ -320,6 +320,7 @@ def _close(
     data_page = own.artifacts / "data.html"
     if ending != "interrupted" and not data_page.exists():
         manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
+        shown.line("writing the report on the data …")
         write_report(manifest.entries, manifest.path.parent.name, data_page)
     status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
     own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
