@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
-from vidclf import cli
+from vidclf import cli, store, terminal
 from vidclf.search.record import find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
@@ -139,8 +139,8 @@ def test_our_own_bug_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPatch, tmp_
     def broken(_: Any) -> Store:
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr(cli, "_store", broken)
-    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(store, "open_store", broken)
+    monkeypatch.setattr(terminal.tempfile, "tempdir", str(tmp_path))
     result = run("promote", "x", "--as", "y", expect=70)
     assert "a bug in vidclf: ZeroDivisionError: surprise" in result.stderr
     assert "ZeroDivisionError: surprise" in next(tmp_path.glob("vidclf-*.log")).read_text()

@@ -1,0 +1,123 @@
+"""What every command shares: words, tables, progress bars, exit codes, and clear messages for errors."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
+PIPED_WIDTH = 160
+"""Columns of a table that does not go to a terminal."""
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+
+
+class Commands(TyperGroup):
+    """Turns what goes wrong into one clear message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            code = explained(error)
+            if code is None:
+                raise
+            raise typer.Exit(code) from None
+
+
+def explained(error: Exception) -> int | None:
+    """Prints an error's message; its exit code, ``None`` where it is the command line's own signal."""
+    from vidclf.config import InputError
+    from vidclf.data.video import ClipError
+
+    if type(error).__module__.startswith(("typer", "click")):
+        return None
+    if isinstance(error, InputError | ClipError):
+        say("error: " + "\n       ".join(str(error).splitlines()), "red")
+        return BAD_INPUT
+    if type(error).__name__ == "GateRefused":
+        say(f"refused: {error}", "yellow")
+        return GATE_REFUSED
+    with tempfile.NamedTemporaryFile("w", prefix="vidclf-", suffix=".log", delete=False) as log:
+        log.write("".join(traceback.format_exception(error)))
+    say(f"a bug in vidclf: {type(error).__name__}: {error} (traceback in {log.name})", "red")
+    return OWN_BUG
+
+
+def make_console(stderr: bool = True) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    return console
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A word beside the result, on stderr."""
+    make_console().print(text, style=style, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """A line of the result, on stdout."""
+    make_console(stderr=False).print(text, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=1, default=str)
+    sys.stdout.write("\n")
+
+
+def refuse_later(options: Mapping[str, object]) -> None:
+    """Names the options that are asked for and come in a later version."""
+    from vidclf.config import InputError
+
+    asked = [f"{option} is not in this version of vidclf" for option, value in options.items() if value]
+    if asked:
+        raise InputError(*asked)
+
+
+@contextlib.contextmanager
+def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that appears when it is first told of work."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=make_console(), transient=True)
+    number = bar.add_task(task, total=None)
+
+    def update(done: int, total: int) -> None:
+        bar.start()
+        bar.update(number, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextlib.contextmanager
+def counted(task: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that moves on by one at each call."""
+    with progress_bar(task) as progress:
+        done = itertools.count(1)
+        yield lambda: progress(next(done), total)
