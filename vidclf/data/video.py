@@ -224,9 +224,10 @@ def _likely_indices(declared: int | None, grid: int) -> set[int] | None:
     """
     if declared is None or declared <= grid:
         return None
-    guesses = [grid_indices(np.arange(count, dtype=np.float64), grid) for count in (declared, declared - 1)]
-    # A time that rounding has moved over a frame's begin needs the frame before.
-    return {int(index) - back for guess in guesses for index in guess for back in (0, 1)}
+    middles = (np.arange(grid) + 0.5) / grid
+    # An instant at which a frame begins may by rounding need the frame before.
+    places = [middles * count + shift for count in (declared, declared - 1) for shift in (-1e-6, 1e-6)]
+    return {int(place) for place in np.concatenate(places)}
 
 
 def _second_pass(path: Path, indices: Sequence[int], store_side: int) -> list[Frames]:
