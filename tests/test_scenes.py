@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidclf.data import scenes, video
-from vidclf.data.check import find_leaks, find_twins
+from vidclf.data.check import find_leaks
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.sources import import_clips
 
@@ -62,19 +62,24 @@ def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> N
         Entry(folder / "A/clip7.avi", "A", "", "val"),
         Entry(copy, "A", "", "test"),
     ]
-    [leak] = find_twins(entries, find_leaks(entries))
+    assert find_leaks(entries) == []
+    [leak] = find_leaks(entries, by_look=True)
     assert ({leak.a, leak.b}, set(leak.splits)) == ({original, copy}, {"train", "test"})
     assert leak.why == "nearly identical"
     copy.write_bytes(original.read_bytes())
-    assert [leak.why for leak in find_leaks(entries)] == ["same file"]
-    assert find_twins(entries, find_leaks(entries)) == []
+    assert [leak.why for leak in find_leaks(entries, by_look=True)] == ["same file"]
 
 
-def test_pairs_differ_in_at_most_so_many_bits() -> None:
-    bits = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, 1, -1]], dtype=np.float32)
-    assert list(scenes.alike(bits, 0)) == []
-    assert list(scenes.alike(bits, 1)) == [(0, 1)]
-    assert list(scenes.alike(bits, 2)) == [(0, 1), (1, 2)]
+def test_sets_are_rows_that_differ_in_at_most_so_many_bits() -> None:
+    bits = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, 1, -1], [1, 1, 1, 1]], dtype=np.float32)
+
+    def sets(most: int) -> list[set[int]]:
+        numbers = scenes.alike(bits, most).tolist()
+        return [{index for index in range(4) if numbers[index] == number} for number in set(numbers)]
+
+    assert sorted(map(sorted, sets(0))) == [[0, 3], [1], [2]]
+    assert sorted(map(sorted, sets(1))) == [[0, 1, 3], [2]]
+    assert sorted(map(sorted, sets(2))) == [[0, 1, 2, 3]]
 
 
 def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:

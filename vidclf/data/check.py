@@ -19,7 +19,7 @@ import pandas as pd
 from vidclf.config import InputError
 from vidclf.data import video
 from vidclf.data.manifest import COLUMNS, Entry, content_digest, read_table, relative_path
-from vidclf.data.scenes import twins
+from vidclf.data.scenes import copies_of
 from vidclf.data.video import ClipError, Facts
 
 CheckVerdict = Literal["ok", "short", "damaged", "empty", "unreadable", "slow"]
@@ -266,20 +266,14 @@ def inspect_clip(path: Path) -> ClipCheck:
     return ClipCheck(path, "ok", "", 0.0, facts)
 
 
-def find_twins(entries: Sequence[Entry], known: Sequence[Leak]) -> list[Leak]:
-    """Clips of different splits that look the same, beyond those that are ``known`` to be the same file."""
-    told = {frozenset((leak.a, leak.b)) for leak in known if leak.why == "same file"}
-    return [
-        Leak(a.clip_path, b.clip_path, (a.split, b.split), "nearly identical")
-        for a, b in twins(entries)
-        if frozenset((a.clip_path, b.clip_path)) not in told
-    ]
+def find_leaks(entries: Sequence[Entry], *, by_look: bool = False) -> list[Leak]:
+    """Clips of one group, of byte-identical files, or nearly identical ones, in different splits.
 
+    Of each group, file or set of copies, one pair of clips stands for a pair of splits.
 
-def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
-    """Clips of one group, or of byte-identical files, in different splits.
-
-    Of each group, and of each file, one pair of clips stands for a pair of splits.
+    Args:
+        entries: The clips.
+        by_look: Also decode the clips and find copies by how they look.
     """
     kinds: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -287,9 +281,12 @@ def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
             kinds["same group", entry.group].append(entry)
         if entry.clip_path.is_file():
             kinds["same file", content_digest(entry.clip_path)].append(entry)
+    if by_look and len({entry.split for entry in entries}) > 1:
+        for entry, number in zip(entries, copies_of(entries), strict=True):
+            kinds["nearly identical", str(number)].append(entry)
     leaks = []
     for (why, _), alike in sorted(kinds.items()):
-        first = {entry.split: entry for entry in reversed(alike)}
-        pairs = combinations(sorted(first), 2)
-        leaks += [Leak(first[a].clip_path, first[b].clip_path, (a, b), why) for a, b in pairs]
-    return leaks
+        first = {entry.split: entry.clip_path for entry in reversed(alike)}
+        leaks += [Leak(first[a], first[b], (a, b), why) for a, b in combinations(sorted(first), 2)]
+    same = {(leak.a, leak.b) for leak in leaks if leak.why == "same file"}
+    return [leak for leak in leaks if leak.why != "nearly identical" or (leak.a, leak.b) not in same]

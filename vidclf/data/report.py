@@ -14,7 +14,7 @@ import plotly.io
 from plotly.graph_objects import Figure
 
 from vidclf.data import video
-from vidclf.data.check import ClipCheck, Leak, check_clips, find_leaks, find_twins
+from vidclf.data.check import ClipCheck, Leak, check_clips, find_leaks
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import group_of
 
@@ -50,8 +50,7 @@ def write_report(
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
     parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
-    leaks = find_leaks(entries)
-    parts += _problems(checks, [*leaks, *find_twins(entries, leaks)])
+    parts += _problems(checks, find_leaks(entries, by_look=True))
     parts += _samples(entries, checks)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

@@ -1,7 +1,7 @@
 """Clips that show one scene, found by perceptual hashes where their names tell nothing."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,36 +81,49 @@ def _hash(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return bits
 
 
-def alike(bits: Bits, most: int) -> Iterator[tuple[int, int]]:
-    """Pairs (i < j) of rows that differ in at most ``most`` bits."""
-    for start in range(0, len(bits), _CHUNK):
-        agreement = bits[start : start + _CHUNK] @ bits.T
-        rows, columns = np.nonzero(agreement >= bits.shape[1] - 2 * most)
-        for row, column in zip(rows + start, columns, strict=True):
-            if row < column:
-                yield int(row), int(column)
+def alike(bits: Bits, most: int) -> NDArray[np.int64]:
+    """Number of each row's set: rows that differ in at most ``most`` bits, also over a third one."""
+    unique, inverse = np.unique(bits, axis=0, return_inverse=True)
+    rows, columns = [], []
+    for start in range(0, len(unique), _CHUNK):
+        agreement = unique[start : start + _CHUNK] @ unique.T
+        near, far = np.nonzero(agreement >= bits.shape[1] - 2 * most)
+        rows.append(near + start)
+        columns.append(far)
+    if not rows:
+        return np.empty(0, dtype=np.int64)
+    ends = np.concatenate(rows), np.concatenate(columns)
+    links = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(unique), len(unique)))
+    _, sets = connected_components(links, directed=False)
+    found: NDArray[np.int64] = sets[inverse.ravel()].astype(np.int64)
+    return found
+
+
+def scenes_of(entries: Sequence[Entry], progress: Callable[[], None] = lambda: None) -> list[int]:
+    """Number of each clip's scene: clips whose backgrounds are alike; one that cannot be read is alone."""
+    looks, readable = looks_of([entry.clip_path for entry in entries], progress)
+    return _spread(alike(looks.background, SCENE_BITS), readable, len(entries))
+
+
+def copies_of(entries: Sequence[Entry]) -> list[int]:
+    """Number of each clip's set of nearly identical ones, as copies in another encoding are."""
+    looks, readable = looks_of([entry.clip_path for entry in entries])
+    return _spread(alike(looks.detail, TWIN_BITS), readable, len(entries))
+
+
+def _spread(sets: NDArray[np.int64], readable: Sequence[int], clips: int) -> list[int]:
+    """The sets of all clips, those that could not be read each in one of its own."""
+    numbers = [-1 - index for index in range(clips)]
+    for index, number in zip(readable, sets.tolist(), strict=True):
+        numbers[index] = number
+    return numbers
 
 
 def group_by_scene(entries: Sequence[Entry], progress: Callable[[], None] = lambda: None) -> list[Entry]:
-    """The entries with scenes as groups: clips whose backgrounds are alike, also over a third clip.
-
-    A clip that cannot be read is a group of its own.
-    """
+    """The entries, sorted, with scenes as groups, numbered by their first clip."""
     ordered = sorted(entries)
-    looks, readable = looks_of([entry.clip_path for entry in ordered], progress)
-    pairs = [(readable[a], readable[b]) for a, b in alike(looks.background, SCENE_BITS)]
-    links = coo_array(
-        (np.ones(len(pairs)), ([a for a, _ in pairs], [b for _, b in pairs])),
-        shape=(len(ordered), len(ordered)),
-    )
-    _, scenes = connected_components(links, directed=False)
-    return [replace(entry, group=f"scene{scene:05}") for entry, scene in zip(ordered, scenes, strict=True)]
-
-
-def twins(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """Pairs of clips of different splits that are nearly identical, as copies in another encoding are."""
-    if len({entry.split for entry in entries}) < 2:
-        return []
-    looks, readable = looks_of([entry.clip_path for entry in entries])
-    pairs = [(entries[readable[a]], entries[readable[b]]) for a, b in alike(looks.detail, TWIN_BITS)]
-    return [(a, b) for a, b in pairs if a.split != b.split]
+    names: dict[int, str] = {}
+    return [
+        replace(entry, group=names.setdefault(scene, f"scene{len(names):05}"))
+        for entry, scene in zip(ordered, scenes_of(ordered, progress), strict=True)
+    ]
