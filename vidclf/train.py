@@ -84,18 +84,7 @@ def train(
     if earlier:
         return earlier
     prepare_mlflow(store)
-    attempt = store.attempt(SERIES, f"{path.stem}-{now_ms()}-{uuid.uuid4().hex[:6]}")
-    attempt.create(
-        Identity(
-            id=uuid.uuid4().hex,
-            experiment=experiment_name(experiment),
-            run_name=path.stem,
-            parent=None,
-            started_ms=now_ms(),
-            tags=tags,
-            dataset=dataset_record(experiment, manifest),
-        )
-    )
+    attempt = _open_attempt(store, path.stem, experiment, manifest, tags)
     deliverer = DelivererThread(store)
     deliverer.register(attempt)
     try:
@@ -117,6 +106,25 @@ def train(
         except InputError as error:
             say(f"warning: {error}")
     return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+
+
+def _open_attempt(
+    store: Store, name: str, experiment: ExperimentConfig, manifest: Manifest, tags: Mapping[str, str]
+) -> Attempt:
+    """A new attempt folder with its identity."""
+    attempt = store.attempt(SERIES, f"{name}-{now_ms()}-{uuid.uuid4().hex[:6]}")
+    attempt.create(
+        Identity(
+            id=uuid.uuid4().hex,
+            experiment=experiment_name(experiment),
+            run_name=name,
+            parent=None,
+            started_ms=now_ms(),
+            tags=tags,
+            dataset=dataset_record(experiment, manifest),
+        )
+    )
+    return attempt
 
 
 def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
