@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidclf.config import InputError
+from vidclf.data.check import ClipCheck, read_clip_list, write_clean
 from vidclf.data.manifest import SPLITS, Entry, read_manifest
 from vidclf.data.sources import GroupScope, import_clips, read_folder
 from vidclf.data.splitting import group_of, parse_shares, split_by_fold, split_by_group
@@ -296,6 +297,26 @@ def test_a_random_split_and_a_leaking_file_are_called_leaks(tmp_path: Path) -> N
     assert read_manifest(tmp_path / "m.csv").leaks
     again = import_clips([tmp_path / "m.csv"], tmp_path / "m2.csv")
     assert again.notes == result.notes
+
+
+def test_a_random_split_stays_known_as_one_where_clips_name_no_group(tmp_path: Path) -> None:
+    for label in "AB":
+        for number in range(8):
+            touch(tmp_path / "c", f"{label}/{number}.avi")
+    import_clips([tmp_path / "c"], tmp_path / "m.csv", split="group")
+    assert "split_by" not in (tmp_path / "m.csv").read_text()
+    assert not read_manifest(tmp_path / "m.csv").leaks
+    result = import_clips([tmp_path / "c"], tmp_path / "m.csv", split="random")
+    assert any("split clip by clip" in note for note in result.notes)
+    import_clips([tmp_path / "m.csv"], tmp_path / "copy.csv")
+    touch(tmp_path / "c", "A/new.avi")
+    import_clips([tmp_path / "c"], tmp_path / "more.csv", extend=tmp_path / "copy.csv")
+    table, entries = read_clip_list(tmp_path / "m.csv")
+    write_clean(table, [ClipCheck(entry.clip_path, "ok", "", 0.0) for entry in entries], tmp_path / "d.csv")
+    for name in ("m", "copy", "more", "d"):
+        assert read_manifest(tmp_path / f"{name}.csv").leaks, name
+    import_clips([tmp_path / "m.csv"], tmp_path / "mended.csv", split="group")
+    assert not read_manifest(tmp_path / "mended.csv").leaks
 
 
 def test_extending_leaves_every_known_group_where_it_is(tmp_path: Path) -> None:

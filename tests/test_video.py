@@ -1,9 +1,11 @@
 """Decoding: which frames a clip is reduced to, and what files that are no clips do."""
 
 import os
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -58,6 +60,43 @@ def test_frames_are_reduced_by_their_short_side_and_never_enlarged(
 ) -> None:
     write_video(tmp_path / "x.mkv", counted(3, *size), codec="ffv1")
     assert decode(tmp_path / "x.mkv", 8, side).frames.shape == (3, *expected, 3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shape"),
+    [((4, 3), (30, 56)), ((2, 3), (40, 37)), ((87, 86), (40, 56))],
+    ids=["wide pixels", "tall pixels", "rounding of an odd size"],
+)
+def test_pictures_have_square_pixels(ratio: tuple[int, int], shape: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "anamorphic.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 56, 40, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(*ratio)
+        frame = av.VideoFrame.from_ndarray(np.full((40, 56, 3), 90, np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert video.decode(path, 8, 256).frames.shape == (1, *shape, 3)
+
+
+def test_high_dynamic_range_keeps_dark_and_bright_apart(tmp_path: Path) -> None:
+    path = tmp_path / "hdr.mp4"
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 32:] = 220
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p10le"
+        bt2020, pq = 9, 16  # ITU-T H.273
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = bt2020, pq
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.color_trc == pq
+    clip = video.decode(path, 8, 256)
+    assert clip.frames.shape == (3, 32, 64, 3)
+    assert clip.frames[:, :, :24].max() < 20
+    assert abs(clip.frames[:, :, 40:].astype(int) - 220).max() < 20
 
 
 def test_a_name_may_start_with_a_dash_or_hold_a_colon(

@@ -55,6 +55,9 @@ class ClipStore:
         clip = video.decode(path, self.grid, self.store_side)
         clip.frames.flags.writeable = False
         cache.keep(entry, clip.frames.nbytes, lambda file: np.save(file, clip.frames))
+        if clip.remark:
+            text = clip.remark.encode()
+            cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
         return clip
 
     def predicted_bytes(self, path: Path) -> int:
@@ -83,14 +86,12 @@ class ClipStore:
         def build(path: Path) -> tuple[str, str]:
             try:
                 entry = self.entry(path)
-                clip = None if entry.exists() else self._decode(path, entry)
+                remark = _stored_remark(entry) if entry.exists() else self._decode(path, entry).remark
             except ClipError as error:
                 return str(error), ""
             finally:
                 progress()
-            if clip is None or clip.verdict == "ok":
-                return "", ""
-            return "", f"{path}: short: {clip.decoded} of {clip.declared} declared frames"
+            return "", f"{path}: {remark}" if remark else ""
 
         lacking = [path for path in paths if not self.entry(path).exists()]
         needed = sum(map(self.predicted_bytes, lacking))
@@ -110,6 +111,16 @@ class ClipStore:
                 "vidclf data store --clear"
             )
         return warnings
+
+
+def _remark_file(entry: Path) -> Path:
+    """What is wrong with a clip stands beside its entry; most have no such file."""
+    return entry.with_suffix(".txt")
+
+
+def _stored_remark(entry: Path) -> str:
+    file = _remark_file(entry)
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 @dataclass(frozen=True)

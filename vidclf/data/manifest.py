@@ -17,6 +17,8 @@ from vidclf.config import InputError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = ("clip_path", "label", "group", "split")
+SPLIT_BY = "split_by"
+"""Column that only a manifest split at random has, so that its runs can say so."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,12 +30,14 @@ class Entry:
         label: The class.
         group: What must not be cut by a split (a person, a scene); empty: the clip is its own group.
         split: ``train``, ``val`` or ``test``.
+        split_by: ``random`` where the clip was split without regard to groups.
     """
 
     clip_path: Path
     label: str
     group: str
     split: str
+    split_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Manifest:
 
     @property
     def leaks(self) -> bool:
-        """Whether a group is on two sides."""
+        """Whether a group is on two sides, or clips were split at random."""
+        if any(entry.split_by == "random" for entry in self.entries):
+            return True
         sides = {(entry.group, entry.split) for entry in self.entries if entry.group}
         return len(sides) > len({group for group, _ in sides})
 
@@ -90,9 +96,10 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(
             f"{path}: column {', '.join(missing)} is missing; a manifest has {', '.join(COLUMNS)}"
         )
+    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
     entries = tuple(
-        Entry((path.parent / clip_path).absolute(), label, group, split)
-        for clip_path, label, group, split in table[list(COLUMNS)].itertuples(index=False)
+        Entry((path.parent / clip_path).absolute(), label, group, split, split_by)
+        for clip_path, label, group, split, split_by in columns.itertuples(index=False)
     )
     sound = [entry for entry in entries if entry.label and entry.split in SPLITS]
     problems = [f"{path}: {problem}" for problem in (*_row_problems(entries), *split_problems(sound))]
@@ -156,11 +163,12 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to it where the clips lie below its folder's parent."""
     rows = [
-        (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split)
+        (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split, entry.split_by)
         for entry in sorted(entries)
     ]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False, lineterminator="\n")
+    (table if table[SPLIT_BY].any() else table[list(COLUMNS)]).to_csv(path, index=False, lineterminator="\n")
 
 
 def relative_path(clip_path: Path, folder: Path) -> str:

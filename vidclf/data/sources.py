@@ -10,7 +10,7 @@ from typing import Literal
 from vidclf import config
 from vidclf.config import InputError
 from vidclf.data.check import find_leaks
-from vidclf.data.manifest import SPLITS, Entry, Split, read_manifest, read_table, write_manifest
+from vidclf.data.manifest import SPLIT_BY, SPLITS, Entry, Split, read_manifest, read_table, write_manifest
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.splitting import carve_val, group_of, parse_shares, split_at_random, split_by_group
 
@@ -278,7 +278,8 @@ def read_csv(source: Path, classes: Sequence[str] | None, group_scope: GroupScop
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
         path = _located(row["clip_path"], source.parent)
         group = row.get("group") or _named_group(path)
-        entries.append(Entry(path, label, _scoped(group, label, group_scope), split))
+        split_by = row.get(SPLIT_BY, "")
+        entries.append(Entry(path, label, _scoped(group, label, group_scope), split, split_by))
     problems += _missing(source, entries)
     if problems:
         raise InputError(*problems)
@@ -321,6 +322,8 @@ def _notes(imported: Imported) -> list[str]:
         notes.append(f"the split leaks: {leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}")
     if len(leaks) > _SHOWN_LEAKS:
         notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
+    if any(entry.split_by == "random" for entry in imported.entries):
+        notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
     few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
     if few:
         notes.append(f"few groups ({', '.join(few)}): figures on them say little about groups never seen")

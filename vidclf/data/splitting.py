@@ -58,7 +58,7 @@ def split_by_group(
     fractions = [max(shares[SPLITS.index(split)], 1e-9) for split in used]
     sides = {group: used.index(split) for group, split in fixed.items()}
     placed = _placed(entries, fractions, used, seed, sides)
-    return [replace(entry, split=used[placed[group_of(entry)]]) for entry in entries]
+    return [replace(entry, split=used[placed[group_of(entry)]], split_by="") for entry in entries]
 
 
 def split_by_fold(entries: Sequence[Entry], folds: int, fold: int, seed: int) -> list[Entry]:
@@ -117,7 +117,7 @@ def split_at_random(entries: Sequence[Entry], shares: Shares, seed: int) -> list
     """The entries split clip by clip, stratified by class: groups are cut, so figures are too good."""
     alone = [replace(entry, group="") for entry in entries]
     return [
-        replace(entry, split=done.split)
+        replace(entry, split=done.split, split_by="random")
         for entry, done in zip(entries, split_by_group(alone, shares, seed), strict=True)
     ]
 

@@ -23,9 +23,11 @@ Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
 Verdict = Literal["ok", "short", "damaged", "empty", "unreadable"]
 
-DECODER = f"pyav-{av.__version__}"
+DECODER = f"pyav-{av.__version__}-square"
 """Part of every cache key: another decoder may give other pixels."""
 
+_ROUNDED_RATIO = 0.02
+"""Encoders that round a picture to even sides name pixel ratios as 87:86; those are square."""
 _USUAL_RATE = Fraction(25)
 """Frames a second where a file names no rate."""
 _HELD_BYTES = 256 * 2**20
@@ -67,6 +69,11 @@ class Clip:
         """``short`` where over one declared frame is missing (some good files lack one), else ``ok``."""
         return "short" if self.declared is not None and self.decoded < self.declared - 1 else "ok"
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of the clip, in words; empty where it is ok."""
+        return "" if self.verdict == "ok" else f"short: {self.decoded} of {self.declared} declared frames"
+
 
 def decode(path: Path, grid: int, store_side: int) -> Clip:
     """The clip at ``path``, reduced to its grid.
@@ -80,30 +87,33 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
         ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
     """
     times: list[float | None] = []
+    pictures: dict[int, Frames] = {}
     held: dict[int, av.VideoFrame] = {}
     room = _HELD_BYTES
     declared, rate = None, _USUAL_RATE
     try:
         with _open(path) as container:
             stream = container.streams.video[0]
+            reduced = _Reduction(store_side, _pixel_ratio(stream))
             declared = _declared(stream)
             rate = stream.average_rate or rate
             likely = _likely_indices(declared, grid)
             for index, frame in enumerate(_decoded_frames(container, path)):
                 times.append(frame.time)
-                if room > 0 and (likely is None or index in likely):
+                if likely is None and room > 0:
                     held[index] = frame
                     room -= 3 * frame.width * frame.height // 2
-                elif room <= 0:
+                elif likely is None:
                     held.clear()
+                elif index in likely:
+                    pictures[index] = reduced(frame)
         if not times:
             raise ClipError(path, "empty", "the video stream holds no frame")
         indices = grid_indices(frame_times(times, float(rate)), grid).tolist()
-        if held.keys() >= set(indices):
-            to_rgb = VideoReformatter()
-            frames = [_reduced(held[index], store_side, to_rgb) for index in indices]
-        else:
-            frames = _second_pass(path, indices, store_side)
+        pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
+        if not pictures.keys() >= set(indices):
+            pictures = _second_pass(path, indices, reduced)
+        frames = [pictures[index] for index in indices]
     except av.FFmpegError as error:
         raise _broken(path, error, len(times)) from None
     height, width = frames[0].shape[:2]
@@ -199,6 +209,12 @@ def _declared(stream: av.VideoStream) -> int | None:
     return stream.frames if 0 < stream.frames < 10**9 else None
 
 
+def _pixel_ratio(stream: av.VideoStream) -> float:
+    """Width to height of one pixel; 1 where a file names none, or one that only rounding explains."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
+
+
 def _open(path: Path) -> av.container.InputContainer:
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
     container = av.open(f"file:{path}", metadata_errors="ignore")
@@ -220,7 +236,7 @@ def _decoded_frames(container: av.container.InputContainer, path: Path) -> Itera
 def _likely_indices(declared: int | None, grid: int) -> set[int] | None:
     """Frames that the grid will need if the clip is as long as it says, or a frame shorter; ``None``: any.
 
-    Holding a frame that is not needed costs more than decoding it.
+    Each frame that is converted or held without need costs about a sixth of its decoding.
     """
     if declared is None or declared <= grid:
         return None
@@ -230,29 +246,40 @@ def _likely_indices(declared: int | None, grid: int) -> set[int] | None:
     return {int(place) for place in np.concatenate(places)}
 
 
-def _second_pass(path: Path, indices: Sequence[int], store_side: int) -> list[Frames]:
+def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Frames]:
     wanted = set(indices)
-    to_rgb = VideoReformatter()
     with _open(path) as container:
-        kept = {
-            index: _reduced(frame, store_side, to_rgb)
+        return {
+            index: reduced(frame)
             for index, frame in enumerate(_decoded_frames(container, path))
             if index in wanted
         }
-    return [kept[index] for index in indices]
 
 
-def _reduced(frame: av.VideoFrame, store_side: int, to_rgb: VideoReformatter) -> Frames:
-    # One thread: libswscale's own wait long for a core where other libraries' threads are spinning.
-    rgb = to_rgb.reformat(frame, format="rgb24", threads=1)
-    picture = rgb.to_ndarray().astype(np.uint8, copy=False)
-    if frame.rotation:
-        picture = np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
-    height, width = picture.shape[:2]
-    scale = store_side / min(height, width)
-    if scale >= 1:
-        return picture
-    return _resized(picture, max(1, round(width * scale)), max(1, round(height * scale)))
+class _Reduction:
+    """Turns decoded frames into upright RGB pictures of square pixels, reduced to a short side.
+
+    Args:
+        store_side: Upper limit of the short side in pixels.
+        pixel_ratio: Width to height of one pixel as it is shown.
+    """
+
+    def __init__(self, store_side: int, pixel_ratio: float) -> None:
+        self._store_side, self._pixel_ratio = store_side, pixel_ratio
+        self._to_rgb = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> Frames:
+        # One thread: libswscale's own wait long for a core where other libraries' threads are spinning.
+        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
+        picture = rgb.to_ndarray().astype(np.uint8, copy=False)
+        height, width = picture.shape[:2]
+        # The longer side of a pixel shrinks, so that no side is enlarged.
+        height, width = height / max(self._pixel_ratio, 1), width * min(self._pixel_ratio, 1)
+        scale = min(self._store_side / min(height, width), 1)
+        height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        if picture.shape[:2] != (height, width):
+            picture = _resized(picture, width, height)
+        return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
 
 
 def _resized(picture: Frames, width: int, height: int) -> Frames:
