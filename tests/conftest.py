@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from vidclf.data.manifest import Manifest, read_manifest
+
+from .clips import write_squares
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 
@@ -18,3 +22,20 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable in ("MLFLOW_TRACKING_URI", "VIDCLF_STUDY_STORAGE", "VIDCLF_DATA"):
             patch.delenv(variable, raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Moving squares: 6 clips to train on, 4 to judge by, 2 to test."""
+    return read_manifest(write_squares(tmp_path_factory.mktemp("squares"), groups=6))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and threads of several test processes wait for each other."""
+    import torch  # noqa: PLC0415  (most tests do without it)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

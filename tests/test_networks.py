@@ -1,21 +1,19 @@
-import os
-import urllib.error
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vidclf.config import InputError
-from vidclf.models import networks
-from vidclf.models.networks import NETWORKS, build_network, load_backbone, preprocessing
+from vidclf.models.networks import NETWORKS, preprocessing
+from vidclf.models.video_network import Pooling, VideoNetwork, build_network
+from vidclf.models.weights import load_backbone
 
 TINY = ["tiny2d", "tiny3d"]
-PUBLISHED = ["resnet18", "squeezenet1_1", "r3d_18"]
+PUBLISHED = [network for network, spec in NETWORKS.items() if spec.weights is not None]
+POOLINGS: list[Pooling] = ["avg", "max", "attention"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +25,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def make(network: str, frozen_stages: int = 0, **options: Any) -> networks.VideoNetwork:
+def make(network: str, frozen_stages: int = 0, **options: Any) -> VideoNetwork:
     torch.manual_seed(0)
     options = {"weights": "none", "classes": 3, "dropout": 0.5} | options
     return build_network(network, frozen_stages=frozen_stages, **options)
 
 
-def clips(network: str, batch: int = 2, frames: int = 4, size: int | None = None) -> Tensor:
-    size = size or NETWORKS[network].min_size
+def clips(network: str, batch: int = 2, frames: int | None = None, size: int | None = None) -> Tensor:
+    spec = NETWORKS[network]
+    size, frames = size or spec.min_size, frames or max(4, spec.min_frames)
     return torch.randn(batch, frames, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -42,7 +41,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in module.state_dict().items()}
 
 
-def step(network: networks.VideoNetwork, inputs: Tensor) -> None:
+def step(network: VideoNetwork, inputs: Tensor) -> None:
     optimizer = torch.optim.SGD(
         [p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1
     )
@@ -59,7 +58,7 @@ def test_a_network_trains_on_the_smallest_input_that_the_table_names(network: st
     inputs = clips(network, batch=1, frames=spec.min_frames)
     logits = built.train()(inputs)
     assert logits.shape == (1, 3)
-    assert built.pooled(built.prefix(inputs)).shape == (1, spec.width)
+    assert built.features(built.prefix(inputs)).shape == (1, spec.width)
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
 
@@ -105,107 +104,184 @@ def test_where_the_frozen_part_ends_does_not_change_the_output(network: str) -> 
     assert torch.equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize("network", ["resnet18", "r3d_18"])
-def test_pooled_features_are_torchvisions_penultimate_ones(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_stages_hold_all_of_the_network_but_its_head(network: str) -> None:
+    spec = NETWORKS[network]
+    with torch.device("meta"):
+        backbone = spec.build()
+    named = dict(backbone.named_modules())
+    staged = [
+        id(parameter)
+        for paths in spec.stages.values()
+        for path in paths
+        for parameter in named[path].parameters()
+    ]
+    wanted = [
+        id(parameter)
+        for name, parameter in backbone.named_parameters()
+        if not name.startswith(f"{spec.head}.")
+    ]
+    assert len(wanted) == len(set(wanted)) > 0
+    assert sorted(staged) == sorted(wanted)
+
+
+def headless(network: str) -> tuple[nn.Module, VideoNetwork]:
+    """torchvision's network in evaluation mode, and ours of its very modules."""
     torch.manual_seed(7)
-    builder = torchvision.models.resnet18 if network == "resnet18" else torchvision.models.video.r3d_18
-    original = builder(num_classes=5).eval()
-    torch.save(original.state_dict(), tmp_path / "own.pth")
-    ours = make(network, weights=str(tmp_path / "own.pth")).eval()
-    original.fc = nn.Identity()
-    inputs = clips(network, frames=1 if network == "resnet18" else 4, size=40)
+    spec = NETWORKS[network]
+    original = spec.build().eval()
+    stages = {
+        name: nn.Sequential(*[original.get_submodule(path) for path in paths])
+        for name, paths in spec.stages.items()
+    }
+    ours = VideoNetwork(
+        stages,
+        dims=spec.dims,
+        width=spec.width,
+        classes=3,
+        dropout=0.0,
+        frozen_stages=len(stages),
+        frozen_norm="eval",
+        pooling="avg",
+    )
+    return original, ours.eval()
+
+
+# s3d's own pooling is the mean at 16 frames of 224 pixels only.
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_stages_pooling_and_torchvisions_head_are_torchvisions_network(network: str) -> None:
+    original, ours = headless(network)
+    spec = NETWORKS[network]
+    frames = 1 if spec.dims == 2 else 16 if network == "s3d" else 2
+    inputs = clips(network, batch=1, frames=frames, size=preprocessing(network, "pretrained").size)
+    head = original.get_submodule(spec.head)
     with torch.no_grad():
-        expected = original(inputs[:, 0] if network == "resnet18" else inputs.transpose(1, 2))
-        assert torch.allclose(ours.pooled(ours.prefix(inputs)), expected, atol=1e-5)
+        expected = original(inputs[:, 0] if spec.dims == 2 else inputs.transpose(1, 2))
+        if network == "squeezenet1_1":
+            # Its head convolves before it pools, so it takes the maps.
+            given = head(ours.stages(inputs[:, 0])).flatten(1)
+        else:
+            features = ours.features(ours.prefix(inputs))
+            given = head(features[..., None, None, None] if network == "s3d" else features).flatten(1)
+    assert expected.std() > 0
+    assert torch.allclose(given, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_pooled_features_of_squeezenet_are_torchvisions(tmp_path: Path) -> None:
-    torch.manual_seed(7)
-    original = torchvision.models.squeezenet1_1(num_classes=5).eval()
-    safetensors.torch.save_file(original.state_dict(), tmp_path / "own.safetensors")
-    ours = make("squeezenet1_1", weights=str(tmp_path / "own.safetensors")).eval()
+def test_pooled_features_are_the_mean_over_frames_of_torchvisions_maps() -> None:
+    original, ours = headless("squeezenet1_1")
     inputs = clips("squeezenet1_1", frames=3, size=40)
     with torch.no_grad():
-        expected = torch.stack([original.features(inputs[:, t]).mean(dim=(2, 3)) for t in range(3)]).mean(0)
-        assert torch.allclose(ours.pooled(ours.prefix(inputs)), expected, atol=1e-5)
+        maps = torch.stack([original.get_submodule("features")(inputs[:, t]) for t in range(3)])
+        assert torch.allclose(ours.features(ours.prefix(inputs)), maps.mean(dim=(0, 3, 4)), atol=1e-5)
 
 
-def test_weights_of_another_network_name_it_and_some_keys(tmp_path: Path) -> None:
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "squeeze.pth")
-    with pytest.raises(InputError, match=r"squeeze\.pth' does not fit model\.network = 'resnet18': missing: conv1\.weight, .* more; unexpected: features\.0\.weight"):  # fmt: skip  # noqa: E501
-        load_backbone("resnet18", str(tmp_path / "squeeze.pth"))
-    wide = torchvision.models.resnet18().state_dict() | {"conv1.weight": torch.zeros(64, 4, 7, 7)}
-    torch.save(wide, tmp_path / "wide.pth")
-    with pytest.raises(InputError, match=r"of another shape: conv1\.weight$"):
-        load_backbone("resnet18", str(tmp_path / "wide.pth"))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_on_a_smaller_edge_a_network_fails_or_sees_one_position(network: str) -> None:
+    spec = NETWORKS[network]
+    with torch.device("meta"):
+        built = make(network)
+    inputs = clips(network, batch=1, frames=spec.min_frames, size=spec.min_size - 1).to("meta")
+    if network in {"mc3_18", "swin3d_t"}:
+        assert built.stages(inputs.transpose(1, 2)).shape[-2:] == (1, 1)
+    else:
+        with pytest.raises((RuntimeError, ValueError)):
+            built(inputs)
 
 
-def test_files_without_batch_counters_load(tmp_path: Path) -> None:
-    old = {
-        name: values for name, values in load_backbone("tiny2d", "none").state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }  # fmt: skip
-    torch.save(old, tmp_path / "old.pth")
-    loaded = load_backbone("tiny2d", str(tmp_path / "old.pth")).state_dict()
-    assert len(loaded) > len(old) > 0
-    assert all(torch.equal(loaded[name], values) for name, values in old.items())
+@pytest.mark.parametrize("network", [network for network, spec in NETWORKS.items() if spec.dims == 3])
+def test_in_fewer_frames_a_network_fails_or_there_is_no_motion(network: str) -> None:
+    spec = NETWORKS[network]
+    if network != "s3d":
+        assert spec.min_frames == 2
+        return
+    with pytest.raises(RuntimeError):
+        make(network).eval()(clips(network, frames=spec.min_frames - 1))
 
 
-class Harmful:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harm",)
+CUTS = [
+    (network, pooling, depth)
+    for network in ("tiny2d", "tiny3d", "mobilenet_v3_small", "swin3d_t")
+    for pooling in (POOLINGS if NETWORKS[network].dims == 2 else POOLINGS[:1])
+    for depth in (0, 1, len(NETWORKS[network].stages))
+]
 
 
-def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"gone\.pth: no such file"):
-        load_backbone("resnet18", str(tmp_path / "gone.pth"))
-    for name in ("text.pth", "text.safetensors"):
-        (tmp_path / name).write_text("not weights")
-        with pytest.raises(InputError, match=rf"{name}: not a file of weights"):
-            load_backbone("resnet18", str(tmp_path / name))
-    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "checkpoint.pth")
-    with pytest.raises(InputError, match="not a state dict"):
-        load_backbone("resnet18", str(tmp_path / "checkpoint.pth"))
-    torch.save(Harmful(), tmp_path / "harmful.pth")
-    with pytest.raises(InputError, match="not a file of weights"):
-        load_backbone("resnet18", str(tmp_path / "harmful.pth"))
-    assert not (tmp_path / "harm").exists()
+@pytest.mark.parametrize(("network", "pooling", "depth"), CUTS)
+def test_prefix_gives_all_that_training_leaves_as_it_is(network: str, pooling: Pooling, depth: int) -> None:
+    spec = NETWORKS[network]
+    built = make(network, depth, pooling=pooling)
+    inputs = clips(network)
+    activations = built.prefix(inputs)
+    assert not activations.requires_grad
+    if depth < len(spec.stages):
+        assert activations.dim() == 5
+    else:
+        assert activations.shape == ((2, 4, spec.width) if pooling == "attention" else (2, spec.width))
+    before = activations.clone()
+    step(built, inputs)
+    assert torch.equal(built.prefix(inputs), before)
+    built.eval()
+    with torch.no_grad():
+        features = built.features(activations)
+        assert features.shape == (2, spec.width)
+        assert torch.equal(built.head(features), built(inputs))
+        # As from a cache, which keeps values but not the layout.
+        assert torch.equal(built.features(activations.contiguous()), features)
+    assert torch.equal(activations, before)
 
 
-def test_without_internet_the_message_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
-    with pytest.raises(InputError) as caught:
-        load_backbone("r3d_18", "pretrained")
-    message = str(caught.value)
-    assert "R3D_18_Weights.KINETICS400_V1 of r3d_18 could not be downloaded" in message
-    assert f"download r3d_18-b3b3357e.pth elsewhere and put it into {tmp_path}/hub/checkpoints" in message
-    assert "set model.weights to a local file" in message
+@pytest.mark.parametrize("network", [*TINY, "mobilenet_v3_small", "swin3d_t"])
+def test_stages_compute_in_the_layout_of_the_network(network: str) -> None:
+    built = make(network, 1)
+    seen: list[bool] = []
+    for stage in built.stages:
+        stage.register_forward_hook(
+            lambda _module, inputs, output: seen.extend(
+                values.is_contiguous(memory_format=built.memory_format) for values in (*inputs, output)
+            )
+        )
+    built(clips(network, size=64))
+    assert seen == 2 * len(NETWORKS[network].stages) * [True]
 
 
-def test_pretrained_weights_come_from_torch_home_and_stdout_stays_clean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(3)
-    original = torchvision.models.squeezenet1_1().state_dict()
+def test_poolings_are_over_time_of_each_frames_mean() -> None:
+    inputs = clips("tiny2d", frames=5, size=32)
+    networks = {pooling: make("tiny2d", 3, pooling=pooling).eval() for pooling in POOLINGS}
+    with torch.no_grad():
+        frames = networks["attention"].prefix(inputs)
+        features = {pooling: built.features(built.prefix(inputs)) for pooling, built in networks.items()}
+        assert torch.allclose(features["avg"], frames.mean(dim=1), atol=1e-6)
+        assert torch.equal(features["max"], frames.amax(dim=1))
+        assert torch.allclose(features["attention"], features["avg"], atol=1e-6)
+    assert not torch.allclose(features["max"], features["avg"])
+    with pytest.raises(ValueError, match="volumes are pooled by avg, not max"):
+        make("tiny3d", pooling="max")
 
-    def download(_url: str, file: str, *_: object, **__: object) -> None:
-        torch.save(original, file)
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", download)
-    loaded = load_backbone("squeezenet1_1", "pretrained").state_dict()
-    assert torch.equal(loaded["features.12.expand3x3.weight"], original["features.12.expand3x3.weight"])
-    assert capsys.readouterr().out == ""
-    (tmp_path / "hub/checkpoints/squeezenet1_1-b8a52dc0.pth").write_bytes(b"cut off")
-    with pytest.raises(InputError, match="could not be downloaded or read"):
-        load_backbone("squeezenet1_1", "pretrained")
+def test_attention_learns_to_look_at_the_frame_that_matters() -> None:
+    torch.manual_seed(0)
+    built = make("tiny2d", 3, pooling="attention", dropout=0.0)
+    optimizer = torch.optim.Adam(built.fresh_parameters(), lr=0.05)
+    frames = 0.1 * torch.randn(16, 6, 64)
+    labels = torch.arange(16) % 3
+    frames[range(16), 2, 8 * labels] += 3.0
+    frames[:, 2, 50] += 3.0
+    for _ in range(40):
+        optimizer.zero_grad()
+        functional.cross_entropy(built.head(built.features(frames)), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    weights = built.pooling[-1].score(frames).softmax(dim=1)
+    assert (weights[:, 2] > 0.5).all()
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_is_not_in_the_stages_is_fresh(pooling: Pooling) -> None:
+    built = make("tiny2d", 1, pooling=pooling)
+    fresh = {id(parameter) for parameter in built.fresh_parameters()}
+    assert len(fresh) == 2 + (pooling == "attention")
+    staged = {id(parameter) for parameter in built.stages.parameters()}
+    assert staged.isdisjoint(fresh)
+    assert staged | fresh == {id(parameter) for parameter in built.parameters()}
 
 
 @pytest.mark.parametrize("network", TINY)
@@ -226,19 +302,8 @@ def test_preprocessing_is_the_weights_own() -> None:
     assert preprocessing("r3d_18", "/some/file.pth") == kinetics
     imagenet = preprocessing("squeezenet1_1", "pretrained")
     assert (imagenet.size, imagenet.resize, imagenet.mean) == (224, 256, (0.485, 0.456, 0.406))
+    assert {kinetics.interpolation, imagenet.interpolation} == {"bilinear"}
+    assert preprocessing("efficientnet_b0", "pretrained").interpolation == "bicubic"
     for network, weights in (("r3d_18", "none"), ("tiny2d", "/some/file.pth")):
         untrained = preprocessing(network, weights)
         assert (untrained.size, untrained.resize, untrained.mean) == (112, 112, imagenet.mean)
-
-
-@pytest.mark.real
-def test_real_squeezenet_weights_load_strictly() -> None:
-    folder = os.environ.get("VIDCLF_REAL_DATA")
-    if not folder:
-        pytest.skip("VIDCLF_REAL_DATA is not set")
-    path = Path(folder) / "weights" / "squeezenet1_1-imagenet.pth"
-    loaded = load_backbone("squeezenet1_1", str(path)).state_dict()
-    given = torch.load(path, weights_only=True)
-    kept = [name for name in given if not name.startswith("classifier.")]
-    assert len(kept) == 50
-    assert all(torch.equal(loaded[name], given[name]) for name in kept)

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from vidclf.config import InputError
 from vidclf.data.augmentation import AugmentConfig
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
-from vidclf.models import classifier as classifier_module
 from vidclf.models import networks, neural, training
+from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.forward import Forward
 from vidclf.models.training import Best, TrainConfig
+from vidclf.models.views import View
+from vidclf.models.weights import load_backbone
 
 TINY = {"tiny2d": "frames2d", "tiny3d": "volume3d"}
 CLASSES = ("a", "b")
@@ -31,13 +34,7 @@ NO_AUGMENT: dict[str, Any] = {
 LONG: dict[str, Any] = {"train.epochs": 15, "train.patience": 0, "train.monitor": "val/loss"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and threads of several test processes wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def moving(kind: str, label: int, generator: np.random.Generator) -> Frames:
@@ -100,6 +97,11 @@ def weights(model: NeuralClassifier) -> dict[str, torch.Tensor]:
     return {name: values.clone() for name, values in model.network_.state_dict().items()}
 
 
+def eval_pixels(model: NeuralClassifier, clips: ClipSet) -> torch.Tensor:
+    view = View(augmented=False, number=0)
+    return torch.stack([model.forward_.views.pixels(clips, index, view) for index in range(len(clips))])
+
+
 def scripted_scores(monkeypatch: pytest.MonkeyPatch, **curves: list[float]) -> None:
     """Has the val curves read as given, epoch by epoch; a curve not given stays at 0.5."""
     epochs = iter(range(100))
@@ -158,10 +160,9 @@ def test_frozen_stages_survive_a_fit_to_the_bit(
     built = []
     original = NeuralClassifier._build
 
-    def spy(self: NeuralClassifier, source: str) -> networks.VideoNetwork:
-        made = original(self, source)
-        built.append({name: values.clone() for name, values in made.state_dict().items()})
-        return made
+    def spy(self: NeuralClassifier, source: str) -> None:
+        original(self, source)
+        built.append(weights(self))
 
     monkeypatch.setattr(NeuralClassifier, "_build", spy)
     model, _ = fitted(network, **{"model.frozen_stages": depth, "train.epochs": 2, "train.weight_decay": 0.1})
@@ -200,12 +201,10 @@ def test_val_scores_are_those_of_the_probabilities() -> None:
 
 
 def test_the_network_sees_normalised_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen = build("tiny3d", **{"data.normalize": "kinetics"}), []
-    monkeypatch.setattr(
-        model, "network_", lambda inputs: seen.append(inputs) or torch.zeros(2, 2), raising=False
-    )
-    pixels = model._eval_pixels(clip_set("volume3d", (1, 1)), np.arange(2))
-    model._logits(pixels)
+    (model, _), seen = fitted("tiny3d", **{"data.normalize": "kinetics", "train.epochs": 1}), []
+    monkeypatch.setattr(model.forward_, "network", lambda inputs: seen.append(inputs) or torch.zeros(2, 2))
+    pixels = eval_pixels(model, clip_set("volume3d", (1, 1)))
+    model.forward_.logits(pixels)
     wanted = networks.KINETICS
     assert torch.allclose(seen[0], normalize(pixels / 255, wanted.mean, wanted.std), atol=1e-5)
 
@@ -261,13 +260,13 @@ def test_without_val_clips_the_last_epoch_is_kept() -> None:
 @pytest.mark.parametrize(("views", "expected"), [(0, [1, 2, 3, 4]), (1, [0, 0, 0, 0]), (3, [1, 2, 0, 1])])
 def test_epochs_take_views_in_turns(views: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
-    original = classifier_module.train_view
+    original = views_module.train_view
 
     def spy(*arguments: Any, **options: Any) -> torch.Tensor:
         seen.append((options["clip"], options["view"]))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(classifier_module, "train_view", spy)
+    monkeypatch.setattr(views_module, "train_view", spy)
     fitted("tiny2d", **{"train.epochs": 4, "train.views": views, "train.patience": 0})
     epochs = [seen[start : start + 16] for start in range(0, 64, 16)]
     assert [{view for _, view in epoch} for epoch in epochs] == [{view} for view in expected]
@@ -297,10 +296,14 @@ def test_balance_samples_and_weighs_as_its_name_says(balance: str, monkeypatch: 
         return order(*arguments, **options)
 
     def spy_loss(
-        self: NeuralClassifier, pixels: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor
-    ) -> tuple[float, int]:
+        self: NeuralClassifier,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        class_weights: torch.Tensor,
+        parts: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         weighed.append(class_weights.tolist())
-        return accumulate(self, pixels, targets, class_weights)
+        return accumulate(self, inputs, targets, class_weights, parts)
 
     monkeypatch.setattr(training, "epoch_order", spy_order)
     monkeypatch.setattr(NeuralClassifier, "_accumulate", spy_loss)
@@ -315,36 +318,35 @@ def test_loss_is_torchs_cross_entropy_whole_or_in_two_parts(balance: str) -> Non
     model, _ = fitted("tiny2d", **{"train.label_smoothing": 0.2, "train.epochs": 1})
     model.network_.eval()
     clips = clip_set(counts=(3, 2), seed=3)
-    pixels, targets = model._eval_pixels(clips, np.arange(5)), torch.from_numpy(clips.labels)
+    pixels, targets = eval_pixels(model, clips), torch.from_numpy(clips.labels)
     class_weights = torch.tensor([0.5, 2.0] if balance == "loss" else [1.0, 1.0])
-    expected = nn.CrossEntropyLoss(class_weights, label_smoothing=0.2)(model._logits(pixels), targets)
+    expected = nn.CrossEntropyLoss(class_weights, label_smoothing=0.2)(model.forward_.logits(pixels), targets)
     model.network_.zero_grad()
     expected.backward()
     gradients = [parameter.grad.clone() for parameter in model.network_.parameters()]
     for parts in (1, 2):
-        model.accumulation_ = parts
         model.network_.zero_grad()
-        loss, _ = model._accumulate(pixels, targets, class_weights)
-        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        loss, _ = model._accumulate(pixels, targets, class_weights, parts)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         for parameter, gradient in zip(model.network_.parameters(), gradients, strict=True):
             assert torch.allclose(parameter.grad, gradient, atol=1e-5)
 
 
 def test_running_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    logits = NeuralClassifier._logits
+    logits = Forward.logits
 
-    def limited(self: NeuralClassifier, pixels: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(pixels))
-        if len(pixels) > limit:
+    def limited(self: Forward, inputs: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(inputs))
+        if len(inputs) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return logits(self, pixels)
+        return logits(self, inputs)
 
-    monkeypatch.setattr(NeuralClassifier, "_logits", limited)
+    monkeypatch.setattr(Forward, "logits", limited)
     limit, model = 2, build(**{"train.epochs": 1})
     model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
     assert sizes == [4] + [2] * 8 + [2]
-    assert model.accumulation_ == 2
+    assert model.describe()["cost/parts"] == 2
     limit = 1
     with pytest.raises(torch.OutOfMemoryError):
         model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
@@ -399,7 +401,7 @@ def test_the_learning_rate_is_reported_and_scaled_for_the_backbone(monkeypatch: 
 )
 def test_optimizers(name: Any, kind: type) -> None:
     made = training.make_optimizer(
-        nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2),
+        nn.Linear(2, 2).requires_grad_(False), list(nn.Linear(2, 2).parameters()),
         optimizer=name, lr=0.1, weight_decay=0.3, backbone_lr_scale=0.5,
     )  # fmt: skip
     assert type(made) is kind
@@ -424,13 +426,13 @@ def test_bf16_trains_and_stays_close_to_fp32() -> None:
         train = clip_set(kind)
         assert (model.predict_proba(train).argmax(axis=1) == train.labels).mean() >= 0.9
         reduced = model.predict_proba(clips)
-        model.precision = "fp32"
+        model.forward_._precision = "fp32"
         assert 0 < np.abs(model.predict_proba(clips) - reduced).max() < 0.1
 
 
 def test_a_local_file_of_weights_is_where_training_starts(tmp_path: Path) -> None:
     torch.manual_seed(11)
-    state = networks.load_backbone("tiny2d", "none").state_dict()
+    state = load_backbone("tiny2d", "none").state_dict()
     safetensors.torch.save_file(state, tmp_path / "own.safetensors")
     model, _ = fitted(
         "tiny2d", **{"model.weights": str(tmp_path / "own.safetensors"), "model.frozen_stages": 3}
@@ -446,13 +448,13 @@ def test_defaults() -> None:
         "schedule": "cosine", "step_size": 5, "gamma": 0.5, "warmup_epochs": 1, "backbone_lr_scale": 1.0,
         "clip_grad": 0.0, "label_smoothing": 0.0, "balance": "none", "monitor": "val/macro_f1",
         "stop_monitor": None, "patience": 5, "min_delta": 0.0, "min_epochs": 3, "views": 0,
-        "precision": "auto",
+        "accumulation": 1, "cache": "auto", "precision": "auto",
     }  # fmt: skip
     tree = {"data": {"manifest": "/m.csv"}, "model": {"kind": "volume3d"}}
     made = config.validate(neural.Volume3dExperiment, tree, "x.toml")
     assert made.model.model_dump() == {
         "kind": "volume3d", "network": "r3d_18", "weights": "pretrained", "dropout": 0.5,
-        "frozen_stages": 0, "frozen_norm": "eval",
+        "frozen_stages": 0, "frozen_norm": "eval", "eval_views": 1,
     }  # fmt: skip
     assert made.augment == AugmentConfig()
 
@@ -496,8 +498,9 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
         made = experiment(**{"train.precision": "auto", "train.monitor": "val/loss"}).resolved()
         assert (made.train.precision, made.train.stop_monitor) == (expected, "val/loss")
         assert made.shape() == {
-            "model.kind": "frames2d", "model.network": "tiny2d", "data.frames": 8, "data.size": 24,
-            "data.resize": 24, "data.grid": 8, "data.store_side": 256, "train.precision": expected,
+            "model.kind": "frames2d", "model.network": "tiny2d", "model.eval_views": 1,
+            "data.frames": 8, "data.size": 24, "data.resize": 24, "data.grid": 8, "data.store_side": 256,
+            "train.precision": expected,
         }  # fmt: skip
 
 
@@ -508,6 +511,7 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
         ({"model.network": "tiny3d"}, "'tiny3d' is none of frames2d's"),
         ({"model.weights": "pretrained"}, 'tiny2d has no pretrained weights: set model.weights = "none"'),
         ({"model.frozen_stages": 4}, "tiny2d has 3 stages: stage1, stage2, stage3"),
+        ({"model.pooling": "mean"}, r"model\.pooling: Input should be 'avg', 'max' or 'attention'"),
         ({"model.network": "resnet18", "data.size": 32}, "resnet18 takes no less than 33 pixels"),
         ({"data.store_side": 20}, "data.size = 24 is larger than data.store_side = 20"),
         ({"data.resize": 20}, "data.size = 24 is larger than data.resize = 20"),

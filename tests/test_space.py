@@ -10,6 +10,7 @@ from tests.clips import write_experiment
 from vidclf import config
 from vidclf.config import InputError
 from vidclf.experiment import load_experiment
+from vidclf.models.networks import NETWORKS
 from vidclf.search.space import Space, build_space
 
 
@@ -120,6 +121,34 @@ def test_what_is_wrong_is_said_before_the_first_trial(
     bases: dict[str, Any], table: dict[str, Any], message: str
 ) -> None:
     assert message in problems(table, bases)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_a_network_has_not_is_no_part_of_its_space(network: str, tmp_path: Path) -> None:
+    spec = NETWORKS[network]
+    kind = "frames2d" if spec.dims == 2 else "volume3d"
+    text = f"""
+        [data]
+        manifest = "manifest.csv"
+        [model]
+        kind = "{kind}"
+        network = "{network}"
+        weights = "none"
+    """
+    (tmp_path / "base.toml").write_text(text)
+    bases = {"base": load_experiment(tmp_path / "base.toml")}
+    depth, smallest = len(spec.stages), max(spec.min_size, 16)
+    space({"model.frozen_stages": {"low": 0, "high": depth}}, bases)
+    space({"data.size": {"choices": [smallest, 112]}}, bases)
+    refused = problems({"model.frozen_stages": {"low": 0, "high": depth + 1}}, bases)
+    assert f"frozen_stages = {depth + 1}, but {network} has {depth} stages" in refused
+    refused = problems({"data.size": {"choices": [smallest - 1, 112]}}, bases)
+    limit = f"{network} takes no less than {smallest} pixels" if spec.min_size > 16 else "equal to 16"
+    assert limit in refused
+    fewest = spec.min_frames
+    if fewest > 1:
+        refused = problems({"data.frames": {"low": fewest - 1, "high": 16}}, bases)
+        assert f"{network} takes no fewer than {fewest}" in refused
 
 
 def test_all_problems_come_at_once(bases: dict[str, Any]) -> None:

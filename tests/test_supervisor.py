@@ -279,9 +279,17 @@ def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
     outcome = opened.attempt(cut.number).outcome()
     assert outcome is not None
     assert outcome.status == "interrupted"
+    opened.attempt(cut.number).checkpoint.mkdir()
+    (opened.attempt(cut.number).checkpoint / "epoch.pt").write_text("state")
+    went_on = []
 
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    def train(task: RunTask, _: Connection) -> Outcome:
+        went_on.append((task.folder / "checkpoint" / "epoch.pt").exists())
+        return complete(0.5)
+
+    opened, ending = bench.run(train)
     assert ending == "finished"
+    assert went_on == [True, *[False] * (len(went_on) - 1)]
     retry = opened.trials()[cut.number + 1]
     assert retry.params == cut.params
     assert retry.user_attrs["retry_of"] == retry.user_attrs["root"] == cut.number

@@ -79,7 +79,7 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
     values = {
         path: value
         for path, value in values.items()
-        if path not in ("data.manifest", "experiment") and not path.startswith("published.")
+        if path not in ("data.manifest", "experiment", "train.cache") and not path.startswith("published.")
     }
     weights = values.get("model.weights")
     if weights not in (None, "pretrained", "none"):
@@ -164,6 +164,8 @@ def prepare(
         progress(done, len(paths))
 
     warnings = clip_store(experiment).build(paths, advance, say)
+    for note in experiment.notes(len(splits["train"]), len(splits["val"])):
+        say(note)
     if manifest.leaks:
         warnings.append(f"{manifest.path}: groups stand in several splits, so the figures are too good")
     return manifest, warnings
@@ -199,6 +201,7 @@ def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Repor
         reason = f"{type(error).__name__}: {error}"
         outcome = Outcome("failed", reason, {}, now_ms(), _fingerprint(error))
     attempt.finish(outcome)
+    attempt.drop_checkpoint()
     return outcome
 
 
@@ -219,7 +222,7 @@ def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Rep
 
     profiling.reset_peak_memory()
     started = time.perf_counter()
-    classifier.fit(train, val, record)
+    classifier.fit(train, val, record, attempt.checkpoint)
     fit_seconds = time.perf_counter() - started
 
     scores = _score(classifier, val, "val", attempt)

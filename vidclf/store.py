@@ -7,6 +7,7 @@ An attempt is a folder, and the folder is the record::
         config.toml      the resolved experiment
         metrics.jsonl    one line a report, append-only
         artifacts/       files under their final MLflow names
+        checkpoint/      the state after the last epoch, while it runs
         model/           the saved model
         result.json      written last: status, reason, final metrics
         delivery.json    what MLflow already has (the deliverer's own)
@@ -16,6 +17,7 @@ Optuna decides, the folder is the record, MLflow is the mirror.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -93,6 +95,10 @@ class Attempt:
         return self.folder / "model"
 
     @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
     def config(self) -> Path:
         return self.folder / "config.toml"
 
@@ -123,6 +129,15 @@ class Attempt:
 
     def finish(self, outcome: Outcome) -> None:
         _write_json(asdict(outcome), self.folder / "result.json")
+
+    def drop_checkpoint(self) -> None:
+        """Forgets the state of a fit that nothing will go on from."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def take_checkpoint(self, other: "Attempt") -> None:
+        """Goes on from where another attempt at the same was cut short, if it came as far as an epoch."""
+        if other.checkpoint.is_dir():
+            other.checkpoint.rename(self.checkpoint)
 
     def reopen(self) -> None:
         """Takes the result back: a study goes on."""

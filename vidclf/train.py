@@ -1,10 +1,12 @@
 """``vidclf train``: one tracked run."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vidclf import config, profiling
 from vidclf.config import InputError
@@ -84,11 +86,16 @@ def train(
     if earlier:
         return earlier
     prepare_mlflow(store)
+    dead = _settle_dead(store, tags[_FINGERPRINT])
     attempt = _open_attempt(store, path.stem, experiment, manifest, tags)
     deliverer = DelivererThread(store)
-    deliverer.register(attempt)
+    for each in (*dead, attempt):
+        deliverer.register(each)
     try:
-        outcome = run_experiment(experiment, attempt, report)
+        with _running(attempt):
+            if not again and _go_on(attempt, dead):
+                say("going on from the last epoch of the same run, which was cut short")
+            outcome = run_experiment(experiment, attempt, report)
         if outcome.status == "complete":
             clip = divided(experiment, manifest)["val"][0].clip_path
             attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
@@ -127,17 +134,56 @@ def _open_attempt(
     return attempt
 
 
+def _running(attempt: Attempt) -> FileLock:
+    """Held while the attempt runs; the system lets go of it when its process dies."""
+    return FileLock(attempt.folder / "running.lock", blocking=False)
+
+
+def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
+    """Takes over the state of the newest that came as far as an epoch."""
+    for left in dead:
+        if left.checkpoint.is_dir():
+            attempt.take_checkpoint(left)
+            return True
+    return False
+
+
+def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
+    """Says of each run of the same config and clips that was killed that it was; nobody else is left to.
+
+    Returns:
+        All that were killed or interrupted, the newest first.
+    """
+    dead = []
+    for attempt in _runs(store, fingerprint):
+        outcome = attempt.outcome()
+        if outcome is None:
+            try:
+                with _running(attempt):
+                    attempt.finish(Outcome("interrupted", "interrupted: its process died", {}, now_ms()))
+            except Timeout:
+                continue  # it is running
+        if outcome is None or outcome.status == "interrupted":
+            dead.append(attempt)
+    return dead
+
+
+def _runs(store: Store, fingerprint: str) -> Iterator[Attempt]:
+    """Runs of the same config on the same clips, the newest first."""
+    folders = [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == SERIES]
+    for attempt in sorted(folders, key=lambda attempt: -attempt.identity().started_ms):
+        if attempt.identity().tags.get(_FINGERPRINT) == fingerprint:
+            yield attempt
+
+
 def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
     return config.digest([portable(experiment.resolved()), manifest.digest()])
 
 
 def _earlier(store: Store, fingerprint: str) -> Trained | None:
     """The newest complete run of the same config on the same clips."""
-    for attempt in reversed(
-        [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == SERIES]
-    ):
+    for attempt in _runs(store, fingerprint):
         outcome = attempt.outcome()
-        same = attempt.identity().tags.get(_FINGERPRINT) == fingerprint
-        if same and outcome and outcome.status == "complete" and attempt.model.exists():
+        if outcome and outcome.status == "complete" and attempt.model.exists():
             return Trained(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused=True)
     return None

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -55,7 +56,7 @@ class AugmentConfig(Section):
 
 
 def train_view(
-    grid: Frames,
+    grid: Frames | Tensor,
     frames: int,
     size: int,
     *,
@@ -75,7 +76,8 @@ def train_view(
     """An augmented view of a clip, which depends on the clip, ``seed``, ``view`` and the settings alone.
 
     Args:
-        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        grid: The clip's stored frames, uint8: an array (T, H, W, 3), or a tensor (T, 3, H, W) on
+            the device that is to make the view.
         frames: How many of them to take.
         size: Edge of the view in pixels.
         seed: Of all views, ``data.augment_seed``.
@@ -84,11 +86,11 @@ def train_view(
         flip: See `AugmentConfig`, as for all further arguments.
 
     Returns:
-        uint8 (frames, 3, size, size).
+        uint8 (frames, 3, size, size), where the grid is.
     """
     generator = np.random.default_rng(int(digest([seed, clip, view]), 16))
     chosen = video.sample_indices(len(grid), frames, generator if temporal else None)
-    pictures = _as_tensor(grid[chosen])
+    pictures = _taken(grid, chosen)
     parts = torch.split(pictures, 1) if per_frame else (pictures,)
     views = []
     for part in parts:
@@ -103,28 +105,45 @@ def train_view(
     return torch.cat(views).contiguous()
 
 
-def eval_view(grid: Frames, frames: int, size: int, resize: int | Sequence[int]) -> Tensor:
-    """The view that validation, test and serving see: frames at midpoints, the centre of the picture.
+def eval_view(
+    grid: Frames | Tensor,
+    frames: int,
+    size: int,
+    resize: int | Sequence[int],
+    *,
+    interpolation: str = "bilinear",
+    instant: float = 0.5,
+) -> Tensor:
+    """A view that validation, test and serving see: fixed frames, the centre of the picture.
 
     Args:
-        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        grid: As for `train_view`.
         frames: How many of them to take.
         size: Edge of the view in pixels.
         resize: Short side, or (height, width), before the crop; at least ``size``.
+        interpolation: Of the resizing, by torchvision's name.
+        instant: Where in its equal part of the clip each frame is taken, 0 to 1.
 
     Returns:
-        uint8 (frames, 3, size, size).
+        uint8 (frames, 3, size, size), where the grid is.
     """
-    pictures = _as_tensor(grid[video.sample_indices(len(grid), frames)])
+    pictures = _taken(grid, video.sample_indices(len(grid), frames, instant=instant))
     edges = [resize] if isinstance(resize, int) else list(resize)
-    resized = functional.resize(pictures, edges, antialias=True)
+    resized = functional.resize(pictures, edges, InterpolationMode(interpolation), antialias=True)
     cropped: Tensor = functional.center_crop(resized, [size, size])
     return cropped.contiguous()
 
 
-def _as_tensor(pictures: Frames) -> Tensor:
+def as_tensor(pictures: Frames) -> Tensor:
     """Pictures (T, H, W, 3) as a tensor (T, 3, H, W) over the same memory."""
     return torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2)
+
+
+def _taken(grid: Frames | Tensor, indices: NDArray[np.int64]) -> Tensor:
+    """Some of the grid's frames, (T, 3, H, W)."""
+    if isinstance(grid, Tensor):
+        return grid[torch.from_numpy(indices).to(grid.device)]
+    return as_tensor(grid[indices])
 
 
 def _random_crop(

@@ -79,6 +79,11 @@ def limit_bytes() -> int:
         raise InputError(f"VIDCLF_CACHE_GB = {text!r}: expected a number of gigabytes") from None
 
 
+def free_bytes() -> int:
+    """What still fits into the caches."""
+    return max(0, limit_bytes() - _room(folder()).used)
+
+
 def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
     """Writes an entry under a name of its own and renames it when it is whole and on the disk.
 

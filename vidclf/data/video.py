@@ -322,13 +322,13 @@ def _duration(times: NDArray[np.float64]) -> float:
 
 
 def sample_indices(
-    available: int, frames: int, generator: np.random.Generator | None = None
+    available: int, frames: int, generator: np.random.Generator | None = None, *, instant: float = 0.5
 ) -> NDArray[np.int64]:
     """Which of a clip's ``available`` grid frames make up a network's input.
 
-    The grid is cut into ``frames`` equal parts; each gives its middle frame, or
-    with a ``generator`` a random one of its own. A clip with fewer frames gives
-    them all and repeats its last.
+    The grid is cut into ``frames`` equal parts; each gives the frame at ``instant``
+    (0 to 1, its middle by default), or with a ``generator`` a random one of its
+    own. A clip with fewer frames gives them all and repeats its last.
 
     Returns:
         Non-decreasing indices, shape (frames,).
@@ -336,7 +336,7 @@ def sample_indices(
     if available <= frames:
         return np.minimum(np.arange(frames), available - 1)
     if generator is None:
-        return np.floor((np.arange(frames) + 0.5) * available / frames).astype(np.int64)
+        return np.floor((np.arange(frames) + instant) * available / frames).astype(np.int64)
     edges = np.arange(frames + 1) * available // frames
     return generator.integers(edges[:-1], edges[1:])
 

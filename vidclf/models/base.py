@@ -23,8 +23,12 @@ Probabilities = NDArray[np.float64]
 class Classifier(Protocol):
     """A video classifier; `fit` or the kind's ``load`` comes before the rest."""
 
-    def fit(self, train: ClipSet, val: ClipSet, report: Report) -> None:
-        """Trains on ``train``; ``val`` may only choose the epoch that is kept."""
+    def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
+        """Trains on ``train``; ``val`` may only choose the epoch that is kept.
+
+        A fit of many epochs keeps its state in the folder ``checkpoint``, and goes on from what it
+        finds there; one that is done in seconds starts anew.
+        """
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, shape (clips, classes), in the order of the classes."""
@@ -118,6 +122,10 @@ class ExperimentConfig(Section):
         Raises:
             InputError: The weights cannot be had, or don't fit the network.
         """
+
+    def notes(self, train: int, val: int) -> list[str]:
+        """What a user should know before so many clips are trained on and judged by."""
+        return []
 
     def shape(self) -> Mapping[str, Any]:
         """What latency depends on; equal shapes share one measurement."""

@@ -170,8 +170,8 @@ class ClassicalClassifier:
         self._framing = framing
         self._seed = seed
 
-    def fit(self, train: ClipSet, val: ClipSet, report: Report) -> None:
-        """Trains on ``train``; ``val`` is not looked at, nothing is reported."""
+    def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
+        """Trains on ``train``; ``val`` and ``checkpoint`` are not looked at, nothing is reported."""
         values = feature_matrix(train, self._features, self._framing)
         self.folds_ = 0
         if hasattr(self._estimator, "predict_proba"):

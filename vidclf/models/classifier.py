@@ -6,24 +6,24 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vidclf.data.augmentation import eval_view, train_view
+from vidclf.config import digest
 from vidclf.data.clips import ClipSet
-from vidclf.data.manifest import content_digest
-from vidclf.models import networks, training
+from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.networks import FrozenNorm
-from vidclf.models.training import Balance, Monitor, OptimizerName, Precision, Schedule
+from vidclf.models.forward import Forward
+from vidclf.models.progress import Progress
+from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
+from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network
+from vidclf.models.views import View, Views, content_key
 
 _WEIGHTS = "weights.safetensors"
 _ARGUMENTS = "network.json"
@@ -38,11 +38,13 @@ class NeuralClassifier:
 
     Attributes:
         classes: Number of classes.
+        interpolation: How pictures are resized for evaluation, as the weights want it.
         mean: Of each channel, for values 0 to 1.
         std: Standard deviation of each channel.
         augment: Keyword arguments of `train_view`.
         network_: The network; after `fit` with the weights of the best epoch.
-        accumulation_: Parts in which a batch is processed: 1, or 2 once memory ran out.
+        forward_: From clips to the network's logits.
+        parts_: Parts in which a batch was worked off: ``accumulation``, or twice that once memory ran out.
     """
 
     classes: int
@@ -51,9 +53,12 @@ class NeuralClassifier:
     dropout: float
     frozen_stages: int
     frozen_norm: FrozenNorm
+    pooling: Pooling
+    eval_views: int
     frames: int
     size: int
     resize: int | Sequence[int]
+    interpolation: str
     mean: Sequence[float]
     std: Sequence[float]
     seed: int
@@ -78,45 +83,72 @@ class NeuralClassifier:
     min_delta: float
     min_epochs: int
     views: int
+    accumulation: int
+    cache: Cache
     precision: Precision
-    network_: networks.VideoNetwork = field(init=False)
-    accumulation_: int = field(init=False, default=1)
+    network_: VideoNetwork = field(init=False)
+    forward_: Forward = field(init=False)
+    parts_: int = field(init=False, default=1)
 
-    def fit(self, train: ClipSet, val: ClipSet, report: Report) -> None:
+    def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
         """Trains on ``train`` and keeps the weights of the epoch that ``monitor`` finds best on ``val``.
 
         Without val clips the last epoch's weights are kept, and nothing stops early.
         Step 0 also reports ``size/file_mb``: of the file of weights, in MiB.
+
+        Args:
+            train: Clips with labels.
+            val: Likewise; may be empty.
+            report: Told of every epoch, also of those that a checkpoint brings along.
+            checkpoint: Folder that holds the state after the last epoch; a fit of the same settings on the
+                same clips goes on from it. ``None``: nothing is written.
 
         Raises:
             RuntimeError: The loss is no longer a number.
         """
         with self._reproducible():
             torch.manual_seed(self.seed)
-            self.accumulation_ = 1
-            self.network_ = self._build(self.weights)
-            report(
-                0, {**self.describe(), "size/file_mb": len(safetensors.torch.save(self._weights())) / 2**20}
-            )
+            self._build(self.weights)
+            sizes = self.describe()
+            report(0, {**sizes, "size/file_mb": len(safetensors.torch.save(self._weights())) / 2**20})
             optimizer = training.make_optimizer(
                 self.network_.stages,
-                self.network_.head,
+                self.network_.fresh_parameters(),
                 optimizer=self.optimizer,
                 lr=self.lr,
                 weight_decay=self.weight_decay,
                 backbone_lr_scale=self.backbone_lr_scale,
             )
             best, stop = training.Best(self.monitor), training.Best(self.stop_monitor, self.min_delta)
-            best_weights: dict[str, Tensor] = {}
-            for epoch in range(1, self.epochs + 1):
-                curves = self._train_epoch(train, epoch, optimizer) | self._validate(val, epoch)
-                if not len(val) or best.improves(curves):
-                    best_weights = self._weights()
+            progress = Progress(self.network_, optimizer, best, stop, parts=self.accumulation)
+            identity = "" if checkpoint is None else self._identity(train, val)
+            if checkpoint is not None:
+                progress.restore(checkpoint, identity)
+            for epoch, curves in enumerate(progress.history, start=1):
                 report(epoch, curves)
-                stalled = len(val) > 0 and not stop.improves(curves) and stop.waited >= self.patience > 0
-                if stalled and epoch >= self.min_epochs:
-                    break
-            self.network_.load_state_dict(best_weights)
+            while not self._finished(progress, judged=len(val) > 0):
+                epoch = len(progress.history) + 1
+                curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
+                progress.advance(curves, judged=len(val) > 0)
+                if checkpoint is not None:
+                    progress.save(checkpoint, identity)
+                report(epoch, curves)
+            progress.restore_best()
+            self.parts_ = progress.parts
+
+    def _finished(self, progress: Progress, *, judged: bool) -> bool:
+        epochs = len(progress.history)
+        stalled = judged and progress.stop.waited >= self.patience > 0 and epochs >= self.min_epochs
+        return stalled or epochs >= self.epochs
+
+    def _identity(self, train: ClipSet, val: ClipSet) -> str:
+        """What a checkpoint must have been made from to be gone on with."""
+        clips = [
+            (content_key(path), int(label))
+            for split in (train, val)
+            for path, label in zip(split.paths, split.labels, strict=True)
+        ]
+        return digest([self._arguments(), clips, len(train)])
 
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
@@ -128,19 +160,42 @@ class NeuralClassifier:
         ):
             yield
 
-    def _build(self, weights: str) -> networks.VideoNetwork:
-        network = networks.build_network(
+    def _build(self, weights: str) -> None:
+        """Makes the network, and its way from clips to logits."""
+        device = _device()
+        network = build_network(
             self.network,
             weights=weights,
             classes=self.classes,
             dropout=self.dropout,
             frozen_stages=self.frozen_stages,
             frozen_norm=self.frozen_norm,
+            pooling=self.pooling,
         )
-        layout = torch.channels_last if network.dims == 2 else torch.channels_last_3d
-        return network.to(_device()).to(memory_format=layout)
+        self.network_ = network.to(device).to(memory_format=network.memory_format)
+        views = Views(
+            frames=self.frames,
+            size=self.size,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            eval_views=self.eval_views,
+            augment_seed=self.augment_seed,
+            augment=self.augment,
+            device=device,
+            room=torch.cuda.mem_get_info()[0] // 4 if device.type == "cuda" else 0,
+        )
+        self.forward_ = Forward(
+            self.network,
+            self.network_,
+            views,
+            mean=self.mean,
+            std=self.std,
+            precision=self.precision,
+            fixed_views=self.views > 0,
+            cache=self.cache,
+        )
 
-    def _train_epoch(self, clips: ClipSet, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    def _train_epoch(self, clips: ClipSet, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the training clips; its curves are those of the views it trained on."""
         self.network_.train()
         generator = np.random.default_rng([self.seed, epoch])
@@ -151,26 +206,30 @@ class NeuralClassifier:
         weights = np.ones(self.classes)
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
-        class_weights = torch.from_numpy(weights).float().to(_device())
+        device = _device()
+        class_weights = torch.from_numpy(weights).float().to(device)
+        labels = torch.from_numpy(clips.labels).to(device)
         batches = training.batches(order, self.batch_size)
-        view = epoch % self.views if self.views else epoch
-        loss_sum, weight_sum, correct, lr = 0.0, 0.0, 0, 0.0
-        pixels_of_batches = training.prefetched(partial(self._train_pixels, clips, view=view), batches)
-        for step, (indices, pixels) in enumerate(zip(batches, pixels_of_batches, strict=True)):
-            lr = self._set_lr(optimizer, epoch - 1 + (step + 0.5) / len(batches))
-            targets = torch.from_numpy(clips.labels[indices]).to(_device())
-            optimizer.zero_grad()
-            loss, hits = self._backward(pixels, targets, class_weights, optimizer)
-            if not math.isfinite(loss):
-                raise _diverged(epoch, lr)
+        view = View(augmented=True, number=epoch % self.views if self.views else epoch)
+        # Sums stay on the device until the epoch is over: to read one is to wait for all that is queued.
+        loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), 0.0
+        inputs_of_batches = self.forward_.inputs(clips, batches, view)
+        for step, (indices, inputs) in enumerate(zip(batches, inputs_of_batches, strict=True)):
+            lr = self._set_lr(progress.optimizer, epoch - 1 + (step + 0.5) / len(batches))
+            progress.optimizer.zero_grad()
+            targets = labels[torch.from_numpy(indices).to(device)]
+            loss, hits = self._backward(inputs, targets, class_weights, progress)
             if self.clip_grad > 0:
                 torch.nn.utils.clip_grad_norm_(self.network_.parameters(), self.clip_grad)
-            optimizer.step()
-            weight = float(weights[clips.labels[indices]].sum())
-            loss_sum, weight_sum, correct = loss_sum + loss * weight, weight_sum + weight, correct + hits
+            progress.optimizer.step()
+            loss_sum += loss * float(weights[clips.labels[indices]].sum())
+            correct += hits
+        mean_loss = loss_sum.item() / float(weights[clips.labels[order]].sum())
+        if not math.isfinite(mean_loss):
+            raise _diverged(epoch, lr)
         return {
-            "epoch/train/loss": loss_sum / weight_sum,
-            "epoch/train/accuracy": correct / len(order),
+            "epoch/train/loss": mean_loss,
+            "epoch/train/accuracy": correct.item() / len(order),
             "epoch/lr": lr,
         }
 
@@ -189,35 +248,36 @@ class NeuralClassifier:
         return self.lr * factor
 
     def _backward(
-        self, pixels: Tensor, targets: Tensor, class_weights: Tensor, optimizer: torch.optim.Optimizer
-    ) -> tuple[float, int]:
-        """Gradients of the batch's mean loss; in two parts from the first time that memory runs out.
+        self, inputs: Tensor, targets: Tensor, class_weights: Tensor, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the batch's mean loss; in twice the parts from the first time that memory runs out.
 
         Returns:
-            The loss, and how many clips are classified correctly.
+            The loss, and how many clips are classified correctly; scalars on the device.
         """
         with contextlib.suppress(torch.OutOfMemoryError):
-            return self._accumulate(pixels, targets, class_weights)
+            return self._accumulate(inputs, targets, class_weights, progress.parts)
         # Out here, as inside a handler the traceback would still hold the failed attempt's tensors.
-        self.accumulation_ = 2
-        optimizer.zero_grad()
+        progress.parts = 2 * self.accumulation
+        progress.optimizer.zero_grad()
         torch.cuda.empty_cache()
-        return self._accumulate(pixels, targets, class_weights)
+        return self._accumulate(inputs, targets, class_weights, progress.parts)
 
-    def _accumulate(self, pixels: Tensor, targets: Tensor, class_weights: Tensor) -> tuple[float, int]:
+    def _accumulate(
+        self, inputs: Tensor, targets: Tensor, class_weights: Tensor, parts: int
+    ) -> tuple[Tensor, Tensor]:
         total_weight = class_weights[targets].sum()
-        loss_sum, hits = 0.0, 0
-        parts = zip(pixels.chunk(self.accumulation_), targets.chunk(self.accumulation_), strict=True)
-        for part_pixels, part_targets in parts:
-            logits = self._logits(part_pixels)
+        losses, hits = [], []
+        for part, part_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
+            logits = self.forward_.logits(part)
             summed = functional.cross_entropy(
                 logits, part_targets, class_weights, reduction="sum", label_smoothing=self.label_smoothing
             )
             loss = summed / total_weight
             loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.item()
-            hits += int((logits.argmax(dim=1) == part_targets).sum())
-        return loss_sum, hits
+            losses.append(loss.detach())
+            hits.append((logits.argmax(dim=1) == part_targets).sum())
+        return torch.stack(losses).sum(), torch.stack(hits).sum()
 
     def _validate(self, clips: ClipSet, epoch: int) -> dict[str, float]:
         if not len(clips):
@@ -229,48 +289,16 @@ class NeuralClassifier:
         return {f"epoch/val/{name}": value for name, value in scores.items()}
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
-        """Class probabilities of each clip's evaluation view, shape (clips, classes)."""
+        """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
         self.network_.eval()
         batches = training.batches(range(len(clips)), self.batch_size)
-        rows = [np.empty((0, self.classes))]
-        with torch.inference_mode():
-            for pixels in training.prefetched(partial(self._eval_pixels, clips), batches):
-                rows.append(self._logits(pixels).double().softmax(dim=1).cpu().numpy())
-        return np.concatenate(rows)
-
-    def _train_pixels(self, clips: ClipSet, indices: NDArray[np.int64], view: int) -> Tensor:
-        """Augmented views of a batch, uint8 (B, T, 3, size, size)."""
-        return torch.stack(
-            [
-                train_view(
-                    clips.grid(index),
-                    self.frames,
-                    self.size,
-                    seed=self.augment_seed,
-                    clip=_content_key(clips.paths[index]),
-                    view=view,
-                    **self.augment,
-                )
-                for index in indices
-            ]
-        )
-
-    def _eval_pixels(self, clips: ClipSet, indices: NDArray[np.int64]) -> Tensor:
-        """Evaluation views of a batch, uint8 (B, T, 3, size, size)."""
-        return torch.stack(
-            [eval_view(clips.grid(index), self.frames, self.size, self.resize) for index in indices]
-        )
-
-    def _logits(self, pixels: Tensor) -> Tensor:
-        """float32 (B, classes) of pixels (B, T, 3, size, size)."""
-        device = _device()
-        mean, std = (
-            255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std)
-        )
-        inputs = (pixels.to(device).float() - mean) / std
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits: Tensor = self.network_(inputs)
-        return logits.float()
+        total = np.zeros((len(clips), self.classes))
+        for view in self.forward_.views.evaluation():
+            for indices, inputs in zip(batches, self.forward_.inputs(clips, batches, view), strict=True):
+                with torch.inference_mode():
+                    probabilities = self.forward_.logits(inputs).double().softmax(dim=1)
+                total[indices] += probabilities.cpu().numpy()
+        return total / self.eval_views
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of all weights in main memory."""
@@ -282,17 +310,22 @@ class NeuralClassifier:
     def save(self, directory: Path) -> None:
         """Writes the weights and the arguments that rebuild the network."""
         safetensors.torch.save_file(self._weights(), directory / _WEIGHTS)
-        arguments = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.init}
-        (directory / _ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+        arguments = json.dumps(self._arguments(), indent=1)
+        (directory / _ARGUMENTS).write_text(arguments + "\n", encoding="utf-8")
+
+    def _arguments(self) -> dict[str, Any]:
+        """What makes another classifier like this one."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.init}
 
     def describe(self) -> Mapping[str, float]:
-        """``size/parameters`` and ``size/trainable_parameters``."""
+        """``size/parameters``, ``size/trainable_parameters``; ``cost/parts`` where memory had run out."""
         parameters = list(self.network_.parameters())
         return {
             "size/parameters": float(sum(values.numel() for values in parameters)),
             "size/trainable_parameters": float(
                 sum(values.numel() for values in parameters if values.requires_grad)
             ),
+            **({"cost/parts": float(self.parts_)} if self.parts_ > self.accumulation else {}),
         }
 
 
@@ -307,15 +340,10 @@ def _diverged(epoch: int, lr: float) -> RuntimeError:
     )
 
 
-def _content_key(path: Path) -> str:
-    """What identifies a clip in its views: its file's content, or its name where it lies in memory only."""
-    return content_digest(path) if path.exists() else path.as_posix()
-
-
 def load(directory: Path) -> NeuralClassifier:
     """The classifier that `NeuralClassifier.save` wrote into ``directory``."""
     classifier = NeuralClassifier(**json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8")))
     with classifier._reproducible():
-        classifier.network_ = classifier._build("none")
+        classifier._build("none")
     classifier.network_.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))
     return classifier

@@ -1,31 +1,17 @@
-"""Neural networks as named stages and a head, with torchvision's weights where it has some."""
+"""The table of networks, and how frames become their input."""
 
-import contextlib
-import pickle
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
-from torchvision.models import (
-    ResNet18_Weights,
-    SqueezeNet1_1_Weights,
-    WeightsEnum,
-    resnet18,
-    squeezenet1_1,
-    video,
-)
-from torchvision.models.video import R3D_18_Weights
+from torchvision import models, ops
+from torchvision.models import WeightsEnum, video
 
 from vidclf.config import InputError
 
-FrozenNorm = Literal["eval", "train"]
+Stages = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -36,18 +22,18 @@ class NetworkSpec:
         dims: 2 for a network of single frames, 3 for one of volumes.
         build: The network with random weights.
         weights: torchvision's weights for it, with their preprocessing.
-        stages: Submodules of each stage, in order.
+        stages: Submodules of each stage, in order; between stages the channels come after the batch.
         head: Submodule that classifies; it is dropped.
         width: Pooled features.
-        min_frames: Fewest frames a clip; a volume of one frame holds no motion.
-        min_size: Smallest edge in pixels whose last feature map still has more than one
-            position, without which batch norm cannot train on a batch of one.
+        min_frames: Fewest frames of a clip that the network takes; a volume of one frame holds no motion.
+        min_size: Smallest edge in pixels on which a batch of one such clip can be trained; where
+            any edge can, the smallest whose last map has more than one position in space.
     """
 
     dims: Literal[2, 3]
     build: Callable[[], nn.Module]
     weights: WeightsEnum | None
-    stages: Mapping[str, tuple[str, ...]]
+    stages: Stages
     head: str
     width: int
     min_frames: int
@@ -83,66 +69,111 @@ def _tiny3d() -> nn.Module:
     )
 
 
-_TINY_STAGES = {name: (name,) for name in ("stage1", "stage2", "stage3")}
-_RESNET_LAYERS = {name: (name,) for name in ("layer1", "layer2", "layer3", "layer4")}
+def _swin3d_t() -> nn.Module:
+    """torchvision's network, and what keeps the channels of the maps between its stages in second place."""
+    network: nn.Module = video.swin3d_t()
+    network.channels_last = ops.Permute([0, 2, 3, 4, 1])
+    network.channels_first = ops.Permute([0, 4, 1, 2, 3])
+    return network
 
+
+def _features(first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"features.{index}" for index in range(first, last + 1))
+
+
+_TINY: Stages = {name: (name,) for name in ("stage1", "stage2", "stage3")}
+_LAYERS: Stages = {name: (name,) for name in ("layer1", "layer2", "layer3", "layer4")}
+_RESNET: Stages = {"stem": ("conv1", "bn1", "relu", "maxpool"), **_LAYERS}
+_RESNET3D: Stages = {"stem": ("stem",), **_LAYERS}
+_SQUEEZENET: Stages = {
+    "stem": _features(0, 2),
+    "fire2-3": _features(3, 5),
+    "fire4-5": _features(6, 8),
+    "fire6-9": _features(9, 12),
+}
+_EFFICIENTNET: Stages = {
+    "stem": _features(0, 0),
+    **{f"blocks{index}": _features(index, index) for index in range(1, 8)},
+    "last": _features(8, 8),
+}
+_MOBILENET: Stages = {
+    "stem": _features(0, 0),
+    "block1": _features(1, 1),
+    "blocks2-3": _features(2, 3),
+    "blocks4-8": _features(4, 8),
+    "blocks9-11": _features(9, 11),
+    "last": _features(12, 12),
+}
+_S3D: Stages = {
+    "stem": _features(0, 1),
+    "conv2": _features(2, 4),
+    "mixed3": _features(5, 7),
+    "mixed4": _features(8, 13),
+    "mixed5": _features(14, 15),
+}
+_SWIN3D: Stages = {
+    "stem": ("patch_embed", "pos_drop", "channels_first"),
+    "stage1": ("channels_last", *_features(0, 1), "channels_first"),
+    "stage2": ("channels_last", *_features(2, 3), "channels_first"),
+    "stage3": ("channels_last", *_features(4, 5), "channels_first"),
+    "stage4": ("channels_last", *_features(6, 6), "norm", "channels_first"),
+}
+
+# Pooled over all positions and classified by torchvision's own head, the stages give what
+# torchvision's network does, but for two networks. squeezenet1_1's head convolves before it pools.
+# s3d's own pooling averages windows of 2 x 7 x 7 positions and then their results: the same for
+# 16 frames of 224 pixels, which are one window; on more it weighs the middle, and on less it fails.
+# mobilenet_v3_small's head has a hidden layer, which goes with it.
 NETWORKS: dict[str, NetworkSpec] = {
     "resnet18": NetworkSpec(
-        dims=2,
-        build=resnet18,
-        weights=ResNet18_Weights.IMAGENET1K_V1,
-        stages={"stem": ("conv1", "bn1", "relu", "maxpool"), **_RESNET_LAYERS},
-        head="fc",
-        width=512,
-        min_frames=1,
-        min_size=33,
+        2, models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, _RESNET,
+        head="fc", width=512, min_frames=1, min_size=33,
+    ),
+    "resnet50": NetworkSpec(
+        2, models.resnet50, models.ResNet50_Weights.IMAGENET1K_V2, _RESNET,
+        head="fc", width=2048, min_frames=1, min_size=33,
     ),
     "squeezenet1_1": NetworkSpec(
-        dims=2,
-        build=squeezenet1_1,
-        weights=SqueezeNet1_1_Weights.IMAGENET1K_V1,
-        stages={
-            "stem": tuple(f"features.{index}" for index in range(3)),
-            "fire2-3": tuple(f"features.{index}" for index in range(3, 6)),
-            "fire4-5": tuple(f"features.{index}" for index in range(6, 9)),
-            "fire6-9": tuple(f"features.{index}" for index in range(9, 13)),
-        },
-        head="classifier",
-        width=512,
-        min_frames=1,
-        min_size=17,
+        2, models.squeezenet1_1, models.SqueezeNet1_1_Weights.IMAGENET1K_V1, _SQUEEZENET,
+        head="classifier", width=512, min_frames=1, min_size=17,
+    ),
+    "efficientnet_b0": NetworkSpec(
+        2, models.efficientnet_b0, models.EfficientNet_B0_Weights.IMAGENET1K_V1, _EFFICIENTNET,
+        head="classifier", width=1280, min_frames=1, min_size=33,
+    ),
+    "mobilenet_v3_small": NetworkSpec(
+        2, models.mobilenet_v3_small, models.MobileNet_V3_Small_Weights.IMAGENET1K_V1, _MOBILENET,
+        head="classifier", width=576, min_frames=1, min_size=33,
     ),
     "tiny2d": NetworkSpec(
-        dims=2,
-        build=_tiny2d,
-        weights=None,
-        stages=_TINY_STAGES,
-        head="fc",
-        width=64,
-        min_frames=1,
-        min_size=16,
+        2, _tiny2d, None, _TINY,
+        head="fc", width=64, min_frames=1, min_size=9,
     ),
     "r3d_18": NetworkSpec(
-        dims=3,
-        build=video.r3d_18,
-        weights=R3D_18_Weights.KINETICS400_V1,
-        stages={"stem": ("stem",), **_RESNET_LAYERS},
-        head="fc",
-        width=512,
-        min_frames=2,
-        min_size=17,
+        3, video.r3d_18, video.R3D_18_Weights.KINETICS400_V1, _RESNET3D,
+        head="fc", width=512, min_frames=2, min_size=17,
+    ),
+    "mc3_18": NetworkSpec(
+        3, video.mc3_18, video.MC3_18_Weights.KINETICS400_V1, _RESNET3D,
+        head="fc", width=512, min_frames=2, min_size=17,
+    ),
+    "r2plus1d_18": NetworkSpec(
+        3, video.r2plus1d_18, video.R2Plus1D_18_Weights.KINETICS400_V1, _RESNET3D,
+        head="fc", width=512, min_frames=2, min_size=17,
+    ),
+    "s3d": NetworkSpec(
+        3, video.s3d, video.S3D_Weights.KINETICS400_V1, _S3D,
+        head="classifier", width=1024, min_frames=5, min_size=49,
+    ),
+    "swin3d_t": NetworkSpec(
+        3, _swin3d_t, video.Swin3D_T_Weights.KINETICS400_V1, _SWIN3D,
+        head="head", width=768, min_frames=2, min_size=33,
     ),
     "tiny3d": NetworkSpec(
-        dims=3,
-        build=_tiny3d,
-        weights=None,
-        stages=_TINY_STAGES,
-        head="fc",
-        width=64,
-        min_frames=2,
-        min_size=16,
+        3, _tiny3d, None, _TINY,
+        head="fc", width=64, min_frames=2, min_size=9,
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,12 +185,14 @@ class Preprocessing:
         resize: Short side, or (height, width), before the crop.
         mean: Of each channel, for values 0 to 1.
         std: Standard deviation of each channel.
+        interpolation: How frames are resized: ``bilinear``, ``bicubic`` or another of torchvision's.
     """
 
     size: int
     resize: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
 
     @classmethod
     def of_weights(cls, weights: WeightsEnum) -> Self:
@@ -170,12 +203,13 @@ class Preprocessing:
             resize=edges[0] if len(edges) == 1 else edges,
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
         )
 
 
-IMAGENET = Preprocessing.of_weights(ResNet18_Weights.IMAGENET1K_V1)
-KINETICS = Preprocessing.of_weights(R3D_18_Weights.KINETICS400_V1)
-UNTRAINED = Preprocessing(size=112, resize=112, mean=IMAGENET.mean, std=IMAGENET.std)
+IMAGENET = Preprocessing.of_weights(models.ResNet18_Weights.IMAGENET1K_V1)
+KINETICS = Preprocessing.of_weights(video.R3D_18_Weights.KINETICS400_V1)
+UNTRAINED = replace(IMAGENET, size=112, resize=112)
 
 
 def preprocessing(network: str, weights: str) -> Preprocessing:
@@ -186,196 +220,12 @@ def preprocessing(network: str, weights: str) -> Preprocessing:
     """
     spec = NETWORKS[network]
     if weights == "pretrained":
-        return Preprocessing.of_weights(_published_weights(network))
+        return Preprocessing.of_weights(published_weights(network))
     return UNTRAINED if weights == "none" or spec.weights is None else Preprocessing.of_weights(spec.weights)
 
 
-def _published_weights(network: str) -> WeightsEnum:
+def published_weights(network: str) -> WeightsEnum:
     weights = NETWORKS[network].weights
     if weights is None:
         raise InputError(f'{network} has no pretrained weights: set model.weights = "none"')
     return weights
-
-
-class VideoNetwork(nn.Module):
-    """Named stages, pooling over space and time, and a linear head.
-
-    A network of frames pools each frame over space and averages over time; one
-    of volumes pools over both at once.
-
-    Args:
-        stages: The backbone, in order.
-        dims: 2 for a network of single frames, 3 for one of volumes.
-        width: Pooled features.
-        classes: Outputs.
-        dropout: Probability that a pooled feature is dropped in training.
-        frozen_stages: How many stages from the input on never change.
-        frozen_norm: ``eval`` keeps the frozen stages in evaluation mode for good; ``train``
-            lets their batch norm drift, only to reproduce a published baseline.
-    """
-
-    def __init__(
-        self,
-        stages: Mapping[str, nn.Module],
-        *,
-        dims: Literal[2, 3],
-        width: int,
-        classes: int,
-        dropout: float,
-        frozen_stages: int,
-        frozen_norm: FrozenNorm,
-    ) -> None:
-        super().__init__()
-        self.stages = nn.Sequential(OrderedDict(stages))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
-        self.dims, self.frozen_stages, self.frozen_norm = dims, frozen_stages, frozen_norm
-        self.stages[:frozen_stages].requires_grad_(False)
-        self.train()
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode of all but the frozen stages, which stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen_norm == "eval":
-            self.stages[: self.frozen_stages].eval()
-        return self
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Logits (B, classes) of normalised clips (B, T, C, H, W)."""
-        logits: Tensor = self.head(self.pooled(self.prefix(clips)))
-        return logits
-
-    def prefix(self, clips: Tensor) -> Tensor:
-        """Normalised clips (B, T, C, H, W) through the frozen stages.
-
-        Returns:
-            (B, T, C', H', W') for a network of frames, (B, C', T', H', W') for one of volumes.
-        """
-        with torch.no_grad():
-            if self.dims == 2:
-                return self._per_frame(self.stages[: self.frozen_stages], clips)
-            activations: Tensor = self.stages[: self.frozen_stages](clips.transpose(1, 2))
-            return activations
-
-    def pooled(self, activations: Tensor) -> Tensor:
-        """What `prefix` gave through the trained stages, pooled to (B, width)."""
-        if self.dims == 2:
-            return self._per_frame(self.stages[self.frozen_stages :], activations).mean(dim=(1, 3, 4))
-        volumes: Tensor = self.stages[self.frozen_stages :](activations)
-        return volumes.mean(dim=(2, 3, 4))
-
-    def _per_frame(self, stages: nn.Module, clips: Tensor) -> Tensor:
-        frames: Tensor = stages(clips.flatten(0, 1))
-        return frames.reshape(*clips.shape[:2], *frames.shape[1:])
-
-
-def build_network(
-    network: str,
-    *,
-    weights: str,
-    classes: int,
-    dropout: float,
-    frozen_stages: int,
-    frozen_norm: FrozenNorm = "eval",
-) -> VideoNetwork:
-    """A network with a fresh head.
-
-    Args:
-        network: Key into `NETWORKS`.
-        weights: ``pretrained``, ``none``, or a file of the torchvision network.
-        classes: Outputs.
-        dropout: Probability that a pooled feature is dropped in training.
-        frozen_stages: How many stages from the input on never change.
-        frozen_norm: See `VideoNetwork`.
-
-    Raises:
-        InputError: The weights cannot be had, or don't fit.
-    """
-    spec = NETWORKS[network]
-    backbone = load_backbone(network, weights)
-    return VideoNetwork(
-        {name: _joined(backbone, paths) for name, paths in spec.stages.items()},
-        dims=spec.dims,
-        width=spec.width,
-        classes=classes,
-        dropout=dropout,
-        frozen_stages=frozen_stages,
-        frozen_norm=frozen_norm,
-    )
-
-
-def _joined(backbone: nn.Module, paths: tuple[str, ...]) -> nn.Module:
-    modules = [backbone.get_submodule(path) for path in paths]
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-
-
-def load_backbone(network: str, weights: str) -> nn.Module:
-    """The torchvision network with all weights but its head's taken from ``weights``.
-
-    Raises:
-        InputError: The weights cannot be had, or don't fit.
-    """
-    backbone = NETWORKS[network].build()
-    if weights == "none":
-        return backbone
-    given = _downloaded_weights(network) if weights == "pretrained" else _read_weights(Path(weights))
-    head = f"{NETWORKS[network].head}."
-    given = {name: values for name, values in given.items() if not name.startswith(head)}
-    wanted = {name: values for name, values in backbone.state_dict().items() if not name.startswith(head)}
-    # Files older than torch 0.4.1 don't count batches; torch fills the counters in.
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in wanted]
-    misshapen = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
-    if missing or unexpected or misshapen:
-        groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-        details = "; ".join(f"{word}: {_some(names)}" for word, names in groups.items() if names)
-        raise InputError(f"model.weights = {weights!r} does not fit model.network = {network!r}: {details}")
-    backbone.load_state_dict(given, strict=False)
-    return backbone
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _downloaded_weights(network: str) -> Mapping[str, Tensor]:
-    weights = _published_weights(network)
-    name = weights.url.rpartition("/")[2]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        # torch.hub prints to stdout, which belongs to the command's result.
-        with contextlib.redirect_stdout(sys.stderr):
-            state: Mapping[str, Tensor] = weights.get_state_dict(
-                progress=sys.stderr.isatty(), check_hash=True
-            )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"the pretrained weights {weights} of {network} could not be downloaded or read ({error}); "
-            f"download {name} elsewhere and put it into {folder}, or set model.weights to a local file "
-            'of them, or to "none"'
-        ) from None
-    return state
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f'model.weights: {path}: no such file (nor is it "pretrained" or "none")')
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"model.weights: {path}: not a file of weights: {first_line}") from None
-    if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
-        raise InputError(
-            f"model.weights: {path}: not a state dict: expected what torch.save(network.state_dict()) writes"
-        )
-    return state

@@ -3,16 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from vidclf import config
 from vidclf.config import Choice, Dimension, InputError, PathKey, Range, did_you_mean
+from vidclf.data import cache
 from vidclf.data.augmentation import AugmentConfig
 from vidclf.models import networks, training
 from vidclf.models.base import ExperimentConfig, ModelConfig
 from vidclf.models.classifier import NeuralClassifier, load
-from vidclf.models.networks import NETWORKS, FrozenNorm, Preprocessing
+from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.models.training import TrainConfig
+from vidclf.models.video_network import FrozenNorm, Pooling, build_network
+from vidclf.models.weights import load_backbone
 
 __all__ = [
     "FRAMES2D_SPACE",
@@ -38,6 +42,9 @@ class NetworkConfig(ModelConfig):
     """How many stages of the network, from the input on, are not trained."""
     frozen_norm: FrozenNorm = "eval"
     """``train`` lets frozen batch norm drift: only to reproduce a published baseline."""
+
+    eval_views: int = Field(1, ge=1)
+    """Views of a clip, each of other frames, whose probabilities are averaged at evaluation."""
 
     def preprocessing(self) -> Preprocessing:
         """What the weights want."""
@@ -68,9 +75,10 @@ class Frames2dConfig(NetworkConfig):
     kind: Literal["frames2d"]
     """``frames2d``."""
     network: str = "resnet18"
-    """``resnet18``, ``squeezenet1_1`` or ``tiny2d``."""
-    pooling: Literal["avg"] = "avg"
-    """How the features of frames become those of the clip."""
+    """``resnet18``, ``resnet50``, ``squeezenet1_1``, ``efficientnet_b0``, ``mobilenet_v3_small`` or
+    ``tiny2d``."""
+    pooling: Pooling = "avg"
+    """How the features of frames become those of the clip; ``attention`` learns each frame's weight."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,7 +92,7 @@ class Volume3dConfig(NetworkConfig):
     kind: Literal["volume3d"]
     """``volume3d``."""
     network: str = "r3d_18"
-    """``r3d_18`` or ``tiny3d``."""
+    """``r3d_18``, ``mc3_18``, ``r2plus1d_18``, ``s3d``, ``swin3d_t`` or ``tiny3d``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -142,19 +150,55 @@ class NeuralExperiment(ExperimentConfig):
         normalize = "imagenet" if untrained and self.data.normalize == "weights" else self.data.normalize
         precision = self.train.precision
         if precision == "auto":
-            precision = "bf16" if training.bf16_is_native() else "fp32"
+            precision = "bf16" if training.bf16_is_native() and training.bf16_agrees() else "fp32"
         data = self.data.model_copy(update={"size": size, "resize": resize, "normalize": normalize})
         stop_monitor = self.train.stop_monitor or self.train.monitor
         train = self.train.model_copy(update={"precision": precision, "stop_monitor": stop_monitor})
         return self.model_copy(update={"data": data, "train": train})
 
+    def notes(self, train: int, val: int) -> list[str]:
+        """What the activation cache is going to hold of so many clips."""
+        model, settings = self.model, self.train
+        views = settings.views * train + model.eval_views * val
+        if settings.cache == "off" or model.frozen_stages == 0 or model.frozen_norm == "train":
+            return []
+        needed = views * self._kept_bytes()
+        room = cache.free_bytes()
+        stages = list(NETWORKS[model.network].stages)[: model.frozen_stages]
+        note = f"frozen {', '.join(stages)}: run once for each of {views} views and kept, {_size(needed)}"
+        if needed > room:
+            note += f", of which {_size(room)} fit (VIDCLF_CACHE_GB); the rest is computed in each epoch"
+        if settings.views == 0:
+            note += "; training views are new in each epoch, train.views = 4 would have four of each to keep"
+        return [note]
+
+    def _kept_bytes(self) -> int:
+        """Size of the frozen part's output for one view, found without computing it."""
+        resolved, model = self.resolved(), self.model
+        pooling = model.pooling if isinstance(model, Frames2dConfig) else "avg"
+        with torch.device("meta"):
+            network = build_network(
+                model.network,
+                weights="none",
+                classes=2,
+                dropout=0,
+                frozen_stages=model.frozen_stages,
+                pooling=pooling,
+            )
+            size = resolved.data.size or 0
+            output = network.prefix(torch.empty(1, self.data.frames, 3, size, size))
+        return output.numel() * torch.float16.itemsize
+
     def check_weights(self) -> None:
-        networks.load_backbone(self.model.network, self.model.weights)
+        load_backbone(self.model.network, self.model.weights)
 
     def shape(self) -> Mapping[str, Any]:
         flat = config.flatten(config.dump(self.resolved()))
-        keys = ("model.kind", "model.network", "data.frames", "data.size", "data.resize", "train.precision")
-        return {key: flat[key] for key in (*keys, "data.grid", "data.store_side")}
+        keys = (
+            *("model.kind", "model.network", "model.eval_views", "train.precision"),
+            *("data.frames", "data.size", "data.resize", "data.grid", "data.store_side"),
+        )
+        return {key: flat[key] for key in keys}
 
 
 class Frames2dExperiment(NeuralExperiment):
@@ -197,6 +241,15 @@ def build_volume3d(experiment: Volume3dExperiment, classes: Sequence[str]) -> Ne
     return _build(experiment, classes)
 
 
+def _size(size: float) -> str:
+    """Bytes in the largest unit that leaves more than one."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
 def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:
     experiment = experiment.resolved()
     model, data = experiment.model, experiment.data
@@ -207,8 +260,9 @@ def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassi
     }[data.normalize]
     return NeuralClassifier(
         classes=len(classes),
-        **model.model_dump(exclude={"kind", "pooling"}),
+        **{"pooling": "avg", **model.model_dump(exclude={"kind"})},
         **data.model_dump(include={"frames", "size", "resize", "augment_seed"}),
+        interpolation=model.preprocessing().interpolation,
         mean=statistics.mean,
         std=statistics.std,
         seed=experiment.seed,

@@ -1,5 +1,6 @@
 """What the training loop is made of: its settings, order, schedule, scores and stopping rule."""
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 from torch import nn
+from torch.nn import functional
 
 from vidclf.config import Section
 from vidclf.models.base import Probabilities
@@ -25,6 +27,9 @@ OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "step", "cosine"]
 Balance = Literal["none", "sampler", "loss", "both"]
 Precision = Literal["fp32", "bf16"]
+Cache = Literal["auto", "off"]
+Batch = NDArray[np.int64]
+"""Indices of the clips of one step."""
 
 _SGD_MOMENTUM = 0.9
 _PREFETCHED = 2
@@ -72,6 +77,10 @@ class TrainConfig(Section):
     """Epochs before early stopping may stop."""
     views: int = Field(0, ge=0)
     """Augmented views of a clip that epochs take in turns; 0: a fresh view each epoch."""
+    accumulation: int = Field(1, ge=1)
+    """Parts in which a batch is worked off before its one step, where memory does not hold it at once."""
+    cache: Cache = "auto"
+    """``auto`` keeps what the frozen stages make of views that come again; ``off`` computes it each time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device has instructions for it, else fp32."""
 
@@ -86,26 +95,44 @@ def bf16_is_native() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@functools.cache
+def bf16_agrees() -> bool:
+    """Whether bf16 convolutions over volumes give what fp32 gives, up to rounding.
+
+    With some versions of cuDNN they do not (pytorch#163539). bf16 rounds by up to
+    2**-9 of a value; the limit of 2 % of the largest leaves room for sums.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device)
+    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device)
+    with torch.no_grad():
+        exact = functional.conv3d(inputs, weights, padding=1)
+        with torch.autocast(device, torch.bfloat16):
+            rounded = functional.conv3d(inputs, weights, padding=1).float()
+    return bool((exact - rounded).abs().max() < 0.02 * exact.abs().max())
+
+
 def make_optimizer(
     backbone: nn.Module,
-    head: nn.Module,
+    head: Sequence[nn.Parameter],
     *,
     optimizer: OptimizerName,
     lr: float,
     weight_decay: float,
     backbone_lr_scale: float,
 ) -> torch.optim.Optimizer:
-    """An optimizer over what is not frozen, the head in its last group.
+    """A fused optimizer over what is not frozen, the head in its last group.
 
     Each group keeps its highest learning rate as ``peak_lr``.
     """
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    groups = [(trained, lr * backbone_lr_scale), (list(head.parameters()), lr)]
+    groups = [(trained, lr * backbone_lr_scale), (list(head), lr)]
     options = [{"params": params, "lr": peak, "peak_lr": peak} for params, peak in groups if params]
     if optimizer == "sgd":
-        return torch.optim.SGD(options, momentum=_SGD_MOMENTUM, weight_decay=weight_decay)
+        return torch.optim.SGD(options, momentum=_SGD_MOMENTUM, weight_decay=weight_decay, fused=True)
     make = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
-    return make(options, weight_decay=weight_decay)
+    return make(options, weight_decay=weight_decay, fused=True)
 
 
 def lr_factor(
@@ -192,6 +219,6 @@ def prefetched(build: Callable[[Item], Built], items: Iterable[Item]) -> Iterato
             yield ahead.popleft().result()
 
 
-def batches(order: Sequence[int] | NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+def batches(order: Sequence[int] | Batch, batch_size: int) -> list[Batch]:
     """Consecutive parts of ``order``, the last one possibly smaller."""
     return [np.asarray(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]

@@ -152,6 +152,9 @@ class Supervisor:
             return
         earlier = self._values.get(_key(trial.params))
         attempt.create(self._identity(trial, stem, earlier))
+        cut_short = self._opened.frozen(trial.number).user_attrs.get("retry_of")
+        if cut_short is not None:
+            attempt.take_checkpoint(self._opened.attempt(cut_short))
         running = Running(trial, stem, attempt, time.monotonic())
         if earlier is not None:
             self._idle.append(worker)
@@ -225,6 +228,7 @@ class Supervisor:
                 outcome = Outcome("failed", worker.death(), {}, now_ms())
                 running.attempt.finish(outcome)
                 worker.stop()
+                running.attempt.drop_checkpoint()
                 self._idle.append(Worker(threads))
                 self._settle(running, outcome)
 

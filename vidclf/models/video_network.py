@@ -1,0 +1,198 @@
+"""Networks as named stages, a pooling and a fresh head."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from vidclf.models.networks import NETWORKS
+from vidclf.models.weights import load_backbone
+
+FrozenNorm = Literal["eval", "train"]
+Pooling = Literal["avg", "max", "attention"]
+
+
+class _Mean(nn.Module):
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mean(self.dims)
+
+
+class _Max(nn.Module):
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, width) of (B, T, width)."""
+        return frames.amax(dim=1)
+
+
+class _Attention(nn.Module):
+    """A weighted mean of frames whose weights, a softmax of linear scores, are learned.
+
+    The pooling of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance
+    Learning" (ICML 2018), eq. 7 and 8, without the hidden layer before the scores: the
+    features are deep already, and training sets are small. It starts as the mean.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, width) of (B, T, width)."""
+        weights: Tensor = self.score(frames).softmax(dim=1)
+        return (weights * frames).sum(dim=1)
+
+
+def _pooling(dims: Literal[2, 3], pooling: Pooling, width: int) -> nn.Sequential:
+    """Steps from maps to features of clips; all but the last are free of parameters."""
+    if dims == 3:
+        if pooling != "avg":
+            raise ValueError(f"volumes are pooled by avg, not {pooling}")
+        return nn.Sequential(_Mean(2, 3, 4))
+    if pooling == "avg":
+        return nn.Sequential(_Mean(1, 3, 4))
+    return nn.Sequential(_Mean(3, 4), _Max() if pooling == "max" else _Attention(width))
+
+
+class VideoNetwork(nn.Module):
+    """Named stages, pooling over space and time, and a linear head.
+
+    A network of frames averages each frame over space and pools over time; one
+    of volumes averages over both at once.
+
+    Args:
+        stages: The backbone, in order.
+        dims: 2 for a network of single frames, 3 for one of volumes.
+        width: Pooled features.
+        classes: Outputs.
+        dropout: Probability that a pooled feature is dropped in training.
+        frozen_stages: How many stages from the input on never change.
+        frozen_norm: ``eval`` keeps the frozen stages in evaluation mode for good; ``train``
+            lets their batch norm drift, only to reproduce a published baseline.
+        pooling: How the features of frames become those of the clip; ``avg`` for volumes.
+
+    Attributes:
+        memory_format: Layout in which the stages compute.
+        fixed_poolings: Steps of the pooling that belong to what training leaves as it is.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        *,
+        dims: Literal[2, 3],
+        width: int,
+        classes: int,
+        dropout: float,
+        frozen_stages: int,
+        frozen_norm: FrozenNorm,
+        pooling: Pooling,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(OrderedDict(stages))
+        self.pooling = _pooling(dims, pooling, width)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
+        self.dims, self.frozen_stages, self.frozen_norm = dims, frozen_stages, frozen_norm
+        self.memory_format = torch.channels_last if dims == 2 else torch.channels_last_3d
+        learned = pooling == "attention"
+        self.fixed_poolings = len(self.pooling) - learned if frozen_stages == len(self.stages) else 0
+        self.stages[:frozen_stages].requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but the frozen stages, which stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_norm == "eval":
+            self.stages[: self.frozen_stages].eval()
+        return self
+
+    def fresh_parameters(self) -> list[nn.Parameter]:
+        """Those of the pooling and the head, which no weights file holds."""
+        return [*self.pooling.parameters(), *self.head.parameters()]
+
+    def fixed_names(self) -> set[str]:
+        """What training leaves as it is, by its name in the state dict."""
+        frozen = self.stages[: self.frozen_stages]
+        kept = frozen.state_dict() if self.frozen_norm == "eval" else dict(frozen.named_parameters())
+        return {f"stages.{name}" for name in kept}
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised clips (B, T, C, H, W)."""
+        logits: Tensor = self.head(self.features(self.prefix(clips)))
+        return logits
+
+    def prefix(self, clips: Tensor) -> Tensor:
+        """Normalised clips (B, T, C, H, W) through all that training leaves as it is.
+
+        Returns:
+            (B, T, C', H', W') for a network of frames, (B, C', T', H', W') for one of volumes.
+            Where all stages are frozen (B, width), or (B, T, width) before attention.
+        """
+        with torch.no_grad():
+            inputs = clips if self.dims == 2 else clips.transpose(1, 2)
+            maps = self._through(self.stages[: self.frozen_stages], inputs)
+            activations: Tensor = self.pooling[: self.fixed_poolings](maps)
+            return activations
+
+    def features(self, activations: Tensor) -> Tensor:
+        """What `prefix` gave through the rest of the stages and the pooling: (B, width)."""
+        maps = self._through(self.stages[self.frozen_stages :], activations)
+        features: Tensor = self.pooling[self.fixed_poolings :](maps)
+        return features
+
+    def _through(self, stages: nn.Sequential, inputs: Tensor) -> Tensor:
+        if not len(stages):
+            return inputs
+        if self.dims == 3:
+            volumes: Tensor = stages(inputs.contiguous(memory_format=self.memory_format))
+            return volumes
+        frames: Tensor = stages(inputs.flatten(0, 1).contiguous(memory_format=self.memory_format))
+        return frames.reshape(*inputs.shape[:2], *frames.shape[1:])
+
+
+def build_network(
+    network: str,
+    *,
+    weights: str,
+    classes: int,
+    dropout: float,
+    frozen_stages: int,
+    frozen_norm: FrozenNorm = "eval",
+    pooling: Pooling = "avg",
+) -> VideoNetwork:
+    """A network with a fresh head.
+
+    Args:
+        network: Key into `NETWORKS`.
+        weights: ``pretrained``, ``none``, or a file of the torchvision network.
+        classes: Outputs.
+        dropout: Probability that a pooled feature is dropped in training.
+        frozen_stages: How many stages from the input on never change.
+        frozen_norm: See `VideoNetwork`.
+        pooling: See `VideoNetwork`.
+
+    Raises:
+        InputError: The weights cannot be had, or don't fit.
+    """
+    spec = NETWORKS[network]
+    backbone = load_backbone(network, weights)
+    return VideoNetwork(
+        {name: _joined(backbone, paths) for name, paths in spec.stages.items()},
+        dims=spec.dims,
+        width=spec.width,
+        classes=classes,
+        dropout=dropout,
+        frozen_stages=frozen_stages,
+        frozen_norm=frozen_norm,
+        pooling=pooling,
+    )
+
+
+def _joined(backbone: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+    modules = [backbone.get_submodule(path) for path in paths]
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)

@@ -1,0 +1,88 @@
+"""The weights that networks start from: torchvision's, or a file's."""
+
+import contextlib
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from vidclf.config import InputError
+from vidclf.models.networks import NETWORKS, published_weights
+
+
+def load_backbone(network: str, weights: str) -> nn.Module:
+    """The torchvision network with all weights but its head's taken from ``weights``.
+
+    Raises:
+        InputError: The weights cannot be had, or don't fit.
+    """
+    backbone = NETWORKS[network].build()
+    if weights == "none":
+        return backbone
+    given = _downloaded_weights(network) if weights == "pretrained" else _read_weights(Path(weights))
+    head = f"{NETWORKS[network].head}."
+    given = {name: values for name, values in given.items() if not name.startswith(head)}
+    wanted = {name: values for name, values in backbone.state_dict().items() if not name.startswith(head)}
+    # Files older than torch 0.4.1 don't count batches; torch fills the counters in.
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in wanted]
+    misshapen = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
+    if missing or unexpected or misshapen:
+        groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        details = "; ".join(f"{word}: {_some(names)}" for word, names in groups.items() if names)
+        raise InputError(f"model.weights = {weights!r} does not fit model.network = {network!r}: {details}")
+    backbone.load_state_dict(given, strict=False)
+    return backbone
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _downloaded_weights(network: str) -> Mapping[str, Tensor]:
+    weights = published_weights(network)
+    name = weights.url.rpartition("/")[2]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        # torch.hub prints to stdout, which belongs to the command's result.
+        with contextlib.redirect_stdout(sys.stderr):
+            state: Mapping[str, Tensor] = weights.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True
+            )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"the pretrained weights {weights} of {network} could not be downloaded or read ({error}); "
+            f"download {name} elsewhere and put it into {folder}, or set model.weights to a local file "
+            'of them, or to "none"'
+        ) from None
+    return state
+
+
+def _read_weights(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f'model.weights: {path}: no such file (nor is it "pretrained" or "none")')
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
+        first_line = str(error).partition("\n")[0]
+        raise InputError(f"model.weights: {path}: not a file of weights: {first_line}") from None
+    if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
+        raise InputError(
+            f"model.weights: {path}: not a state dict: expected what torch.save(network.state_dict()) writes"
+        )
+    return state
