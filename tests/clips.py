@@ -48,6 +48,10 @@ def write_experiment(path: Path, kind: str, manifest: Path, **values: object) ->
     models = {
         "majority": 'kind = "majority"',
         "svm": 'kind = "svm"\nfeatures = ["difference"]',
+        "logistic": 'kind = "logistic"\nfeatures = ["difference"]',
+        "forest": 'kind = "forest"\nfeatures = ["difference"]\ntrees = 30',
+        "boosting": 'kind = "boosting"\nfeatures = ["difference"]\niterations = 10\nmin_leaf = 2',
+        "knn": 'kind = "knn"\nfeatures = ["difference"]\nneighbours = 3',
         "frames2d": 'kind = "frames2d"\nnetwork = "tiny2d"\nweights = "none"',
         "volume3d": 'kind = "volume3d"\nnetwork = "tiny3d"\nweights = "none"',
     }

@@ -1,18 +1,33 @@
-"""Features: what they say of known motion, and that they are computed once or honestly."""
+"""Features: what they say of known pictures and motion."""
 
-from pathlib import Path
+from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vidclf.data.clips import ClipSet, ClipStore
-from vidclf.data.manifest import Entry
-from vidclf.data.video import Frames, write_video
-from vidclf.models import features
-from vidclf.models.features import FEATURES, Framing, feature_matrix, square_view
+from vidclf.data.video import Frames
+from vidclf.models.features import FEATURES, compute_features
 
-LENGTHS = {"hog": 2592, "flow": 483, "difference": 136}
-HISTOGRAMS = 3 * 4 * 4 * 9
+LENGTHS = {
+    "hog": 2592,
+    "flow": 483,
+    "hof": 432,
+    "mbh": 864,
+    "color": 459,
+    "lbp": 944,
+    "difference": 136,
+    "history": 78,
+}
+BLOCKS = {"hof": 9, "mbh": 9, "color": 51, "lbp": 59}
+"""Values of one histogram, of the features that are histograms alone."""
+SHARES = 3 * 4 * 4 * 9
+
+
+def vector(name: str, clip: Frames) -> np.ndarray:
+    return compute_features(clip, [name])[name]
 
 
 def moving_square(step: tuple[int, int], frames: int = 8, size: int = 112) -> Frames:
@@ -27,7 +42,7 @@ def moving_square(step: tuple[int, int], frames: int = 8, size: int = 112) -> Fr
 
 def direction_shares(clip: Frames) -> np.ndarray:
     """Mean over cells of the flow histogram: 8 directions, then standing still."""
-    return FEATURES["flow"](clip)[:HISTOGRAMS].reshape(-1, 9).mean(axis=0)
+    return vector("flow", clip)[:SHARES].reshape(-1, 9).mean(axis=0)
 
 
 @pytest.mark.parametrize(("step", "direction"), [((4, 0), 0), ((0, 4), 2), ((-4, 0), 4), ((0, -4), 6)])
@@ -37,122 +52,239 @@ def test_flow_falls_into_the_direction_of_motion(step: tuple[int, int], directio
     assert moving[direction] > 0.7 * moving.sum()
 
 
-def test_flow_histograms_sum_to_one_and_strength_is_the_step() -> None:
+def test_the_strength_of_flow_is_the_step() -> None:
     def strengths(step: int) -> np.ndarray:
-        return FEATURES["flow"](moving_square((step, 0)))[HISTOGRAMS : HISTOGRAMS + 48].reshape(3, 4, 4)[1]
+        return vector("flow", moving_square((step, 0)))[SHARES : SHARES + 48].reshape(3, 4, 4)[1]
 
-    vector = FEATURES["flow"](moving_square((4, 0)))
-    assert vector[:HISTOGRAMS].reshape(-1, 9).sum(axis=1) == pytest.approx(1, abs=1e-5)
     for step in (2, 4, 6):
         # Below the step, as the flow fades out over the flat background beside the square.
         assert 0.6 * step / 112 < strengths(step)[1:3, 1:3].mean() <= step / 112
     assert strengths(4)[1:3, 1:3].mean() > 4 * strengths(4)[0].mean()
 
 
+def test_hof_is_the_histograms_of_flow() -> None:
+    clip = moving_square((4, 0))
+    np.testing.assert_array_equal(vector("hof", clip), vector("flow", clip)[:SHARES])
+
+
 @pytest.mark.parametrize("frames", [1, 5])
 def test_a_still_clip_has_no_motion(frames: int) -> None:
     still = moving_square((0, 0), frames)
-    assert direction_shares(still).tolist() == pytest.approx([0] * 8 + [1])
-    assert not FEATURES["flow"](still)[HISTOGRAMS:].any()
-    assert not FEATURES["difference"](still).any()
+    for name in ("hof", "mbh"):
+        assert vector(name, still).reshape(-1, 9).mean(axis=0) == pytest.approx([0] * 8 + [1])
+    for values in (vector("flow", still)[SHARES:], vector("difference", still), vector("history", still)):
+        assert not values.any()
+
+
+def warped(matrix: Callable[[float], np.ndarray], frames: int = 8, size: int = 112) -> Frames:
+    """A texture larger than the frame under a map from the frame's centre to the texture's by time."""
+    noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)
+    texture = cv2.resize(noise, (400, 400), interpolation=cv2.INTER_CUBIC)
+    clip = []
+    for time in np.arange(frames) - (frames - 1) / 2:
+        linear, shift = matrix(time)[:, :2], matrix(time)[:, 2]
+        offset = 200 + shift - linear @ [size / 2, size / 2]
+        there = np.column_stack([linear, offset])
+        clip.append(cv2.warpAffine(texture, there, (size, size), flags=cv2.WARP_INVERSE_MAP))
+    return np.stack(clip).astype(np.uint8)
+
+
+def panning(time: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, -4 * time], [0.0, 1.0, 0.0]])
+
+
+def growing(time: float) -> np.ndarray:
+    return np.array([[0.93**time, 0.0, 0.0], [0.0, 0.93**time, 0.0]])
+
+
+def turning(time: float) -> np.ndarray:
+    """Clockwise on the screen."""
+    sine, cosine = np.sin(0.08 * time), np.cos(0.08 * time)
+    return np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0]])
+
+
+RIGHT, DOWN, UP, UNIFORM = 0, 2, 6, 8
+
+
+@pytest.mark.parametrize(
+    ("motion", "rightwards", "downwards"),
+    # What turns clockwise moves right the further up it is, and down the further right.
+    [(panning, UNIFORM, UNIFORM), (growing, RIGHT, DOWN), (turning, UP, RIGHT)],
+)
+def test_motion_boundaries_are_the_growth_of_motion(
+    motion: Callable[[float], np.ndarray], rightwards: int, downwards: int
+) -> None:
+    shares = vector("mbh", warped(motion)).reshape(2, -1, 9).mean(axis=1)
+    assert shares.argmax(axis=1).tolist() == [rightwards, downwards]
+    if motion is panning:
+        assert shares[:, UNIFORM] == pytest.approx(1, abs=0.01)
+    else:
+        assert (shares[:, UNIFORM] < 0.35).all()
+
+
+def test_hof_of_a_pan_is_its_direction() -> None:
+    assert vector("hof", warped(panning)).reshape(-1, 9)[:, RIGHT] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("color", "code"),
+    [
+        ((255, 0, 0), 34 + 1 + 1),
+        ((255, 0, 16), 34 + 1 + 1),
+        ((0, 255, 0), 34 + 1 + 3 * 2 + 1),
+        ((0, 0, 255), 34 + 1 + 5 * 2 + 1),
+        ((60, 0, 0), 0 + 1 + 1),
+        ((255, 128, 128), 34 + 1 + 0),
+        ((0, 0, 0), 0),
+        ((128, 128, 128), 17),
+        ((255, 250, 255), 34),
+    ],
+)
+def test_a_color_is_one_bin(color: tuple[int, int, int], code: int) -> None:
+    clip = np.full((3, 32, 32, 3), color, dtype=np.uint8)
+    expected = np.zeros((9, 51))
+    expected[:, code] = 1
+    np.testing.assert_array_equal(vector("color", clip).reshape(9, 51), expected)
+
+
+def test_colors_have_a_place_but_no_time() -> None:
+    clip = np.zeros((4, 33, 33, 3), dtype=np.uint8)
+    clip[:, :11, 22:] = (255, 0, 0)
+    clip[:1, 11:22, 11:22] = (0, 0, 255)
+    shares = vector("color", clip).reshape(3, 3, 51)
+    assert shares[0, 2, 36] == 1
+    assert shares[1, 1, [0, 46]].tolist() == [0.75, 0.25]
+    assert (shares[..., 0].ravel() == 1).sum() == 7
+    np.testing.assert_array_equal(vector("color", clip[::-1]), shares.ravel())
+
+
+def test_binary_patterns_of_flat_pictures_and_slopes() -> None:
+    flat = np.full((2, 64, 64, 3), 77, dtype=np.uint8)
+    slope = flat + np.arange(64, dtype=np.uint8)[:, None]
+    clips = [flat, slope, slope[:, :, ::-1], slope.swapaxes(1, 2), slope.swapaxes(1, 2)[:, ::-1]]
+    shares = np.stack([vector("lbp", clip).reshape(16, 59) for clip in clips])
+    codes = shares.argmax(axis=2)
+    assert (shares.max(axis=2) == 1).all()
+    assert (codes == codes[:, :1]).all()
+    assert len(set(codes[:, 0])) == 5
+    assert codes[0, 0] == 57  # every neighbour is as bright as the centre
+    assert 58 not in codes
+
+
+def test_binary_patterns_ignore_brightness() -> None:
+    dark = np.random.default_rng(0).integers(0, 100, (2, 48, 48, 1), dtype=np.uint8).repeat(3, axis=3)
+    np.testing.assert_array_equal(vector("lbp", dark), vector("lbp", dark + 100))
+
+
+def arrow(left: int, top: int, step: int = 2, scale: int = 1) -> Frames:
+    """A bright bar that grows to the right over a dark picture, so that its shape has no symmetry."""
+    clip = np.zeros((6, 128, 128, 3), dtype=np.uint8)
+    for time in range(6):
+        right = left + scale * (10 + step * time)
+        clip[time, top : top + scale * (4 + time), left:right] = 255
+    return clip
+
+
+def test_moments_of_motion_do_not_see_place_or_size() -> None:
+    moments = vector("history", arrow(10, 10))[:14]
+    assert (moments[[0, 1, 7, 8]] > 10).all()
+    assert vector("history", arrow(70, 50))[:14] == pytest.approx(moments, rel=1e-6)
+    # Pixels are not infinitely small.
+    assert vector("history", arrow(10, 10, scale=3))[[0, 1, 7, 8]] == pytest.approx(
+        moments[[0, 1, 7, 8]], rel=0.02
+    )
+    assert vector("history", arrow(10, 10, step=6))[:2] != pytest.approx(moments[:2], rel=0.02)
+
+
+def test_history_says_when_a_place_last_changed() -> None:
+    clip = np.zeros((5, 64, 64, 3), dtype=np.uint8)
+    clip[1:, :8, :8] = 255
+    clip[2:, :8, 8:16] = 26
+    clip[3:, 8:16, :8] = 25
+    clip[4:, 56:, 56:] = 255
+    places = vector("history", clip)[14:].reshape(8, 8)
+    expected = np.zeros((8, 8))
+    expected[0, 0], expected[0, 1], expected[7, 7] = 1 / 4, 2 / 4, 1
+    assert places == pytest.approx(expected)
 
 
 def test_difference_finds_place_and_rhythm() -> None:
     blinking = np.zeros((17, 64, 64, 3), dtype=np.uint8)
     blinking[2::4, :8, 8:16] = 255
     blinking[3::4, :8, 8:16] = 255
-    vector = FEATURES["difference"](blinking)
-    means, spectrum = vector[:64].reshape(8, 8), vector[128:]
+    values = vector("difference", blinking)
+    means, spectrum = values[:64].reshape(8, 8), values[128:]
     assert np.argwhere(means > 0).tolist() == [[0, 1]]
     assert means[0, 1] == pytest.approx(0.5)
     assert spectrum.argmax() + 1 == 8
 
 
-@pytest.mark.parametrize("frames", [1, 5, 16])
-@pytest.mark.parametrize("name", FEATURES)
-def test_vectors_are_finite_and_of_one_length(name: str, frames: int) -> None:
-    clip = np.random.default_rng(frames).integers(0, 255, (frames, 112, 112, 3), dtype=np.uint8)
+def pictures(seed: int, frames: int, size: int, coarse: int) -> Frames:
+    """Noise in patches of ``coarse`` pixels."""
+    edge = -(-size // coarse)
+    noise = np.random.default_rng(seed).integers(0, 256, (frames, edge, edge, 3), dtype=np.uint8)
+    return noise.repeat(coarse, axis=1).repeat(coarse, axis=2)[:, :size, :size]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    frames=st.integers(1, 12),
+    size=st.sampled_from([21, 28, 35, 42, 49, 63, 64, 77, 112]),
+    coarse=st.sampled_from([1, 4, 16]),
+)
+def test_every_feature_keeps_its_promises(seed: int, frames: int, size: int, coarse: int) -> None:
+    clip = pictures(seed, frames, size, coarse)
     before = clip.copy()
-    vector = FEATURES[name](clip)
-    assert vector.shape == (LENGTHS[name],)
-    assert vector.dtype == np.float64
-    assert np.isfinite(vector).all()
+    for name, values in compute_features(clip, list(FEATURES)).items():
+        assert values.shape == (LENGTHS[name],), name
+        assert values.dtype == np.float64, name
+        assert np.isfinite(values).all(), name
+        if FEATURES[name].histogram:
+            assert (values >= 0).all(), name
+            assert values.reshape(-1, BLOCKS[name]).sum(axis=1) == pytest.approx(1, abs=1e-5), name
     assert (clip == before).all()
 
 
+def test_the_histograms_are_known() -> None:
+    assert {name for name, spec in FEATURES.items() if spec.histogram} == set(BLOCKS)
+    assert set(FEATURES) == set(LENGTHS)
+
+
+@pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("name", FEATURES)
-def test_the_smallest_frames_work(name: str) -> None:
-    assert np.isfinite(FEATURES[name](np.zeros((2, 16, 16, 3), dtype=np.uint8))).all()
+def test_the_smallest_frames_work(name: str, value: int) -> None:
+    assert np.isfinite(vector(name, np.full((2, 16, 16, 3), value, dtype=np.uint8))).all()
 
 
-def test_square_view_is_the_centre() -> None:
-    frames = np.zeros((2, 40, 80, 3), dtype=np.uint8)
-    frames[:, :, 20:60] = 200
-    assert square_view(frames, 20, 20).shape == (2, 20, 20, 3)
-    assert (square_view(frames, 20, 20) == 200).all()
-    assert square_view(frames, 16, (16, 64)).shape == (2, 16, 16, 3)
-
-
-def test_square_view_crops_after_resizing() -> None:
-    frames = np.zeros((1, 40, 40, 3), dtype=np.uint8)
-    frames[:, 10:30, 10:30] = 100
-    assert (square_view(frames, 20, 40) == 100).all()
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def test_flow_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def mean(frames: Frames) -> np.ndarray:
-        calls.append(len(frames))
-        return frames.mean(axis=(0, 1, 2))
+    class Solver:
+        def calc(self, before: np.ndarray, after: np.ndarray, step: np.ndarray) -> None:
+            calls.append(1)
 
-    monkeypatch.setitem(features.FEATURES, "hog", mean)
-    monkeypatch.setattr(features, "_MEMO", {})
-    return calls
-
-
-def stored_and_files(folder: Path) -> tuple[ClipSet, ClipSet]:
-    path = folder / "clip.mp4"
-    write_video(path, moving_square((4, 0), size=64))
-    stored = ClipSet.of_entries([Entry(path, "a", "", "train")], ("a", "b"), ClipStore(64, 256))
-    return stored, ClipSet.of_files([path], ("a", "b"), 64, 256)
+    monkeypatch.setattr(cv2.DISOpticalFlow, "create", lambda _: Solver())
+    compute_features(moving_square((1, 0), frames=5), ["flow", "hof", "mbh"])
+    assert len(calls) == 4
 
 
-def test_stored_clips_are_computed_once_and_files_each_time(tmp_path: Path, counted: list[int]) -> None:
-    stored, files = stored_and_files(tmp_path)
-    framing = Framing(4, 32, 32)
-    first, again = (feature_matrix(stored, ["hog"], framing) for _ in range(2))
-    assert counted == [4]
-    honest = [feature_matrix(files, ["hog"], framing) for _ in range(2)]
-    assert counted == [4, 4, 4]
-    for values in (again, *honest):
-        np.testing.assert_array_equal(values, first)
+FINGERPRINTS = {
+    "hog": (1, 0.3595),
+    "flow": (1, -2.1197),
+    "hof": (1, -2.1342),
+    "mbh": (1, -0.4921),
+    "color": (1, 0.5227),
+    "lbp": (1, 0.5752),
+    "difference": (1, -0.07353),
+    "history": (1, 9.8835),
+}
+"""Version and a weighted sum of one clip's values. Where our code changes the sum, raise the version too."""
 
 
-def test_the_memo_tells_framings_and_contents_apart(tmp_path: Path, counted: list[int]) -> None:
-    stored, _ = stored_and_files(tmp_path)
-    for framing in (Framing(4, 32, 32), Framing(5, 32, 32), Framing(4, 16, 32), Framing(4, 32, 40)):
-        feature_matrix(stored, ["hog"], framing)
-    assert len(counted) == 4
-    write_video(stored.paths[0], moving_square((0, 4), size=64))
-    feature_matrix(stored, ["hog"], Framing(4, 32, 32))
-    assert len(counted) == 5
-
-
-def test_a_full_memo_still_gives_values(
-    tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(features, "_MEMO_LIMIT", 0)
-    stored, _ = stored_and_files(tmp_path)
-    for _ in range(2):
-        assert feature_matrix(stored, ["hog"], Framing(4, 32, 32)).shape == (1, 3)
-    assert len(counted) == 2
-
-
-def test_features_stand_side_by_side_in_the_order_given() -> None:
-    clip = moving_square((4, 0))
-    clips = ClipSet((Path("x"),), np.zeros(1, dtype=np.int64), ("x",), ("a", "b"), lambda _: clip)
-    joined = feature_matrix(clips, ["difference", "flow"], Framing(8, 112, 112))
-    expected = np.concatenate([FEATURES["difference"](clip), FEATURES["flow"](clip)])
-    np.testing.assert_allclose(joined, expected[None])
+@pytest.mark.parametrize("name", FEATURES)
+def test_changed_values_have_another_version(name: str) -> None:
+    values = vector(name, np.concatenate([warped(growing, 4), moving_square((4, 0), 4)]))
+    fingerprint = values @ np.cos(np.arange(len(values)))
+    assert FEATURES[name].version == FINGERPRINTS[name][0]
+    assert fingerprint == pytest.approx(FINGERPRINTS[name][1], rel=0.01)

@@ -90,7 +90,7 @@ def advice(entries: Sequence[Entry]) -> list[str]:
     if most >= _IMBALANCE * fewest:
         found.append(
             f"{large} has {most / fewest:.1f} times the clips of {small}: judge by val/macro_f1 rather than "
-            'accuracy, and try train.balance = "sampler" or "loss" (model.class_weight for an svm).'
+            'accuracy, and try train.balance = "sampler" or "loss" (model.class_weight for a classical one).'
         )
     if fewest < _FEW_CLIPS:
         found.append(
@@ -135,7 +135,13 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     ]
     for number, (heading, figure) in enumerate(figures):
         yield f"<h2>{heading}</h2>"
-        yield plotly.io.to_html(figure, include_plotlyjs=number == 0, full_html=False, default_height=380)
+        yield plotly.io.to_html(
+            figure,
+            include_plotlyjs=number == 0,
+            full_html=False,
+            default_height=380,
+            config={"showSendToCloud": False},  # a button that would send the data away
+        )
 
 
 def _problems(checks: Sequence[ClipCheck], leaks: Sequence[Leak]) -> Iterator[str]:

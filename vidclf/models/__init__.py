@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vidclf.config import InputError
-from vidclf.models import classical, neural
+from vidclf.models import classical, estimators, neural
 from vidclf.models.base import Classifier, ModelSpec
 from vidclf.models.saved import SavedModel, read_card
 
@@ -16,8 +16,18 @@ MODELS: dict[str, ModelSpec] = {
     "volume3d": ModelSpec(
         neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.VOLUME3D_SPACE
     ),
-    "svm": ModelSpec(classical.SvmExperiment, classical.build_svm, classical.load, classical.SVM_SPACE),
-    "majority": ModelSpec(classical.MajorityExperiment, classical.build_majority, classical.load, {}),
+    "svm": ModelSpec(classical.SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
+    "logistic": ModelSpec(
+        classical.LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE
+    ),
+    "forest": ModelSpec(
+        classical.ForestExperiment, classical.build_forest, estimators.load, classical.FOREST_SPACE
+    ),
+    "boosting": ModelSpec(
+        classical.BoostingExperiment, classical.build_boosting, estimators.load, classical.BOOSTING_SPACE
+    ),
+    "knn": ModelSpec(classical.KnnExperiment, classical.build_knn, estimators.load, classical.KNN_SPACE),
+    "majority": ModelSpec(classical.MajorityExperiment, classical.build_majority, estimators.load, {}),
 }
 
 

@@ -1,58 +1,56 @@
-"""Classical models: a scikit-learn estimator on hand-made features, and the majority class as floor."""
+"""Classical models: which features they see, how those are scaled, and scikit-learn's estimators on them."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import skops.io
-from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
-from scipy.special import softmax
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 from sklearn.base import ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from skops.io.exceptions import UntrustedTypesFoundException
 
-from vidclf.config import Choice, Dimension, InputError, Range, did_you_mean
-from vidclf.data.clips import ClipSet
-from vidclf.models.base import ExperimentConfig, ModelConfig, Probabilities, Report
-from vidclf.models.features import FEATURES, Framing, feature_matrix
+from vidclf.config import Choice, Dimension, Range, did_you_mean
+from vidclf.models.base import ExperimentConfig, ModelConfig
+from vidclf.models.estimators import ClassicalClassifier
+from vidclf.models.feature_store import Framing
+from vidclf.models.features import FEATURES, compute_features
+from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 DEFAULT_SIZE = 112
 """Edge of the square that features see, in pixels, where the config names none."""
+_BINS = 32
+"""Values that boosting tells apart: more take longer (4 times at 255), and sets of clips are small."""
 
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Indices of the clips to fit on and of those to predict."""
+
+def _split_names(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split("+")) if isinstance(value, str) else value
 
 
-class SvmConfig(ModelConfig):
-    """A support vector machine on standardised features."""
+FeatureNames = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, strict=False),
+    BeforeValidator(_split_names),
+    # As text, so that a value that a study chose equals the config's.
+    PlainSerializer("+".join),
+]
+"""Names of `FEATURES`: in a file a list, or a text as ``hog+flow``, which a study can choose among."""
 
-    kind: Literal["svm"]
-    """Which kind of model."""
-    features: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("hog", "flow")
-    """Which features, side by side: ``hog``, ``flow``, ``difference``."""
-    C: float = Field(1.0, gt=0)
-    """Cost of a training clip on the wrong side of the margin."""
-    kernel: Literal["linear", "rbf"] = "linear"
-    """Similarity of two clips."""
-    gamma: float | Literal["scale"] = "scale"
-    """Inverse width of the rbf kernel, ``scale``: 1 / number of values; the linear kernel has none."""
-    class_weight: Literal["balanced", "none"] = "balanced"
-    """Whether clips of rarer classes weigh more."""
 
-    @field_validator("gamma", mode="before")
-    @classmethod
-    def _positive(cls, gamma: Any) -> Any:
-        if gamma != "scale" and not (isinstance(gamma, int | float) and gamma > 0):
-            raise ValueError("should be a number above 0, or 'scale'")
-        return gamma
+class ClassicalConfig(ModelConfig):
+    """What all classical models share: features side by side, scaled, perhaps reduced."""
+
+    features: FeatureNames = ("hog", "flow")
+    """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
+    ``history``; a list, or joined as ``hog+flow``."""
+    scale: Literal["standard", "block", "none"] = "standard"
+    """``standard``: each value to mean 0 and deviation 1; ``block``: then features weigh alike as wholes."""
+    pca: int | float = 0
+    """Principal components: 0 none, from 1 on so many, or as many as clips and values allow; below 1 the
+    share of the variance that they keep at least."""
 
     @field_validator("features")
     @classmethod
@@ -66,12 +64,124 @@ class SvmConfig(ModelConfig):
             raise ValueError("names repeat")
         return features
 
+    @field_validator("pca")
+    @classmethod
+    def _components(cls, pca: float) -> float:
+        if pca < 0 or (pca >= 1 and isinstance(pca, float)):
+            raise ValueError("should be 0, a whole number of components, or a share between 0 and 1")
+        return pca
 
-class SvmExperiment(ExperimentConfig):
-    """An experiment with a support vector machine; ``data.normalize`` has no effect on it."""
 
-    model: SvmConfig
-    """The support vector machine and its features."""
+class WeightedConfig(ClassicalConfig):
+    """Of a model that can weigh clips by their class."""
+
+    class_weight: Literal["balanced", "none"] = "balanced"
+    """``balanced``: clips of rarer classes weigh more, and probabilities are those of equally frequent
+    classes; ``none``: of classes as frequent as in training."""
+
+
+class SvmConfig(WeightedConfig):
+    """A support vector machine."""
+
+    kind: Literal["svm"]
+    """Which kind of model."""
+    C: float = Field(1.0, gt=0)
+    """Cost of a training clip on the wrong side of the margin."""
+    kernel: Literal["linear", "rbf", "chi2", "intersection"] = "linear"
+    """Similarity of two clips; ``chi2`` and ``intersection`` compare histograms, unscaled and without pca."""
+    gamma: float | Literal["scale"] = "scale"
+    """Inverse width of the rbf and chi2 kernels, ``scale``: 1 / (number of values * their variance), for chi2
+    1 / the mean distance of two training clips; the other kernels have none."""
+
+    @field_validator("gamma", mode="before")
+    @classmethod
+    def _positive(cls, gamma: Any) -> Any:
+        if gamma != "scale" and not (isinstance(gamma, int | float) and gamma > 0):
+            raise ValueError("should be a number above 0, or 'scale'")
+        return gamma
+
+    @model_validator(mode="after")
+    def _histograms(self) -> Self:
+        if self.kernel not in ("chi2", "intersection"):
+            return self
+        mends = []
+        others = [name for name in self.features if not FEATURES[name].histogram]
+        if others:
+            histograms = ", ".join(name for name, spec in FEATURES.items() if spec.histogram)
+            mends.append(f"take {', '.join(others)} out of model.features (histograms are {histograms})")
+        if self.scale != "none":
+            mends.append('set model.scale = "none"')
+        if self.pca:
+            mends.append("set model.pca = 0")
+        if mends:
+            raise ValueError(f"model.kernel = {self.kernel!r} compares plain histograms: {', '.join(mends)}")
+        return self
+
+
+class LogisticConfig(WeightedConfig):
+    """Multinomial logistic regression with an L2 penalty."""
+
+    kind: Literal["logistic"]
+    """Which kind of model."""
+    C: float = Field(0.01, gt=0)
+    """Inverse strength of the penalty; of thousands of values a large one makes probabilities too sure."""
+
+
+class ForestConfig(WeightedConfig):
+    """A random forest; without pca, scaling has no effect on it."""
+
+    kind: Literal["forest"]
+    """Which kind of model."""
+    trees: int = Field(300, ge=1)
+    """Number of trees, each on its own bootstrap sample."""
+    min_leaf: int = Field(1, ge=1)
+    """Fewest training clips in a leaf."""
+    split_values: Literal["sqrt"] | Annotated[float, Field(gt=0, le=1)] = "sqrt"
+    """Values that a split chooses among: the square root of their number, or a share."""
+
+
+class BoostingConfig(WeightedConfig):
+    """Gradient-boosted trees on binned values; without pca, scaling has no effect on it."""
+
+    kind: Literal["boosting"]
+    """Which kind of model."""
+    iterations: int = Field(100, ge=1)
+    """Number of trees, for each class where there are more than two."""
+    learning_rate: float = Field(0.1, gt=0)
+    """What each tree's outputs are multiplied by."""
+    leaves: int = Field(8, ge=2)
+    """Most leaves of a tree."""
+    min_leaf: int = Field(5, ge=1)
+    """Fewest training clips in a leaf."""
+    l2: float = Field(0.0, ge=0)
+    """L2 penalty on the outputs of leaves."""
+
+
+class KnnConfig(ClassicalConfig):
+    """The nearest training clips."""
+
+    kind: Literal["knn"]
+    """Which kind of model."""
+    neighbours: int = Field(5, ge=1)
+    """How many training clips vote, all of them where there are fewer."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance of two clips."""
+    weights: Literal["uniform", "distance"] = "uniform"
+    """``distance``: a vote weighs 1 / its clip's distance."""
+
+
+class MajorityConfig(ModelConfig):
+    """The most frequent class of the training clips; it looks at no frame."""
+
+    kind: Literal["majority"]
+    """Which kind of model."""
+
+
+class ClassicalExperiment(ExperimentConfig):
+    """An experiment with features; ``data.normalize`` has no effect on it."""
+
+    model: ClassicalConfig
+    """The model and its features."""
 
     @property
     def framing(self) -> Framing:
@@ -105,11 +215,45 @@ class SvmExperiment(ExperimentConfig):
         }
 
 
-class MajorityConfig(ModelConfig):
-    """The most frequent class of the training clips; it looks at no frame."""
+class SvmExperiment(ClassicalExperiment):
+    """An experiment with a support vector machine."""
 
-    kind: Literal["majority"]
-    """Which kind of model."""
+    model: SvmConfig
+    """The support vector machine and its features."""
+
+
+class LogisticExperiment(ClassicalExperiment):
+    """An experiment with logistic regression."""
+
+    model: LogisticConfig
+    """The logistic regression and its features."""
+
+
+class ForestExperiment(ClassicalExperiment):
+    """An experiment with a random forest."""
+
+    model: ForestConfig
+    """The random forest and its features."""
+
+    def shape(self) -> Mapping[str, Any]:
+        return {**super().shape(), "model.trees": self.model.trees}
+
+
+class BoostingExperiment(ClassicalExperiment):
+    """An experiment with gradient-boosted trees."""
+
+    model: BoostingConfig
+    """The boosted trees and their features."""
+
+    def shape(self) -> Mapping[str, Any]:
+        return {**super().shape(), "model.iterations": self.model.iterations}
+
+
+class KnnExperiment(ClassicalExperiment):
+    """An experiment with nearest neighbours."""
+
+    model: KnnConfig
+    """The neighbours and their features."""
 
 
 class MajorityExperiment(ExperimentConfig):
@@ -119,215 +263,147 @@ class MajorityExperiment(ExperimentConfig):
     """The majority class."""
 
 
+_C = Range(low=1e-4, high=1e2, log=True)
+_SHARED_SPACE: dict[str, Dimension] = {
+    "model.scale": Choice(choices=("standard", "block")),
+    "model.pca": Choice(choices=(0, 0.8, 0.95)),
+}
 SVM_SPACE: dict[str, Dimension] = {
-    "model.C": Range(low=1e-2, high=1e2, log=True),
+    **_SHARED_SPACE,
+    "model.C": _C,
     "model.kernel": Choice(choices=("linear", "rbf")),
     "model.gamma": Range(low=1e-4, high=1.0, log=True, when={"model.kernel": "rbf"}),
 }
-
-
-class ClassicalClassifier:
-    """A scikit-learn estimator on features.
-
-    An estimator without probabilities of its own is calibrated (Platt's
-    sigmoid) on predictions for clips it was not fitted on:
-
-    * ``groups``: folds that keep every group whole, where each class has two groups or more and such
-      folds leave every class something to fit on;
-    * ``clips``: else folds that may cut groups, where each class has two clips or more; confidences
-      are then too high for new groups;
-    * ``none``: else, or where the sigmoid of a class falls with its score (the held-out scores carry
-      no information), the softmax of the scores.
-
-    Attributes:
-        estimator_: The fitted estimator; its classes are indices into the classes.
-        calibration_: What the confidences rest on: ``groups``, ``clips``, ``none``, or ``own`` for an
-            estimator with probabilities of its own.
-        folds_: Number of folds of the calibration, 0 without.
-    """
-
-    def __init__(
-        self,
-        estimator: ClassifierMixin,
-        *,
-        classes: Sequence[str],
-        features: Sequence[str],
-        framing: Framing,
-        seed: int,
-    ) -> None:
-        """An untrained classifier.
-
-        Args:
-            estimator: Unfitted, with ``decision_function`` or ``predict_proba``.
-            classes: All classes, sorted.
-            features: Names of `FEATURES`, at least one unless the estimator looks at none.
-            framing: The frames and pixels that the features see.
-            seed: Of the folds of the calibration.
-        """
-        self._estimator = estimator
-        self._classes = tuple(classes)
-        self._features = tuple(features)
-        self._framing = framing
-        self._seed = seed
-
-    def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
-        """Trains on ``train``; ``val`` and ``checkpoint`` are not looked at, nothing is reported."""
-        values = feature_matrix(train, self._features, self._framing)
-        self.folds_ = 0
-        if hasattr(self._estimator, "predict_proba"):
-            self.calibration_ = "own"
-            self.estimator_ = self._estimator.fit(values, train.labels)
-            return
-        self.calibration_, folds = calibration_folds(train.labels, train.groups, self._seed)
-        if folds:
-            calibrated = CalibratedClassifierCV(self._estimator, method="sigmoid", ensemble=False, cv=folds)
-            calibrated.fit(values, train.labels)
-            # Otherwise every training clip's index would be saved.
-            self.estimator_ = calibrated.set_params(cv=None)
-            if all(sigmoid.a_ < 0 for sigmoid in _sigmoids(calibrated)):
-                self.folds_ = len(folds)
-                return
-        self.calibration_ = "none"
-        self.estimator_ = self._estimator.fit(values, train.labels)
-
-    def predict_proba(self, clips: ClipSet) -> Probabilities:
-        """Class probabilities, shape (clips, classes); a class without training clips has 0."""
-        values = feature_matrix(clips, self._features, self._framing)
-        if self.calibration_ == "none":
-            scores = self.estimator_.decision_function(values)
-            # Of two classes scikit-learn gives the second's score only.
-            scores = np.stack([np.zeros(len(scores)), scores], axis=1) if scores.ndim == 1 else scores
-            known = softmax(scores, axis=1)
-        else:
-            known = self.estimator_.predict_proba(values)
-        probabilities = np.zeros((len(clips), len(self._classes)))
-        probabilities[:, self.estimator_.classes_] = known
-        return probabilities
-
-    def describe(self) -> Mapping[str, float]:
-        """Sizes of the fitted model.
-
-        Returns:
-            ``size/parameters``: learned numbers, for an SVM its support vectors, their coefficients, the
-            offsets, the scaling and the sigmoids. Where the probabilities are not the estimator's own also
-            ``calibration/folds`` (0: uncalibrated) and ``calibration/grouped`` (1: folds kept groups whole).
-        """
-        sizes = {"size/parameters": float(sum(array.size for array in _learned(self.estimator_)))}
-        if self.calibration_ == "own":
-            return sizes
-        grouped = float(self.calibration_ == "groups")
-        return {**sizes, "calibration/folds": float(self.folds_), "calibration/grouped": grouped}
-
-    def save(self, directory: Path) -> None:
-        skops.io.dump(self.estimator_, directory / ESTIMATOR)
-        arguments = {
-            "classes": self._classes,
-            "features": self._features,
-            "frames": self._framing.frames,
-            "size": self._framing.size,
-            "resize": self._framing.resize,
-            "seed": self._seed,
-            "calibration": self.calibration_,
-            "folds": self.folds_,
-        }
-        (directory / ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
-
-
-def calibration_folds(
-    labels: NDArray[np.int64], groups: Sequence[str], seed: int
-) -> tuple[Literal["groups", "clips", "none"], list[Fold]]:
-    """Folds to calibrate on, five at most, each with every class to fit on; see `ClassicalClassifier`."""
-    present = np.unique(labels)
-    group_array = np.array(groups)
-    fewest_groups = min(len(np.unique(group_array[labels == label])) for label in present)
-    for count in range(min(5, fewest_groups), 1, -1):
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-        folds = list(splitter.split(labels, labels, group_array))
-        if all(len(held_out) and np.isin(present, labels[fitted]).all() for fitted, held_out in folds):
-            return "groups", folds
-    fewest_clips = min(np.count_nonzero(labels == label) for label in present)
-    if fewest_clips < 2:
-        return "none", []
-    splitter = StratifiedKFold(min(5, fewest_clips), shuffle=True, random_state=seed)
-    return "clips", list(splitter.split(labels, labels))
-
-
-def _sigmoids(calibrated: CalibratedClassifierCV) -> list[Any]:
-    return [sigmoid for member in calibrated.calibrated_classifiers_ for sigmoid in member.calibrators]
-
-
-def _learned(estimator: Any) -> Iterator[NDArray[np.float64]]:
-    """The arrays that an estimator's predictions are computed from."""
-    match estimator:
-        case CalibratedClassifierCV():
-            for sigmoid in _sigmoids(estimator):
-                yield np.array([sigmoid.a_, sigmoid.b_])
-            for member in estimator.calibrated_classifiers_:
-                yield from _learned(member.estimator)
-        case Pipeline():
-            for _, step in estimator.steps:
-                yield from _learned(step)
-        case StandardScaler():
-            yield from (estimator.mean_, estimator.scale_)
-        case SVC():
-            yield from (estimator.support_vectors_, estimator.dual_coef_, estimator.intercept_)
-        case DummyClassifier():
-            yield estimator.class_prior_
-
-
-ESTIMATOR = "estimator.skops"
-ARGUMENTS = "classical.json"
-TRUSTED_TYPES = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration")
-"""Types beyond skops' own defaults that a saved estimator may hold."""
+LOGISTIC_SPACE: dict[str, Dimension] = {**_SHARED_SPACE, "model.C": _C}
+FOREST_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.trees": Range(low=100, high=800, log=True),
+    "model.min_leaf": Range(low=1, high=8),
+    "model.split_values": Choice(choices=("sqrt", 0.1, 0.3)),
+}
+BOOSTING_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.iterations": Range(low=25, high=200, log=True),
+    "model.learning_rate": Range(low=0.02, high=0.5, log=True),
+    "model.leaves": Range(low=2, high=16),
+    "model.min_leaf": Range(low=1, high=8),
+    "model.l2": Range(low=1e-3, high=10.0, log=True),
+}
+KNN_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.neighbours": Range(low=1, high=15),
+    "model.metric": Choice(choices=("euclidean", "cosine")),
+    "model.weights": Choice(choices=("uniform", "distance")),
+}
 
 
 def build_svm(experiment: SvmExperiment, classes: Sequence[str]) -> ClassicalClassifier:
-    """An untrained support vector machine."""
+    """An untrained support vector machine, its scores to be calibrated."""
     model = experiment.model
-    svc = SVC(
-        C=model.C,
-        kernel=model.kernel,
-        gamma=model.gamma,
-        class_weight=None if model.class_weight == "none" else model.class_weight,
+    weight = _class_weight(model)
+    if model.kernel in ("chi2", "intersection"):
+        svc = make_pipeline(
+            HistogramKernel(model.kernel, model.gamma),
+            SVC(C=model.C, kernel="precomputed", class_weight=weight),
+        )
+    else:
+        svc = SVC(C=model.C, kernel=model.kernel, gamma=model.gamma, class_weight=weight)
+    return _classifier(experiment, classes, svc)
+
+
+def build_logistic(experiment: LogisticExperiment, classes: Sequence[str]) -> ClassicalClassifier:
+    """An untrained logistic regression, its scores to be calibrated.
+
+    Where values outnumber clips the classes are told apart for certain, and its own
+    probabilities are far too sure of clips of new groups.
+    """
+    model = experiment.model
+    logistic = LogisticRegression(C=model.C, class_weight=_class_weight(model), max_iter=2000)
+    return _classifier(experiment, classes, logistic)
+
+
+def build_forest(experiment: ForestExperiment, classes: Sequence[str]) -> ClassicalClassifier:
+    """An untrained random forest, its probabilities to be calibrated: mean votes shy away from 0 and 1."""
+    model = experiment.model
+    forest = RandomForestClassifier(
+        model.trees,
+        min_samples_leaf=model.min_leaf,
+        max_features=model.split_values,
+        class_weight=_class_weight(model),
+        random_state=experiment.seed,
+        n_jobs=1,  # A worker's share of the cores may be one.
     )
-    return ClassicalClassifier(
-        make_pipeline(StandardScaler(), svc),
-        classes=classes,
-        features=model.features,
-        framing=experiment.framing,
-        seed=experiment.seed,
+    return _classifier(experiment, classes, forest)
+
+
+def build_boosting(experiment: BoostingExperiment, classes: Sequence[str]) -> ClassicalClassifier:
+    """Untrained boosted trees, their scores to be calibrated: few clips are soon told apart for certain."""
+    model = experiment.model
+    boosting = HistGradientBoostingClassifier(
+        max_iter=model.iterations,
+        learning_rate=model.learning_rate,
+        max_leaf_nodes=model.leaves,
+        min_samples_leaf=model.min_leaf,
+        l2_regularization=model.l2,
+        max_bins=_BINS,
+        class_weight=_class_weight(model),
+        early_stopping=False,
+        random_state=experiment.seed,
     )
+    return _classifier(experiment, classes, boosting)
+
+
+def build_knn(experiment: KnnExperiment, classes: Sequence[str]) -> ClassicalClassifier:
+    """Untrained nearest neighbours, the shares of their votes to be calibrated: they are few and coarse."""
+    model = experiment.model
+    knn = NearestNeighbours(model.neighbours, model.metric, model.weights)
+    return _classifier(experiment, classes, knn)
 
 
 def build_majority(experiment: MajorityExperiment, classes: Sequence[str]) -> ClassicalClassifier:
     """An untrained majority class; its probabilities are the training shares of the classes."""
-    framing = Framing(experiment.data.frames, DEFAULT_SIZE, DEFAULT_SIZE)
     return ClassicalClassifier(
-        DummyClassifier(strategy="prior"), classes=classes, features=(), framing=framing, seed=experiment.seed
+        DummyClassifier(strategy="prior"),
+        classes=classes,
+        features=(),
+        framing=Framing(experiment.data.frames, DEFAULT_SIZE, DEFAULT_SIZE),
+        seed=experiment.seed,
+        calibrate=False,
     )
 
 
-def load(directory: Path) -> ClassicalClassifier:
-    """The classifier that was saved into ``directory``.
+def _class_weight(model: WeightedConfig) -> str | None:
+    return None if model.class_weight == "none" else model.class_weight
 
-    Raises:
-        InputError: Its files hold types that no classifier here consists of.
-    """
-    arguments = json.loads((directory / ARGUMENTS).read_text(encoding="utf-8"))
-    try:
-        estimator = skops.io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))
-    except UntrustedTypesFoundException as error:
-        raise InputError(f"{directory / ESTIMATOR}: not loaded, it could run foreign code: {error}") from None
-    resize = arguments["resize"]
-    classifier = ClassicalClassifier(
-        estimator,
-        classes=arguments["classes"],
-        features=arguments["features"],
-        framing=Framing(
-            arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)
-        ),
-        seed=arguments["seed"],
+
+def _classifier(
+    experiment: ClassicalExperiment,
+    classes: Sequence[str],
+    estimator: ClassifierMixin,
+    *,
+    calibrate: bool = True,
+) -> ClassicalClassifier:
+    """The estimator behind the scaling and the components that the experiment names."""
+    model = experiment.model
+    steps: list[Any] = []
+    if model.scale == "standard":
+        steps.append(StandardScaler())
+    elif model.scale == "block":
+        steps.append(BlockScaler(block_lengths(model.features, experiment.framing.size)))
+    if model.pca:
+        steps.append(PrincipalComponents(model.pca))
+    return ClassicalClassifier(
+        make_pipeline(*steps, estimator),
+        classes=classes,
+        features=model.features,
+        framing=experiment.framing,
+        seed=experiment.seed,
+        calibrate=calibrate,
+        balanced=isinstance(model, WeightedConfig) and model.class_weight == "balanced",
     )
-    classifier.estimator_ = estimator
-    classifier.calibration_, classifier.folds_ = arguments["calibration"], arguments["folds"]
-    return classifier
+
+
+def block_lengths(features: Sequence[str], size: int) -> list[int]:
+    """Number of values of each feature on squares of ``size`` pixels."""
+    blank = np.zeros((1, size, size, 3), dtype=np.uint8)
+    return [len(vector) for vector in compute_features(blank, features).values()]

@@ -1,39 +1,89 @@
 """Hand-made features: pure functions from a clip's square frames to one vector.
 
-Every function takes RGB frames, uint8 (T, S, S, 3) with T >= 1 and S >= 16,
-and gives a finite float64 vector whose length does not depend on T. A clip
-that stands still, and so one of a single frame, has no motion.
+Every function takes the `Pixels` of RGB frames, uint8 (T, S, S, 3) with T >= 1
+and S >= 16, and gives a finite float64 vector whose length does not depend on
+T. A clip that stands still, and so one of a single frame, has no motion.
+
+Each feature of the table `FEATURES` has a version: it is raised with every
+change to the feature's values, as vectors are kept on disk
+(`vidclf.models.feature_store`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from importlib.metadata import version
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.feature import hog
+from skimage.feature import hog, local_binary_pattern
 
-from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 
 Vector = NDArray[np.float64]
 
+MADE_WITH = f"opencv-{cv2.__version__} skimage-{version('scikit-image')}"
+"""Part of every cache key: other versions may give other values."""
+
 _HOG_CELLS = 7
 """Cells along each edge of a frame."""
 _DIRECTIONS = 8
-"""Orientation bins of the flow; the first is centred on motion to the right."""
-_FLOW_CELLS = 4
-_FLOW_PARTS = 3
-"""Parts of the clip's duration that have flow histograms of their own."""
+"""Orientation bins of the motion; the first is centred on the right."""
+_FLOW_CELLS = (3, 4, 4)
+"""Cells of the motion's histograms: parts of the clip's duration, rows, columns."""
 _STILL = 0.005
 """Motion between two frames below this share of the frame's edge counts as none."""
+_UNIFORM = 0.03
+"""Motion that changes by less, in pixels a pixel, counts as uniform."""
+_COLOR_CELLS = 3
+_HUES, _SHADES = 8, 3
+"""Bins of the hue, the first centred on red; bins of the saturation and of the value."""
+_COLORS = _SHADES * (1 + (_SHADES - 1) * _HUES)
+_LBP_CELLS = 4
+_PATTERNS = 59
+"""The 58 uniform patterns of 8 neighbours, and one bin for all others."""
 _DIFFERENCE_CELLS = 8
 _HARMONICS = 8
 """Frequencies of the motion's spectrum: 1 to 8 cycles a clip."""
+_CHANGED = 25
+"""Grey values, of 255, beyond which a pixel's change counts as motion."""
+_HISTORY_CELLS = 8
+_SMALLEST_MOMENT = 1e-12
+"""Moments well above it count by their logarithm, those below as nothing."""
 
 
-def gradient_histograms(frames: Frames) -> Vector:
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A clip's frames, and what several features need of them, computed when it is first asked for.
+
+    Attributes:
+        frames: RGB, uint8 (T, S, S, 3).
+    """
+
+    frames: Frames
+
+    @cached_property
+    def grey(self) -> NDArray[np.uint8]:
+        """Luma, shape (T, S, S)."""
+        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames]).astype(
+            np.uint8, copy=False
+        )
+
+    @cached_property
+    def flow(self) -> NDArray[np.float32]:
+        """Motion in pixels (right, down) from each frame to the next, shape (max(T - 1, 1), S, S, 2).
+
+        Dense flow by DIS (Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016).
+        """
+        flow = np.zeros((max(len(self.grey) - 1, 1), *self.grey.shape[1:], 2), dtype=np.float32)
+        solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        for before, after, step in zip(self.grey[:-1], self.grey[1:], flow, strict=False):
+            solver.calc(before, after, step)
+        return flow
+
+
+def gradient_histograms(pixels: Pixels) -> Vector:
     """Histograms of oriented gradients, their mean and standard deviation over time.
 
     Dalal and Triggs, "Histograms of oriented gradients for human detection",
@@ -43,55 +93,117 @@ def gradient_histograms(frames: Frames) -> Vector:
         Shape (2592,) where S is a multiple of 7 (a rest may add cells), values 0 to 1: means, then
         deviations.
     """
-    cell = frames.shape[1] // _HOG_CELLS
+    cell = pixels.frames.shape[1] // _HOG_CELLS
     histograms = np.stack(
-        [hog(frame, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)) for frame in _grey(frames)]
+        [hog(frame, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)) for frame in pixels.grey]
     )
     return np.concatenate([histograms.mean(axis=0), histograms.std(axis=0)])
 
 
-def flow_histograms(frames: Frames) -> Vector:
-    """Histograms of optical flow (HOF) in a grid over space and time, and how strong the motion is.
+def flow_orientations(pixels: Pixels) -> Vector:
+    """Histograms of optical flow (HOF) in a grid over space and time.
 
-    Laptev et al., "Learning realistic human actions from movies", CVPR 2008;
-    dense flow by DIS (Kroeger et al., ECCV 2016) between consecutive frames.
+    Laptev et al., "Learning realistic human actions from movies", CVPR 2008,
+    with a bin for pixels that stand still as in Wang and Schmid, "Action
+    recognition with improved trajectories", ICCV 2013; the flow of `Pixels`.
 
     Returns:
-        Shape (483,). For each of 3 x 4 x 4 cells (time, height, width) the shares of its pixels that
-        move in each of 8 directions, clockwise from the right as seen on the screen, and of those that
-        stand still: 9 values that sum to 1. Then each cell's mean motion between two frames as a share
-        of the frame's edge, at least 0; last the mean, standard deviation and maximum over time of the
-        same quantity over whole frames.
+        Shape (432,), values 0 to 1. For each of 3 x 4 x 4 cells (time, height, width) the shares of its
+        pixels that move in each of 8 directions, clockwise from the right as seen on the screen, and of
+        those that stand still: 9 values that sum to 1.
     """
-    flow = _dense_flow(_grey(frames)) / frames.shape[1]
-    strength = np.hypot(flow[..., 0], flow[..., 1])
-    angle = np.arctan2(flow[..., 1], flow[..., 0])
-    direction = np.round(angle / (2 * np.pi / _DIRECTIONS)).astype(np.int64) % _DIRECTIONS
-    direction[strength < _STILL] = _DIRECTIONS
-    votes = np.eye(_DIRECTIONS + 1, dtype=np.float32)[direction]
-    cells = (_FLOW_PARTS, _FLOW_CELLS, _FLOW_CELLS)
+    return _orientation_shares(pixels.flow, _STILL * pixels.frames.shape[1])
+
+
+def flow_histograms(pixels: Pixels) -> Vector:
+    """Histograms of optical flow as in `flow_orientations`, and how strong the motion is.
+
+    Returns:
+        Shape (483,). The 432 shares; then each cell's mean motion between two frames as a share of the
+        frame's edge, at least 0; last the mean, standard deviation and maximum over time of the same
+        quantity over whole frames.
+    """
+    strength = np.hypot(pixels.flow[..., 0], pixels.flow[..., 1]) / pixels.frames.shape[1]
     over_time = strength.mean(axis=(1, 2))
     return np.concatenate(
         [
-            _pooled(votes, cells).ravel(),
-            _pooled(strength[..., None], cells).ravel(),
+            flow_orientations(pixels),
+            _pooled(strength[..., None], _FLOW_CELLS).ravel(),
             [over_time.mean(), over_time.std(), over_time.max()],
         ]
     )
 
 
-def frame_differences(frames: Frames) -> Vector:
+def motion_boundaries(pixels: Pixels) -> Vector:
+    """Motion boundary histograms (MBH): where neighbouring pixels move unlike each other.
+
+    Dalal, Triggs and Schmid, "Human detection using oriented histograms of flow
+    and appearance", ECCV 2006: orientations of the gradients of the flow's two
+    components. Motion that is the same everywhere, as a panning camera's,
+    leaves no trace. Pixels count alike however steep the gradient, as in
+    `flow_orientations`.
+
+    Returns:
+        Shape (864,), values 0 to 1: motion to the right, then downwards. For each of 3 x 4 x 4 cells
+        (time, height, width) the shares of its pixels over which that component grows fastest in each of
+        8 directions, clockwise from the right, and of those around which it is uniform: 9 values that
+        sum to 1.
+    """
+    shares = []
+    for motion in np.moveaxis(pixels.flow, -1, 0):
+        down, right = np.gradient(motion, axis=(1, 2))
+        shares.append(_orientation_shares(np.stack([right, down], axis=-1), _UNIFORM))
+    return np.concatenate(shares)
+
+
+def color_histograms(pixels: Pixels) -> Vector:
+    """Colour histograms in a grid over the picture, over all frames.
+
+    Swain and Ballard, "Color indexing", IJCV 1991, in hue, saturation and value
+    jointly; the palest third of the saturations has no hue, which is noise
+    there.
+
+    Returns:
+        Shape (459,), values 0 to 1: for each of 3 x 3 cells the shares of 51 colours, which sum to 1. From
+        dark to bright (3), each: pale, then 8 hues from red over green and blue, each half and fully
+        saturated.
+    """
+    hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV_FULL) for frame in pixels.frames]).astype(np.int64)
+    hue = (hsv[..., 0] + 256 // (2 * _HUES)) * _HUES // 256 % _HUES
+    saturation, value = hsv[..., 1] * _SHADES // 256, hsv[..., 2] * _SHADES // 256
+    colored = np.where(saturation == 0, 0, hue * (_SHADES - 1) + saturation)
+    return _code_shares(value * (_COLORS // _SHADES) + colored, _COLORS, _COLOR_CELLS)
+
+
+def binary_patterns(pixels: Pixels) -> Vector:
+    """Histograms of uniform local binary patterns (LBP) in a grid over the picture, over all frames.
+
+    Ojala, Pietikainen and Maenpaa, "Multiresolution gray-scale and rotation
+    invariant texture classification with local binary patterns", PAMI 2002;
+    that a pattern's rotation counts, and the grid, as in Ahonen et al., "Face
+    description with local binary patterns", PAMI 2006. 8 neighbours at a
+    distance of 1; pixels at the frame's edge lack some and are left out.
+
+    Returns:
+        Shape (944,), values 0 to 1: for each of 4 x 4 cells the shares of 59 patterns, which sum to 1.
+    """
+    codes: Callable[..., NDArray[np.float64]] = local_binary_pattern  # untyped
+    patterns = np.stack([codes(frame, P=8, R=1, method="nri_uniform") for frame in pixels.grey])
+    return _code_shares(patterns[:, 1:-1, 1:-1].astype(np.int64), _PATTERNS, _LBP_CELLS)
+
+
+def frame_differences(pixels: Pixels) -> Vector:
     """Where and in which rhythm the pixels change between consecutive frames.
 
-    The motion energy images of Bobick and Davis, "The recognition of human
-    movement using temporal templates", PAMI 2001, made coarse, and the
-    amplitude spectrum of the whole frame's motion energy over the clip.
+    The amplitude spectrum is that of the whole frame's motion energy over the
+    clip, after Cutler and Davis, "Robust real-time periodic motion detection,
+    analysis, and applications", PAMI 2000.
 
     Returns:
         Shape (136,), values 0 to 1: mean absolute difference of the grey values (0 to 1) in each of 8 x 8
         cells, its standard deviation over time, and the spectrum at 1 to 8 cycles a clip.
     """
-    grey = _grey(frames).astype(np.float32) / np.float32(255)
+    grey = pixels.grey.astype(np.float32) / np.float32(255)
     change = np.abs(grey[1:] - grey[:-1]) if len(grey) > 1 else np.zeros_like(grey)
     cells = _pooled(change[..., None], (len(change), _DIFFERENCE_CELLS, _DIFFERENCE_CELLS))
     energy = cells.mean(axis=(1, 2, 3))
@@ -101,28 +213,107 @@ def frame_differences(frames: Frames) -> Vector:
     return np.concatenate([cells.mean(axis=0).ravel(), cells.std(axis=0).ravel(), spectrum])
 
 
-FEATURES: dict[str, Callable[[Frames], Vector]] = {
-    "hog": gradient_histograms,
-    "flow": flow_histograms,
-    "difference": frame_differences,
+def motion_history(pixels: Pixels) -> Vector:
+    """Shape of the motion energy and the motion history image.
+
+    Bobick and Davis, "The recognition of human movement using temporal
+    templates", PAMI 2001. A pixel of the history image is the time of its last
+    change, 1 where that is the clip's end, 0 where it never changed; the energy
+    image says whether it did. The moments (Hu, "Visual pattern recognition by
+    moment invariants", 1962) tell shapes apart wherever they are and however
+    large.
+
+    Returns:
+        Shape (78,): 7 moments of the energy image, 7 of the history image, each as asinh(moment / 1e-12),
+        which is a logarithm with a sign and 0 at 0; then the history image's means over 8 x 8 cells, 0 to 1.
+    """
+    grey = pixels.grey.astype(np.int16)
+    changed = np.abs(np.diff(grey, axis=0)) > _CHANGED
+    times = np.arange(1, len(grey), dtype=np.float32) / np.float32(max(len(grey) - 1, 1))
+    history = (changed * times[:, None, None]).max(axis=0, initial=0)
+    energy = (history > 0).astype(np.float32)
+    moments = np.concatenate([cv2.HuMoments(cv2.moments(image)).ravel() for image in (energy, history)])
+    cells = _pooled(history[None, ..., None], (1, _HISTORY_CELLS, _HISTORY_CELLS))
+    return np.concatenate([np.arcsinh(moments / _SMALLEST_MOMENT), cells.ravel()])
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """A feature of the table.
+
+    Attributes:
+        compute: Its vector.
+        version: Raised with every change to its values.
+        histogram: Whether it consists of histograms alone, each at least 0 with a sum of 1: what the chi2
+            and the intersection kernel are made for.
+    """
+
+    compute: Callable[[Pixels], Vector]
+    version: int = 1
+    histogram: bool = False
+
+
+FEATURES: dict[str, FeatureSpec] = {
+    # At least 0, but no histogram: normalised by L2 (a flat block is all 0), and half of it deviations.
+    "hog": FeatureSpec(gradient_histograms),
+    "flow": FeatureSpec(flow_histograms),
+    "hof": FeatureSpec(flow_orientations, histogram=True),
+    "mbh": FeatureSpec(motion_boundaries, histogram=True),
+    "color": FeatureSpec(color_histograms, histogram=True),
+    "lbp": FeatureSpec(binary_patterns, histogram=True),
+    "difference": FeatureSpec(frame_differences),
+    "history": FeatureSpec(motion_history),
 }
 
 
-def _grey(frames: Frames) -> NDArray[np.uint8]:
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(
-        np.uint8, copy=False
-    )
+def compute_features(frames: Frames, names: Sequence[str]) -> dict[str, Vector]:
+    """Some features of one clip; what several of them need is computed once.
+
+    Args:
+        frames: Square RGB frames, uint8 (T, S, S, 3).
+        names: Of `FEATURES`.
+
+    Returns:
+        Their vectors by name.
+    """
+    pixels = Pixels(frames)
+    return {name: FEATURES[name].compute(pixels) for name in names}
 
 
-def _dense_flow(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Motion in pixels (right, down) from each frame to the next, shape (max(T - 1, 1), S, S, 2)."""
-    if len(grey) == 1:
-        return np.zeros((*grey.shape, 2), dtype=np.float32)
-    flow = np.zeros((len(grey) - 1, *grey.shape[1:], 2), dtype=np.float32)
-    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    for before, after, step in zip(grey[:-1], grey[1:], flow, strict=True):
-        solver.calc(before, after, step)
-    return flow
+def _orientation_shares(vectors: NDArray[np.float32], least: float) -> Vector:
+    """Shares of 8 directions, and of vectors shorter than ``least``, in each cell of `_FLOW_CELLS`.
+
+    Args:
+        vectors: Right and down, shape (time, height, width, 2).
+        least: Length from which on a vector has a direction.
+
+    Returns:
+        Shape (cells * 9,).
+    """
+    right, down = vectors[..., 0], vectors[..., 1]
+    direction = np.round(np.arctan2(down, right) / (2 * np.pi / _DIRECTIONS)).astype(np.int64) % _DIRECTIONS
+    direction[np.hypot(right, down) < least] = _DIRECTIONS
+    votes = np.eye(_DIRECTIONS + 1, dtype=np.float32)[direction]
+    return _pooled(votes, _FLOW_CELLS).ravel()
+
+
+def _code_shares(codes: NDArray[np.int64], count: int, edge: int) -> Vector:
+    """Shares of the codes 0 to ``count`` - 1 in each of edge x edge cells over all frames.
+
+    Args:
+        codes: Shape (time, height, width), height and width at least ``edge``.
+        count: Number of codes.
+        edge: Cells along each edge.
+
+    Returns:
+        Shape (edge * edge * count,).
+    """
+    rows, columns = (np.arange(length) * edge // length for length in codes.shape[1:])
+    cells = rows[:, None] * edge + columns
+    counts = np.bincount((cells * count + codes).ravel(), minlength=edge * edge * count)
+    by_cell = counts.reshape(edge * edge, count)
+    shares: Vector = by_cell / by_cell.sum(axis=1, keepdims=True)
+    return shares.ravel()
 
 
 def _pooled(values: NDArray[np.float32], cells: tuple[int, int, int]) -> Vector:
@@ -141,59 +332,3 @@ def _averaging(length: int, parts: int) -> NDArray[np.float32]:
     inside = (positions >= starts) & (positions < ends)
     weights: NDArray[np.float32] = (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
     return weights
-
-
-@dataclass(frozen=True)
-class Framing:
-    """Which frames and pixels of a clip a feature sees.
-
-    Attributes:
-        frames: Number of frames, at the midpoints of equal parts of the grid.
-        size: Edge of the central square in pixels.
-        resize: Short side, or (height, width), in pixels before the crop; not below ``size``.
-    """
-
-    frames: int
-    size: int
-    resize: int | tuple[int, int]
-
-
-def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Frames:
-    """The central square of the resized frames: (T, H, W, 3) to (T, size, size, 3)."""
-    height, width = frames.shape[1:3]
-    if isinstance(resize, int):
-        scale = resize / min(height, width)
-        resize = (round(height * scale), round(width * scale))
-    top, left = (resize[0] - size) // 2, (resize[1] - size) // 2
-    resized = [cv2.resize(frame, resize[::-1], interpolation=cv2.INTER_AREA) for frame in frames]
-    view = np.stack([frame[top : top + size, left : left + size] for frame in resized])
-    return view.astype(np.uint8, copy=False)
-
-
-_MEMO_LIMIT = 16_384
-"""Vectors that are kept in a process, 20 KB at most each; once full it stays as it is."""
-_MEMO: dict[tuple[Path, str, Framing], Vector] = {}
-
-
-def feature_matrix(clips: ClipSet, names: Sequence[str], framing: Framing) -> Vector:
-    """The features of every clip side by side, shape (clips, values).
-
-    Vectors of stored clips are computed once per process, so that a study's
-    trials share them; clips without a store are computed at every call.
-    """
-    return np.stack([_clip_vector(clips, index, names, framing) for index in range(len(clips))])
-
-
-def _clip_vector(clips: ClipSet, index: int, names: Sequence[str], framing: Framing) -> Vector:
-    stored = clips.store.entry(clips.paths[index]) if clips.store else None
-    known = {
-        name: _MEMO[stored, name, framing] for name in names if stored and (stored, name, framing) in _MEMO
-    }
-    missing = [name for name in names if name not in known]
-    if missing:
-        view = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
-        for name in missing:
-            known[name] = FEATURES[name](view)
-            if stored and len(_MEMO) < _MEMO_LIMIT:
-                _MEMO[stored, name, framing] = known[name]
-    return np.concatenate([np.empty(0), *(known[name] for name in names)])

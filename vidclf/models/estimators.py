@@ -1,0 +1,264 @@
+"""A scikit-learn estimator as a classifier of clips: features, calibrated probabilities, plain files."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import skops.io
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.class_weight import compute_sample_weight
+from skops.io.exceptions import UntrustedTypesFoundException
+
+from vidclf.config import InputError
+from vidclf.data.clips import ClipSet
+from vidclf.models.base import Probabilities, Report
+from vidclf.models.feature_store import Framing, feature_matrix
+from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Indices of the clips to fit on and of those to predict."""
+
+
+class ClassicalClassifier:
+    """A scikit-learn estimator on features.
+
+    Unless the estimator's own probabilities are kept, they (or its scores) are
+    calibrated by Platt's sigmoids on predictions for clips it was not fitted on:
+
+    * ``groups``: folds that keep every group whole, where each class has two groups or more and such
+      folds leave every class something to fit on;
+    * ``clips``: else folds that may cut groups, where each class has two clips or more; confidences
+      are then too high for new groups;
+    * ``none``: else, or where the sigmoid of a class falls with its score (the held-out scores carry
+      no information), the estimator's probabilities as they are, or the softmax of its scores.
+
+    Attributes:
+        estimator_: The fitted estimator; its classes are indices into the classes.
+        calibration_: What the confidences rest on: ``groups``, ``clips``, ``none``, or ``own`` where the
+            estimator's own probabilities are kept.
+        folds_: Number of folds of the calibration, 0 without.
+    """
+
+    def __init__(
+        self,
+        estimator: ClassifierMixin,
+        *,
+        classes: Sequence[str],
+        features: Sequence[str],
+        framing: Framing,
+        seed: int,
+        calibrate: bool = True,
+        balanced: bool = False,
+    ) -> None:
+        """An untrained classifier.
+
+        Args:
+            estimator: Unfitted, with ``decision_function`` or ``predict_proba``.
+            classes: All classes, sorted.
+            features: Names of `FEATURES`, at least one unless the estimator looks at none.
+            framing: The frames and pixels that the features see.
+            seed: Of the folds of the calibration.
+            calibrate: Whether to calibrate; else the estimator's own probabilities are kept.
+            balanced: Whether clips of rarer classes weigh more in the calibration, as they should where the
+                estimator was fitted so: sigmoids of unweighted clips would undo that.
+        """
+        self._estimator = estimator
+        self._classes = tuple(classes)
+        self._features = tuple(features)
+        self._framing = framing
+        self._seed = seed
+        self._calibrate = calibrate
+        self._balanced = balanced
+
+    def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
+        """Trains on ``train``; ``val`` and ``checkpoint`` are not looked at, nothing is reported."""
+        values = feature_matrix(train, self._features, self._framing)
+        self.calibration_: Literal["groups", "clips", "none", "own"] = "own"
+        self.folds_ = 0
+        if self._calibrate:
+            self.calibration_, folds = calibration_folds(train.labels, train.groups, self._seed)
+            if folds:
+                self.estimator_ = self._calibrated(values, train.labels, folds)
+                if all(sigmoid.a_ < 0 for sigmoid in _sigmoids(self.estimator_)):
+                    self.folds_ = len(folds)
+                    return
+            self.calibration_ = "none"
+        self.estimator_ = self._estimator.fit(values, train.labels)
+
+    def _calibrated(
+        self, values: NDArray[np.float64], labels: NDArray[np.int64], folds: Sequence[Fold]
+    ) -> CalibratedClassifierCV:
+        calibrated = CalibratedClassifierCV(self._estimator, method="sigmoid", ensemble=False, cv=folds)
+        weights = compute_sample_weight("balanced", labels) if self._balanced else None
+        with warnings.catch_warnings():
+            # That the weights reach the sigmoids alone is what is wanted: the estimator has its own.
+            warnings.filterwarnings("ignore", message="Since Pipeline does not appear to accept")
+            calibrated.fit(values, labels, sample_weight=weights)
+        # Otherwise every training clip's index would be saved.
+        return calibrated.set_params(cv=None)
+
+    def predict_proba(self, clips: ClipSet) -> Probabilities:
+        """Class probabilities, shape (clips, classes); a class without training clips has 0."""
+        values = feature_matrix(clips, self._features, self._framing)
+        if hasattr(self.estimator_, "predict_proba"):
+            known = self.estimator_.predict_proba(values)
+        else:
+            scores = self.estimator_.decision_function(values)
+            # Of two classes scikit-learn gives the second's score only.
+            scores = np.stack([np.zeros(len(scores)), scores], axis=1) if scores.ndim == 1 else scores
+            known = softmax(scores, axis=1)
+        probabilities = np.zeros((len(clips), len(self._classes)))
+        probabilities[:, self.estimator_.classes_] = known
+        return probabilities
+
+    def describe(self) -> Mapping[str, float]:
+        """Sizes of the fitted model.
+
+        Returns:
+            ``size/parameters``: the numbers that predictions are computed from: those of scaling,
+            components and sigmoids, and an SVM's support vectors, their coefficients and offsets, a linear
+            model's coefficients and offsets, the features, thresholds and leaves of trees, the training
+            clips that neighbours and histogram kernels keep. Where the probabilities are not the
+            estimator's own also ``calibration/folds`` (0: uncalibrated) and ``calibration/grouped``
+            (1: folds kept groups whole).
+        """
+        sizes = {"size/parameters": float(_learned(self.estimator_))}
+        if self.calibration_ == "own":
+            return sizes
+        grouped = float(self.calibration_ == "groups")
+        return {**sizes, "calibration/folds": float(self.folds_), "calibration/grouped": grouped}
+
+    def save(self, directory: Path) -> None:
+        skops.io.dump(self.estimator_, directory / ESTIMATOR)
+        arguments = {
+            "classes": self._classes,
+            "features": self._features,
+            "frames": self._framing.frames,
+            "size": self._framing.size,
+            "resize": self._framing.resize,
+            "seed": self._seed,
+            "calibration": self.calibration_,
+            "folds": self.folds_,
+        }
+        (directory / ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+
+
+def calibration_folds(
+    labels: NDArray[np.int64], groups: Sequence[str], seed: int
+) -> tuple[Literal["groups", "clips", "none"], list[Fold]]:
+    """Folds to calibrate on, five at most, each with every class to fit on; see `ClassicalClassifier`."""
+    present = np.unique(labels)
+    group_array = np.array(groups)
+    fewest_groups = min(len(np.unique(group_array[labels == label])) for label in present)
+    for count in range(min(5, fewest_groups), 1, -1):
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        folds = list(splitter.split(labels, labels, group_array))
+        if all(len(held_out) and np.isin(present, labels[fitted]).all() for fitted, held_out in folds):
+            return "groups", folds
+    fewest_clips = min(np.count_nonzero(labels == label) for label in present)
+    if fewest_clips < 2:
+        return "none", []
+    splitter = StratifiedKFold(min(5, fewest_clips), shuffle=True, random_state=seed)
+    return "clips", list(splitter.split(labels, labels))
+
+
+def _sigmoids(calibrated: CalibratedClassifierCV) -> list[Any]:
+    return [sigmoid for member in calibrated.calibrated_classifiers_ for sigmoid in member.calibrators]
+
+
+def _learned(estimator: Any) -> int:  # noqa: PLR0911  (a case for each kind)
+    """How many learned numbers an estimator's predictions are computed from."""
+    match estimator:
+        case CalibratedClassifierCV():
+            members = sum(_learned(member.estimator) for member in estimator.calibrated_classifiers_)
+            return members + 2 * len(_sigmoids(estimator))
+        case Pipeline():
+            return sum(_learned(step) for _, step in estimator.steps)
+        case StandardScaler():
+            return int(estimator.mean_.size + estimator.scale_.size)
+        case BlockScaler():
+            return _learned(estimator.standard_) + len(estimator.weights_)
+        case PrincipalComponents():
+            return int(estimator.pca_.mean_.size + estimator.pca_.components_.size)
+        case HistogramKernel():
+            return int(estimator.clips_.size) + (estimator.kernel == "chi2")
+        case SVC():
+            # On a precomputed kernel it keeps no support vectors, the kernel has the clips.
+            return int(
+                estimator.support_vectors_.size + estimator.dual_coef_.size + estimator.intercept_.size
+            )
+        case LogisticRegression():
+            return int(estimator.coef_.size + estimator.intercept_.size)
+        case RandomForestClassifier():
+            return sum(
+                _tree_numbers(int(tree.tree_.n_leaves), tree.tree_.node_count, len(estimator.classes_))
+                for tree in estimator.estimators_
+            )
+        case HistGradientBoostingClassifier():
+            trees = [tree for iteration in estimator._predictors for tree in iteration]
+            numbers = sum(_tree_numbers(tree.get_n_leaf_nodes(), len(tree.nodes), 1) for tree in trees)
+            return numbers + int(estimator._baseline_prediction.size)
+        case NearestNeighbours():
+            return int(estimator.knn_.n_samples_fit_ * (estimator.knn_.n_features_in_ + 1))
+        case DummyClassifier():
+            return int(estimator.class_prior_.size)
+    raise TypeError(f"{type(estimator).__name__} has no rule for its size")
+
+
+def _tree_numbers(leaves: int, nodes: int, outputs: int) -> int:
+    """Two numbers a split, its feature and threshold, and a leaf's outputs."""
+    return 2 * (nodes - leaves) + outputs * leaves
+
+
+ESTIMATOR = "estimator.skops"
+ARGUMENTS = "classical.json"
+TRUSTED_TYPES = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "vidclf.models.steps.BlockScaler",
+    "vidclf.models.steps.HistogramKernel",
+    "vidclf.models.steps.NearestNeighbours",
+    "vidclf.models.steps.PrincipalComponents",
+)
+"""Types beyond skops' own defaults that a saved estimator may hold."""
+
+
+def load(directory: Path) -> ClassicalClassifier:
+    """The classifier that was saved into ``directory``.
+
+    Raises:
+        InputError: Its files hold types that no classifier here consists of.
+    """
+    arguments = json.loads((directory / ARGUMENTS).read_text(encoding="utf-8"))
+    try:
+        estimator = skops.io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise InputError(f"{directory / ESTIMATOR}: not loaded, it could run foreign code: {error}") from None
+    resize = arguments["resize"]
+    classifier = ClassicalClassifier(
+        estimator,
+        classes=arguments["classes"],
+        features=arguments["features"],
+        framing=Framing(
+            arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)
+        ),
+        seed=arguments["seed"],
+    )
+    classifier.estimator_ = estimator
+    classifier.calibration_, classifier.folds_ = arguments["calibration"], arguments["folds"]
+    return classifier

@@ -1,0 +1,139 @@
+"""Which frames and pixels the features see, and the vectors that are computed once.
+
+A feature's vector is kept on disk for each clip and framing, shared by trials,
+workers and studies. It is kept in double precision, so that a vector that was
+found equals one that was computed to the last bit; beside a decoded clip it is
+small (20 KB at most, a clip takes megabytes).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from vidclf import config
+from vidclf.data import cache, video
+from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.manifest import content_digest
+from vidclf.data.video import Frames
+from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Which frames and pixels of a clip a feature sees.
+
+    Attributes:
+        frames: Number of frames, at the midpoints of equal parts of the grid.
+        size: Edge of the central square in pixels.
+        resize: Short side, or (height, width), in pixels before the crop; not below ``size``.
+    """
+
+    frames: int
+    size: int
+    resize: int | tuple[int, int]
+
+
+def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Frames:
+    """The central square of the resized frames: (T, H, W, 3) to (T, size, size, 3)."""
+    height, width = frames.shape[1:3]
+    if isinstance(resize, int):
+        scale = resize / min(height, width)
+        resize = (round(height * scale), round(width * scale))
+    top, left = (resize[0] - size) // 2, (resize[1] - size) // 2
+    resized = [cv2.resize(frame, resize[::-1], interpolation=cv2.INTER_AREA) for frame in frames]
+    view = np.stack([frame[top : top + size, left : left + size] for frame in resized])
+    return view.astype(np.uint8, copy=False)
+
+
+class _Key(NamedTuple):
+    """What a stored clip's vector depends on, beside the libraries."""
+
+    content: str
+    store: ClipStore
+    framing: Framing
+    name: str
+    version: int
+
+    @property
+    def entry(self) -> Path:
+        """The file that holds the vector, whether it exists or not."""
+        frames = [video.DECODER, self.store.grid, self.store.store_side, *astuple(self.framing)]
+        key = config.digest([self.content, *frames, MADE_WITH, self.name, self.version])
+        return cache.folder() / "features" / key[:2] / f"{key}.npy"
+
+
+_MEMO_LIMIT = 16_384
+"""Vectors that are kept in a process, 20 KB at most each; once full it stays as it is."""
+_MEMO: dict[_Key, Vector] = {}
+"""Eight features of a clip are found here in 0.1 ms, in their files in 1.4 ms (`benchmarks/features.py`)."""
+
+
+def build_features(
+    clips: ClipSet, names: Sequence[str], framing: Framing, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Computes the features that stored clips lack, in all threads that this process may use.
+
+    Args:
+        clips: The clips.
+        names: Of `FEATURES`.
+        framing: The frames and pixels that the features see.
+        progress: Called after each clip.
+    """
+    for _ in _vectors(clips, names, framing):
+        progress()
+
+
+def feature_matrix(clips: ClipSet, names: Sequence[str], framing: Framing) -> Vector:
+    """The features of every clip side by side, shape (clips, values).
+
+    Vectors of stored clips are computed once and kept as far as the cache has
+    room; clips without a store are computed at every call.
+    """
+    return np.stack(list(_vectors(clips, names, framing)))
+
+
+def _vectors(clips: ClipSet, names: Sequence[str], framing: Framing) -> Iterator[Vector]:
+    """The clips' vectors, in order."""
+    with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
+        yield from pool.map(partial(_clip_vector, clips, names, framing), range(len(clips)))
+
+
+def _clip_vector(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> Vector:
+    keys: dict[str, _Key] = {}
+    if clips.store:
+        content = content_digest(clips.paths[index])
+        keys = {name: _Key(content, clips.store, framing, name, FEATURES[name].version) for name in names}
+    known = {name: vector for name, key in keys.items() if (vector := _read(key)) is not None}
+    missing = [name for name in names if name not in known]
+    if missing:
+        view = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
+        known |= compute_features(view, missing)
+        for name in missing if keys else ():
+            _keep(keys[name], known[name])
+    return np.concatenate([np.empty(0), *(known[name] for name in names)])
+
+
+def _read(key: _Key) -> Vector | None:
+    if key in _MEMO:
+        return _MEMO[key]
+    try:
+        # Not memory-mapped: of so small a file that takes three times as long as reading it.
+        vector: Vector = np.load(key.entry)
+    except FileNotFoundError:
+        return None
+    return _remember(key, vector)
+
+
+def _keep(key: _Key, vector: Vector) -> None:
+    cache.keep(key.entry, vector.nbytes, lambda file: np.save(file, vector))
+    _remember(key, vector)
+
+
+def _remember(key: _Key, vector: Vector) -> Vector:
+    return _MEMO.setdefault(key, vector) if len(_MEMO) < _MEMO_LIMIT else vector
