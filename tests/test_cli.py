@@ -21,7 +21,7 @@ from vidclf.search.record import find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
-COMMANDS = ["data demo", "data import", "train", "tune", "status", "promote", "predict", "ui"]
+COMMANDS = ["data demo", "data import", "train", "tune", "status", "promote", "predict", "ui", "doctor"]
 
 
 def run(*arguments: object, expect: int = 0) -> Result:
@@ -117,7 +117,7 @@ def test_bad_input_writes_nothing(folder: Path) -> None:
     run("tune", folder / "study.toml", "--set", "model.D=1", expect=2)
     run("train", folder / "svm.toml", "--set", "model.C=-1", expect=2)
     store = Path(os.environ["VIDCLF_STORE"])
-    assert sorted(path.name for path in store.rglob("*")) == ["artifacts", "attempts"]
+    assert sorted(path.name for path in store.rglob("*")) == ["artifacts", "attempts", "store.json"]
 
 
 def test_an_unreadable_clip_is_named_before_anything_runs(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_from_study_to_prediction(folder: Path) -> None:
             assert float(mirrored.data.params[path]) == pytest.approx(value)
     assert deliverer.client.get_run(parent).info.status == "FINISHED"
     pages = {file.path for file in deliverer.client.list_artifacts(parent)}
-    assert {"data.html", "study.html", "leaderboard.csv", "study.toml"} <= pages
+    assert {"data.html", "study.html", "trials.csv", "README.md", "best.toml", "study.toml"} <= pages
 
     promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert (promoted["version"], promoted["gates"]) == (1, [])

@@ -17,11 +17,13 @@ from rich.console import Console
 from tests.clips import write_experiment, write_squares
 from tests.test_study import STUDY
 from vidclf.config import InputError
-from vidclf.search import reconcile, supervisor
+from vidclf.repeats import Repeats
+from vidclf.search import points, reconcile, supervisor
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy
-from vidclf.search.strategies import build_pruner, build_sampler
+from vidclf.search.samplers import build_sampler
 from vidclf.search.study import load_study, open_study
 from vidclf.search.worker import Progress, RunTask, Verdict
 from vidclf.store import Attempt, Outcome, Store, now_ms, open_store
@@ -34,7 +36,7 @@ class ScriptedWorker:
 
     script: Script
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         threading.Thread(target=self._work, args=(theirs,), daemon=True).start()
 
@@ -63,6 +65,10 @@ class ScriptedWorker:
     def death(self) -> str:
         return "the worker died: SIGKILL"
 
+    def replacement(self) -> "ScriptedWorker":
+        self.stop()
+        return ScriptedWorker()
+
     def stop(self) -> None:
         self.connection.close()
 
@@ -82,6 +88,11 @@ class Bench:
         self.text = STUDY.format(base='["svm.toml", "tiny.toml"]', more="")
         monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
         self.lines: list[str] = []
+        self.ask_ahead_from = 99
+
+    def only_svm(self) -> None:
+        """Leaves the base whose every sample is another configuration."""
+        self.text = self.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
 
     def open(self) -> OpenStudy:
         self.path.write_text(self.text)
@@ -93,8 +104,8 @@ class Bench:
         file = self.definition.file
         ownership = Ownership(opened)
         reconcile.reconcile(opened)
-        opened.study.sampler = build_sampler(file.sampler, len(opened.trials()))
-        opened.study.pruner = build_pruner(file.pruner)
+        opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
+        opened.study.pruner = build_pruner(file.pruner, self.definition.space)
         display = PlainDisplay(Console(quiet=True))
         display.line = self.lines.append  # type: ignore[method-assign]
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
@@ -102,9 +113,12 @@ class Bench:
         boss = supervisor.Supervisor(
             opened=opened,
             space=self.definition.space,
+            budget=file.budget,
+            keep=file.keep,
+            ask_ahead_from=self.ask_ahead_from,
             ownership=ownership,
             shown=display,
-            state=StudyState(opened.name, "", file.objective.metric, file.budget.trials, workers),
+            state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
             tags={"svm": {}, "tiny": {}},
             dataset={},
             register=started.append,
@@ -118,7 +132,7 @@ class Bench:
 
         ScriptedWorker.script = staticmethod(scripted)
         try:
-            ending, _ = boss.run([ScriptedWorker(1) for _ in range(workers)], threads=1)  # type: ignore[misc]
+            ending, _ = boss.run([ScriptedWorker() for _ in range(workers)])  # type: ignore[misc]
             return opened, ending
         finally:
             ownership.release()
@@ -173,15 +187,170 @@ def test_the_same_error_three_times_in_a_row_stops_the_study(bench: Bench) -> No
     assert bench.states(opened) == ["failed"] * 3
 
 
-def test_a_dead_worker_fails_its_trial_and_is_replaced(bench: Bench) -> None:
-    deaths = iter([None, complete(0.3), complete(0.4), complete(0.5)])
-    opened, ending = bench.run(lambda task, _: next(deaths))
+def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(bench: Bench) -> None:
+    outcomes, went_on = iter([None, complete(0.3), complete(0.4), complete(0.5), complete(0.6)]), []
+
+    def train(task: RunTask, _: Connection) -> Outcome | None:
+        state = task.folder / "checkpoint" / "epoch.pt"
+        went_on.append(state.exists())
+        state.parent.mkdir(exist_ok=True)
+        state.write_text("state")
+        return next(outcomes)
+
+    opened, ending = bench.run(train)
     assert ending == "finished"
-    assert bench.states(opened) == ["failed", "complete", "complete", "complete"]
-    assert opened.rows()[0].reason == "the worker died: SIGKILL"
+    assert opened.logical() == 4
+    first = opened.rows()[0]
+    (again,) = [trial for trial in opened.trials() if trial.user_attrs.get("retry_of") == 0]
+    assert (first.state, first.reason) == ("died", "the worker died: SIGKILL")
+    assert again.params == opened.trials()[0].params
+    assert went_on.count(True) == 1
     outcome = opened.attempt(0).outcome()
     assert outcome is not None
     assert outcome.status == "failed"
+
+
+def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(bench: Bench) -> None:
+    bench.text = bench.text.replace("trials = 4", "trials = 2\nretries = 1")
+    opened, ending = bench.run(
+        lambda task, _: None if task.experiment["model"]["kind"] == "svm" else complete(0.5)
+    )
+    assert ending == "finished"
+    states = bench.states(opened)
+    given_up = [row for row in opened.rows() if row.state == "failed"]
+    assert states.count("died") == len(given_up) >= 1
+    assert given_up[0].reason == "given up: the worker died: SIGKILL, 2 times in all"
+    assert opened.logical() == 2
+    assert not opened.attempt(given_up[0].number).checkpoint.exists()
+
+
+def test_the_bases_own_values_and_given_points_are_tried_first(bench: Bench) -> None:
+    bench.text += '\n[[start]]\nbase = "svm"\n"model.C" = 7.0\n'
+    opened, _ = bench.run(lambda task, _: complete(0.5))
+    first = opened.trials()[:3]
+    assert [trial.user_attrs["start"] for trial in first] == ["base", "base", "given"]
+    assert [trial.params["base"] for trial in first] == ["svm", "tiny", "svm"]
+    assert [trial.params.get("model.C") for trial in first] == [1.0, None, 7.0]
+    assert "start" not in opened.trials()[3].user_attrs
+    assert opened.attempt(2).identity().tags["vidclf.start"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ('base = "smv"', "start 1: base 'smv' is none of svm, tiny"),
+        ('"model.C" = 1.0', "start 1: several bases: name one"),
+        ('base = "tiny"\n"model.C" = 1.0', "start 1: model.C is not searched in tiny"),
+        ('base = "svm"\n"model.C" = 1e9', "start 1: model.C = 1000000000.0 is outside of its range"),
+    ],
+)
+def test_points_outside_of_the_space_are_refused(bench: Bench, point: str, message: str) -> None:
+    bench.text += f"\n[[start]]\n{point}\n"
+    with pytest.raises(InputError) as caught:
+        bench.open()
+    assert message in str(caught.value)
+
+
+def test_patience_ends_a_search_that_finds_nothing_better(bench: Bench) -> None:
+    bench.text = bench.text.replace("trials = 4", "trials = 50\npatience = 3")
+    values = iter([0.1, 0.2, 0.9, *[0.3] * 47])
+    opened, ending = bench.run(lambda task, _: complete(next(values)))
+    assert ending == "patience"
+    assert len(opened.trials()) == 6
+
+
+def test_no_trial_begins_after_the_time_is_used_up_over_all_sessions(bench: Bench) -> None:
+    bench.text = bench.text.replace("trials = 4", "trials = 50\nseconds = 100")
+    opened = bench.open()
+    opened.set_seconds(99.9)
+    opened, ending = bench.run(lambda task, _: (threading.Event().wait(0.3), complete(0.5))[1])
+    assert ending == "time"
+    assert len(opened.trials([TrialState.COMPLETE])) == 1
+    assert opened.seconds() > 100
+
+
+def test_several_objectives_are_told_together_and_ranked_by_the_first(bench: Bench) -> None:
+    bench.only_svm()
+    bench.text = bench.text.replace("[objective]", "[[objective]]", 1).replace(
+        "[budget]", '[[objective]]\nmetric = "size/file_mb"\ndirection = "minimize"\n[budget]', 1
+    )
+    values = iter([(0.1, 1.0), (0.9, 5.0), (0.5, 2.0), (0.4, 3.0)])
+
+    def train(task: RunTask, connection: Connection) -> Outcome:
+        connection.send(Progress(1, {"epoch/val/macro_f1": 0.0}))
+        assert connection.recv() == Verdict()
+        score, size = next(values)
+        return complete(score, **{"size/file_mb": size})
+
+    opened, ending = bench.run(train)
+    assert ending == "finished"
+    assert [trial.values for trial in opened.trials()] == [[0.1, 1.0], [0.9, 5.0], [0.5, 2.0], [0.4, 3.0]]
+    assert sorted(trial.number for trial in opened.study.best_trials) == [0, 1, 2]
+    assert [row.value for row in opened.rows()] == [0.1, 0.9, 0.5, 0.4]
+
+
+def test_repeats_reach_the_worker_and_their_means_the_pruner(bench: Bench) -> None:
+    bench.only_svm()
+    bench.text = bench.text.replace(
+        'direction = "maximize"', 'direction = "maximize"\nrepeats = 2\nrepeat_by = "seed"'
+    )
+    seen = []
+
+    def train(task: RunTask, connection: Connection) -> Outcome:
+        seen.append(task.repeats)
+        for step, (single, mean) in enumerate([(0.2, 0.2), (0.6, 0.4)], start=1):
+            connection.send(Progress(step, {"repeat/val/macro_f1": single, "mean/val/macro_f1": mean}))
+            assert connection.recv() == Verdict()
+        return complete(0.4)
+
+    opened, _ = bench.run(train)
+    assert seen == [Repeats(2, "seed")] * 4
+    assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.4}
+
+
+def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(bench: Bench) -> None:
+    bench.only_svm()
+    bench.text = bench.text.replace("trials = 4", "trials = 9")
+    bench.ask_ahead_from = 2
+    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=4)
+    assert ending == "interrupted"
+    assert "waiting" in bench.states(opened)
+    (waiting,) = (trial for trial in opened.trials() if trial.state == TrialState.WAITING and trial.params)
+    assert waiting.params
+    assert not (opened.attempt(waiting.number).folder / "attempt.json").exists()
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    assert opened.frozen(waiting.number).params == waiting.params
+    assert opened.frozen(waiting.number).state == TrialState.COMPLETE
+    assert opened.logical() == 9
+
+
+def test_models_that_fall_out_of_the_best_are_deleted(bench: Bench) -> None:
+    bench.only_svm()
+    bench.text = f"keep = 2\n{bench.text}"
+    values = iter([0.1, 0.2, 0.9, 0.3])
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        (task.folder / "model").mkdir()
+        return complete(next(values), **{"size/file_mb": 1.0})
+
+    opened, _ = bench.run(train)
+    assert [number for number in range(4) if opened.attempt(number).model.exists()] == [2, 3]
+
+
+def test_another_study_takes_over_the_finished_trials_that_fit(bench: Bench) -> None:
+    old, _ = bench.run(lambda task, _: complete(task.experiment["model"].get("C", 0.5) / 100))
+    bench.text = 'name = "wider"\n' + bench.text.replace("low = 0.1, high = 10.0", "low = 1.0, high = 50.0")
+    new = bench.open()
+    fitting = [t for t in old.trials() if t.params.get("model.C", 1.0) >= 1.0]
+    assert points.seed(new, old, bench.definition.space) == (len(fitting), 4 - len(fitting))
+    assert new.rows() == [] or all(row.state == "waiting" for row in new.rows())
+    assert new.logical() == 0
+    taken = new.trials([TrialState.COMPLETE])
+    assert sorted(t.value for t in taken) == sorted(t.value for t in fitting)
+    bench.text = bench.text.replace('name = "wider"', 'name = "other"').replace('"maximize"', '"minimize"')
+    with pytest.raises(InputError, match="their values would be others here"):
+        points.seed(bench.open(), old, bench.definition.space)
 
 
 def test_a_missing_or_infinite_objective_is_a_failure(bench: Bench) -> None:
@@ -232,7 +401,7 @@ def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
 
 
 def test_a_hopeless_trial_is_pruned_with_its_reason(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"tiny.toml"').replace("model.C", "train.lr")
     bench.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
     levels = iter([0.9, 0.8, 0.1, 0.1])
 
@@ -269,6 +438,23 @@ def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study
     outcome = opened.attempt(repeated[0].number).outcome()
     assert outcome is not None
     assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics
+
+
+def test_an_exhausted_grid_is_a_finished_study(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+        "trials = 4", "trials = 99"
+    )
+    bench.text += '[sampler]\nname = "grid"\npoints = 5\n'
+    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2, stop_after=1)
+    assert ending == "interrupted"
+    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2)
+    assert ending == "finished"
+    tried = [row.params["model.C"] for row in opened.rows() if row.state == "complete"]
+    grid = [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]
+    # The base's own value, 1.0, is tried first.
+    assert sorted(tried) == pytest.approx(grid)
+    assert bench.run(lambda task, _: complete(0.5))[1] == "finished"
+    assert len(opened.trials()) == len(opened.rows())
 
 
 def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:

@@ -418,7 +418,12 @@ def test_several_processes_may_prepare_a_fresh_store_at_once(tmp_path: Path) -> 
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     store = open_store(tmp_path / "new")
     assert Deliverer(store).deliver(make_trial(store))
-    assert {path.name for path in store.folder.iterdir()} == {"mlflow.db", "artifacts", "attempts"}
+    assert {path.name for path in store.folder.iterdir()} == {
+        "mlflow.db",
+        "store.json",
+        "artifacts",
+        "attempts",
+    }
 
 
 def test_an_unusable_database_is_the_users_to_mend(tmp_path: Path) -> None:
@@ -552,3 +557,27 @@ def test_class_names_that_mlflow_refuses_are_delivered_all_the_same(
     run = delivered(store, trial, client)
     assert run.data.metrics["val/recall/Punch _left_ _ more"] == 0.5
     assert run.data.metrics["val/macro_f1"] == 0.25
+
+
+def test_a_readme_is_the_description_until_the_user_writes_another(
+    store: Store, client: MlflowClient
+) -> None:
+    study, note = make_study(store), "mlflow.note.content"
+    readme = study.artifacts / "README.md"
+    readme.write_text("Found: *nothing*")
+    run = delivered(store, study, client)
+    assert run.data.tags[note] == "Found: *nothing*"
+    client.set_tag(run.info.run_id, note, "mine")
+    study.record(1, {"study/best": 0.5})
+    assert delivered(store, study, client).data.tags[note] == "mine"
+    readme.write_text("Found: **0.5**")
+    assert delivered(store, study, client).data.tags[note] == "Found: **0.5**"
+    assert "README.md" in files(client, run.info.run_id)
+
+
+def test_a_long_description_is_cut_at_a_line_and_says_so(store: Store, client: MlflowClient) -> None:
+    study = make_study(store)
+    (study.artifacts / "README.md").write_text("```toml\n" + "seed = 0\n" * 2000 + "```\n")
+    note = delivered(store, study, client).data.tags["mlflow.note.content"]
+    assert 7900 < len(note) <= 8000
+    assert note.endswith("seed = 0\n```\n\n*The rest is in the artifact README.md.*")

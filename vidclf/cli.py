@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidclf.cli_data import data_app
+from vidclf.cli_doctor import doctor
 from vidclf.terminal import (
     FAILED,
     INTERRUPTED,
@@ -141,8 +142,17 @@ def tune(
     ] = False,
     join: Annotated[bool, typer.Option("--join", hidden=True)] = False,
     ray: Annotated[str | None, typer.Option("--ray", hidden=True)] = None,
-    per_gpu: Annotated[int | None, typer.Option("--per-gpu", hidden=True)] = None,
-    continue_as: Annotated[str | None, typer.Option("--continue-as", hidden=True)] = None,
+    per_gpu: Annotated[
+        int | None, typer.Option("--per-gpu", min=1, metavar="N", help="Workers that share each GPU.")
+    ] = None,
+    continue_as: Annotated[
+        str | None,
+        typer.Option(
+            "--continue-as",
+            metavar="NAME",
+            help="Start a new study that takes over the finished trials of this one that fit it.",
+        ),
+    ] = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -156,9 +166,11 @@ def tune(
     from vidclf.search.status import status as state_of
     from vidclf.store import find_store, open_store
 
-    refuse_later({"--join": join, "--ray": ray, "--per-gpu": per_gpu, "--continue-as": continue_as})
+    refuse_later({"--join": join, "--ray": ray})
     opened_store = find_store(store) if dry_run else open_store(store)
-    request = search.Request(study, config.parse_assignments(set_ or []), trials, workers)
+    request = search.Request(
+        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as
+    )
     definition = search.plan(request, opened_store)
     if dry_run:
         with progress_bar("Decoding clips") as progress:
@@ -206,6 +218,8 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
     words = {
         "finished": "The budget is used up.",
+        "time": "The time is used up.",
+        "patience": "Stopped: for long no trial has been better (budget.patience).",
         "exhausted": "The space holds nothing new to try.",
         "interrupted": "Stopped; nothing finished is lost.",
         "errors": f"Stopped: the same error three times in a row: {failed[-1].reason if failed else ''}",
@@ -344,3 +358,6 @@ def ui(
     from vidclf.tracking.ui import serve_ui
 
     serve_ui(open_store(store), port, lambda link: say(f"{link}\nCtrl-C stops it"))
+
+
+app.command(epilog="Example: `vidclf doctor --fix`")(doctor)

@@ -28,6 +28,7 @@ class TrialRow:
         feasible: Whether it keeps the constraints.
         reason: Why it is not complete.
         reused_from: The earlier trial of the same configuration whose value it took.
+        shape: Equal for models of equal latency.
     """
 
     study: str
@@ -41,6 +42,7 @@ class TrialRow:
     feasible: bool = True
     reason: str = ""
     reused_from: int | None = None
+    shape: str = ""
 
 
 def ranked(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
@@ -64,17 +66,39 @@ def pareto_front(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
     """
     sign = -1.0 if direction == "maximize" else 1.0
     front: dict[tuple[float, float, float], TrialRow] = {}
-    costs = [
-        ((sign * (row.value or 0.0), _coarse(row.metrics.get(LATENCY)), _coarse(row.metrics.get(SIZE))), row)
-        for row in ranked(rows, direction)
-    ]
-    for mine, row in costs:
-        beaten = any(
-            other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other, _ in costs
-        )
-        if not beaten:
-            front.setdefault(mine, row)
+    for row in ranked(rows, direction):  # whatever beats a trial ranks before it
+        mine = (sign * (row.value or 0.0), _coarse(row.metrics.get(LATENCY)), _coarse(row.metrics.get(SIZE)))
+        if not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in front):
+            front[mine] = row
     return list(front.values())
+
+
+def leaders(
+    rows: Sequence[TrialRow], direction: str, front: Sequence[TrialRow], top: int
+) -> list[tuple[int, TrialRow]]:
+    """(rank, trial) of the best trials, of the best of each base, and of the front."""
+    on_front = {row.number for row in front}
+    found: list[tuple[int, TrialRow]] = []
+    bases: set[str] = set()
+    for rank, row in enumerate(ranked(rows, direction), start=1):
+        if rank <= top or row.number in on_front or row.base not in bases:
+            found.append((rank, row))
+        bases.add(row.base)
+    return found
+
+
+def kept(rows: Sequence[TrialRow], direction: str, keep: int) -> list[TrialRow]:
+    """Ranked trials whose models are worth their place: the best ``keep``, and the Pareto front.
+
+    While latencies are still to be measured, what is on the front of its own shape
+    may yet be on that of all.
+    """
+    best = ranked(rows, direction)
+    groups = [best]
+    if any(LATENCY not in row.metrics for row in best):
+        groups = [[row for row in best if row.shape == shape] for shape in {row.shape for row in best}]
+    front = {row.number for group in groups for row in pareto_front(group, direction)}
+    return [row for rank, row in enumerate(best) if rank < keep or row.number in front]
 
 
 def _coarse(value: float | None) -> float:
@@ -87,24 +111,23 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int 
     best = ranked(rows, direction)
     measured = any(LATENCY in row.metrics for row in best)
     front = pareto_front(rows, direction) if measured else []
-    leaders = {row.base: row for row in reversed(best)}.values()
-    shown = [row for rank, row in enumerate(best) if rank < top or row in front or row in leaders]
+    shown = leaders(rows, direction, front, top)
     table = Table(
         title=f"Best trials by {metric}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for heading in ("rank", "trial", "base", metric.partition("/")[2], "ms/clip", "ms/file", "MB"):
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
     table.add_column("searched values", overflow="fold", min_width=20)
-    for row in shown:
-        params = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in row.params.items())
+    for rank, row in shown:
+        params = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in row.params.items())
         table.add_row(
-            str(best.index(row) + 1),
+            str(rank),
             f"{row.number}{'*' if row in front else ' '}",
             row.base,
-            _figure(row.value, ".4f"),
-            _figure(row.metrics.get(LATENCY), ".1f"),
-            _figure(row.metrics.get(FILE_LATENCY), ".1f"),
-            _figure(row.metrics.get(SIZE), ".2f"),
+            figure(row.value, ".4f"),
+            figure(row.metrics.get(LATENCY), ".1f"),
+            figure(row.metrics.get(FILE_LATENCY), ".1f"),
+            figure(row.metrics.get(SIZE), ".2f"),
             params,
         )
     notes = ["Figures are selected on val and so optimistic; test was not read."]
@@ -117,9 +140,11 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int 
     return table
 
 
-def _figure(value: float | None, form: str) -> str:
+def figure(value: float | None, form: str) -> str:
+    """The value as text, a dash where there is none."""
     return "–" if value is None else format(value, form)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A searched value as text, with three digits that count."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from vidclf.data.splitting import split_by_fold
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Report
 from vidclf.models.saved import Card, write_card
+from vidclf.repeats import Repeats, run_repeats
 from vidclf.store import Attempt, Outcome, now_ms
 
 __all__ = ["ExperimentConfig", "Pruned", "load_experiment", "parse_experiment", "prepare", "run_experiment"]
@@ -171,7 +172,9 @@ def prepare(
     return manifest, warnings
 
 
-def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Report) -> Outcome:
+def run_experiment(
+    experiment: ExperimentConfig, attempt: Attempt, report: Report, repeats: Repeats | None = None
+) -> Outcome:
     """Trains, scores and saves one model into the attempt's folder.
 
     The test split is not read.
@@ -179,7 +182,8 @@ def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Repor
     Args:
         experiment: What to run.
         attempt: Its folder, already carrying its identity.
-        report: Called at every report of the model; may raise `Pruned`.
+        report: Called at every report of the model, or after every repeat; may raise `Pruned`.
+        repeats: Run it so often; the figures are then means.
 
     Returns:
         How it ended, as also written to ``result.json``: a crash is ``failed``,
@@ -193,7 +197,11 @@ def run_experiment(experiment: ExperimentConfig, attempt: Attempt, report: Repor
     try:
         experiment = experiment.resolved()
         config.write_toml(config.dump(experiment), attempt.config)
-        outcome = Outcome("complete", "", _train_and_score(experiment, attempt, record), now_ms())
+        if repeats is None:
+            final = _train_and_score(experiment, attempt, record)
+        else:
+            final = run_repeats(experiment, attempt, record, repeats, _train_and_score)
+        outcome = Outcome("complete", "", final, now_ms())
     except Pruned as decision:
         outcome = Outcome("pruned", str(decision), {}, now_ms())
     except Exception as error:

@@ -24,10 +24,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from vidclf.config import InputError
 
 Status = Literal["complete", "pruned", "failed", "interrupted"]
 """How an attempt ended. A study's own folder uses ``complete``, ``failed`` and ``interrupted``."""
+FORMAT = 1
+"""Of the store's own files; ``store.json`` keeps it, and a store of a later one is refused."""
+TRAIN = "train"
+"""Folder of the attempts that belong to no study."""
 
 
 def now_ms() -> int:
@@ -134,10 +140,42 @@ class Attempt:
         """Forgets the state of a fit that nothing will go on from."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
+    def drop_model(self) -> None:
+        """Deletes the model; what it was made from stays, so that it can be trained again."""
+        shutil.rmtree(self.model, ignore_errors=True)
+
     def take_checkpoint(self, other: "Attempt") -> None:
         """Goes on from where another attempt at the same was cut short, if it came as far as an epoch."""
         if other.checkpoint.is_dir():
             other.checkpoint.rename(self.checkpoint)
+
+    def running(self) -> FileLock:
+        """Held while `vidclf train` runs the attempt; the system lets go of it when its process dies."""
+        return FileLock(self.folder / "running.lock", blocking=False)
+
+    def is_running(self) -> bool:
+        """Whether `vidclf train` runs it now; asking writes nothing."""
+        lock = self.running()
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            with lock:
+                return False
+        except Timeout:
+            return True
+
+    def settle_dead(self) -> bool:
+        """Says of an attempt of `vidclf train` whose process died that it did; nobody else is left to.
+
+        Returns:
+            Whether its process is dead.
+        """
+        try:
+            with self.running():
+                self.finish(Outcome("interrupted", "interrupted: its process died", {}, now_ms()))
+        except Timeout:
+            return False
+        return True
 
     def reopen(self) -> None:
         """Takes the result back: a study goes on."""
@@ -187,6 +225,32 @@ class Store:
         return os.environ.get("VIDCLF_STUDY_STORAGE") or f"sqlite:///{self.folder / 'optuna.db'}"
 
     @property
+    def databases(self) -> dict[str, Path]:
+        """The embedded databases by the library whose they are; without those that a server stands for."""
+        paths = {name: self.folder / f"{name}.db" for name in ("mlflow", "optuna")}
+        uris = {"mlflow": self.mlflow_uri, "optuna": self.optuna_uri}
+        return {name: path for name, path in paths.items() if uris[name] == f"sqlite:///{path}"}
+
+    @property
+    def format_file(self) -> Path:
+        return self.folder / "store.json"
+
+    def format(self) -> int:
+        """Of the store's files; that of this version where the store is older than the mark, or new.
+
+        Raises:
+            InputError: The mark cannot be read.
+        """
+        try:
+            return int(json.loads(self.format_file.read_text(encoding="utf-8"))["format"])
+        except FileNotFoundError:
+            return FORMAT
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f'{self.format_file} cannot be read; it should say {{"format": {FORMAT}}}'
+            ) from None
+
+    @property
     def artifacts(self) -> Path:
         return self.folder / "artifacts"
 
@@ -203,8 +267,8 @@ class Store:
             yield Attempt(identity.parent)
 
 
-def find_store(folder: Path | None = None) -> Store:
-    """The store at ``folder``, else ``VIDCLF_STORE``, else ``./mlruns``; nothing is created.
+def locate_store(folder: Path | None = None) -> Store:
+    """The store at ``folder``, else ``VIDCLF_STORE``, else ``./mlruns``, whatever is in it.
 
     Raises:
         InputError: The path is a file, or holds a character that database addresses give a meaning to.
@@ -215,6 +279,21 @@ def find_store(folder: Path | None = None) -> Store:
     if set("?#%") & set(str(path)):
         raise InputError(f"{path}: a store's path cannot hold ?, # or %; choose another with --store")
     return Store(path)
+
+
+def find_store(folder: Path | None = None) -> Store:
+    """The store of `locate_store`, if this version can read it; nothing is created.
+
+    Raises:
+        InputError: Also where a later version made it.
+    """
+    store = locate_store(folder)
+    if store.format() > FORMAT:
+        raise InputError(
+            f"{store.folder}: a later vidclf made this store (format {store.format()}, this version reads "
+            f"{FORMAT}); install that, or choose another with --store"
+        )
+    return store
 
 
 def open_store(folder: Path | None = None) -> Store:
@@ -228,8 +307,11 @@ def open_store(folder: Path | None = None) -> Store:
         store.attempts.mkdir(parents=True, exist_ok=True)
         store.artifacts.mkdir(exist_ok=True)
         probe = store.folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        probe.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
+        if store.format_file.exists():
+            probe.unlink()
+        else:
+            probe.replace(store.format_file)
     except OSError as error:
         raise InputError(
             f"{store.folder}: the store cannot be written: {error.strerror}; choose another with --store"

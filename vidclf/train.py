@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vidclf import config, profiling
 from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
@@ -24,14 +22,12 @@ from vidclf.experiment import (
 )
 from vidclf.models import load_model
 from vidclf.models.base import Report
-from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
+from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, now_ms
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.tracking.package import deliver_model
 from vidclf.tracking.thread import DelivererThread
 
-SERIES = "train"
-"""Folder of the attempts that belong to no study."""
 _FINGERPRINT = "vidclf.fingerprint"
 
 
@@ -92,7 +88,7 @@ def train(
     for each in (*dead, attempt):
         deliverer.register(each)
     try:
-        with _running(attempt):
+        with attempt.running():
             if not again and _go_on(attempt, dead):
                 say("going on from the last epoch of the same run, which was cut short")
             outcome = run_experiment(experiment, attempt, report)
@@ -119,7 +115,7 @@ def _open_attempt(
     store: Store, name: str, experiment: ExperimentConfig, manifest: Manifest, tags: Mapping[str, str]
 ) -> Attempt:
     """A new attempt folder with its identity."""
-    attempt = store.attempt(SERIES, f"{name}-{now_ms()}-{uuid.uuid4().hex[:6]}")
+    attempt = store.attempt(TRAIN, f"{name}-{now_ms()}-{uuid.uuid4().hex[:6]}")
     attempt.create(
         Identity(
             id=uuid.uuid4().hex,
@@ -132,11 +128,6 @@ def _open_attempt(
         )
     )
     return attempt
-
-
-def _running(attempt: Attempt) -> FileLock:
-    """Held while the attempt runs; the system lets go of it when its process dies."""
-    return FileLock(attempt.folder / "running.lock", blocking=False)
 
 
 def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
@@ -157,12 +148,8 @@ def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
     dead = []
     for attempt in _runs(store, fingerprint):
         outcome = attempt.outcome()
-        if outcome is None:
-            try:
-                with _running(attempt):
-                    attempt.finish(Outcome("interrupted", "interrupted: its process died", {}, now_ms()))
-            except Timeout:
-                continue  # it is running
+        if outcome is None and not attempt.settle_dead():
+            continue  # it is running
         if outcome is None or outcome.status == "interrupted":
             dead.append(attempt)
     return dead
@@ -170,7 +157,7 @@ def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
 
 def _runs(store: Store, fingerprint: str) -> Iterator[Attempt]:
     """Runs of the same config on the same clips, the newest first."""
-    folders = [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == SERIES]
+    folders = [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == TRAIN]
     for attempt in sorted(folders, key=lambda attempt: -attempt.identity().started_ms):
         if attempt.identity().tags.get(_FINGERPRINT) == fingerprint:
             yield attempt

@@ -35,6 +35,10 @@ class StudyState:
         counts: Finished trials by state.
         running: Running trials by number.
         best: Best feasible value so far, with its trial's number and base.
+        started: When this session began, on the monotonic clock.
+        finished_here: Trials that ended in this session.
+        used: Trials that count against the budget.
+        since_best: How many of these ended after the best one.
     """
 
     name: str
@@ -47,11 +51,8 @@ class StudyState:
     best: tuple[float, int, str] | None = None
     started: float = field(default_factory=time.monotonic)
     finished_here: int = 0
-
-    @property
-    def used(self) -> int:
-        """Trials that count against the budget."""
-        return sum(count for state, count in self.counts.items() if state != "interrupted")
+    used: int = 0
+    since_best: int = 0
 
     def seconds_left(self) -> float | None:
         """From the mean time of this session's trials; ``None`` before the first has finished."""

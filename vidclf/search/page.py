@@ -1,77 +1,222 @@
-"""A study as one HTML page that needs no network."""
+"""A study as one HTML page that needs no network, and the files beside it, refreshed as it goes."""
 
 import html
+import itertools
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import optuna
 import plotly.io
-from optuna.trial import TrialState
-from optuna.visualization import (
-    plot_optimization_history,
-    plot_parallel_coordinate,
-    plot_param_importances,
-    plot_slice,
-)
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
 
-from vidclf.search.record import BASE, OpenStudy
+from vidclf import compare
+from vidclf.compare import LATENCY, SIZE
+from vidclf.search import figures
+from vidclf.search.overview import FEWEST, OPTIMISTIC, Overview, best_config, trials_csv
+from vidclf.search.record import OpenStudy
+from vidclf.search.summary import description
+from vidclf.store import Attempt
 
-_STYLE = "body{font-family:system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,  # on by default, and would send a study's values to another's server
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+}
+_STYLE = """
+body{font:16px/1.55 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:76rem;margin:2rem auto;
+padding:0 1.5rem}
+h1{font-size:1.9rem;margin:0}h2{font-size:1.3rem;margin:2.6rem 0 0}h3{font-size:1.05rem;margin:1.6rem 0 0}
+p{max-width:52rem;margin:.4rem 0}.lead{font-size:1.15rem;color:#444}.note{color:#555;font-size:.92rem}
+.facts{display:flex;flex-wrap:wrap;gap:.8rem;margin:1.2rem 0}
+.facts div{border:1px solid #ddd;border-radius:.5rem;padding:.5rem 1rem;min-width:7rem}
+.facts b{display:block;font-size:1.4rem;font-variant-numeric:tabular-nums}
+.facts span{color:#555;font-size:.85rem}
+table{border-collapse:collapse;font-size:.92rem;margin:.8rem 0;font-variant-numeric:tabular-nums}
+th{font-weight:600;color:#555}td,th{padding:.25rem .8rem;border-bottom:1px solid #e4e4e4;text-align:right;
+white-space:nowrap}td.text,th.text{text-align:left;white-space:normal}tr.front{background:#f1f7fb}
+nav{margin:1rem 0;font-size:.92rem}nav a{margin-right:1.1rem}a{color:#0060a0;text-decoration:none}
+pre{background:#f6f6f6;border-radius:.5rem;padding:.8rem 1rem;overflow:auto;font-size:.85rem}
+summary{cursor:pointer;color:#0060a0}.warn{border-left:4px solid #e69f00;padding-left:.8rem}
+"""
 
 
-def write_study_page(opened: OpenStudy, path: Path) -> None:
-    """Writes history, parallel coordinates, importances, and for each base its searched values.
+@dataclass(frozen=True)
+class Section:
+    """A heading with its figures.
 
-    Figures that need more trials than there are, or parameters that vary, are left out.
+    Attributes:
+        title: The heading.
+        reading: How to read the figures.
+        figures: What is shown.
+        lacking: What is missing, where there are no figures.
     """
-    study, metric = opened.study, opened.objective.metric
-    complete = opened.trials([TrialState.COMPLETE])
-    shared = sorted(set.intersection(*(set(trial.params) for trial in complete)) if complete else ())
-    figures: list[tuple[str, Callable[[], Any]]] = [
-        ("How the search went", lambda: plot_optimization_history(study, target_name=metric)),
-    ]
-    if shared:
-        figures += [
-            (
-                "Values that all trials share, together",
-                lambda: plot_parallel_coordinate(study, params=shared, target_name=metric),
-            ),
-            (
-                "Which of them mattered",
-                lambda: plot_param_importances(study, params=shared, target_name=metric),
-            ),
-        ]
-    for stem in opened.stored["bases"]:
-        alone, searched = _of_base(opened, stem)
-        figures.append((f"Inside {stem}", partial(plot_slice, alone, searched, target_name=metric)))
-    parts = [f"<h1>{html.escape(opened.name)}</h1><p>{html.escape(opened.stored['question'])}</p>"]
-    parts.append(f"<p>{len(complete)} complete trials. Values are selected on val and so optimistic.</p>")
-    script: bool = True
-    for title, draw in figures if complete else ():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                figure = draw()
-        except (ValueError, RuntimeError):
-            continue
-        parts.append(f"<h2>{html.escape(title)}</h2>")
-        parts.append(plotly.io.to_html(figure, include_plotlyjs=script, full_html=False))
-        script = False
-    body = "\n".join(parts)
-    title = html.escape(opened.name)
-    path.write_text(
+
+    title: str
+    reading: str
+    figures: Sequence[Figure]
+    lacking: str
+
+
+def refresh(opened: OpenStudy, own: Attempt) -> None:
+    """Writes what is known of the study now into its own folder, from where it reaches the parent run.
+
+    ``study.html``, ``trials.csv``, ``README.md`` (the run's description) and ``best.toml`` are each
+    replaced as a whole, and only where they change. Costs half a second for twenty trials and two seconds
+    for a thousand.
+    """
+    overview = Overview.of(opened)
+    own.artifacts.mkdir(parents=True, exist_ok=True)
+    _replace(own.artifacts / "trials.csv", trials_csv(overview))
+    _replace(own.artifacts / "README.md", description(overview))
+    best = best_config(overview)
+    if best:
+        _replace(own.artifacts / "best.toml", best)
+    _replace(own.artifacts / "study.html", _page(overview))
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader sees the file before or after; an unchanged one is left, so that it is not sent again."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _page(overview: Overview) -> str:
+    title = html.escape(overview.opened.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sections = list(_sections(overview))
+    body = [*_top(overview, sections), *_shown(sections)]
+    return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>",
-        encoding="utf-8",
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
     )
 
 
-def _of_base(opened: OpenStudy, stem: str) -> tuple[optuna.Study, list[str]]:
-    """An in-memory study of one base's complete trials, and what they search."""
-    trials = [trial for trial in opened.trials([TrialState.COMPLETE]) if trial.params.get(BASE, stem) == stem]
-    study = optuna.create_study(direction=opened.objective.direction)
-    study.add_trials(trials)
-    return study, sorted({name for trial in trials for name in trial.params} - {BASE})
+def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
+    """Everything above the figures."""
+    yield f"<h1>{html.escape(overview.opened.name)}</h1>"
+    yield f'<p class="lead">{html.escape(overview.opened.stored["question"])}</p>'
+    yield f"<p>{html.escape(overview.counts())}</p>"
+    if overview.ranked:
+        best = overview.ranked[0]
+        facts = {
+            f"best {overview.metric}": compare.figure(best.value, ".4f"),
+            "trial": str(best.number),
+            "base": best.base,
+            "ms a clip": compare.figure(best.metrics.get(LATENCY), ".1f"),
+            "MB": compare.figure(best.metrics.get(SIZE), ".2f"),
+        }
+        cells = (
+            f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
+            for name, value in facts.items()
+        )
+        yield f'<div class="facts">{"".join(cells)}</div>'
+    yield f'<p class="warn">{OPTIMISTIC}</p>'
+    links = (
+        f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
+    )
+    yield f"<nav>{''.join(links)}</nav>"
+    if overview.ranked:
+        yield from _leaderboard(overview)
+        yield "<details><summary>The best configuration, as a file for <code>experiments/</code></summary>"
+        yield f"<pre>{html.escape(best_config(overview) or '')}</pre></details>"
+
+
+def _leaderboard(overview: Overview) -> Iterator[str]:
+    front = {row.number for row in overview.front}
+    shown = compare.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
+    yield "<h2>The best trials</h2>"
+    yield '<p class="note">The ten best, the best of each base, and, shaded, the Pareto front: no other '
+    yield "trial is better, faster and smaller at once."
+    hidden = len(overview.ranked) - len(shown)
+    yield f" {hidden} more are in trials.csv.</p>" if hidden else "</p>"
+    yield '<table><tr><th>rank</th><th>trial</th><th class="text">base</th>'
+    yield f"<th>{html.escape(overview.metric)}</th><th>ms a clip</th><th>MB</th>"
+    yield '<th class="text">searched values</th></tr>'
+    for rank, row in shown:
+        values = ", ".join(
+            f"{key.rpartition('.')[2]} {compare.short(value)}" for key, value in row.params.items()
+        )
+        shade = ' class="front"' if row.number in front else ""
+        yield f"<tr{shade}><td>{rank}</td><td>{row.number}</td>"
+        yield f'<td class="text">{html.escape(row.base)}</td><td>{compare.figure(row.value, ".4f")}</td>'
+        yield f"<td>{compare.figure(row.metrics.get(LATENCY), '.1f')}</td>"
+        yield f"<td>{compare.figure(row.metrics.get(SIZE), '.2f')}</td>"
+        yield f'<td class="text">{html.escape(values)}</td></tr>'
+    yield "</table>"
+
+
+def _shown(sections: Sequence[Section]) -> Iterator[str]:
+    ids = itertools.count()
+    for number, section in enumerate(sections):
+        yield f'<h2 id="s{number}">{html.escape(section.title)}</h2>'
+        yield f'<p class="note">{html.escape(section.reading if section.figures else section.lacking)}</p>'
+        for figure in section.figures:
+            yield plotly.io.to_html(
+                figures.dressed(figure),
+                config=_CONFIG,
+                include_plotlyjs=False,
+                full_html=False,
+                default_height=figure.layout.height or 400,
+                div_id=f"figure{next(ids)}",
+            )
+
+
+def _sections(overview: Overview) -> Iterator[Section]:
+    metric, some = overview.metric, bool(overview.judged())
+    yield Section(
+        "How the search went",
+        f"Each point is a complete trial, the line the best {metric} so far. Where it has long been flat, "
+        "more trials of this space promise little. Open circles repeat an earlier configuration, crosses "
+        "break a constraint and cannot win.",
+        [figures.history(overview)] if some else [],
+        "Needs a complete trial.",
+    )
+    costs = [cost for cost in (LATENCY, SIZE) if any(cost in row.metrics for row in overview.ranked)]
+    late = "" if LATENCY in costs else " Latency is measured when the study stops."
+    yield Section(
+        "What accuracy costs",
+        "The Pareto front is drawn large: no other trial is better, faster and smaller than one of these at "
+        f"once. Latency is per clip, its median on this machine.{late}",
+        [figures.pareto(overview, costs)] if costs else [],
+        "Needs complete trials whose size or latency is known.",
+    )
+    shares = overview.importances()
+    yield Section(
+        "Which values mattered",
+        "How far each searched value sets the best trials apart from the rest (PED-ANOVA), in shares of "
+        "100 %. A value that only some bases have weighs less. For the direction see the slices below.",
+        [figures.importances(shares)] if shares else [],
+        f"Needs {FEWEST} complete trials with different {metric}.",
+    )
+    for stem in overview.stems:
+        title = f"Inside {stem}" if len(overview.stems) > 1 else "The searched values"
+        yield Section(
+            title,
+            f"First, each trial as a line through its values, darker where {metric} is better. Then each "
+            f"value against {metric}, later trials darker. Last, the two that mattered most, together: "
+            "the colour between the points is interpolated.",
+            figures.inside(overview, stem),
+            "Needs two complete trials of this base with different values.",
+        )
+    curves = figures.curves(overview)
+    yield Section(
+        f"{metric} while it ran",
+        "What the pruner saw: the best value so far after each epoch, or with repeats the mean after each; "
+        "dotted lines were stopped early.",
+        [curves] if curves else [],
+        "No trial has reported after an epoch; models without epochs never do.",
+    )
+    timeline = figures.timeline(overview)
+    yield Section(
+        "When each trial ran",
+        "A bar from start to end of each attempt; bars above each other ran at the same time.",
+        [timeline] if timeline else [],
+        "Needs a trial that has started.",
+    )

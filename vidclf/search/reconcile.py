@@ -15,11 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.search.record import OpenStudy
+from vidclf.search.record import AHEAD, DIED, INTERRUPTED, RUN_AGAIN, OpenStudy
 from vidclf.store import Outcome, now_ms
 
 _PREFIX = "owner/"
-INTERRUPTED = "interrupted"
 STANDSTILL_SECONDS = 60.0
 """An owner on another host whose counter stands still for so long is dead."""
 
@@ -145,27 +144,43 @@ def reconcile(opened: OpenStudy) -> int:
         How many trials were queued again.
     """
     for frozen in opened.trials([TrialState.RUNNING]):
-        settle_or_interrupt(opened, opened.trial(frozen.number), "its supervisor died")
+        if frozen.user_attrs.get(AHEAD):
+            put_back(opened, frozen.number)
+        else:
+            settle_or_interrupt(opened, opened.trial(frozen.number), "its supervisor died")
     retried = {trial.user_attrs.get("retry_of") for trial in opened.trials()}
     lost = [
         frozen
         for frozen in opened.trials([TrialState.FAIL])
-        if frozen.user_attrs.get("reason_kind") == INTERRUPTED and frozen.number not in retried
+        if frozen.user_attrs.get("reason_kind") in RUN_AGAIN and frozen.number not in retried
     ]
     for frozen in lost:
-        _queue_again(opened, frozen)
+        queue_again(opened, frozen)
     return len(lost)
 
 
-def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome) -> None:
-    """Tells Optuna how an attempt ended; a crash is FAIL, never PRUNED and never a bad value."""
+def put_back(opened: OpenStudy, number: int) -> None:
+    """Has a trial that was asked for ahead, and not begun, asked for again before any new one."""
+    opened.trial(number).set_user_attr(AHEAD, False)
+    opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
+
+
+def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: bool = False) -> None:
+    """Tells Optuna how an attempt ended; a crash is FAIL, never PRUNED and never a bad value.
+
+    Args:
+        opened: The study.
+        trial: The trial.
+        outcome: How its attempt ended.
+        again: Its worker died, and the same configuration is to run again.
+    """
     trial.set_user_attr("metrics", dict(outcome.metrics))
     if outcome.status == "complete":
         bound_sizes(opened, trial, outcome.metrics)
-        opened.study.tell(trial, outcome.metrics[opened.objective.metric])
+        opened.study.tell(trial, [outcome.metrics[objective.metric] for objective in opened.objectives])
         return
     trial.set_user_attr("reason", outcome.reason)
-    trial.set_user_attr("reason_kind", outcome.status)
+    trial.set_user_attr("reason_kind", DIED if again else outcome.status)
     opened.study.tell(trial, state=TrialState.PRUNED if outcome.status == "pruned" else TrialState.FAIL)
 
 
@@ -198,21 +213,44 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> Non
     """
     attempt = opened.attempt(trial.number)
     outcome = attempt.outcome()
-    if outcome is None or (outcome.status == "complete" and opened.objective.metric not in outcome.metrics):
+    wanted = {objective.metric for objective in opened.objectives}
+    if outcome is None or (outcome.status == "complete" and not wanted <= outcome.metrics.keys()):
         outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
         if (attempt.folder / "attempt.json").exists():
             attempt.finish(outcome)
     settle(opened, trial, outcome)
 
 
-def _queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:
-    """Adds the same configuration once more, to be asked for before any new one."""
-    root = trial.user_attrs.get("root", trial.number)
+def queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:
+    """Adds the same configuration once more, to be asked for before any new one.
+
+    It brings along what was reported of it, so that what was decided then is not decided anew.
+    """
     opened.study.add_trial(
         create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={"retry_of": trial.number, "root": root},
+            intermediate_values=trial.intermediate_values,
+            system_attrs=_rungs(trial),
+            user_attrs={"retry_of": trial.number, "root": root_of(trial)},
         )
+    )
+
+
+def _rungs(trial: FrozenTrial) -> dict[str, Any]:
+    """Where successive halving has compared the trial, as Optuna's pruner remembers it."""
+    return {key: value for key, value in trial.system_attrs.items() if key.startswith("completed_rung_")}
+
+
+def root_of(trial: FrozenTrial) -> int:
+    """The first trial of a configuration that was run again; the trial itself where it was not."""
+    return int(trial.user_attrs.get("root", trial.number))
+
+
+def deaths(opened: OpenStudy, root: int) -> int:
+    """How often a worker died over a configuration and it was run again."""
+    return sum(
+        trial.user_attrs.get("reason_kind") == DIED and root_of(trial) == root
+        for trial in opened.trials([TrialState.FAIL])
     )

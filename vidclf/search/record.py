@@ -8,11 +8,12 @@ from typing import Any, Literal, Self, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from vidclf import config
 from vidclf.compare import TrialRow
 from vidclf.config import InputError, Section
+from vidclf.repeats import RepeatBy, Repeats
 from vidclf.store import Attempt, Store
 
 Direction = Literal["maximize", "minimize"]
@@ -32,6 +33,15 @@ SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
 """What a constraint can bound."""
 DEFINITION = "vidclf/definition"
 """Study attribute that holds what the study was made from."""
+SEEDED_FROM = "seeded_from"
+"""Trial attribute: the trial of another study whose value it carries; it has no run and does not count."""
+AHEAD = "ahead"
+"""Trial attribute: asked for before a worker was free."""
+INTERRUPTED, DIED = "interrupted", "died"
+RUN_AGAIN = (INTERRUPTED, DIED)
+"""Kinds of failure after which the same configuration runs again, so that they do not count."""
+_SECONDS = "vidclf/seconds"
+"""Study attribute: wall time of all sessions."""
 _LATENCY = "vidclf/latency"
 """Prefix of the study attributes that hold latency metrics by shape."""
 
@@ -43,15 +53,17 @@ class Objective(Section):
     """A final metric of the val split, as ``val/macro_f1``."""
     direction: Direction
     """``maximize`` or ``minimize``."""
+    repeats: int = Field(1, ge=1)
+    """How often each configuration is run; the metric is then the mean."""
+    repeat_by: RepeatBy = "seed"
+    """What differs between repeats: the ``seed``, or the ``fold`` of train and val that is judged on."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = [f"val/{name}" for name in SCORES]
-        if not self.metric.startswith("val/"):
-            raise ValueError(f"objective.metric = {self.metric!r}: a study optimises a val/… metric")
+        known = [f"val/{name}" for name in SCORES] + list(SIZES)
         if self.metric not in known and not self.metric.startswith("val/recall/"):
             raise ValueError(
-                f"objective.metric = {self.metric!r} is no metric"
+                f"objective.metric = {self.metric!r}: a study optimises a val/… metric"
                 f"{config.did_you_mean(self.metric, known)} (there are {', '.join(known)})"
             )
         return self
@@ -83,6 +95,19 @@ class Constraint(Section):
         above = value - self.max if self.max is not None else -1.0
         below = self.min - value if self.min is not None else -1.0
         return max(above, below)
+
+
+class Budget(Section):
+    """When the search ends."""
+
+    trials: int = Field(ge=1)
+    """Complete, pruned and given-up trials in total, also after a resume."""
+    seconds: float | None = Field(None, gt=0)
+    """Wall time of all sessions together after which no trial begins."""
+    patience: int | None = Field(None, ge=1)
+    """Trials in a row that bring no better value after which the search ends."""
+    retries: int = Field(2, ge=0)
+    """How often a configuration whose worker dies is run again before it is given up."""
 
 
 def open_storage(store: Store) -> optuna.storages.BaseStorage:
@@ -140,8 +165,19 @@ class OpenStudy:
         return self.study.study_name
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(Objective(**objective) for objective in self.stored["objectives"])
+
+    @property
     def objective(self) -> Objective:
-        return Objective(**self.stored["objective"])
+        """The first objective: what trials are ranked by."""
+        return self.objectives[0]
+
+    @property
+    def repeats(self) -> Repeats | None:
+        """How often each configuration is run, where that is more than once."""
+        objective = self.objective
+        return Repeats(objective.repeats, objective.repeat_by) if objective.repeats > 1 else None
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
@@ -168,13 +204,14 @@ class OpenStudy:
 
     def trial(self, number: int) -> optuna.Trial:
         """The handle of an unfinished trial."""
-        return optuna.Trial(self.study, self._trial_id(number))
+        return optuna.Trial(self.study, self.trial_id(number))
 
     def frozen(self, number: int) -> FrozenTrial:
         """The trial as it stands in the database now."""
-        return self.storage.get_trial(self._trial_id(number))
+        return self.storage.get_trial(self.trial_id(number))
 
-    def _trial_id(self, number: int) -> int:
+    def trial_id(self, number: int) -> int:
+        """Optuna's own key of a trial."""
         study_id = self.storage.get_study_id_from_name(self.name)
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
@@ -184,6 +221,13 @@ class OpenStudy:
 
     def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
         self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
+
+    def seconds(self) -> float:
+        """Wall time of all sessions so far."""
+        return float(self.study.user_attrs.get(_SECONDS, 0.0))
+
+    def set_seconds(self, seconds: float) -> None:
+        self.study.set_user_attr(_SECONDS, seconds)
 
     def logical(self) -> int:
         """Trials that count against the budget: complete, pruned and given up."""
@@ -196,7 +240,7 @@ class OpenStudy:
             for key, value in self.study.user_attrs.items()
             if key.startswith(f"{_LATENCY}/")
         }
-        return [self._row(trial, latencies) for trial in self.trials()]
+        return [self._row(trial, latencies) for trial in self.trials() if SEEDED_FROM not in trial.user_attrs]
 
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
@@ -212,7 +256,7 @@ class OpenStudy:
             state=_row_state(trial),
             base=stem,
             model=self.stored["bases"][stem]["model"]["kind"],
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
+            value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
             params={key: value for key, value in trial.params.items() if key != BASE},
             metrics={
                 **metrics,
@@ -221,19 +265,24 @@ class OpenStudy:
             feasible=all(value <= 0 for value in violations.values()),
             reason=trial.user_attrs.get("reason", ""),
             reused_from=trial.user_attrs.get("reused_from"),
+            shape=trial.user_attrs.get("shape") or "",
         )
 
 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial uses up budget: complete, pruned, or failed for good."""
+    if trial.user_attrs.get(SEEDED_FROM):
+        return False
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return True
-    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason_kind") != "interrupted"
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason_kind") not in RUN_AGAIN
 
 
 def _row_state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.FAIL and not counts(trial):
-        return "interrupted"
+        return str(trial.user_attrs["reason_kind"])
+    if trial.state == TrialState.RUNNING and trial.user_attrs.get(AHEAD):
+        return "waiting"
     return {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
 
 

@@ -30,7 +30,7 @@ class Space:
     bases: Mapping[str, ExperimentConfig]
     dimensions: Mapping[tuple[str, str], Dimension]
 
-    def suggest(self, trial: optuna.Trial) -> tuple[str, ExperimentConfig]:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> tuple[str, ExperimentConfig]:
         """Samples a configuration.
 
         Returns:
@@ -46,7 +46,7 @@ class Space:
                 path for path, dimension in pending.items() if not pending.keys() & dimension.when.keys()
             )
             dimension = pending.pop(path)
-            if not dimension.when or _active(dimension, tree, stem):
+            if is_active(dimension, tree, stem):
                 tree = config.override(tree, {path: _suggest(trial, path, dimension)})
         return stem, parse_experiment(tree, f"trial {trial.number}")
 
@@ -57,7 +57,10 @@ class Space:
         }
 
 
-def _active(dimension: Dimension, tree: Tree, stem: str) -> bool:
+def is_active(dimension: Dimension, tree: Tree, stem: str) -> bool:
+    """Whether a dimension is searched where the base and its values are these."""
+    if not dimension.when:
+        return True
     known = {BASE: stem}
     tree = config.dump(parse_experiment(tree, "a sampled configuration").resolved())
     return all(
@@ -65,7 +68,7 @@ def _active(dimension: Dimension, tree: Tree, stem: str) -> bool:
     )
 
 
-def _suggest(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar:
+def _suggest(trial: optuna.trial.BaseTrial, path: str, dimension: Dimension) -> Scalar:
     if isinstance(dimension, Choice):
         return cast(Scalar, trial.suggest_categorical(path, list(dimension.choices)))
     if dimension.integer:

@@ -20,7 +20,7 @@ def status(opened: OpenStudy) -> dict[str, Any]:
     return {
         "study": opened.name,
         "question": opened.stored["question"],
-        "objective": dict(opened.stored["objective"]),
+        "objective": dict(opened.stored["objectives"][0]),
         "trials": found,
         "budget": {"total": _last_budget(opened), "used": opened.logical()},
         "best": {

@@ -11,12 +11,15 @@ import optuna
 from pydantic import Field, model_validator
 
 from vidclf import config
-from vidclf.config import InputError, Section, Tree
+from vidclf.config import InputError, Scalar, Section, Tree
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import experiment_name, load_experiment, portable
 from vidclf.models.base import ExperimentConfig
+from vidclf.search.points import enqueue_first, start_problems
+from vidclf.search.pruners import PrunerConfig
 from vidclf.search.record import (
     DEFINITION,
+    Budget,
     Constraint,
     Objective,
     OpenStudy,
@@ -24,30 +27,15 @@ from vidclf.search.record import (
     stored_definition,
     study_names,
 )
+from vidclf.search.samplers import SamplerConfig
 from vidclf.search.space import Space, build_space
-from vidclf.search.strategies import PrunerConfig, SamplerConfig
+from vidclf.search.strategies import check_strategies
 from vidclf.store import Store
 
 CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy")
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
 
-_LATER = (
-    "objective.repeats",
-    "objective.repeat_by",
-    "budget.seconds",
-    "budget.patience",
-    "budget.retries",
-    "start",
-    "resources",
-    "gates",
-)
-
-
-class Budget(Section):
-    """When the search ends."""
-
-    trials: int = Field(ge=1)
-    """Complete, pruned and given-up trials in total, also after a resume."""
+_LATER = ("resources", "gates")
 
 
 class StudyFile(Section):
@@ -63,8 +51,8 @@ class StudyFile(Section):
     """How many of the best models are kept for the registry, beside the Pareto front."""
     workers: int = Field(1, ge=1)
     """Worker processes."""
-    objective: Objective
-    """What the search improves."""
+    objective: Objective | Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)]
+    """What the search improves; several make a search for the best compromises, without pruning."""
     constraint: Annotated[tuple[Constraint, ...], Field(strict=False)] = ()
     """Bounds that a trial must keep."""
     budget: Budget
@@ -75,15 +63,48 @@ class StudyFile(Section):
     """Who stops trials early."""
     space: dict[str, Any] = Field(min_length=1)
     """Dimension by dotted path."""
+    start: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()
+    """Points that are tried first, after the bases' own values: values by dotted path, and ``base``."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self.objective if isinstance(self.objective, tuple) else (self.objective,)
+
+    def aims(self) -> str:
+        """The objectives in words."""
+        first = self.objectives[0]
+        aims = ", ".join(f"{objective.direction} {objective.metric}" for objective in self.objectives)
+        return f"{aims}, mean of {first.repeats} by {first.repeat_by}" if first.repeats > 1 else aims
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.pruner.name != "none" and self.objective.metric not in CURVE_METRICS:
+        first, *others = self.objectives
+        if first.repeats == 1 and "repeat_by" in first.model_fields_set:
+            raise ValueError("objective.repeat_by has no effect without objective.repeats of 2 or more")
+        if others:
+            self._check_several()
+        elif not first.metric.startswith("val/"):
             raise ValueError(
-                f"objective.metric = {self.objective.metric!r} has no curve to prune on; "
+                f"objective.metric = {first.metric!r} alone is no aim: the smallest model would win. Give it "
+                "as a [[constraint]], or beside a val/… metric as one of several [[objective]]s"
+            )
+        if self.pruner.name != "none" and first.repeats == 1 and first.metric not in CURVE_METRICS:
+            raise ValueError(
+                f"objective.metric = {first.metric!r} has no curve to prune on; "
                 f'set pruner.name = "none" or choose one of {", ".join(CURVE_METRICS)}'
             )
         return self
+
+    def _check_several(self) -> None:
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("two [[objective]]s have the same metric")
+        if not metrics[0].startswith("val/"):
+            raise ValueError(f"the first [[objective]] ranks the trials: a val/… metric, not {metrics[0]}")
+        if len({(objective.repeats, objective.repeat_by) for objective in self.objectives}) > 1:
+            raise ValueError("all [[objective]]s have the same repeats and repeat_by")
+        if self.pruner.name != "none":
+            raise ValueError('several [[objective]]s cannot be pruned on; set pruner.name = "none"')
 
 
 @dataclass(frozen=True)
@@ -95,12 +116,16 @@ class StudyDefinition:
         file: Its settings.
         space: Its bases and dimensions.
         overrides: ``--set`` values that its bases carry.
+        per_gpu: Workers that share a GPU; ``None``: each takes what it finds.
+        continued: The study whose finished trials this one takes over.
     """
 
     name: str
     file: StudyFile
     space: Space
     overrides: Mapping[str, Any]
+    per_gpu: int | None = None
+    continued: str | None = None
 
     @property
     def experiment(self) -> str:
@@ -109,8 +134,10 @@ class StudyDefinition:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal on resume, by a readable key; free of paths."""
+        first = self.file.objectives[0]
         flat: dict[str, Any] = {
-            "objective": f"{self.file.objective.direction} {self.file.objective.metric}",
+            "objective": ", ".join(f"{item.direction} {item.metric}" for item in self.file.objectives),
+            "repeats": f"{first.repeats} by {first.repeat_by}" if first.repeats > 1 else "none",
             "constraints": sorted(str(config.dump(constraint)) for constraint in self.file.constraint),
         }
         for dimension, value in config.flatten(self.space.describe()).items():
@@ -148,6 +175,19 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
         raise InputError(*(f"--set {key}: {path} searches over it; change its [space]" for key in searched))
     bases, overrides = _load_bases(path, file, overrides)
     space = build_space(file.space, bases, str(path), path.parent.absolute())
+    problems = list(start_problems(file.start, space, str(path)))
+    problems += [
+        f"{path}: {problem}"
+        for problem in check_strategies(
+            file.sampler,
+            file.pruner,
+            space,
+            objectives=len(file.objectives),
+            repeats=file.objectives[0].repeats,
+        )
+    ]
+    if problems:
+        raise InputError(*problems)
     return StudyDefinition(name, file, space, overrides)
 
 
@@ -155,10 +195,6 @@ def _refuse_later(tree: Tree, source: str) -> None:
     problems = [
         f"{source}: {key} is not in this version of vidclf" for key in _LATER if config.lookup(tree, key)
     ]
-    if isinstance(tree.get("objective"), list):
-        problems.append(
-            f"{source}: several [[objective]]s are not in this version of vidclf; give one [objective]"
-        )
     if problems:
         raise InputError(*problems)
 
@@ -208,13 +244,14 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     if stored:
         study = optuna.load_study(study_name=definition.name, storage=storage)
     else:
-        direction = definition.file.objective.direction
+        directions = [objective.direction for objective in definition.file.objectives]
         if definition.name in study_names(store):
             optuna.delete_study(study_name=definition.name, storage=storage)
         try:
-            study = optuna.create_study(study_name=definition.name, storage=storage, direction=direction)
+            study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
         except optuna.exceptions.DuplicatedStudyError:
             raise InputError(f"the study {definition.name} is being made by another process") from None
+        enqueue_first(study, definition.space, definition.file.start)
         stored = _record(definition, fingerprint)
         study.set_user_attr(DEFINITION, json.dumps(stored))
     return OpenStudy(study, storage, stored, store)
@@ -234,7 +271,8 @@ def check_same(
         raise InputError(
             f"the study {definition.name} exists and asks something else:",
             *(f"  {change}" for change in changes),
-            "Undo the change to resume it, or give this one another name (name = … in its file).",
+            "Undo the change to resume it, or start a new study with --continue-as NAME, which takes over "
+            "those of its finished trials that fit.",
         )
     return stored
 
@@ -243,7 +281,7 @@ def _record(definition: StudyDefinition, fingerprint: Mapping[str, Any]) -> dict
     return {
         "uuid": uuid.uuid4().hex,
         "question": definition.file.question,
-        "objective": config.dump(definition.file.objective),
+        "objectives": [config.dump(objective) for objective in definition.file.objectives],
         "constraints": [config.dump(constraint) for constraint in definition.file.constraint],
         "bases": {stem: config.dump(base) for stem, base in definition.space.bases.items()},
         "experiment": definition.experiment,

@@ -16,14 +16,27 @@ from vidclf import compare, config, profiling
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.search import display as screen
-from vidclf.search.reconcile import Ownership, bound_sizes, settle, settle_or_interrupt
-from vidclf.search.record import BASE, OpenStudy
+from vidclf.search.exhaustive import exhausted
+from vidclf.search.points import START
+from vidclf.search.pruners import compares_repeats
+from vidclf.search.reconcile import (
+    Ownership,
+    bound_sizes,
+    deaths,
+    put_back,
+    queue_again,
+    root_of,
+    settle,
+    settle_or_interrupt,
+)
+from vidclf.search.record import AHEAD, BASE, DIED, INTERRUPTED, Budget, OpenStudy, counts
 from vidclf.search.space import Space
 from vidclf.search.worker import LatencyTask, Measured, Progress, RunTask, Verdict, Worker
 from vidclf.store import Attempt, Identity, Outcome, now_ms
 
-Ending = Literal["finished", "exhausted", "interrupted", "errors"]
-"""Why a study stopped: budget used up, nothing new to try, asked to stop, the same error again and again."""
+Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
+"""Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
+asked to stop, the same error again and again."""
 
 RENEWAL_SECONDS = 15.0
 EXHAUSTED_AFTER = 20
@@ -41,6 +54,17 @@ class Running:
     attempt: Attempt
     started: float
     best: float | None = None
+    known_steps: int = 0
+    """Steps that an earlier attempt at the same reported: what was decided then is not decided anew."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A configuration that is to be run."""
+
+    trial: optuna.Trial
+    stem: str
+    experiment: ExperimentConfig
 
 
 class Supervisor:
@@ -51,37 +75,53 @@ class Supervisor:
         *,
         opened: OpenStudy,
         space: Space,
+        budget: Budget,
+        keep: int,
+        ask_ahead_from: int,
         ownership: Ownership,
         shown: screen.Display,
         state: screen.StudyState,
         tags: Mapping[str, Mapping[str, str]],
         dataset: Mapping[str, str],
         register: Callable[[Attempt], None],
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
         opened: The study, owned and reconciled.
         space: Where to sample.
+        budget: When the search ends.
+        keep: How many of the best models stay, beside the Pareto front.
+        ask_ahead_from: Trials after which the next one is asked for while workers are busy: before, the
+            sampler would know too little of those that run.
         ownership: This process's hold on the study.
         shown: What the user sees.
         state: Its content.
         tags: Provenance by stem.
         dataset: The data set, as MLflow lists it.
         register: Told of each new attempt folder.
+        settled: Called when a trial has ended.
         """
         self._opened = opened
         self._space = space
+        self._budget = budget
+        self._keep = keep
+        self._ask_ahead_from = ask_ahead_from
         self._ownership = ownership
         self._shown = shown
         self._state = state
         self._tags = tags
         self._dataset = dataset
         self._register = register
+        self._settled = settled
         self._running: dict[Worker, Running] = {}
         self._idle: list[Worker] = []
+        self._ahead: Asked | None = None
+        self._models: set[int] = set()
         self._repeats = 0
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self._stop = False
-        self._renewed = time.monotonic()
+        self._begun = self._renewed = time.monotonic()
+        self._seconds_before = opened.seconds()
         environment = profiling.environment()
         self._machine = {key: environment[key] for key in ("cpu", "cores", "device", "torch")}
         self._values = {
@@ -94,82 +134,124 @@ class Supervisor:
         """Ends the study at the next opportunity; running trials are interrupted."""
         self._stop = True
 
-    def run(self, crew: Sequence[Worker], threads: int) -> tuple[Ending, list[Worker]]:
+    def run(self, crew: Sequence[Worker]) -> tuple[Ending, list[Worker]]:
         """Runs trials until the budget is used up.
 
         Args:
             crew: Idle workers.
-            threads: Cores of a worker that replaces a dead one.
 
         Returns:
             Why it ended, and the workers that are idle and well.
         """
         self._idle = list(crew)
         try:
-            return self._loop(threads), self._idle
+            return self._loop(), self._idle
         finally:
+            if self._ahead:
+                put_back(self._opened, self._ahead.trial.number)
             for worker, running in self._running.items():
                 worker.stop()
                 settle_or_interrupt(self._opened, running.trial, "asked to stop")
             self._running.clear()
             self._refresh_counts()
+            self._opened.set_seconds(self._seconds())
 
-    def _loop(self, threads: int) -> Ending:
+    def _loop(self) -> Ending:
         while not self._stop:
             ending = self._ending()
             if ending is None and self._idle and self._budget_left():
-                self._start(self._idle.pop())
+                self._start()
                 continue
             if not self._running:
                 return ending or "finished"
-            self._listen(threads)
+            if not self._listen() and ending is None and self._may_ask_ahead():
+                self._ahead = self._ask(ahead=True)
             self._shown.refresh(self._state)
             if time.monotonic() - self._renewed > RENEWAL_SECONDS:
                 self._ownership.renew()
+                self._opened.set_seconds(self._seconds())
                 self._renewed = time.monotonic()
         return "interrupted"
+
+    def _seconds(self) -> float:
+        """Wall time of all sessions together."""
+        return self._seconds_before + time.monotonic() - self._begun
 
     def _ending(self) -> Ending | None:
         if self._repeats >= EXHAUSTED_AFTER:
             return "exhausted"
         if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
             return "errors"
+        if self._budget.seconds is not None and self._seconds() >= self._budget.seconds:
+            return "time"
+        if self._budget.patience is not None and self._state.since_best >= self._budget.patience:
+            return "patience"
+        if self._ahead is None and exhausted(self._opened.study):
+            return "finished"
         return None
 
-    def _budget_left(self) -> bool:
-        return self._state.used + len(self._running) < self._state.total
+    def _budget_left(self, after: int = 0) -> bool:
+        """Whether there are more than ``after`` trials to begin."""
+        return self._state.total - self._state.used - len(self._running) > after
 
-    def _start(self, worker: Worker) -> None:
-        """Asks for a trial and hands it to the worker, or settles it at once as a repetition."""
+    def _may_ask_ahead(self) -> bool:
+        """Whether a worker that becomes free would have to wait, and the sampler knows enough by now."""
+        busy = self._ahead is None and not self._idle
+        return busy and self._state.used >= self._ask_ahead_from and self._budget_left(len(self._running))
+
+    def _ask(self, *, ahead: bool = False) -> Asked | None:
+        """A configuration that is to be run; ``None`` where it was settled at once.
+
+        That is so where its value is known already, and where its values exclude each other.
+        """
         trial = self._opened.study.ask()
         trial.set_user_attr("owner", self._ownership.uuid)
-        attempt = self._opened.attempt(trial.number)
         try:
             stem, experiment = self._space.suggest(trial)
         except InputError as error:
-            self._idle.append(worker)
-            self._give_up(trial, attempt, error)
-            return
+            self._give_up(trial, error)
+            return None
         earlier = self._values.get(_key(trial.params))
-        attempt.create(self._identity(trial, stem, earlier))
-        cut_short = self._opened.frozen(trial.number).user_attrs.get("retry_of")
-        if cut_short is not None:
-            attempt.take_checkpoint(self._opened.attempt(cut_short))
-        running = Running(trial, stem, attempt, time.monotonic())
         if earlier is not None:
-            self._idle.append(worker)
-            self._reuse(running, experiment, earlier[0])
-            return
+            self._reuse(trial, stem, experiment, earlier[0])
+            return None
         self._repeats = 0
-        shape = {**self._machine, **experiment.resolved().shape()}
+        if ahead:
+            trial.set_user_attr(AHEAD, True)
+        return Asked(trial, stem, experiment)
+
+    def _start(self) -> None:
+        """Hands the next configuration to an idle worker."""
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            ahead.trial.set_user_attr(AHEAD, False)
+            earlier = self._values.get(_key(ahead.trial.params))
+            if earlier is not None:  # the same has ended since it was asked for
+                self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier[0])
+                return
+        asked = ahead or self._ask()
+        if asked is None:
+            return
+        trial, stem = asked.trial, asked.stem
+        attempt = self._opened.attempt(trial.number)
+        attempt.create(self._identity(trial, stem, None))
+        frozen = self._opened.frozen(trial.number)
+        if "retry_of" in frozen.user_attrs:
+            attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
+        known = frozen.intermediate_values
+        running = Running(trial, stem, attempt, time.monotonic(), known_steps=max(known, default=0))
+        running.best = known.get(running.known_steps)
+        shape = {**self._machine, **asked.experiment.resolved().shape()}
         trial.set_user_attr("shape", config.digest(shape))
+        worker = self._idle.pop()
         self._running[worker] = running
         self._state.running[trial.number] = screen.TrialState(stem)
-        worker.send(RunTask(config.dump(experiment), attempt.folder))
+        worker.send(RunTask(config.dump(asked.experiment), attempt.folder, self._opened.repeats))
         self._register(attempt)
 
-    def _give_up(self, trial: optuna.Trial, attempt: Attempt, error: InputError) -> None:
+    def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
+        attempt = self._opened.attempt(trial.number)
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
         attempt.create(self._identity(trial, stem, None))
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
@@ -177,7 +259,7 @@ class Supervisor:
         self._register(attempt)
         self._settle(Running(trial, stem, attempt, time.monotonic()), outcome)
 
-    def _identity(self, trial: optuna.Trial, stem: str, earlier: tuple[int, float] | None) -> Identity:
+    def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
         attributes = self._opened.frozen(trial.number).user_attrs
         tags = {
             **self._tags[stem],
@@ -185,7 +267,8 @@ class Supervisor:
             "vidclf.trial": str(trial.number),
             "vidclf.base": stem,
             **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
-            **({"vidclf.reused_from": str(earlier[0])} if earlier else {}),
+            **({"vidclf.start": attributes[START]} if START in attributes else {}),
+            **({"vidclf.reused_from": str(earlier)} if earlier is not None else {}),
         }
         return Identity(
             id=self._opened.attempt_id(trial.number),
@@ -197,9 +280,12 @@ class Supervisor:
             dataset=self._dataset,
         )
 
-    def _reuse(self, running: Running, experiment: ExperimentConfig, earlier: int) -> None:
+    def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
         """Tells the value that this very configuration already has."""
         self._repeats += 1
+        attempt = self._opened.attempt(trial.number)
+        attempt.create(self._identity(trial, stem, earlier))
+        running = Running(trial, stem, attempt, time.monotonic())
         before = self._opened.frozen(earlier).user_attrs
         running.trial.set_user_attr("reused_from", earlier)
         running.trial.set_user_attr("shape", before.get("shape"))
@@ -210,10 +296,13 @@ class Supervisor:
         self._register(running.attempt)
         self._settle(running, outcome)
 
-    def _listen(self, threads: int) -> None:
-        """Waits half a second at most for news of the workers, and answers them."""
+    def _listen(self) -> bool:
+        """Waits half a second at most for news of the workers, and answers them; whether there was any."""
         connections = {worker.connection: worker for worker in self._running}
-        for ready in multiprocessing.connection.wait(list(connections), timeout=0.5):
+        # A worker that is free must not wait for a question that nobody waits for yet.
+        timeout = 0.0 if self._may_ask_ahead() else 0.5
+        news = multiprocessing.connection.wait(list(connections), timeout)
+        for ready in news:
             worker = next(worker for connection, worker in connections.items() if connection is ready)
             running = self._running[worker]
             message = worker.receive()
@@ -225,40 +314,67 @@ class Supervisor:
                 self._idle.append(worker)
                 self._settle(running, message)
             else:
-                outcome = Outcome("failed", worker.death(), {}, now_ms())
-                running.attempt.finish(outcome)
-                worker.stop()
-                running.attempt.drop_checkpoint()
-                self._idle.append(Worker(threads))
-                self._settle(running, outcome)
+                self._bury(running, worker.death())
+                self._idle.append(worker.replacement())
+        return bool(news)
+
+    def _bury(self, running: Running, cause: str) -> None:
+        """Settles a trial whose worker has died: it runs again, or is given up."""
+        root = root_of(self._opened.frozen(running.trial.number))
+        died = deaths(self._opened, root)
+        again = died < self._budget.retries
+        if not again:
+            running.attempt.drop_checkpoint()
+            cause = f"given up: {cause}" + (f", {died + 1} times in all" if died else "")
+        outcome = Outcome("failed", cause, {}, now_ms())
+        running.attempt.finish(outcome)
+        self._settle(running, outcome, again=again)
+        if again:
+            queue_again(self._opened, self._opened.frozen(running.trial.number))
 
     def _judge(self, running: Running, progress: Progress) -> Verdict:
         """Whether the trial may go on: within its bounds, and no worse than its family's median."""
         if progress.step == 0:
             broken = bound_sizes(self._opened, running.trial, progress.metrics)
             return Verdict(f"infeasible: {'; '.join(broken)}" if broken else "")
-        value = progress.metrics.get(f"epoch/{self._opened.objective.metric}")
-        if value is None or not math.isfinite(value):
+        repeated = self._opened.repeats is not None
+        value = self._reported(progress, running)
+        if value is None:
             return Verdict()
-        better = max if self._opened.objective.direction == "maximize" else min
-        running.best = value if running.best is None else better(running.best, value)
         shown = self._state.running[running.trial.number]
-        shown.step, shown.value = progress.step, running.best
-        running.trial.report(running.best, progress.step)
+        shown.step, shown.value = progress.step, value
+        if progress.step <= running.known_steps or len(self._opened.objectives) > 1:
+            return Verdict()
+        running.trial.report(value, progress.step)
         if running.trial.should_prune():
-            return Verdict(
-                f"pruned at epoch {progress.step}: {self._opened.objective.metric} {running.best:.4f}"
-            )
+            unit = "repeat" if repeated else "epoch"
+            return Verdict(f"pruned at {unit} {progress.step}: {self._opened.objective.metric} {value:.4f}")
         return Verdict()
 
-    def _settle(self, running: Running, outcome: Outcome) -> None:
+    def _reported(self, progress: Progress, running: Running) -> float | None:
+        """What Optuna is told of a step: the best epoch so far; of repeats their mean, or each by itself."""
+        metric = self._opened.objective.metric
+        if self._opened.repeats is not None:
+            # Wilcoxon's test compares repeat by repeat.
+            singly = compares_repeats(self._opened.study)
+            return progress.metrics.get(f"repeat/{metric}" if singly else f"mean/{metric}")
+        value = progress.metrics.get(f"epoch/{metric}")
+        if value is None or not math.isfinite(value):
+            return None
+        if progress.step > running.known_steps:
+            better = max if self._opened.objective.direction == "maximize" else min
+            running.best = value if running.best is None else better(running.best, value)
+        return running.best
+
+    def _settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> None:
         """Tells Optuna, and the user."""
         metric = self._opened.objective.metric
-        if outcome.status == "complete" and not math.isfinite(outcome.metrics.get(metric, math.nan)):
-            reason = f"the objective {metric} is {outcome.metrics.get(metric, 'missing')}"
-            outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {metric}")
-            running.attempt.finish(outcome)
-        settle(self._opened, running.trial, outcome)
+        for wanted in (objective.metric for objective in self._opened.objectives):
+            if outcome.status == "complete" and not math.isfinite(outcome.metrics.get(wanted, math.nan)):
+                reason = f"the objective {wanted} is {outcome.metrics.get(wanted, 'missing')}"
+                outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {wanted}")
+                running.attempt.finish(outcome)
+        settle(self._opened, running.trial, outcome, again=again)
         number = running.trial.number
         value = outcome.metrics.get(metric) if outcome.status == "complete" else None
         if value is not None:
@@ -267,10 +383,15 @@ class Supervisor:
         self._state.running.pop(number, None)
         self._state.finished_here += 1
         self._refresh_counts()
+        self._settled()
+        if running.attempt.model.is_dir():
+            self._models.add(number)
+            self._drop_models()
         if self._state.best:
             self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
         params = {key: item for key, item in running.trial.params.items() if key != BASE}
-        state = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
+        state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
+        state = "runs again" if again else state
         self._shown.line(
             screen.finished_line(
                 number,
@@ -287,10 +408,31 @@ class Supervisor:
         rows = self._opened.rows()
         found = Counter(row.state for row in rows)
         self._state.counts = {
-            state: found[state] for state in ("complete", "pruned", "failed", "interrupted") if found[state]
+            state: found[state]
+            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
+            if found[state]
         }
+        self._state.used = self._opened.logical()
         best = compare.ranked(rows, self._opened.objective.direction)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
+        self._state.since_best = _since(self._opened, best[0].number) if best else 0
+
+    def _drop_models(self) -> None:
+        """Deletes the models of trials that have fallen out of those that are kept."""
+        stay = compare.kept(self._opened.rows(), self._opened.objective.direction, self._keep)
+        for number in self._models - {row.number for row in stay}:
+            self._opened.attempt(number).drop_model()
+            self._models.discard(number)
+
+
+def _since(opened: OpenStudy, best: int) -> int:
+    """How many counting trials have ended after trial ``best``."""
+    ended = opened.frozen(best).datetime_complete
+    return sum(
+        counts(trial)
+        for trial in opened.trials()
+        if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
+    )
 
 
 def _key(params: Mapping[str, Any]) -> str:

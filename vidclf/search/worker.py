@@ -4,9 +4,11 @@ It knows neither Optuna nor MLflow, and it ends when its supervisor does.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from vidclf.repeats import Repeats
 from vidclf.store import Outcome
 
 
@@ -24,6 +27,7 @@ class RunTask:
 
     experiment: Mapping[str, Any]
     folder: Path
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,24 @@ Message = Progress | Outcome | Measured
 class Worker:
     """The supervisor's end of a worker process."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, gpu: int | None = None) -> None:
         """Starts the process.
 
         Args:
             threads: Cores that it may use.
+            gpu: The GPU that it may use, ``None``: as the system has it.
         """
+        self._threads, self._gpu = threads, gpu
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads), daemon=True)
+        self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads, gpu), daemon=True)
         self.process.start()
         theirs.close()
+
+    def replacement(self) -> "Worker":
+        """Ends this process, where it still lives, and starts another in its place."""
+        self.stop()
+        return Worker(self._threads, self._gpu)
 
     def send(self, message: Task | Verdict) -> None:
         """Sends; a worker that has died is noticed when it is read from."""
@@ -106,8 +117,10 @@ class Worker:
         self.process.join()
 
 
-def work(connection: Connection, threads: int) -> None:
+def work(connection: Connection, threads: int, gpu: int | None) -> None:
     """The process's whole life: tasks in, progress and outcomes out, until the pipe closes."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
@@ -144,7 +157,19 @@ def _run(task: RunTask, connection: Connection) -> Outcome:
         if verdict.prune:
             raise Pruned(verdict.prune)
 
-    return run_experiment(parse_experiment(task.experiment, str(task.folder)), Attempt(task.folder), report)
+    experiment = parse_experiment(task.experiment, str(task.folder))
+    try:
+        return run_experiment(experiment, Attempt(task.folder), report, task.repeats)
+    finally:
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Gives back what the last trial took: a network's cycles, and what torch keeps for its like."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _measure(task: LatencyTask) -> Measured:

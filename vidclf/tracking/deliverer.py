@@ -42,6 +42,12 @@ STATUS_TAG = "vidclf.status"
 """The attempt's own status: MLflow shows a pruned run and a failed one with the same sign."""
 PARENT_TAG = "mlflow.parentRunId"
 IMAGES_TAG = "mlflow.loggedImages"
+NOTE_TAG = "mlflow.note.content"
+"""The run's description, in Markdown."""
+NOTE_FILE = "README.md"
+"""The artifact that is also the description: when it changes, so does that."""
+NOTE_CUT = 8000
+"""Characters of a tag's value that MLflow keeps."""
 
 BATCH = 1000
 """Most metrics that one MLflow request takes."""
@@ -74,7 +80,12 @@ def prepare(store: Store) -> None:
 
 def embedded(store: Store) -> bool:
     """Whether MLflow's database and artifacts lie in the store's own folder."""
-    return store.mlflow_uri == f"sqlite:///{store.folder / 'mlflow.db'}"
+    return "mlflow" in store.databases
+
+
+def artifact_folder(experiment: str) -> str:
+    """Name of an experiment's folder in the embedded store."""
+    return re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "experiment"
 
 
 @contextlib.contextmanager
@@ -145,8 +156,7 @@ class Deliverer:
     def _create_experiment(self, name: str) -> Experiment:
         location = None
         if embedded(self.store):
-            folder = re.sub(r"[^\w.-]+", "_", name).strip(".") or "experiment"
-            location = (self.store.artifacts / folder).as_uri()
+            location = (self.store.artifacts / artifact_folder(name)).as_uri()
         # Another process may create it at the same moment; the name is unique in MLflow.
         with contextlib.suppress(MlflowException):
             self.client.create_experiment(name, artifact_location=location)
@@ -257,6 +267,8 @@ class Deliverer:
         }
         if _has_images(attempt):
             tags[IMAGES_TAG] = "True"
+        if NOTE_FILE in news.files:  # else what the user has written there stays
+            tags[NOTE_TAG] = _note(news.files[NOTE_FILE][0])
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key, "") != value]
         if changed:
             self.client.log_batch(run.info.run_id, tags=changed)
@@ -273,6 +285,16 @@ class Deliverer:
 def _has_images(attempt: Attempt) -> bool:
     folder = attempt.artifacts / "images"
     return folder.is_dir() and any(folder.iterdir())
+
+
+def _note(path: Path) -> str:
+    """The description; a long one ends with its last whole line that fits."""
+    text = path.read_text(encoding="utf-8")
+    if len(text) <= NOTE_CUT:
+        return text
+    rest = f"\n\n*The rest is in the artifact {NOTE_FILE}.*"
+    shown = text[: NOTE_CUT - len(rest) - len("\n```")].rpartition("\n")[0]
+    return shown + ("\n```" if shown.count("```") % 2 else "") + rest
 
 
 def _text(value: Any) -> str:

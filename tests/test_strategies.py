@@ -1,0 +1,570 @@
+"""Samplers and pruners: what each takes, proposes and decides."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from tests.clips import write_experiment
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.experiment import load_experiment
+from vidclf.search.exhaustive import every_point, exhausted
+from vidclf.search.pruners import PRUNERS, Hyperband, PrunerConfig, build_pruner, compares_repeats
+from vidclf.search.reconcile import _rungs
+from vidclf.search.samplers import SAMPLERS, SamplerConfig, build_sampler
+from vidclf.search.space import Space, build_space
+from vidclf.search.strategies import check_strategies
+
+C = {"low": 0.1, "high": 10.0, "log": True}
+GAMMA = {"low": 0.1, "high": 1.0, "step": 0.3, "when": {"model.kernel": "rbf"}}
+RATE = {"low": 1e-4, "high": 1e-1, "log": True}
+FRAMES, KERNEL = {"choices": [2, 4, 8]}, {"choices": ["linear", "rbf"]}
+TABLES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "ranges": (("frames2d",), {"train.lr": RATE, "model.frozen_stages": {"low": 0, "high": 3}}),
+    "mixed": (("svm",), {"model.C": C, "data.frames": FRAMES, "seed": {"low": 0, "high": 4}}),
+    "choices": (("svm",), {"data.frames": FRAMES, "model.kernel": KERNEL}),
+    "finite": (("svm",), {"data.frames": FRAMES, "model.kernel": KERNEL, "model.gamma": GAMMA}),
+    "when": (("svm",), {"model.C": C, "model.kernel": KERNEL, "model.gamma": GAMMA}),
+    "bases": (("svm", "frames2d"), {"model.C": C, "train.lr": RATE, "data.frames": FRAMES}),
+}
+OPTIONS = {
+    "tpe": {"startup_trials": 3, "ei_candidates": 8},
+    "gp": {"startup_trials": 3, "deterministic": True},
+    "cmaes": {"startup_trials": 2, "population_size": 4},
+    "nsgaii": {"population_size": 3, "mutation_prob": 0.3},
+    "qmc": {"kind": "halton", "scramble": True},
+    "random": {},
+    "grid": {"points": 3},
+    "brute_force": {},
+}
+
+
+def space_of(folder: Path, table: str, **values: str) -> Space:
+    kinds, dimensions = TABLES[table]
+    bases = {
+        kind: load_experiment(write_experiment(folder / f"{kind}.toml", kind, folder / "m.csv", **values))
+        for kind in kinds
+    }
+    return build_space(dimensions, bases, "study.toml", Path("/"))
+
+
+def settings_of(name: str) -> SamplerConfig:
+    return SamplerConfig(name=name, **OPTIONS[name])
+
+
+ACCEPTED = [
+    (name, table)
+    for name in SAMPLERS
+    for table in TABLES
+    if (SAMPLERS[name].conditional or table in ("ranges", "mixed", "choices"))
+    and not (name == "cmaes" and table == "choices")
+    and not (name == "brute_force" and table not in ("choices", "finite"))
+]
+
+
+def proposed(study: optuna.Study, space: Space, trials: int) -> list[dict[str, Any]]:
+    """Asks, checks and tells; the value depends on the parameters alone."""
+    points = []
+    for _ in range(trials):
+        trial = study.ask()
+        stem, experiment = space.suggest(trial)
+        tree = config.dump(experiment)
+        for path, value in trial.params.items():
+            assert path == "base" or config.lookup(tree, path) == value
+        assert stem in space.bases
+        points.append(trial.params)
+        study.tell(trial, sum(value for value in trial.params.values() if isinstance(value, int | float)))
+    return points
+
+
+def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
+    names = {"tpe", "gp", "cmaes", "nsgaii", "qmc", "random", "grid", "brute_force"}
+    assert set(SAMPLERS) == set(OPTIONS) == {name for name, _ in ACCEPTED} == names
+    for name, spec in SAMPLERS.items():
+        assert set(OPTIONS[name]) == set(spec.options)
+    known = {option for spec in SAMPLERS.values() for option in spec.options}
+    assert known == set(SamplerConfig.model_fields) - {"name", "seed"}
+
+
+@pytest.mark.parametrize(("name", "table"), ACCEPTED)
+def test_proposals_are_valid_and_follow_the_seed(name: str, table: str, tmp_path: Path) -> None:
+    space, settings = space_of(tmp_path, table), settings_of(name)
+    assert check_strategies(settings, PrunerConfig(), space) == []
+    first, again = (
+        proposed(optuna.create_study(sampler=build_sampler(settings, space, 0)), space, 8) for _ in range(2)
+    )
+    assert first == again
+    other = settings.model_copy(update={"seed": 1})
+    assert first != proposed(optuna.create_study(sampler=build_sampler(other, space, 0)), space, 8)
+
+
+@pytest.mark.parametrize(("name", "table"), [pair for pair in ACCEPTED if pair[1] in ("ranges", "when")])
+def test_a_resumed_sampler_proposes_new_points(name: str, table: str, tmp_path: Path) -> None:
+    space, settings = space_of(tmp_path, table), settings_of(name)
+    study = optuna.create_study(sampler=build_sampler(settings, space, 0))
+    before = proposed(study, space, 2)
+    study.sampler = build_sampler(settings, space, 2)
+    after = proposed(study, space, 2)
+    assert all(point not in before for point in after)
+
+
+def test_proposals_of_supervisors_that_share_a_study_differ(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "ranges")
+    one, two = (build_sampler(SamplerConfig(), space, 0, uuid) for uuid in ("a", "b"))
+    assert proposed(optuna.create_study(sampler=one), space, 3) != proposed(
+        optuna.create_study(sampler=two), space, 3
+    )
+
+
+def test_nothing_optuna_says_of_a_sampler_is_left_to_the_user(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, table in ACCEPTED:
+            space = space_of(tmp_path, table)
+            sampler = build_sampler(settings_of(name), space, 0)
+            proposed(optuna.create_study(sampler=sampler), space, 6)
+
+
+def test_qmc_spreads_over_the_parameters_of_every_base(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "bases")
+    sampler = build_sampler(SamplerConfig(name="qmc"), space, 0)
+    points = proposed(optuna.create_study(sampler=sampler), space, 16)
+    assert sorted(point["base"] for point in points) == ["frames2d"] * 8 + ["svm"] * 8
+    for base, path, low, high in [("svm", "model.C", 0.1, 10.0), ("frames2d", "train.lr", 1e-4, 1e-1)]:
+        middle = math.sqrt(low * high)
+        below = sum(point[path] < middle for point in points if point["base"] == base)
+        assert below == 4
+
+
+@pytest.mark.parametrize(("name", "table", "points", "count"), [
+    ("grid", "ranges", 4, 4 * 4),
+    ("grid", "mixed", 3, 3 * 3 * 5),
+    ("grid", "choices", None, 6),
+    ("brute_force", "choices", None, 6),
+    ("brute_force", "finite", None, 3 + 3 * 4),
+])  # fmt: skip
+def test_every_point_is_visited_once_and_then_the_study_is_done(
+    name: str, table: str, points: int | None, count: int, tmp_path: Path
+) -> None:
+    space = space_of(tmp_path, table)
+    settings = SamplerConfig(name=name, points=points)
+    study = optuna.create_study(sampler=build_sampler(settings, space, 0))
+    visited: list[dict[str, Any]] = []
+    while not exhausted(study):
+        visited += proposed(study, space, 1)
+        # Each resume makes a new sampler, which knows what was done.
+        study.sampler = build_sampler(settings, space, len(visited))
+        assert len(visited) <= count
+    assert len(visited) == count
+    assert len({config.digest(point) for point in visited}) == count
+
+
+def test_grid_points_are_evenly_spaced_with_their_ends(tmp_path: Path) -> None:
+    rates = {point["train.lr"] for point in every_point(space_of(tmp_path, "ranges"), 4)}
+    assert sorted(rates) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
+    assert {min(rates), max(rates)} == {1e-4, 1e-1}
+    steps = {point.get("model.gamma") for point in every_point(space_of(tmp_path, "finite"))}
+    assert steps == {None, 0.1, 0.4, 0.7, 1.0}
+
+
+def test_a_point_that_was_cut_short_runs_again_and_takes_nobodys_place(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "choices")
+    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="grid"), space, 0))
+    cut = study.ask()
+    space.suggest(cut)
+    study.tell(cut, state=TrialState.FAIL)
+    study.add_trial(
+        create_trial(state=TrialState.WAITING, params=cut.params, distributions=cut.distributions)
+    )
+    points = proposed(study, space, 5)
+    assert points[0] == cut.params
+    assert not exhausted(study)
+    points += proposed(study, space, 1)
+    assert exhausted(study)
+    assert len({config.digest(point) for point in points}) == 6
+
+
+def test_a_last_point_that_waits_to_run_again_keeps_the_study_open(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "choices")
+    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="brute_force"), space, 0))
+    proposed(study, space, 5)
+    last = study.ask()
+    space.suggest(last)
+    assert exhausted(study)
+    study.tell(last, state=TrialState.FAIL)
+    study.add_trial(
+        create_trial(state=TrialState.WAITING, params=last.params, distributions=last.distributions)
+    )
+    assert not exhausted(study)
+
+
+def test_a_given_point_off_the_grid_is_filled_up(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "ranges")
+    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="grid", points=2), space, 0))
+    study.enqueue_trial({"train.lr": 0.005})
+    points = proposed(study, space, 9)
+    assert points[0]["train.lr"] == 0.005
+    assert exhausted(study)
+
+
+def test_values_that_exclude_each_other_are_no_point_of_a_grid(tmp_path: Path) -> None:
+    bases = {"svm": load_experiment(write_experiment(tmp_path / "svm.toml", "svm", tmp_path / "m.csv"))}
+    table = {"data.frames": {"choices": [2, 8]}, "data.grid": {"choices": [4, 8]}}
+    points = every_point(build_space(table, bases, "study.toml", Path("/")))
+    assert {(point["data.frames"], point["data.grid"]) for point in points} == {(2, 4), (2, 8), (8, 8)}
+
+
+@pytest.mark.parametrize(("name", "table", "problem"), [
+    ("gp", "when", "model.gamma is searched only when model.kernel = rbf; tpe, nsgaii, qmc, random, brute_f"),
+    ("cmaes", "bases", "the parameters depend on the base (svm, frames2d)"),
+    ("grid", "finite", "the sampler grid searches the same parameters in each trial, but model.gamma is"),
+    ("cmaes", "choices", "the sampler cmaes moves along ranges, and this space has only choices"),
+    ("brute_force", "ranges", "train.lr has no step; give it one, or take the sampler grid with points"),
+])  # fmt: skip
+def test_a_space_that_a_sampler_cannot_search_is_refused(
+    name: str, table: str, problem: str, tmp_path: Path
+) -> None:
+    [found] = check_strategies(settings_of(name), PrunerConfig(), space_of(tmp_path, table))
+    assert problem in found
+
+
+def test_a_grid_needs_points_and_has_not_too_many(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "ranges")
+    [found] = check_strategies(SamplerConfig(name="grid"), PrunerConfig(), space)
+    assert found.endswith("train.lr has no step; give it one, or set sampler.points")
+    [found] = check_strategies(SamplerConfig(name="grid", points=2501), PrunerConfig(), space)
+    assert found == "the sampler grid would try up to 10004 points; the most it takes is 10000"
+    seeds = {("svm", "seed"): config.Range(low=0, high=10**12 - 1)}
+    huge = Space(space_of(tmp_path, "choices").bases, seeds)
+    [found] = check_strategies(SamplerConfig(name="brute_force"), PrunerConfig(), huge)
+    assert "up to 1000000000000 points" in found
+
+
+def test_several_objectives(tmp_path: Path) -> None:
+    space = space_of(tmp_path, "ranges")
+    refused = {
+        name
+        for name in SAMPLERS
+        if name != "brute_force" and check_strategies(settings_of(name), PrunerConfig(), space, objectives=2)
+    }
+    assert refused == {"cmaes"}
+    for name in set(SAMPLERS) - refused - {"brute_force"}:
+        study = optuna.create_study(
+            directions=["minimize", "maximize"], sampler=build_sampler(settings_of(name), space, 0)
+        )
+        for _ in range(6):
+            trial = study.ask()
+            space.suggest(trial)
+            study.tell(trial, [trial.params["train.lr"], trial.params["model.frozen_stages"]])
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ({"name": "random", "startup_trials": 3},
+     "sampler.startup_trials has no effect with the sampler random; it is an option of tpe, gp, cmaes"),
+    ({"name": "tpee"}, "unknown sampler 'tpee', did you mean tpe? (there are tpe, gp, cmaes, nsgaii, qmc,"),
+    ({"name": "qmc", "kind": "sobl"}, "kind: Input should be 'sobol' or 'halton'"),
+    ({"name": "nsgaii", "mutation_prob": 1.5}, "mutation_prob: Input should be less than or equal to 1"),
+    ({"name": "nsgaii", "population_size": 1}, "population_size: Input should be greater than or equal to 2"),
+    ({"name": "grid", "points": 1}, "points: Input should be greater than or equal to 2"),
+    ({"name": "tpe", "startup_trials": 0}, "startup_trials: Input should be greater than or equal to 1"),
+])  # fmt: skip
+def test_sampler_options_are_checked(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config.validate(SamplerConfig, table, "study.toml")
+    assert message in str(caught.value)
+
+
+# Pruners
+
+KINDS = {"svm": 1, "frames2d": 9, "volume3d": 27}
+BASE = optuna.distributions.CategoricalDistribution(tuple(KINDS))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Space:
+    """An SVM, and two networks that train 9 and up to 27 epochs."""
+    bases = {
+        kind: load_experiment(
+            write_experiment(
+                tmp_path / f"{kind}.toml",
+                kind,
+                tmp_path / "m.csv",
+                **({"train": "epochs = 9"} if last > 1 else {}),
+            )
+        )
+        for kind, last in KINDS.items()
+    }
+    table = {
+        "train.epochs": {"low": 3, "high": 27, "when": {"base": "volume3d"}},
+        "data.frames": {"choices": [2, 4]},
+    }
+    space = build_space(table, bases, "study.toml", Path("/"))
+    return Space(space.bases, {key: value for key, value in space.dimensions.items()
+                               if key != ("frames2d", "train.epochs")})  # fmt: skip
+
+
+def study_of(
+    space: Space, settings: PrunerConfig, repeats: int = 1, direction: str = "maximize"
+) -> optuna.Study:
+    return optuna.create_study(direction=direction, pruner=build_pruner(settings, space, repeats))
+
+
+def finished(study: optuna.Study, stem: str, curve: Sequence[float], **attributes: Any) -> None:
+    study.add_trial(
+        create_trial(
+            params={"base": stem},
+            distributions={"base": BASE},
+            value=curve[-1],
+            intermediate_values=dict(enumerate(curve, start=1)),
+            user_attrs=attributes,
+        )
+    )
+
+
+def decisions(study: optuna.Study, stem: str, curve: Sequence[float]) -> list[bool]:
+    """Whether each step of a new trial is pruned; the trial goes on all the same, and stays running."""
+    trial = ask(study, stem)
+    return [decide(trial, value, step) for step, value in enumerate(curve, start=1)]
+
+
+def ask(study: optuna.Study, stem: str) -> optuna.Trial:
+    study.enqueue_trial({"base": stem})
+    trial = study.ask()
+    trial.suggest_categorical("base", list(KINDS))
+    return trial
+
+
+def decide(trial: optuna.Trial, value: float, step: int) -> bool:
+    trial.report(value, step)
+    return trial.should_prune()
+
+
+def test_median_compares_a_trial_with_its_own_base_only(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="median", startup_trials=2))
+    for stem, value in [("volume3d", 0.9), ("volume3d", 0.8), ("frames2d", 0.3)]:
+        finished(study, stem, [value] * 3)
+    assert decisions(study, "frames2d", [0.1, 0.1]) == [False, False], "one complete trial is not enough"
+    finished(study, "frames2d", [0.2] * 3)
+    assert decisions(study, "frames2d", [0.1, 0.4]) == [True, False]
+    assert decisions(study, "volume3d", [0.4]) == [True]
+
+
+def test_percentile_keeps_the_best(three: Space) -> None:
+    curves = [[value / 10] for value in range(1, 9)]
+    for percentile, pruned in [(25.0, 0.6), (75.0, 0.2)]:
+        study = study_of(three, PrunerConfig(name="percentile", percentile=percentile, startup_trials=4))
+        for curve in curves:
+            finished(study, "frames2d", curve)
+        assert decisions(study, "frames2d", [pruned]) == [True]
+        assert decisions(study, "frames2d", [pruned + 0.1]) == [False]
+
+
+def test_warm_up_epochs_are_epochs_without_pruning(three: Space) -> None:
+    for settings in (
+        PrunerConfig(name="median", startup_trials=1, warmup_epochs=2),
+        PrunerConfig(name="threshold", lower=0.5, warmup_epochs=2),
+    ):
+        study = study_of(three, settings)
+        finished(study, "frames2d", [0.9] * 9)
+        assert decisions(study, "frames2d", [0.1] * 4) == [False, False, True, True]
+
+
+def test_threshold(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="threshold", lower=0.2, upper=0.8))
+    assert decisions(study, "frames2d", [0.1, 0.3, 0.9]) == [True, False, True]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_patient_waits_for_a_standstill(three: Space, direction: str) -> None:
+    sign = 1 if direction == "maximize" else -1
+    settings = PrunerConfig(name="patient", patience=2, min_delta=0.01, startup_trials=1)
+    study = study_of(three, settings, direction=direction)
+    finished(study, "frames2d", [sign * 0.9] * 9)
+    curve = [0.1, 0.2, 0.3, 0.3, 0.305, 0.5]
+    assert decisions(study, "frames2d", [sign * value for value in curve]) == [False] * 4 + [True, False]
+    good = [sign * 0.95] * 5
+    assert decisions(study, "frames2d", good) == [False] * 5
+
+
+def test_asha_lets_one_of_so_many_go_on(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="asha", min_epochs=2, reduction_factor=2))
+    assert decisions(study, "frames2d", [0.5] * 5) == [False] * 5
+    assert decisions(study, "frames2d", [0.4, 0.4]) == [False, True]
+    assert decisions(study, "frames2d", [0.6] * 3) == [False] * 3
+    assert decisions(study, "volume3d", [0.1] * 3) == [False] * 3, "the other base has its own rungs"
+
+
+def test_hyperband_has_the_brackets_of_each_bases_own_epochs(three: Space) -> None:
+    pruner = build_pruner(PrunerConfig(name="hyperband", reduction_factor=3), three)
+    inner: dict[str, Hyperband] = pruner._inner  # type: ignore[attr-defined]
+    assert {stem: len(hyperband._brackets) for stem, hyperband in inner.items()} == {
+        "svm": 1, "frames2d": 3, "volume3d": 4,
+    }  # fmt: skip
+    with_repeats: Any = build_pruner(PrunerConfig(name="hyperband", reduction_factor=3), three, repeats=9)
+    assert {len(hyperband._brackets) for hyperband in with_repeats._inner.values()} == {3}
+
+
+def test_hyperband_compares_within_base_and_bracket(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="hyperband", reduction_factor=3))
+    inner: dict[str, Hyperband] = study.pruner._inner  # type: ignore[attr-defined]
+    seen: dict[tuple[str, int], int] = {}
+    for number in range(60):
+        stem = ("frames2d", "volume3d")[number % 2]
+        trial = ask(study, stem)
+        bracket = inner[stem].bracket(study.trials[trial.number])
+        pruned = [decide(trial, 1.0 - number / 100, step) for step in range(1, 9)]
+        first = 3**bracket
+        # Ever worse values: the first of a bracket is kept, those after it are pruned at its first rung.
+        expected = seen.get((stem, bracket), 0) > 0 and first < 9
+        assert (pruned.index(True) + 1 if any(pruned) else None) == (first if expected else None)
+        seen[stem, bracket] = seen.get((stem, bracket), 0) + 1
+    assert len(seen) == 7
+    assert seen["frames2d", 0] > seen["frames2d", 2]
+
+
+def test_hyperband_does_not_depend_on_the_studys_name(three: Space) -> None:
+    curves = [[((7 * number) % 10) / 10] * 8 for number in range(20)]
+    one, two = (
+        [decisions(study, "frames2d", curve) for curve in curves]
+        for study in (study_of(three, PrunerConfig(name="hyperband")) for _ in range(2))
+    )
+    assert one == two
+    assert any(any(each) for each in one)
+
+
+RESUMABLE = {
+    "median": {"startup_trials": 2},
+    "percentile": {"startup_trials": 2, "percentile": 30.0},
+    "patient": {"startup_trials": 2, "patience": 2, "min_delta": 0.25},
+    "hyperband": {"reduction_factor": 2},
+    "asha": {"reduction_factor": 2},
+    "threshold": {"lower": 0.3},
+    "wilcoxon": {},
+    "none": {},
+}
+
+
+def test_every_pruner_is_tried() -> None:
+    assert set(RESUMABLE) == set(PRUNERS)
+    known = {option for spec in PRUNERS.values() for option in spec.options}
+    assert known == set(PrunerConfig.model_fields) - {"name"}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_a_trial_that_goes_on_is_judged_as_an_unbroken_one(name: str, cut: int, three: Space) -> None:
+    """In each of two equal studies every second trial runs; in one it is cut short and goes on."""
+    verdicts = []
+    for breaks in (False, True):
+        study = study_of(
+            three, PrunerConfig(name=name, **RESUMABLE[name]), repeats=9 if name == "wilcoxon" else 1
+        )
+        verdicts.append([_run(study, index, cut if breaks and index % 2 else None) for index in range(16)])
+    assert verdicts[0] == verdicts[1]
+    assert any(any(verdict) for verdict in verdicts[0]) or name == "none"
+
+
+def _run(study: optuna.Study, index: int, cut: int | None) -> list[bool]:
+    """Runs configuration ``index`` until it is pruned or has all of 8 steps."""
+    curve = [((5 * index + 3) % 16) / 20 + step / 10 for step in range(1, 9)]
+    # Its place in Hyperband is that of its first number, which interruptions of others must not change.
+    study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params={"base": "frames2d"},
+            distributions={"base": BASE},
+            user_attrs={"root": 1000 + index},
+        )
+    )
+    trial = study.ask()
+    verdict: list[bool] = []
+    for step, value in enumerate(curve, start=1):
+        if cut == step - 1:
+            broken = study.trials[trial.number]
+            study.tell(trial, state=TrialState.FAIL)
+            study.add_trial(
+                create_trial(
+                    state=TrialState.WAITING,
+                    params=broken.params,
+                    distributions=broken.distributions,
+                    intermediate_values=broken.intermediate_values,
+                    user_attrs={**broken.user_attrs, "retry_of": broken.number},
+                    system_attrs=_rungs(broken),
+                )
+            )
+            trial = study.ask()
+        verdict.append(decide(trial, value, step))
+        if verdict[-1]:
+            study.tell(trial, state=TrialState.PRUNED)
+            return verdict
+    study.tell(trial, curve[-1])
+    return verdict
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_families_that_report_once_are_never_pruned(name: str, three: Space) -> None:
+    study = study_of(three, PrunerConfig(name=name, **RESUMABLE[name]))
+    for _ in range(6):
+        finished(study, "svm", [0.9])
+    assert decisions(study, "svm", [0.1]) == [False]
+
+
+def test_a_last_epoch_is_not_pruned(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="threshold", lower=0.5))
+    assert decisions(study, "frames2d", [0.1] * 9) == [True] * 8 + [False]
+    trial = ask(study, "volume3d")
+    trial.suggest_int("train.epochs", 3, 3)
+    assert [decide(trial, 0.1, step) for step in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_value_taken_over_from_an_equal_trial_is_no_further_evidence(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="median", startup_trials=2))
+    finished(study, "frames2d", [0.9] * 3)
+    finished(study, "frames2d", [0.9], reused_from=0)
+    assert decisions(study, "frames2d", [0.1]) == [False]
+
+
+def test_wilcoxon_compares_repeat_by_repeat_with_the_best_of_the_base(three: Space) -> None:
+    study = study_of(three, PrunerConfig(name="wilcoxon"), repeats=8)
+    assert compares_repeats(study)
+    assert not compares_repeats(study_of(three, PrunerConfig(name="median"), repeats=8))
+    finished(study, "frames2d", [0.5, 0.7, 0.4, 0.6, 0.5, 0.7, 0.4, 0.6])
+    finished(study, "volume3d", [0.99] * 8)
+    worse = [0.4, 0.6, 0.3, 0.5, 0.4, 0.6, 0.3]
+    assert decisions(study, "frames2d", worse) == [False] * 3 + [True] * 4
+    assert decisions(study, "frames2d", [0.6, 0.8, 0.5, 0.7]) == [False] * 4
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ({"name": "none", "startup_trials": 3}, "no effect with the pruner none; it is an option of median"),
+    ({"name": "median", "patience": 3}, "patience has no effect with the pruner median; it is an option of"),
+    ({"name": "hyperbnd"}, "unknown pruner 'hyperbnd', did you mean hyperband?"),
+    ({"name": "threshold"}, "the pruner threshold needs pruner.lower or pruner.upper"),
+    ({"name": "threshold", "lower": 2, "upper": 1}, "pruner.lower = 2.0 is not below pruner.upper = 1.0"),
+    ({"name": "percentile", "percentile": 120}, "percentile: Input should be less than 100"),
+    ({"name": "hyperband", "reduction_factor": 1}, "reduction_factor: Input should be greater than"),
+    ({"name": "asha", "min_epochs": 0}, "min_epochs: Input should be greater than or equal to 1"),
+    ({"name": "wilcoxon", "p_threshold": 0.0}, "p_threshold: Input should be greater than 0"),
+])  # fmt: skip
+def test_pruner_options_are_checked(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config.validate(PrunerConfig, table, "study.toml")
+    assert message in str(caught.value)
+
+
+def test_a_pruner_that_could_never_prune_is_refused(three: Space) -> None:
+    sampler = SamplerConfig()
+    [found] = check_strategies(sampler, PrunerConfig(name="wilcoxon"), three)
+    assert found == "the pruner wilcoxon compares repeats; set objective.repeats"
+    [found] = check_strategies(sampler, PrunerConfig(name="wilcoxon"), three, repeats=4)
+    assert "where p is at least 0.125; it takes objective.repeats = 5" in found
+    assert check_strategies(sampler, PrunerConfig(name="wilcoxon"), three, repeats=5) == []
+    [found] = check_strategies(sampler, PrunerConfig(name="asha", min_epochs=27), three)
+    assert found == "pruner.min_epochs = 27 leaves nothing to prune: the longest trial has 27"
+    assert check_strategies(sampler, PrunerConfig(name="hyperband", min_epochs=26), three) == []

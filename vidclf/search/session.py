@@ -1,0 +1,304 @@
+"""One session of a study, from its first trial to what is delivered of it."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from optuna.trial import TrialState
+
+from vidclf import compare, config
+from vidclf.compare import TrialRow
+from vidclf.config import InputError
+from vidclf.data.manifest import read_manifest
+from vidclf.data.report import write_report
+from vidclf.experiment import dataset_record, divided, provenance
+from vidclf.search import page
+from vidclf.search.checks import mend_runs
+from vidclf.search.display import Display, StudyState
+from vidclf.search.pruners import build_pruner
+from vidclf.search.reconcile import Ownership
+from vidclf.search.record import OpenStudy
+from vidclf.search.samplers import build_sampler
+from vidclf.search.study import StudyDefinition
+from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
+from vidclf.search.worker import Worker
+from vidclf.store import Attempt, Identity, Outcome, now_ms
+from vidclf.tracking.checks import MlflowError
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.package import deliver_model
+from vidclf.tracking.thread import DelivererThread
+from vidclf.tracking.views import save_study_view
+
+_REFRESH_SECONDS = 30.0
+"""Fewest seconds between two refreshes of a study's page."""
+_REFRESH_SHARE = 20
+"""A refresh comes this many times its own duration after the last one, at the earliest."""
+
+
+def run_session(
+    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, crew: list[Worker], shown: Display
+) -> Ending:
+    """Searches, measures and delivers, with the study's own run open; ``crew`` is kept up to date."""
+    deliverer = DelivererThread(opened.store)
+    ending: Ending = "interrupted"
+    try:
+        own = _open_own_attempt(opened, definition)
+        _show_in_ui(opened, definition, own)
+        with contextlib.suppress(MlflowError):  # it is away: the next session mends
+            mend_runs(opened)
+        for attempt in (own, *_attempts(opened)):
+            deliverer.register(attempt)
+        refresher = Refresher(opened, own, shown.line)
+        supervisor = _supervisor(
+            opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
+        )
+        with _stop_signals(supervisor.stop), refresher:
+            ending, crew[:] = supervisor.run(crew)
+        if ending != "interrupted":
+            _measure(opened, definition, crew, shown)
+    except KeyboardInterrupt:
+        ending = "interrupted"
+    finally:
+        _close(opened, definition, ending, shown, deliverer)
+    return ending
+
+
+def hire(definition: StudyDefinition, count: int) -> list[Worker]:
+    """Workers that share the cores, and the GPUs where so many are to share each."""
+    threads = max(1, (os.cpu_count() or 1) // definition.file.workers)
+    if definition.per_gpu is None:
+        return [Worker(threads) for _ in range(count)]
+    gpus = gpu_count()
+    return [Worker(threads, place % gpus) for place in range(count)]
+
+
+def _attempts(opened: OpenStudy) -> Iterator[Attempt]:
+    for trial in opened.trials():
+        attempt = opened.attempt(trial.number)
+        if (attempt.folder / "attempt.json").exists():
+            yield attempt
+
+
+def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt:
+    """The folder behind the study's parent run, made or reopened."""
+    own, file = opened.own_attempt, definition.file
+    if (own.folder / "attempt.json").exists():
+        own.reopen()
+    else:
+        own.create(
+            Identity(
+                id=opened.attempt_id(),
+                experiment=opened.stored["experiment"],
+                run_name=opened.name,
+                parent=None,
+                started_ms=now_ms(),
+                tags={
+                    "vidclf.study": opened.name,
+                    "vidclf.role": "study",
+                    "mlflow.note.content": file.question,
+                },
+                params={
+                    "objective": file.aims(),
+                    "bases": ", ".join(definition.space.bases),
+                    "sampler": file.sampler.name,
+                    "pruner": file.pruner.name,
+                    **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
+                },
+                dataset=_dataset(definition),
+            )
+        )
+    for stem, base in definition.space.bases.items():
+        config.write_toml(config.dump(base), own.artifacts / f"{stem}.toml")
+    config.write_toml(config.dump(file), own.artifacts / "study.toml")
+    trials = max(file.budget.trials, opened.logical())
+    session = {"started_ms": now_ms(), "trials": trials, "workers": file.workers}
+    with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
+        sessions.write(json.dumps(session) + "\n")
+    return own
+
+
+def _dataset(definition: StudyDefinition) -> dict[str, str]:
+    base = next(iter(definition.space.bases.values()))
+    return dataset_record(base, read_manifest(Path(base.data.manifest)))
+
+
+def _show_in_ui(opened: OpenStudy, definition: StudyDefinition, own: Attempt) -> None:
+    """Saves the view that `vidclf ui` opens, so that the study can be watched from its first trial."""
+    deliverer = Deliverer(opened.store)
+    run_id = deliverer.deliver(own)
+    if run_id is not None:
+        save_study_view(
+            deliverer,
+            experiment=opened.stored["experiment"],
+            study=opened.name,
+            parent_run_id=run_id,
+            metric=opened.objective.metric,
+            direction=opened.objective.direction,
+            params=["model.kind", *definition.file.space],
+        )
+
+
+def _short_json(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _supervisor(
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    ownership: Ownership,
+    shown: Display,
+    *,
+    deliverer: DelivererThread,
+    refresher: "Refresher",
+) -> Supervisor:
+    file = definition.file
+    opened.study.sampler = build_sampler(file.sampler, definition.space, len(opened.trials()))
+    opened.study.pruner = build_pruner(file.pruner, definition.space, file.objectives[0].repeats)
+    state = StudyState(
+        opened.name, file.question, opened.objective.metric, total=file.budget.trials, workers=file.workers
+    )
+    tags = {
+        stem: provenance(base, read_manifest(Path(base.data.manifest)))
+        for stem, base in definition.space.bases.items()
+    }
+    return Supervisor(
+        opened=opened,
+        space=definition.space,
+        budget=file.budget,
+        keep=file.keep,
+        ask_ahead_from=file.sampler.options.get("startup_trials", 0),
+        ownership=ownership,
+        shown=shown,
+        state=state,
+        tags=tags,
+        dataset=_dataset(definition),
+        register=deliverer.register,
+        settled=refresher.settled,
+    )
+
+
+@contextlib.contextmanager
+def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Turns Ctrl-C and SIGTERM into a clean stop."""
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+    """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
+    unknown: dict[str, Path] = {}
+    for trial in opened.trials([TrialState.COMPLETE]):
+        shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
+        if shape and opened.latency(shape) is None and model.exists():
+            unknown.setdefault(shape, model)
+    if unknown:
+        while len(crew) > 1:
+            crew.pop().stop()
+        if not crew:
+            crew += hire(definition, 1)
+        shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
+        base = next(iter(definition.space.bases.values()))
+        clip = divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
+        for shape, metrics in measure_latencies(unknown, clip, crew[0], shown.line):
+            opened.set_latency(shape, metrics)
+    for trial in opened.trials([TrialState.COMPLETE]):
+        attempt = opened.attempt(trial.number)
+        outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
+        if outcome and known and compare.LATENCY not in outcome.metrics:
+            attempt.add_metrics(known)
+
+
+def _close(
+    opened: OpenStudy, definition: StudyDefinition, ending: Ending, shown: Display, deliverer: DelivererThread
+) -> None:
+    """Writes the study's page, delivers everything, and keeps the best models."""
+    own = opened.own_attempt
+    rows = opened.rows()
+    page.refresh(opened, own)
+    data_page = own.artifacts / "data.html"
+    if ending != "interrupted" and not data_page.exists():
+        manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
+        shown.line("writing the report on the data …")
+        write_report(manifest.entries, manifest.path.parent.name, data_page)
+    status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
+    own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
+    deliverer.close(timeout=30.0)
+    if deliverer.undelivered:
+        shown.line(
+            f"{deliverer.undelivered} runs could not be delivered to MLflow; the next tune delivers them"
+        )
+    elif ending != "interrupted":
+        stay = compare.kept(rows, opened.objective.direction, definition.file.keep)
+        for row in rows:
+            if row not in stay:
+                opened.attempt(row.number).drop_model()
+        for row in stay:
+            try:
+                deliver_model(Deliverer(opened.store), opened.attempt(row.number))
+            except InputError as error:
+                shown.line(f"warning: {error}")
+
+
+def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
+    best = compare.ranked(rows, opened.objective.direction)
+    return {"study/best": best[0].value} if best and best[0].value is not None else {}
+
+
+class Refresher:
+    """Rewrites the study's page, table and description in a thread as trials end, now and then."""
+
+    def __init__(self, opened: OpenStudy, own: Attempt, say: Callable[[str], None]) -> None:
+        self._opened, self._own, self._say = opened, own, say
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="vidclf-refresher", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._news.set()
+        self._thread.join()
+
+    def settled(self) -> None:
+        """A trial has ended."""
+        self._news.set()
+
+    def _work(self) -> None:
+        while True:
+            self._news.wait()
+            if self._closing.is_set():
+                return
+            self._news.clear()
+            begun = time.monotonic()
+            try:
+                page.refresh(self._opened, self._own)
+            except Exception as error:  # a page that cannot be drawn, or a full disk, ends no study
+                self._say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
+                return
+            self._closing.wait(max(_REFRESH_SECONDS, _REFRESH_SHARE * (time.monotonic() - begun)))
+
+
+def gpu_count() -> int:
+    """CUDA devices here.
+
+    Raises:
+        InputError: There is none.
+    """
+    import torch  # noqa: PLC0415
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise InputError("--per-gpu: torch finds no CUDA device here")
+    return count
