@@ -1,5 +1,6 @@
 """From clips to logits: pixels, precision, and the frozen part run once where its output is kept."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.activations import ActivationCache, weights_digest
+from vidclf.models.frame_gradients import FrameGradients
 from vidclf.models.training import Batch, Precision
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import View, Views
@@ -70,7 +72,7 @@ class Forward:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """float32 (B, classes) of pixels (B, T, 3, size, size), or of what the frozen part made of them."""
-        with self._autocast():
+        with self._autocast(), self._gradients():
             if inputs.dtype == torch.uint8:
                 logits: Tensor = self.network(self._normalised(inputs))
             else:
@@ -100,6 +102,10 @@ class Forward:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return (pixels.to(self._mean.device).float() - self._mean) / self._std
+
+    def _gradients(self) -> contextlib.AbstractContextManager[object]:
+        on_cpu = self.views.device.type == "cpu"
+        return FrameGradients() if on_cpu and self._precision == "bf16" else contextlib.nullcontext()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.views.device.type, torch.bfloat16, enabled=self._precision == "bf16")
