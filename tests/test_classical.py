@@ -42,7 +42,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("svm", {"kernel": "rbf"}),
     ("svm", {"kernel": "chi2", "scale": "none", "features": ["hof"]}),
     ("svm", {"kernel": "intersection", "scale": "none", "features": ["hof"]}),
-    ("knn", {"metric": "cosine", "weights": "distance"}),
+    ("knn", {"metric": "cosine", "vote": "distance"}),
 ]
 """Every kind, and every way through a builder."""
 
@@ -244,6 +244,11 @@ def test_block_lengths_are_those_of_the_features(name: str) -> None:
         ("logistic", "model.kernel", "linear", "unknown key model.kernel"),
         ("forest", "model.trees", 0, "greater than or equal to 1"),
         ("boosting", "model.leaves", 1, "greater than or equal to 2"),
+        ("svm", "model.features", "hog+deep", "deep needs model.network: one of resnet18, resnet50,"),
+        ("svm", "model.features", "dep", "did you mean deep?"),
+        ("svm", "model.network", "tiny2d", "model.network: no effect without the feature deep"),
+        ("svm", "model.weights", "none", "model.weights: no effect without the feature deep"),
+        ("knn", "model.vote", "weighted", "'uniform' or 'distance'"),
         ("knn", "model.class_weight", "balanced", "unknown key model.class_weight"),
         ("knn", "model.metric", "manhattan", "'euclidean' or 'cosine'"),
         ("majority", "model.features", ["hog"], "unknown key model.features"),

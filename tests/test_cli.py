@@ -150,6 +150,12 @@ def test_a_plan_runs_nothing(folder: Path) -> None:
     plan = json.loads(run("tune", folder / "study.toml", "--dry-run", "--json").stdout)
     assert plan["total"] == 4
     assert {(row["base"], row["key"]) for row in plan["space"]} == {("svm", "model.C"), ("tiny", "train.lr")}
+    assert plan["clips"]["train"] > 0
+    assert [point["from"] for point in plan["first"]] == ["base", "base"]
+    assert [point["base"] for point in plan["first"]] == ["svm", "tiny"]
+    assert set(plan["bases"]) == {"svm", "tiny"}
+    assert plan["sample"]["experiment"]["model"]["kind"] in {"svm", "frames2d", "volume3d"}
+    assert plan["seconds_left"] is None
     assert json.loads(run("status", "--json").stdout) == []
 
 
@@ -265,7 +271,9 @@ def settled(folder: Path) -> dict[str, int]:
     deliverer = Deliverer(store)
     for row in opened.rows():
         counts[row.state] = counts.get(row.state, 0) + 1
-        if row.state != "waiting":
+        begun = (opened.attempt(row.number).folder / "attempt.json").exists()
+        assert begun or row.state in {"waiting", "interrupted"}  # asked for, and cut before it began
+        if begun:
             outcome = opened.attempt(row.number).outcome()
             run_id = deliverer.receipt(opened.attempt(row.number)).run_id
             assert outcome is not None

@@ -11,9 +11,10 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from vidclf.config import InputError
+from vidclf.data import cache
 from vidclf.data.manifest import content_digest, read_manifest
 from vidclf.experiment import Pruned, load_experiment, prepare, provenance, run_experiment
-from vidclf.models import MODELS, load_model
+from vidclf.models import MODELS, feature_store, load_model
 from vidclf.store import Attempt, Identity, Outcome
 
 KINDS = sorted(MODELS)
@@ -155,6 +156,27 @@ def test_preparing_names_every_bad_clip(tmp_path: Path) -> None:
     text = str(caught.value)
     assert f"{entries[0].clip_path}: unreadable" in text
     assert f"{entries[1].clip_path}: unreadable" in text
+
+
+def test_preparing_computes_features_once(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_MEMO", {})
+    experiments = {
+        kind: load_experiment(write_experiment(tmp_path / f"{kind}.toml", kind, manifest))
+        for kind in ("svm", "frames2d", "majority")
+    }
+    clips = len(read_manifest(manifest).split("train")) + len(read_manifest(manifest).split("val"))
+    once = [(done, clips) for done in range(1, clips + 1)]
+    for kind, phases in (("majority", 1), ("frames2d", 1), ("svm", 2)):
+        told: list[tuple[int, int]] = []
+        prepare(experiments[kind], lambda done, total, told=told: told.append((done, total)))
+        assert sorted(told) == sorted(once * phases)
+        assert cache.usage().entries.get("features", 0) == (clips if phases == 2 else 0)
+    monkeypatch.setattr(feature_store, "compute_features", None)
+    prepare(experiments["svm"])
+    outcome = run_experiment(experiments["svm"], attempt(tmp_path), quiet)
+    assert outcome.status == "complete", outcome.reason
 
 
 def test_an_empty_val_split_is_refused(tmp_path: Path) -> None:

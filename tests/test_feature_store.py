@@ -124,6 +124,38 @@ def test_clips_are_built_with_progress_and_in_order(tmp_path: Path, counted: lis
     assert len(np.unique(values, axis=0)) > 1
 
 
+def test_a_second_build_looks_for_files_only(
+    tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, files = stored_and_files(tmp_path, 3)
+    build_features(stored, ["hog"], FRAMING)
+    monkeypatch.setattr(feature_store, "_read", None)
+    done: list[int] = []
+    for clips in (stored, files):
+        build_features(clips, ["hog"], FRAMING, lambda: done.append(1))
+    assert (len(done), len(counted)) == (6, 3)
+
+
+def test_a_build_ends_with_the_room(
+    tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDCLF_CACHE_GB", "0")
+    monkeypatch.setattr("cv2.getNumThreads", lambda: 1)
+    stored, _ = stored_and_files(tmp_path, 4)
+    done: list[int] = []
+    build_features(stored, ["hog"], FRAMING, lambda: done.append(1))
+    assert (len(done), len(counted)) == (4, 1)
+
+
+def test_features_from_elsewhere_stand_in_their_place(tmp_path: Path, counted: list[int]) -> None:
+    stored, _ = stored_and_files(tmp_path, 2)
+    given = {"other": np.arange(4.0).reshape(2, 2)}
+    values = feature_matrix(stored, ["hog", "other"], FRAMING, given)
+    np.testing.assert_array_equal(values[:, :3], feature_matrix(stored, ["hog"], FRAMING))
+    np.testing.assert_array_equal(values[:, 3:], given["other"])
+    np.testing.assert_array_equal(feature_matrix(stored, ["other"], FRAMING, given), given["other"])
+
+
 def test_vectors_tell_framings_contents_and_versions_apart(
     tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from vidclf.compare import LATENCY, SIZE
 from vidclf.experiment import load_experiment, parse_experiment
 from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
-from vidclf.search.record import OpenStudy
+from vidclf.search.record import AHEAD, OpenStudy
 from vidclf.search.summary import description
 from vidclf.store import Attempt, Identity, open_store
 
@@ -190,6 +190,21 @@ def test_a_running_trial_is_shown(make: Make, tmp_path: Path) -> None:
     page = page_of(opened, tmp_path)
     assert "1 running" in without_script(page)
     assert figures_of(page)[f"{METRIC} while it ran"] == 1
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.WAITING])
+def test_a_trial_that_was_asked_for_ahead_has_not_begun(
+    make: Make, tmp_path: Path, state: TrialState
+) -> None:
+    opened = make(20)
+    trial = opened.study.ask()
+    if state == TrialState.RUNNING:
+        trial.set_user_attr(AHEAD, True)
+    else:
+        opened.storage.set_trial_state_values(trial._trial_id, state)
+    timeline = figures_of(page_of(opened, tmp_path))
+    assert timeline["When each trial ran"] == 1
+    assert opened.rows()[-1].state == "waiting"
 
 
 def test_the_table_has_a_line_for_each_attempt(make: Make) -> None:

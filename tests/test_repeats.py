@@ -95,11 +95,11 @@ def test_finished_repeats_are_not_run_again(
     expected = run(tiny(squares), tmp_path / "whole", Repeats(3, "seed"))[1].metrics
     original, seeds = experiment._train_and_score, []
 
-    def killed_in_the_third(made: ExperimentConfig, *arguments: Any) -> dict[str, float]:
+    def killed_in_the_third(made: ExperimentConfig, *arguments: Any, **options: Any) -> dict[str, float]:
         seeds.append(made.seed)
         if made.seed == 2 and seeds.count(2) == 1:
             raise KeyboardInterrupt
-        return original(made, *arguments)
+        return original(made, *arguments, **options)
 
     monkeypatch.setattr(experiment, "_train_and_score", killed_in_the_third)
     with pytest.raises(KeyboardInterrupt):

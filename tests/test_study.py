@@ -11,8 +11,9 @@ from tests.clips import write_experiment, write_squares
 from vidclf import metrics
 from vidclf.config import InputError
 from vidclf.search import record
+from vidclf.search.plan import describe_plan
 from vidclf.search.study import CURVE_METRICS, load_study, open_study
-from vidclf.search.tune import check, describe_plan
+from vidclf.search.tune import check
 from vidclf.store import Store, open_store
 
 STUDY = """
@@ -134,8 +135,8 @@ def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) 
         ('[sampler]\nname = "tpee"', "unknown sampler 'tpee', did you mean tpe?"),
         ('[sampler]\nname = "random"\nstartup_trials = 3', "no effect with the sampler random"),
         (
-            '[[constraint]]\nmetric = "latency/p50_ms"\nmax = 3',
-            "'latency/p50_ms' cannot be constrained (there are size/file_mb",
+            '[[constraint]]\nmetric = "latency/p50"\nmax = 3',
+            "'latency/p50' cannot be constrained, did you mean latency/p50_ms? (there are size/file_mb",
         ),
         ("[gates]\nx = 1", "gates is not in this version of vidclf"),
         ("[budgett]\ntrials = 3", "unknown key budgett, did you mean budget?"),

@@ -25,7 +25,16 @@ from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.study import load_study, open_study
-from vidclf.search.worker import Progress, RunTask, Verdict
+from vidclf.search.worker import (
+    LatencyTask,
+    Measured,
+    Paused,
+    Progress,
+    Resume,
+    RunTask,
+    Verdict,
+    _Line,
+)
 from vidclf.store import Attempt, Outcome, Store, now_ms, open_store
 
 Script = Callable[[RunTask, Connection], Outcome | None]
@@ -48,13 +57,17 @@ class ScriptedWorker:
                 if outcome is None:
                     connection.close()
                     return
-                Attempt(task.folder).finish(outcome)
+                if isinstance(outcome, Outcome):
+                    Attempt(task.folder).finish(outcome)
                 connection.send(outcome)
         except (EOFError, OSError):
             return
 
     def send(self, message: Any) -> None:
         self.connection.send(message)
+
+    def pause(self) -> None:
+        """A thread answers no signals: whoever is computing stays busy."""
 
     def receive(self) -> Any:
         try:
@@ -77,6 +90,10 @@ def complete(value: float, **metrics: float) -> Outcome:
     return Outcome("complete", "", {"val/macro_f1": value, **metrics}, now_ms())
 
 
+def folder_clip(folder: Path) -> Path:
+    return next((folder / "squares").rglob("*.avi"))
+
+
 class Bench:
     """A study on two bases, and a supervisor over it."""
 
@@ -89,6 +106,7 @@ class Bench:
         monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
         self.lines: list[str] = []
         self.ask_ahead_from = 99
+        self.stop_delay = 0.0
 
     def only_svm(self) -> None:
         """Leaves the base whose every sample is another configuration."""
@@ -116,6 +134,7 @@ class Bench:
             budget=file.budget,
             keep=file.keep,
             ask_ahead_from=self.ask_ahead_from,
+            clip=folder_clip(self.path.parent),
             ownership=ownership,
             shown=display,
             state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
@@ -126,6 +145,7 @@ class Bench:
 
         def scripted(task: RunTask, connection: Connection) -> Outcome | None:
             if stop_after is not None and len(started) > stop_after:
+                threading.Event().wait(self.stop_delay)
                 boss.stop()
                 threading.Event().wait(5)
             return script(task, connection)
@@ -312,6 +332,7 @@ def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_st
     bench.only_svm()
     bench.text = bench.text.replace("trials = 4", "trials = 9")
     bench.ask_ahead_from = 2
+    bench.stop_delay = 2.0  # for the next one to be asked for
     opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=4)
     assert ending == "interrupted"
     assert "waiting" in bench.states(opened)
@@ -602,3 +623,80 @@ def test_an_owner_on_another_host_lives_while_it_counts(
             Ownership(bench.open())
     else:
         Ownership(bench.open()).release()
+
+
+class Clock:
+    """Answers `LatencyTask`s and counts them."""
+
+    def __init__(self, milliseconds: dict[str, float]) -> None:
+        self.milliseconds, self.timed = milliseconds, []
+
+    def __call__(self, task: RunTask | LatencyTask, connection: Connection) -> Any:
+        if isinstance(task, LatencyTask):
+            kind = "svm" if task.experiment is None else task.experiment["model"]["kind"]
+            self.timed.append((kind, task.folder is None))
+            return Measured({"latency/p50_ms": self.milliseconds[kind]})
+        (task.folder / "model").mkdir()
+        return complete(0.5)
+
+
+def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_timed_when_fitted(
+    bench: Bench,
+) -> None:
+    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    clock = Clock({"frames2d": 50.0, "svm": 5.0})
+    opened, ending = bench.run(clock)  # type: ignore[arg-type]
+    assert ending == "finished"
+    assert sorted(clock.timed) == [("frames2d", True), ("svm", False)]
+    for row in opened.rows():
+        if row.base == "tiny":
+            assert (row.state, row.reason) == ("pruned", "infeasible: latency/p50_ms = 50 (max 10)")
+            assert not opened.attempt(row.number).model.exists()
+        else:
+            assert (row.state, row.feasible) == ("complete", True)
+            assert opened.trials()[row.number].constraints["latency/p50_ms"] <= 0
+
+
+def test_a_latency_measured_beside_other_work_rejects_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.1)
+    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    clock = Clock({"frames2d": 50.0, "svm": 50.0})
+
+    def slow(task: Any, connection: Connection) -> Any:
+        if isinstance(task, RunTask) and task.experiment["model"]["kind"] == "svm":
+            threading.Event().wait(1.0)
+        return clock(task, connection)
+
+    opened, _ = bench.run(slow, workers=2)
+    tiny = next(row for row in opened.rows() if row.base == "tiny")
+    assert (tiny.state, tiny.feasible) == ("complete", True)
+    assert tiny.metrics["latency/contended"] == 1.0
+
+
+def test_a_real_worker_pauses_between_two_messages(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    line = _Line(there)
+    answers: list[object] = []
+
+    def work() -> None:
+        line.on_signal()  # as at work
+        answers.append("went on")
+        line._busy = True
+        line.on_signal()  # as in the middle of a message
+        line._busy = False
+        line.send(Progress(1, {}))
+        answers.append(line.receive())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert here.recv() == Paused()
+    assert answers == []
+    here.send(Resume())
+    assert here.recv() == Progress(1, {})
+    assert here.recv() == Paused()
+    here.send(Resume())
+    here.send(Verdict("enough"))
+    thread.join(10)
+    assert answers == ["went on", Verdict("enough")]

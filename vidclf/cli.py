@@ -75,7 +75,7 @@ def train(
     refuse_later({"--test": test})
     opened = open_store(store)
     started = time.perf_counter()
-    with progress_bar("Decoding clips") as progress:
+    with progress_bar("Preparing clips") as progress:
         trained = run(
             experiment,
             config.parse_assignments(set_ or []),
@@ -163,6 +163,7 @@ def tune(
     from vidclf import config
     from vidclf.search import tune as search
     from vidclf.search.display import display_for
+    from vidclf.search.plan import describe_plan
     from vidclf.search.status import status as state_of
     from vidclf.store import find_store, open_store
 
@@ -173,11 +174,11 @@ def tune(
     )
     definition = search.plan(request, opened_store)
     if dry_run:
-        with progress_bar("Decoding clips") as progress:
+        with progress_bar("Preparing clips") as progress:
             search.check(definition, progress, say)
-        _print_plan(search.describe_plan(definition, opened_store), json_)
+        _print_plan(describe_plan(definition, opened_store), json_)
         return
-    with progress_bar("Decoding clips") as progress:
+    with progress_bar("Preparing clips") as progress:
         warnings = search.check(definition, progress, say)
     opened, ending = search.tune(definition, opened_store, display_for(make_console()), warnings)
     if json_:
@@ -194,15 +195,33 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
+    import tomli_w
     from rich.table import Table
 
     console = make_console(stderr=False)
     console.print(plan["study"], plan["question"])
-    console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done")
+    clips = ", ".join(f"{count} {split}" for split, count in plan["clips"].items())
+    console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done; clips: {clips}")
     table = Table("base", "key", "searched")
     for row in plan["space"]:
         table.add_row(row["base"], row["key"], row["searched"])
     console.print(table)
+    for point in plan["first"]:
+        console.print("tried first:", _assignments(point), highlight=False, markup=False)
+    sample = {"base": plan["sample"]["base"], **plan["sample"]["params"]}
+    console.print("a sample:   ", _assignments(sample), highlight=False, markup=False)
+    for stem, tree in plan["bases"].items():
+        console.print(f"\n{stem}, as resolved here:", highlight=False)
+        console.print(tomli_w.dumps(tree), highlight=False, markup=False)
+    if plan["seconds_left"] is not None:
+        console.print(
+            f"about {plan['seconds_left'] / 60:.0f} minutes and {plan['store_bytes'] / 1e6:.0f} MB in all, "
+            "as the trials so far"
+        )
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{key} = {value}" for key, value in values.items())
 
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:

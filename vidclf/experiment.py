@@ -4,15 +4,17 @@ It knows neither MLflow nor Optuna: everything an attempt produces goes into
 its own folder.
 """
 
+import itertools
 import json
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidclf import config, metrics, plots, profiling
+from vidclf import config, metrics, pictures, plots, profiling
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet, ClipStore, Say
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
@@ -134,18 +136,21 @@ def prepare(
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Say = lambda _: None,
 ) -> tuple[Manifest, list[str]]:
-    """Everything that can be wrong before training: manifest, weights, every clip's pictures.
+    """Everything that can be wrong before training, and what is computed once for all trials.
+
+    Manifest, weights and every clip's pictures are checked; hand-made features are kept.
 
     Args:
         experiment: What is to be run.
-        progress: Called with (clips done, clips in all) while clips are decoded.
+        progress: Called with (clips done, clips in all) while clips are decoded, then from the first one
+            again while what the model wants of them is computed.
         say: Told beforehand how much decoding will take, where that is much.
 
     Returns:
         The manifest, and warnings about clips.
 
     Raises:
-        InputError: Nothing has been written then but decoded clips in the cache.
+        InputError: Nothing has been written then but entries of the cache.
     """
     manifest = read_manifest(Path(experiment.data.manifest))
     splits = divided(experiment, manifest)
@@ -156,15 +161,16 @@ def prepare(
                 "as --shares 70,15,15, or set data.folds"
             )
     experiment.check_weights()
-    paths = [entry.clip_path for entries in splits.values() for entry in entries]
-    done = 0
+    entries = [entry for each in splits.values() for entry in each]
+    store = clip_store(experiment)
+    clips = ClipSet.of_entries(entries, manifest.classes, store)
 
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(paths))
+    def counted() -> Callable[[], None]:
+        done = itertools.count(1)
+        return lambda: progress(next(done), len(entries))
 
-    warnings = clip_store(experiment).build(paths, advance, say)
+    warnings = store.build(clips.paths, counted(), say)
+    experiment.warm(clips, counted())
     for note in experiment.notes(len(splits["train"]), len(splits["val"])):
         say(note)
     if manifest.leaks:
@@ -197,10 +203,11 @@ def run_experiment(
     try:
         experiment = experiment.resolved()
         config.write_toml(config.dump(experiment), attempt.config)
+        train_and_score = partial(_train_and_score, trial=attempt.identity().parent is not None)
         if repeats is None:
-            final = _train_and_score(experiment, attempt, record)
+            final = train_and_score(experiment, attempt, record)
         else:
-            final = run_repeats(experiment, attempt, record, repeats, _train_and_score)
+            final = run_repeats(experiment, attempt, record, repeats, train_and_score)
         outcome = Outcome("complete", "", final, now_ms())
     except Pruned as decision:
         outcome = Outcome("pruned", str(decision), {}, now_ms())
@@ -220,7 +227,9 @@ def _fingerprint(error: BaseException) -> str:
     return f"{type(error).__name__} at {place}"
 
 
-def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Report) -> dict[str, float]:
+def _train_and_score(
+    experiment: ExperimentConfig, attempt: Attempt, record: Report, *, trial: bool
+) -> dict[str, float]:
     manifest = read_manifest(Path(experiment.data.manifest))
     store = clip_store(experiment)
     splits = divided(experiment, manifest)
@@ -243,6 +252,7 @@ def _train_and_score(experiment: ExperimentConfig, attempt: Attempt, record: Rep
         "cost/peak_memory_mb": profiling.peak_memory_mb(),
     }
     _write_artifacts(experiment, attempt)
+    pictures.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed, trial=trial)
     attempt.record(max((step for step, _ in attempt.records()), default=0), final)
     return final
 
@@ -256,7 +266,9 @@ def _score(classifier: Classifier, clips: ClipSet, split: str, attempt: Attempt)
         metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
     )
     plots.write_png(figure, folder / "confusion_matrix.png")
-    plots.write_grid_image(figure, attempt.artifacts / "images", f"{split}/confusion_matrix")
+    plots.write_grid_image(
+        folder / "confusion_matrix.png", attempt.artifacts / "images", f"{split}/confusion_matrix"
+    )
     report = metrics.report_text(clips.labels, probabilities, clips.classes)
     (folder / "classification_report.txt").write_text(report, encoding="utf-8")
     table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes)

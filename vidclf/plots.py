@@ -1,17 +1,24 @@
 """Figures as small PNGs; matplotlib's `Figure` without pyplot, so nothing is global."""
 
 import io
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
+
+from vidclf.data.video import Frames
 
 _LONGEST_NAME = 24
 """Characters of a class name that are shown."""
@@ -19,6 +26,14 @@ _PREVIEW_EDGE = 256
 """Pixels of the longer edge of MLflow's own previews."""
 _MOST_NUMBERED = 30
 """Classes up to which cells carry their counts."""
+_MOST_COLOURED = 40
+"""Classes up to which each has its colour and its line in a legend."""
+_SPLIT_MARKERS: dict[str, dict[str, Any]] = {
+    "train": {"marker": "o", "s": 26, "alpha": 0.6, "linewidths": 0.3},
+    "val": {"marker": "^", "s": 54, "alpha": 0.95, "linewidths": 0.8},
+}
+_ARROWS = 14
+"""Arrows along each edge of a picture of motion."""
 
 
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
@@ -103,25 +118,207 @@ def _draw(axes: Axes, epochs: Mapping[int, Mapping[str, float]], curves: Mapping
         axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=label)
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """Writes a figure in 64 colours, a third of the size of matplotlib's own PNG."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    Image.open(picture).convert("RGB").quantize(64).save(path, optimize=True)
-
-
-def write_grid_image(figure: Figure, folder: Path, key: str) -> None:
-    """Writes a figure so that MLflow's image grid shows it beside those of other runs.
+def projection(
+    points: Mapping[str, NDArray[np.float64]],
+    labels: Mapping[str, NDArray[np.int64]],
+    classes: Sequence[str],
+    shares: Sequence[float],
+    title: str,
+) -> Figure:
+    """Clips in two dimensions: the colour is the class, the marker the split (train: circles).
 
     Args:
-        figure: The picture.
+        points: Of each split, shape (clips, 2).
+        labels: Of each split, shape (clips,): indices into ``classes``.
+        classes: Names of the classes.
+        shares: Of the variance, one for each axis.
+        title: Above the points.
+    """
+    number = len(classes)
+    figure = Figure(figsize=(8.2, 5.4), dpi=90, layout="constrained")
+    axes = figure.add_subplot()
+    colours = _class_colours(number)
+    for split, positions in points.items():
+        axes.scatter(
+            positions[:, 0],
+            positions[:, 1],
+            c=colours[labels[split]],
+            label=split,
+            edgecolors="black",
+            **_SPLIT_MARKERS[split],
+        )
+    axes.set(
+        title=title,
+        xlabel=f"component 1: {shares[0]:.0%} of the variance",
+        ylabel=f"component 2: {shares[1]:.0%} of the variance",
+    )
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            color="white",
+            markeredgecolor="black",
+            label=split,
+            markersize=7,
+            marker=_SPLIT_MARKERS[split]["marker"],
+        )
+        for split in points
+    ]
+    if number <= _MOST_COLOURED:
+        handles += [
+            Line2D([], [], linestyle="", marker="s", color=colour, label=_shortened(name))
+            for name, colour in zip(classes, colours, strict=True)
+        ]
+    size = 9 if number <= 22 else 7
+    figure.legend(handles=handles, loc="outside right upper", fontsize=size, frameon=False)
+    return figure
+
+
+def _class_colours(number: int) -> NDArray[np.float64]:
+    """A colour for each class, shape (number, 4); beyond 40 neighbours look alike."""
+    if number <= 10:
+        return colormaps["tab10"](np.arange(number))
+    if number <= _MOST_COLOURED:
+        # The dark ones first, then the pale, so that the fewer there are the better they are told apart.
+        lists = [colormaps[name](np.arange(20)) for name in ("tab20", "tab20b")]
+        return np.concatenate([lists[0][::2], lists[1][::2], lists[0][1::2], lists[1][1::2]])[:number]
+    return colormaps["turbo"](np.linspace(0, 1, number))
+
+
+def block_importance(drops: Mapping[str, Sequence[float]], title: str, caption: str) -> Figure:
+    """Bars of the mean drop in macro F1 by feature, the largest on top, with the deviation of the draws."""
+    names = sorted(drops, key=lambda name: np.mean(drops[name]))
+    means = [float(np.mean(drops[name])) for name in names]
+    deviations = [float(np.std(drops[name])) for name in names]
+    figure = Figure(figsize=(6.4, 1.6 + 0.38 * len(names)), dpi=90, layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(names, means, xerr=deviations, color="C0", ecolor="black", capsize=3, height=0.65)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.16)
+    for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        axes.annotate(
+            f"{mean:.2f} ± {deviation:.2f}",
+            (max(mean, 0) + deviation, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set(title=title, xlabel=f"drop in macro F1\n{caption}")
+    axes.xaxis.label.set_fontsize(9)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def descriptor(
+    frames: Frames,
+    columns: Sequence[str],
+    title: str,
+    *,
+    edges: NDArray[np.float64] | None = None,
+    flow: NDArray[np.float32] | None = None,
+    still: float = 0.0,
+) -> Figure:
+    """Some instants of a clip side by side, and below them what features see of them.
+
+    Args:
+        frames: RGB, uint8 (instants, S, S, 3).
+        columns: Names of the instants.
+        title: Above all.
+        edges: Drawings of their gradients, (instants, S, S).
+        flow: Their motion in pixels (right, down), (instants, S, S, 2).
+        still: Motion in pixels below which none is drawn.
+    """
+    number, side = frames.shape[:2]
+    rows = 1 + (edges is not None) + (flow is not None)
+    figure = Figure(figsize=(2.5 * number + 0.3, 2.5 * rows + 0.5), dpi=90, layout="constrained")
+    cells = iter(figure.subplots(rows, number, squeeze=False))
+    seen = next(cells)
+    seen[0].set_ylabel(f"as the features see it\n({side} × {side} pixels)", fontsize=9)
+    for axes, frame, name in zip(seen, frames, columns, strict=True):
+        axes.imshow(frame)
+        axes.set_title(name, fontsize=9)
+    if edges is not None:
+        drawn = next(cells)
+        drawn[0].set_ylabel("edges by orientation (hog)", fontsize=9)
+        brightest = float(np.percentile(edges, 99.5)) or 1.0
+        for axes, drawing in zip(drawn, edges, strict=True):
+            axes.imshow(drawing, cmap="gray", vmin=0, vmax=brightest)
+    if flow is not None:
+        moved = next(cells)
+        # As in the wheel: 1 where it is strongest, but for a few stray pixels.
+        strongest = max(float(np.percentile(np.hypot(flow[..., 0], flow[..., 1]), 99.5)), 2 * still, 1e-6)
+        moved[0].set_ylabel(f"motion to the next frame\n(full colour: {strongest:.1f} pixels)", fontsize=9)
+        for axes, frame, motion in zip(moved, frames, flow, strict=True):
+            _draw_motion(axes, frame, motion, still, strongest)
+        _draw_wheel(moved[-1])
+    for axes in figure.axes:
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _draw_motion(
+    axes: Axes, frame: Frames, motion: NDArray[np.float32], still: float, strongest: float
+) -> None:
+    """Motion over the pale frame, as colours and as arrows."""
+    pale = 0.45 + 0.5 * frame.mean(axis=2, keepdims=True) / 255
+    strength = np.hypot(motion[..., 0], motion[..., 1])
+    opaque = np.where(strength < still, 0, np.minimum(strength / strongest, 1))[..., None]
+    axes.imshow((1 - opaque) * pale + opaque * _direction_colours(motion))
+    middles = (
+        np.linspace(0, len(frame), _ARROWS, endpoint=False).astype(np.int64) + len(frame) // _ARROWS // 2
+    )
+    rows, columns = np.meshgrid(middles, middles, indexing="ij")
+    moving = strength[rows, columns] >= still
+    rows, columns = rows[moving], columns[moving]
+    right, down = motion[rows, columns].T
+    spread = len(frame) / _ARROWS / strongest  # the strongest just reach the next arrow
+    axes.quiver(
+        columns, rows, spread * right, spread * down, angles="xy", scale_units="xy", scale=1, width=0.006
+    )
+
+
+def _direction_colours(motion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """RGB, 0 to 1, (..., 3) of motion (..., 2): red to the right, then clockwise."""
+    hue = np.arctan2(motion[..., 1], motion[..., 0]) / (2 * np.pi) % 1
+    colours: NDArray[np.float64] = hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.9), np.ones_like(hue)], -1))
+    return colours
+
+
+def _draw_wheel(axes: Axes) -> None:
+    """Which colour is which direction, in the lower right corner."""
+    wheel = axes.inset_axes((0.78, 0.02, 0.2, 0.2))
+    down, right = np.mgrid[-1:1:61j, -1:1:61j]
+    distance = np.minimum(np.hypot(right, down), 1)[..., None]
+    colours = 1 - distance + distance * _direction_colours(np.stack([right, down], axis=-1))
+    wheel.imshow(np.concatenate([colours, np.hypot(right, down)[..., None] <= 1], axis=-1))
+    wheel.set(xticks=[], yticks=[])
+    wheel.axis("off")
+
+
+def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
+    """Writes a figure in so many colours; in 64 a third of the size of matplotlib's own PNG."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    Image.open(picture).convert("RGB").quantize(colours).save(path, optimize=True)
+
+
+def write_grid_image(picture: Path, folder: Path, key: str) -> None:
+    """Writes a picture once more so that MLflow's image grid shows it beside those of other runs.
+
+    Args:
+        picture: A PNG.
         folder: ``images`` among a run's artifacts; created where it does not exist.
         key: Name of the picture, equal in all runs. The file names are those of `MlflowClient.log_image`.
     """
     folder.mkdir(exist_ok=True)
     stem = f"{key.replace('/', '~')}+step+0+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"
-    path = folder / f"{stem}.png"
-    write_png(figure, path)
-    preview = Image.open(path).convert("RGB")
+    shutil.copyfile(picture, folder / f"{stem}.png")
+    preview = Image.open(picture).convert("RGB")
     preview.thumbnail((_PREVIEW_EDGE, _PREVIEW_EDGE))
     preview.save(folder / f"{stem}+compressed.webp")

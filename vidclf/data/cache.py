@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from vidclf.config import InputError
 
@@ -115,6 +117,33 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any] | None:
+    """The array that was kept; ``None`` where none was, or a part of one, which is deleted then.
+
+    Args:
+        entry: The file.
+        mmap_mode: As of `numpy.load`.
+    """
+    try:
+        values: NDArray[Any] = np.load(entry, mmap_mode=mmap_mode)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError):
+        _discard(entry)
+        return None
+    return values
+
+
+def _discard(entry: Path) -> None:
+    room = _room(folder())
+    try:
+        size = entry.stat().st_size
+        entry.unlink()
+    except FileNotFoundError:
+        return  # another process was faster
+    room.take(-size, 0)
 
 
 class _Room:

@@ -45,10 +45,8 @@ class ClipStore:
     def read(self, path: Path) -> Frames:
         """The clip's grid, shape (T, H, W, 3), read-only."""
         entry = self.entry(path)
-        if entry.exists():
-            frames: Frames = np.load(entry, mmap_mode="r")
-            return frames
-        return self._decode(path, entry).frames
+        frames: Frames | None = cache.load(entry, "r")
+        return self._decode(path, entry).frames if frames is None else frames
 
     def _decode(self, path: Path, entry: Path) -> video.Clip:
         """Decodes the clip, and keeps it where there is room."""

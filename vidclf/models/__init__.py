@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from vidclf.config import InputError
+from vidclf.data.manifest import read_manifest
 from vidclf.models import classical, estimators, neural
-from vidclf.models.base import Classifier, ModelSpec
-from vidclf.models.saved import SavedModel, read_card
+from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
+from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.saved import Card, SavedModel, read_card
 
-__all__ = ["MODELS", "Classifier", "ModelSpec", "load_model"]
+__all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
 
 MODELS: dict[str, ModelSpec] = {
     "frames2d": ModelSpec(
@@ -29,6 +31,21 @@ MODELS: dict[str, ModelSpec] = {
     "knn": ModelSpec(classical.KnnExperiment, classical.build_knn, estimators.load, classical.KNN_SPACE),
     "majority": ModelSpec(classical.MajorityExperiment, classical.build_majority, estimators.load, {}),
 }
+
+
+def untrained_model(experiment: ExperimentConfig) -> SavedModel:
+    """A model of random weights, as fast as a trained one.
+
+    Args:
+        experiment: Resolved, of a kind whose models are (`ExperimentConfig.timed_untrained`).
+    """
+    classes = read_manifest(Path(experiment.data.manifest)).classes
+    classifier = MODELS[experiment.kind].build(experiment, classes)
+    assert isinstance(classifier, NeuralClassifier)
+    classifier.initialise()
+    data = experiment.data
+    card = Card(experiment.kind, classes, data.grid, data.store_side, {}, trained_on=(), versions={})
+    return SavedModel(card, classifier)
 
 
 def load_model(directory: Path) -> SavedModel:

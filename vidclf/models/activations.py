@@ -68,11 +68,10 @@ class ActivationCache:
         """The float16 output that was kept; ``None`` where none was."""
         if entry in self._held:
             return self._held[entry]
-        try:
-            # Copy on write, as torch wants memory that may be written to.
-            values = torch.from_numpy(np.load(entry, mmap_mode="c")).to(self.device)
-        except FileNotFoundError:
+        kept = cache.load(entry, "c")  # copy on write: torch wants memory that may be written to
+        if kept is None:
             return None
+        values = torch.from_numpy(kept).to(self.device)
         if values.nbytes > min(self.largest, self.room):
             return values
         self.room -= values.nbytes

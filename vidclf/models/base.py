@@ -33,6 +33,9 @@ class Classifier(Protocol):
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, shape (clips, classes), in the order of the classes."""
 
+    def embed(self, clips: ClipSet) -> NDArray[np.float64]:
+        """What the last step of a decision sees of each clip, shape (clips, width); width 0: nothing."""
+
     def save(self, directory: Path) -> None:
         """Writes plain files into an existing folder, never pickle."""
 
@@ -122,6 +125,14 @@ class ExperimentConfig(Section):
         Raises:
             InputError: The weights cannot be had, or don't fit the network.
         """
+
+    def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
+        """Computes and keeps what every fit on these stored clips would look up; progress after each clip."""
+
+    @property
+    def timed_untrained(self) -> bool:
+        """Whether a model of random weights takes as long as a trained one."""
+        return False
 
     def notes(self, train: int, val: int) -> list[str]:
         """What a user should know before so many clips are trained on and judged by."""

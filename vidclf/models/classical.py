@@ -1,6 +1,6 @@
 """Classical models: which features they see, how those are scaled, and scikit-learn's estimators on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -13,15 +13,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from vidclf.config import Choice, Dimension, Range, did_you_mean
+from vidclf.config import Choice, Dimension, InputError, PathKey, Range, did_you_mean
+from vidclf.data.clips import ClipSet
+from vidclf.models import networks, training
 from vidclf.models.base import ExperimentConfig, ModelConfig
+from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.estimators import ClassicalClassifier
-from vidclf.models.feature_store import Framing
+from vidclf.models.feature_store import Framing, build_features
 from vidclf.models.features import FEATURES, compute_features
+from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+from vidclf.models.weights import load_backbone
 
-DEFAULT_SIZE = 112
-"""Edge of the square that features see, in pixels, where the config names none."""
+DEFAULT_SIZE = networks.UNTRAINED.size
+"""Edge of the square that features see, in pixels, where neither config nor network names one."""
 _BINS = 32
 """Values that boosting tells apart: more take longer (4 times at 255), and sets of clips are small."""
 
@@ -37,7 +42,7 @@ FeatureNames = Annotated[
     # As text, so that a value that a study chose equals the config's.
     PlainSerializer("+".join),
 ]
-"""Names of `FEATURES`: in a file a list, or a text as ``hog+flow``, which a study can choose among."""
+"""Of `FEATURES` and ``deep``: in a file a list, or a text as ``hog+flow``, which a study can choose among."""
 
 
 class ClassicalConfig(ModelConfig):
@@ -45,7 +50,12 @@ class ClassicalConfig(ModelConfig):
 
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
-    ``history``; a list, or joined as ``hog+flow``."""
+    ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
+    network: str | None = None
+    """With ``deep``: a key of `vidclf.models.networks.NETWORKS`."""
+    weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
+    """With ``deep``: ``pretrained`` (torchvision's; also where unset), ``none`` (random, by ``seed``), or a
+    file of the torchvision network's weights."""
     scale: Literal["standard", "block", "none"] = "standard"
     """``standard``: each value to mean 0 and deviation 1; ``block``: then features weigh alike as wholes."""
     pca: int | float = 0
@@ -55,11 +65,10 @@ class ClassicalConfig(ModelConfig):
     @field_validator("features")
     @classmethod
     def _known(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        known = [*FEATURES, DEEP]
         for name in features:
-            if name not in FEATURES:
-                raise ValueError(
-                    f"{name!r} is none of {', '.join(FEATURES)}{did_you_mean(name, list(FEATURES))}"
-                )
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(known)}{did_you_mean(name, known)}")
         if len(set(features)) < len(features):
             raise ValueError("names repeat")
         return features
@@ -70,6 +79,35 @@ class ClassicalConfig(ModelConfig):
         if pca < 0 or (pca >= 1 and isinstance(pca, float)):
             raise ValueError("should be 0, a whole number of components, or a share between 0 and 1")
         return pca
+
+    @model_validator(mode="after")
+    def _network(self) -> Self:
+        if DEEP not in self.features:
+            idle = [f"model.{key}" for key in ("network", "weights") if getattr(self, key) is not None]
+            if idle:
+                raise ValueError(f"{' and '.join(idle)}: no effect without the feature deep")
+            return self
+        known = list(NETWORKS)
+        if self.network is None:
+            raise ValueError(f"the feature deep needs model.network: one of {', '.join(known)}")
+        if self.network not in known:
+            raise ValueError(
+                f"network = {self.network!r} is none of {', '.join(known)}{did_you_mean(self.network, known)}"
+            )
+        try:
+            self.preprocessing()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def deep(self) -> tuple[str, str] | None:
+        """Network and weights of the feature ``deep``, ``None`` without it."""
+        return (self.network, self.weights or "pretrained") if self.network else None
+
+    def preprocessing(self) -> Preprocessing:
+        """What the network's weights want; without one, that of untrained ones."""
+        deep = self.deep()
+        return networks.preprocessing(*deep) if deep else networks.UNTRAINED
 
 
 class WeightedConfig(ClassicalConfig):
@@ -105,10 +143,12 @@ class SvmConfig(WeightedConfig):
         if self.kernel not in ("chi2", "intersection"):
             return self
         mends = []
-        others = [name for name in self.features if not FEATURES[name].histogram]
+        histograms = [name for name, spec in FEATURES.items() if spec.histogram]
+        others = [name for name in self.features if name not in histograms]
         if others:
-            histograms = ", ".join(name for name, spec in FEATURES.items() if spec.histogram)
-            mends.append(f"take {', '.join(others)} out of model.features (histograms are {histograms})")
+            mends.append(
+                f"take {', '.join(others)} out of model.features (histograms are {', '.join(histograms)})"
+            )
         if self.scale != "none":
             mends.append('set model.scale = "none"')
         if self.pca:
@@ -166,7 +206,7 @@ class KnnConfig(ClassicalConfig):
     """How many training clips vote, all of them where there are fewer."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance of two clips."""
-    weights: Literal["uniform", "distance"] = "uniform"
+    vote: Literal["uniform", "distance"] = "uniform"
     """``distance``: a vote weighs 1 / its clip's distance."""
 
 
@@ -178,7 +218,7 @@ class MajorityConfig(ModelConfig):
 
 
 class ClassicalExperiment(ExperimentConfig):
-    """An experiment with features; ``data.normalize`` has no effect on it."""
+    """An experiment with features; ``data.normalize`` has an effect on ``deep`` only."""
 
     model: ClassicalConfig
     """The model and its features."""
@@ -186,8 +226,7 @@ class ClassicalExperiment(ExperimentConfig):
     @property
     def framing(self) -> Framing:
         """The frames and pixels that the features see."""
-        size = self.data.size or DEFAULT_SIZE
-        return Framing(self.data.frames, size, self.data.resize or size)
+        return Framing(self.data.frames, *self.model.preprocessing().edges(self.data.size, self.data.resize))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,17 +235,30 @@ class ClassicalExperiment(ExperimentConfig):
             raise ValueError(f"data.size = {size} is larger than data.store_side = {self.data.store_side}")
         if size > np.min(resize):
             raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
+        if self.model.network:
+            networks.check_input(self.model.network, self.data.frames, size)
         return self
 
     def resolved(self) -> Self:
-        framing = self.framing
+        framing, deep = self.framing, self.model.deep()
         data = self.data.model_copy(update={"size": framing.size, "resize": framing.resize})
-        return self.model_copy(update={"data": data})
+        model = self.model.model_copy(update={"weights": deep[1]} if deep else {})
+        return self.model_copy(update={"data": data, "model": model})
+
+    def check_weights(self) -> None:
+        if deep := self.model.deep():
+            load_backbone(*deep)
+
+    def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
+        names = [name for name in self.model.features if name != DEEP]
+        if names:
+            build_features(clips, names, self.framing, progress)
 
     def shape(self) -> Mapping[str, Any]:
         return {
             "model.kind": self.kind,
             "model.features": self.model.features,
+            **({"model.network": self.model.network} if self.model.network else {}),
             "data.frames": self.data.frames,
             "data.size": self.framing.size,
             "data.resize": self.framing.resize,
@@ -293,7 +345,7 @@ KNN_SPACE: dict[str, Dimension] = {
     **_SHARED_SPACE,
     "model.neighbours": Range(low=1, high=15),
     "model.metric": Choice(choices=("euclidean", "cosine")),
-    "model.weights": Choice(choices=("uniform", "distance")),
+    "model.vote": Choice(choices=("uniform", "distance")),
 }
 
 
@@ -356,7 +408,7 @@ def build_boosting(experiment: BoostingExperiment, classes: Sequence[str]) -> Cl
 def build_knn(experiment: KnnExperiment, classes: Sequence[str]) -> ClassicalClassifier:
     """Untrained nearest neighbours, the shares of their votes to be calibrated: they are few and coarse."""
     model = experiment.model
-    knn = NearestNeighbours(model.neighbours, model.metric, model.weights)
+    knn = NearestNeighbours(model.neighbours, model.metric, model.vote)
     return _classifier(experiment, classes, knn)
 
 
@@ -384,12 +436,13 @@ def _classifier(
     calibrate: bool = True,
 ) -> ClassicalClassifier:
     """The estimator behind the scaling and the components that the experiment names."""
-    model = experiment.model
+    model, deep = experiment.model, _deep_features(experiment)
     steps: list[Any] = []
     if model.scale == "standard":
         steps.append(StandardScaler())
     elif model.scale == "block":
-        steps.append(BlockScaler(block_lengths(model.features, experiment.framing.size)))
+        given = {DEEP: NETWORKS[deep.network].width} if deep else {}
+        steps.append(BlockScaler(block_lengths(model.features, experiment.framing.size, given)))
     if model.pca:
         steps.append(PrincipalComponents(model.pca))
     return ClassicalClassifier(
@@ -400,10 +453,32 @@ def _classifier(
         seed=experiment.seed,
         calibrate=calibrate,
         balanced=isinstance(model, WeightedConfig) and model.class_weight == "balanced",
+        deep=deep,
     )
 
 
-def block_lengths(features: Sequence[str], size: int) -> list[int]:
-    """Number of values of each feature on squares of ``size`` pixels."""
+def _deep_features(experiment: ClassicalExperiment) -> DeepFeatures | None:
+    """The feature ``deep``, in the precision that a neural kind would choose here."""
+    deep = experiment.model.deep()
+    if deep is None:
+        return None
+    own = experiment.model.preprocessing()
+    statistics = networks.statistics(experiment.data.normalize, own)
+    return DeepFeatures(
+        *deep,
+        framing=experiment.framing,
+        interpolation=own.interpolation,
+        mean=statistics.mean,
+        std=statistics.std,
+        precision=training.auto_precision(),
+        seed=experiment.seed,
+    )
+
+
+def block_lengths(features: Sequence[str], size: int, given: Mapping[str, int] | None = None) -> list[int]:
+    """Number of values of each feature on squares of ``size`` pixels, or as ``given``."""
+    lengths = dict(given or {})
     blank = np.zeros((1, size, size, 3), dtype=np.uint8)
-    return [len(vector) for vector in compute_features(blank, features).values()]
+    vectors = compute_features(blank, [name for name in features if name not in lengths])
+    lengths |= {name: len(vector) for name, vector in vectors.items()}
+    return [lengths[name] for name in features]

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -160,6 +161,12 @@ class NeuralClassifier:
         ):
             yield
 
+    def initialise(self) -> None:
+        """Makes the network with random weights, which is enough to be timed."""
+        with self._reproducible():
+            torch.manual_seed(self.seed)
+            self._build("none")
+
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
         device = _device()
@@ -290,14 +297,27 @@ class NeuralClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
+        return self._over_views(
+            clips, self.classes, lambda inputs: self.forward_.logits(inputs).double().softmax(dim=1)
+        )
+
+    def embed(self, clips: ClipSet) -> NDArray[np.float64]:
+        """The pooled features before the head, the mean over the evaluation views; shape (clips, width)."""
+        width = self.network_.width
+        return self._over_views(clips, width, lambda inputs: self.forward_.embeddings(inputs).double())
+
+    def _over_views(
+        self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]
+    ) -> NDArray[np.float64]:
+        """What ``compute`` makes of the clips, the mean over their evaluation views; shape (clips, width)."""
         self.network_.eval()
         batches = training.batches(range(len(clips)), self.batch_size)
-        total = np.zeros((len(clips), self.classes))
+        total = np.zeros((len(clips), width))
         for view in self.forward_.views.evaluation():
             for indices, inputs in zip(batches, self.forward_.inputs(clips, batches, view), strict=True):
                 with torch.inference_mode():
-                    probabilities = self.forward_.logits(inputs).double().softmax(dim=1)
-                total[indices] += probabilities.cpu().numpy()
+                    values = compute(inputs)
+                total[indices] += values.cpu().numpy()
         return total / self.eval_views
 
     def _weights(self) -> dict[str, Tensor]:

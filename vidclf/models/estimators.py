@@ -24,8 +24,10 @@ from skops.io.exceptions import UntrustedTypesFoundException
 
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
+from vidclf.data.video import Frames
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.feature_store import Framing, feature_matrix
+from vidclf.models.deep import DEEP, DeepFeatures
+from vidclf.models.feature_store import Framing, feature_matrix, square_view
 from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -62,18 +64,20 @@ class ClassicalClassifier:
         seed: int,
         calibrate: bool = True,
         balanced: bool = False,
+        deep: DeepFeatures | None = None,
     ) -> None:
         """An untrained classifier.
 
         Args:
             estimator: Unfitted, with ``decision_function`` or ``predict_proba``.
             classes: All classes, sorted.
-            features: Names of `FEATURES`, at least one unless the estimator looks at none.
+            features: Names of `FEATURES`, or ``deep``; at least one unless the estimator looks at none.
             framing: The frames and pixels that the features see.
             seed: Of the folds of the calibration.
             calibrate: Whether to calibrate; else the estimator's own probabilities are kept.
             balanced: Whether clips of rarer classes weigh more in the calibration, as they should where the
                 estimator was fitted so: sigmoids of unweighted clips would undo that.
+            deep: What computes the feature ``deep``, where it is among ``features``.
         """
         self._estimator = estimator
         self._classes = tuple(classes)
@@ -82,10 +86,11 @@ class ClassicalClassifier:
         self._seed = seed
         self._calibrate = calibrate
         self._balanced = balanced
+        self._deep = deep
 
     def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
         """Trains on ``train``; ``val`` and ``checkpoint`` are not looked at, nothing is reported."""
-        values = feature_matrix(train, self._features, self._framing)
+        values = self._matrix(train, self._features)
         self.calibration_: Literal["groups", "clips", "none", "own"] = "own"
         self.folds_ = 0
         if self._calibrate:
@@ -112,7 +117,16 @@ class ClassicalClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities, shape (clips, classes); a class without training clips has 0."""
-        values = feature_matrix(clips, self._features, self._framing)
+        return self.probabilities(self._matrix(clips, self._features))
+
+    def _matrix(self, clips: ClipSet, names: Sequence[str]) -> NDArray[np.float64]:
+        """Some of the features side by side, shape (clips, values)."""
+        if self._deep is None or DEEP not in names:
+            return feature_matrix(clips, names, self._framing)
+        return feature_matrix(clips, names, self._framing, {DEEP: self._deep.matrix(clips)})
+
+    def probabilities(self, values: NDArray[np.float64]) -> Probabilities:
+        """As `predict_proba`, of clips whose features stand side by side in ``values``, (clips, values)."""
         if hasattr(self.estimator_, "predict_proba"):
             known = self.estimator_.predict_proba(values)
         else:
@@ -120,9 +134,33 @@ class ClassicalClassifier:
             # Of two classes scikit-learn gives the second's score only.
             scores = np.stack([np.zeros(len(scores)), scores], axis=1) if scores.ndim == 1 else scores
             known = softmax(scores, axis=1)
-        probabilities = np.zeros((len(clips), len(self._classes)))
+        probabilities = np.zeros((len(values), len(self._classes)))
         probabilities[:, self.estimator_.classes_] = known
         return probabilities
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in their order."""
+        return self._features
+
+    def blocks(self, clips: ClipSet) -> dict[str, NDArray[np.float64]]:
+        """The values of each feature by its name, in the order of the features, (clips, values) each."""
+        return {name: self._matrix(clips, [name]) for name in self._features}
+
+    def view(self, clips: ClipSet, index: int) -> Frames:
+        """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
+        frames = clips.frames(index, self._framing.frames)
+        return square_view(frames, self._framing.size, self._framing.resize)
+
+    def embed(self, clips: ClipSet) -> NDArray[np.float64]:
+        """The features as scaled and reduced for the estimator, shape (clips, width)."""
+        fitted = self.estimator_
+        if isinstance(fitted, CalibratedClassifierCV):
+            fitted = fitted.calibrated_classifiers_[0].estimator
+        values = self._matrix(clips, self._features)
+        for _, step in fitted.steps[:-1] if isinstance(fitted, Pipeline) else ():
+            values = step.transform(values)
+        return values
 
     def describe(self) -> Mapping[str, float]:
         """Sizes of the fitted model.
@@ -131,11 +169,13 @@ class ClassicalClassifier:
             ``size/parameters``: the numbers that predictions are computed from: those of scaling,
             components and sigmoids, and an SVM's support vectors, their coefficients and offsets, a linear
             model's coefficients and offsets, the features, thresholds and leaves of trees, the training
-            clips that neighbours and histogram kernels keep. Where the probabilities are not the
+            clips that neighbours and histogram kernels keep, and the network behind the feature
+            ``deep``. Where the probabilities are not the
             estimator's own also ``calibration/folds`` (0: uncalibrated) and ``calibration/grouped``
             (1: folds kept groups whole).
         """
-        sizes = {"size/parameters": float(_learned(self.estimator_))}
+        network = self._deep.parameters() if self._deep else 0
+        sizes = {"size/parameters": float(_learned(self.estimator_) + network)}
         if self.calibration_ == "own":
             return sizes
         grouped = float(self.calibration_ == "groups")
@@ -152,6 +192,7 @@ class ClassicalClassifier:
             "seed": self._seed,
             "calibration": self.calibration_,
             "folds": self.folds_,
+            **({DEEP: self._deep.save(directory)} if self._deep else {}),
         }
         (directory / ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
 
@@ -250,14 +291,16 @@ def load(directory: Path) -> ClassicalClassifier:
     except UntrustedTypesFoundException as error:
         raise InputError(f"{directory / ESTIMATOR}: not loaded, it could run foreign code: {error}") from None
     resize = arguments["resize"]
+    framing = Framing(
+        arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)
+    )
     classifier = ClassicalClassifier(
         estimator,
         classes=arguments["classes"],
         features=arguments["features"],
-        framing=Framing(
-            arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)
-        ),
+        framing=framing,
         seed=arguments["seed"],
+        deep=DeepFeatures.load(directory, framing, **arguments[DEEP]) if DEEP in arguments else None,
     )
     classifier.estimator_ = estimator
     classifier.calibration_, classifier.folds_ = arguments["calibration"], arguments["folds"]

@@ -6,12 +6,12 @@ found equals one that was computed to the last bit; beside a decoded clip it is
 small (20 KB at most, a clip takes megabytes).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import content_digest
 from vidclf.data.video import Frames
 from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -79,37 +81,65 @@ def build_features(
 ) -> None:
     """Computes the features that stored clips lack, in all threads that this process may use.
 
+    It ends with the cache's room: what is not kept would be computed for nothing.
+
     Args:
         clips: The clips.
         names: Of `FEATURES`.
         framing: The frames and pixels that the features see.
         progress: Called after each clip.
     """
-    for _ in _vectors(clips, names, framing):
+    full = False
+
+    def build(index: int) -> None:
+        nonlocal full
+        lacking = [key for key in _keys(clips, names, framing, index).values() if not key.entry.exists()]
+        if lacking and not full:
+            _clip_vector(clips, names, framing, {}, index)
+            full = full or not all(key.entry.exists() for key in lacking)
+
+    for _ in _mapped(build, len(clips)):
         progress()
 
 
-def feature_matrix(clips: ClipSet, names: Sequence[str], framing: Framing) -> Vector:
+def feature_matrix(
+    clips: ClipSet, names: Sequence[str], framing: Framing, given: Mapping[str, Vector] | None = None
+) -> Vector:
     """The features of every clip side by side, shape (clips, values).
 
     Vectors of stored clips are computed once and kept as far as the cache has
     room; clips without a store are computed at every call.
+
+    Args:
+        clips: The clips.
+        names: Of `FEATURES`, or of ``given``.
+        framing: The frames and pixels that the features see.
+        given: Features that were computed elsewhere, shape (clips, values) each.
     """
-    return np.stack(list(_vectors(clips, names, framing)))
+    vectors = _mapped(partial(_clip_vector, clips, names, framing, given or {}), len(clips))
+    return np.stack(list(vectors))
 
 
-def _vectors(clips: ClipSet, names: Sequence[str], framing: Framing) -> Iterator[Vector]:
-    """The clips' vectors, in order."""
+def _mapped(function: Callable[[int], Made], count: int) -> Iterator[Made]:
+    """Of each index below ``count``, in order, from all threads that this process may use."""
     with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
-        yield from pool.map(partial(_clip_vector, clips, names, framing), range(len(clips)))
+        yield from pool.map(function, range(count))
 
 
-def _clip_vector(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> Vector:
-    keys: dict[str, _Key] = {}
-    if clips.store:
-        content = content_digest(clips.paths[index])
-        keys = {name: _Key(content, clips.store, framing, name, FEATURES[name].version) for name in names}
-    known = {name: vector for name, key in keys.items() if (vector := _read(key)) is not None}
+def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> dict[str, _Key]:
+    """Of each feature of a clip; none for a clip without a store."""
+    if not clips.store:
+        return {}
+    content = content_digest(clips.paths[index])
+    return {name: _Key(content, clips.store, framing, name, FEATURES[name].version) for name in names}
+
+
+def _clip_vector(
+    clips: ClipSet, names: Sequence[str], framing: Framing, given: Mapping[str, Vector], index: int
+) -> Vector:
+    keys = _keys(clips, [name for name in names if name not in given], framing, index)
+    known = {name: block[index] for name, block in given.items()}
+    known |= {name: vector for name, key in keys.items() if (vector := _read(key)) is not None}
     missing = [name for name in names if name not in known]
     if missing:
         view = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
@@ -122,12 +152,9 @@ def _clip_vector(clips: ClipSet, names: Sequence[str], framing: Framing, index: 
 def _read(key: _Key) -> Vector | None:
     if key in _MEMO:
         return _MEMO[key]
-    try:
-        # Not memory-mapped: of so small a file that takes three times as long as reading it.
-        vector: Vector = np.load(key.entry)
-    except FileNotFoundError:
-        return None
-    return _remember(key, vector)
+    # Not memory-mapped: of so small a file that takes three times as long as reading it.
+    vector: Vector | None = cache.load(key.entry)
+    return None if vector is None else _remember(key, vector)
 
 
 def _keep(key: _Key, vector: Vector) -> None:

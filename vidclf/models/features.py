@@ -32,7 +32,7 @@ _DIRECTIONS = 8
 """Orientation bins of the motion; the first is centred on the right."""
 _FLOW_CELLS = (3, 4, 4)
 """Cells of the motion's histograms: parts of the clip's duration, rows, columns."""
-_STILL = 0.005
+STILL = 0.005
 """Motion between two frames below this share of the frame's edge counts as none."""
 _UNIFORM = 0.03
 """Motion that changes by less, in pixels a pixel, counts as uniform."""
@@ -93,11 +93,19 @@ def gradient_histograms(pixels: Pixels) -> Vector:
         Shape (2592,) where S is a multiple of 7 (a rest may add cells), values 0 to 1: means, then
         deviations.
     """
-    cell = pixels.frames.shape[1] // _HOG_CELLS
-    histograms = np.stack(
-        [hog(frame, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)) for frame in pixels.grey]
-    )
+    histograms = np.stack([hog(frame, **_hog_arguments(frame)) for frame in pixels.grey])
     return np.concatenate([histograms.mean(axis=0), histograms.std(axis=0)])
+
+
+def gradient_drawing(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The cells that `gradient_histograms` sees in a grey frame, (S, S), each as a star of edges; (S, S)."""
+    drawing: NDArray[np.float64] = hog(frame, **_hog_arguments(frame), visualize=True)[1]
+    return drawing
+
+
+def _hog_arguments(frame: NDArray[np.uint8]) -> dict[str, tuple[int, int]]:
+    cell = len(frame) // _HOG_CELLS
+    return {"pixels_per_cell": (cell, cell), "cells_per_block": (2, 2)}
 
 
 def flow_orientations(pixels: Pixels) -> Vector:
@@ -112,7 +120,7 @@ def flow_orientations(pixels: Pixels) -> Vector:
         pixels that move in each of 8 directions, clockwise from the right as seen on the screen, and of
         those that stand still: 9 values that sum to 1.
     """
-    return _orientation_shares(pixels.flow, _STILL * pixels.frames.shape[1])
+    return _orientation_shares(pixels.flow, STILL * pixels.frames.shape[1])
 
 
 def flow_histograms(pixels: Pixels) -> Vector:

@@ -17,6 +17,8 @@ from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import View, Views
 
 _LARGEST = torch.finfo(torch.float16).max
+_POOLED_AT_ONCE = 8
+"""Clips that go through a network together where only its pooled features are wanted."""
 
 
 class Forward:
@@ -79,6 +81,30 @@ class Forward:
                 logits = self.network.head(self.network.features(inputs.float()))
         return logits.float()
 
+    def embeddings(self, inputs: Tensor) -> Tensor:
+        """float32 (B, width): the pooled features that the head makes `logits` of."""
+        with self._autocast(), self._gradients():
+            pixels = inputs.dtype == torch.uint8
+            maps = self.network.prefix(self._normalised(inputs)) if pixels else inputs.float()
+            return self.network.features(maps).float()
+
+    def pooled(self, clips: ClipSet) -> Tensor:
+        """The features before the head as they are kept, all stages frozen: float16 (clips, width)."""
+        (view,) = self.views.evaluation()
+        # Also those that are not kept one by one on a CPU, so that every bit is the same.
+        size = 1 if self.views.device.type == "cpu" else _POOLED_AT_ONCE
+        batches = training.batches(range(len(clips)), size)
+        rows = [
+            self._frozen(inputs) if inputs.dtype == torch.uint8 else inputs
+            for inputs in self.inputs(clips, batches, view)
+        ]
+        return torch.cat(rows)
+
+    def _frozen(self, pixels: Tensor) -> Tensor:
+        """The frozen part's float16 output of pixels (B, T, 3, size, size), as it is kept."""
+        with torch.no_grad(), self._autocast():
+            return self.network.prefix(self._normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
+
     def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> list[Tensor]:
         """Of each clip what was kept of the view, else its pixels."""
         items = []
@@ -94,9 +120,7 @@ class Forward:
         size = 1 if self.views.device.type == "cpu" else max(1, len(lacking))
         for places in training.batches(lacking, size):
             pixels = torch.stack([loaded[place] for place in places])
-            with torch.no_grad(), self._autocast():
-                outputs = self.network.prefix(self._normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
-            for place, output in zip(places, outputs, strict=True):
+            for place, output in zip(places, self._frozen(pixels), strict=True):
                 kept.keep(entries[place], output)
                 loaded[place] = output
 

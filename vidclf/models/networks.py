@@ -206,6 +206,18 @@ class Preprocessing:
             interpolation=transforms.interpolation.value,
         )
 
+    def edges(
+        self, size: int | None, resize: int | tuple[int, int] | None
+    ) -> tuple[int, int | tuple[int, int]]:
+        """Crop and resize edges, these where they are given; the own resize is scaled with another crop."""
+        size = size or self.size
+        if resize is not None:
+            return size, resize
+        if isinstance(self.resize, int):
+            return size, round(self.resize * size / self.size)
+        height, width = (round(edge * size / self.size) for edge in self.resize)
+        return size, (height, width)
+
 
 IMAGENET = Preprocessing.of_weights(models.ResNet18_Weights.IMAGENET1K_V1)
 KINETICS = Preprocessing.of_weights(video.R3D_18_Weights.KINETICS400_V1)
@@ -222,6 +234,24 @@ def preprocessing(network: str, weights: str) -> Preprocessing:
     if weights == "pretrained":
         return Preprocessing.of_weights(published_weights(network))
     return UNTRAINED if weights == "none" or spec.weights is None else Preprocessing.of_weights(spec.weights)
+
+
+def statistics(normalize: str, own: Preprocessing) -> Preprocessing:
+    """Whose channel mean and deviation ``data.normalize`` asks for."""
+    return {"imagenet": IMAGENET, "kinetics": KINETICS, "weights": own}[normalize]
+
+
+def check_input(network: str, frames: int, size: int) -> None:
+    """Refuses clips that are too short or too small for the network.
+
+    Raises:
+        ValueError: Names the key and the least that the network takes.
+    """
+    spec = NETWORKS[network]
+    if frames < spec.min_frames:
+        raise ValueError(f"data.frames = {frames}: {network} takes no fewer than {spec.min_frames}")
+    if size < spec.min_size:
+        raise ValueError(f"data.size = {size}: {network} takes no less than {spec.min_size} pixels")
 
 
 def published_weights(network: str) -> WeightsEnum:

@@ -112,16 +112,9 @@ class NeuralExperiment(ExperimentConfig):
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
-        spec, data = NETWORKS[self.model.network], self.data
+        data = self.data
         size, resize = self._size_and_resize()
-        if data.frames < spec.min_frames:
-            raise ValueError(
-                f"data.frames = {data.frames}: {self.model.network} takes no fewer than {spec.min_frames}"
-            )
-        if size < spec.min_size:
-            raise ValueError(
-                f"data.size = {size}: {self.model.network} takes no less than {spec.min_size} pixels"
-            )
+        networks.check_input(self.model.network, data.frames, size)
         if size > data.store_side:
             raise ValueError(f"data.size = {size} is larger than data.store_side = {data.store_side}")
         if size > (resize if isinstance(resize, int) else min(resize)):
@@ -129,15 +122,7 @@ class NeuralExperiment(ExperimentConfig):
         return self
 
     def _size_and_resize(self) -> tuple[int, int | tuple[int, int]]:
-        """Crop and resize edges; the weights' own resize is scaled along with another crop."""
-        own = self.model.preprocessing()
-        size = self.data.size or own.size
-        if self.data.resize is not None:
-            return size, self.data.resize
-        if isinstance(own.resize, int):
-            return size, round(own.resize * size / own.size)
-        height, width = (round(edge * size / own.size) for edge in own.resize)
-        return size, (height, width)
+        return self.model.preprocessing().edges(self.data.size, self.data.resize)
 
     def resolved(self) -> Self:
         """This config with sizes, normalisation, stop monitor and precision as they are here.
@@ -150,11 +135,15 @@ class NeuralExperiment(ExperimentConfig):
         normalize = "imagenet" if untrained and self.data.normalize == "weights" else self.data.normalize
         precision = self.train.precision
         if precision == "auto":
-            precision = "bf16" if training.bf16_is_native() and training.bf16_agrees() else "fp32"
+            precision = training.auto_precision()
         data = self.data.model_copy(update={"size": size, "resize": resize, "normalize": normalize})
         stop_monitor = self.train.stop_monitor or self.train.monitor
         train = self.train.model_copy(update={"precision": precision, "stop_monitor": stop_monitor})
         return self.model_copy(update={"data": data, "train": train})
+
+    @property
+    def timed_untrained(self) -> bool:
+        return True
 
     def notes(self, train: int, val: int) -> list[str]:
         """What the activation cache is going to hold of so many clips."""
@@ -253,11 +242,7 @@ def _size(size: float) -> str:
 def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:
     experiment = experiment.resolved()
     model, data = experiment.model, experiment.data
-    statistics = {
-        "imagenet": networks.IMAGENET,
-        "kinetics": networks.KINETICS,
-        "weights": model.preprocessing(),
-    }[data.normalize]
+    statistics = networks.statistics(data.normalize, model.preprocessing())
     return NeuralClassifier(
         classes=len(classes),
         **{"pooling": "avg", **model.model_dump(exclude={"kind"})},

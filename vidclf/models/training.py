@@ -113,6 +113,11 @@ def bf16_agrees() -> bool:
     return bool((exact - rounded).abs().max() < 0.02 * exact.abs().max())
 
 
+def auto_precision() -> Precision:
+    """What ``auto`` means here."""
+    return "bf16" if bf16_is_native() and bf16_agrees() else "fp32"
+
+
 def make_optimizer(
     backbone: nn.Module,
     head: Sequence[nn.Parameter],

@@ -97,7 +97,8 @@ class VideoNetwork(nn.Module):
         self.stages = nn.Sequential(OrderedDict(stages))
         self.pooling = _pooling(dims, pooling, width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
-        self.dims, self.frozen_stages, self.frozen_norm = dims, frozen_stages, frozen_norm
+        self.dims, self.width = dims, width
+        self.frozen_stages, self.frozen_norm = frozen_stages, frozen_norm
         self.memory_format = torch.channels_last if dims == 2 else torch.channels_last_3d
         learned = pooling == "attention"
         self.fixed_poolings = len(self.pooling) - learned if frozen_stages == len(self.stages) else 0

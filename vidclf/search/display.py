@@ -54,6 +54,10 @@ class StudyState:
     used: int = 0
     since_best: int = 0
 
+    def hourly(self) -> float:
+        """Trials an hour in this session."""
+        return self.finished_here / (time.monotonic() - self.started) * 3600
+
     def seconds_left(self) -> float | None:
         """From the mean time of this session's trials; ``None`` before the first has finished."""
         if not self.finished_here:
@@ -125,7 +129,7 @@ def _panel(state: StudyState) -> Group:
         ProgressBar(total=state.total, completed=state.used, width=32),
         f"{state.used}/{state.total} trials",
         "  ".join(f"{count} {name}" for name, count in state.counts.items() if count),
-        f"about {clock(left)} left" if left is not None else "",
+        f"{state.hourly():.0f} trials/h  about {clock(left)} left" if left is not None else "",
     )
     running = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
     for heading in ("running", "base", "epoch", state.metric, "time"):

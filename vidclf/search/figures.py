@@ -212,7 +212,7 @@ def timeline(overview: Overview) -> Figure | None:
     bars: dict[str, list[tuple[TrialRow, datetime, datetime]]] = defaultdict(list)
     for row in overview.rows:
         trial = overview.trials[row.number]
-        if trial.datetime_start is not None:
+        if trial.datetime_start is not None and row.state != "waiting":  # asked for ahead: not begun
             large = row.state == "pruned" and not row.feasible
             end = trial.datetime_complete or datetime.now()
             bars["infeasible" if large else row.state].append((row, trial.datetime_start, end))

@@ -18,12 +18,13 @@ from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.data.report import write_report
 from vidclf.experiment import dataset_record, divided, provenance
+from vidclf.repeats import Repeats
 from vidclf.search import page
 from vidclf.search.checks import mend_runs
 from vidclf.search.display import Display, StudyState
 from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
-from vidclf.search.record import OpenStudy
+from vidclf.search.record import CONTENDED, OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.study import StudyDefinition
 from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
@@ -179,6 +180,7 @@ def _supervisor(
         tags=tags,
         dataset=_dataset(definition),
         register=deliverer.register,
+        clip=_a_clip(definition),
         settled=refresher.settled,
     )
 
@@ -199,7 +201,7 @@ def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker],
     unknown: dict[str, Path] = {}
     for trial in opened.trials([TrialState.COMPLETE]):
         shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
-        if shape and opened.latency(shape) is None and model.exists():
+        if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
             unknown.setdefault(shape, model)
     if unknown:
         while len(crew) > 1:
@@ -207,9 +209,7 @@ def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker],
         if not crew:
             crew += hire(definition, 1)
         shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
-        base = next(iter(definition.space.bases.values()))
-        clip = divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
-        for shape, metrics in measure_latencies(unknown, clip, crew[0], shown.line):
+        for shape, metrics in measure_latencies(unknown, _a_clip(definition), crew[0], shown.line):
             opened.set_latency(shape, metrics)
     for trial in opened.trials([TrialState.COMPLETE]):
         attempt = opened.attempt(trial.number)
@@ -224,7 +224,7 @@ def _close(
     """Writes the study's page, delivers everything, and keeps the best models."""
     own = opened.own_attempt
     rows = opened.rows()
-    page.refresh(opened, own)
+    _refresh(opened, own, shown.line)
     data_page = own.artifacts / "data.html"
     if ending != "interrupted" and not data_page.exists():
         manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
@@ -247,6 +247,15 @@ def _close(
                 deliver_model(Deliverer(opened.store), opened.attempt(row.number))
             except InputError as error:
                 shown.line(f"warning: {error}")
+
+
+def _a_clip(definition: StudyDefinition) -> Path:
+    """What latencies are measured on: the first clip of val."""
+    base = next(iter(definition.space.bases.values()))
+    first = definition.file.objectives[0]
+    if first.repeats > 1:
+        base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
+    return divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
@@ -282,12 +291,19 @@ class Refresher:
                 return
             self._news.clear()
             begun = time.monotonic()
-            try:
-                page.refresh(self._opened, self._own)
-            except Exception as error:  # a page that cannot be drawn, or a full disk, ends no study
-                self._say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
+            if not _refresh(self._opened, self._own, self._say):
                 return
             self._closing.wait(max(_REFRESH_SECONDS, _REFRESH_SHARE * (time.monotonic() - begun)))
+
+
+def _refresh(opened: OpenStudy, own: Attempt, say: Callable[[str], None]) -> bool:
+    """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
+    try:
+        page.refresh(opened, own)
+    except Exception as error:
+        say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
+        return False
+    return True
 
 
 def gpu_count() -> int:

@@ -6,13 +6,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import compare, config, profiling
+from vidclf.compare import TrialRow
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.search import display as screen
@@ -29,9 +31,29 @@ from vidclf.search.reconcile import (
     settle,
     settle_or_interrupt,
 )
-from vidclf.search.record import AHEAD, BASE, DIED, INTERRUPTED, Budget, OpenStudy, counts
+from vidclf.search.record import (
+    AHEAD,
+    BASE,
+    CONTENDED,
+    DIED,
+    INTERRUPTED,
+    LATENCIES,
+    Budget,
+    OpenStudy,
+    counts,
+)
 from vidclf.search.space import Space
-from vidclf.search.worker import LatencyTask, Measured, Progress, RunTask, Verdict, Worker
+from vidclf.search.worker import (
+    LatencyTask,
+    Measured,
+    Message,
+    Paused,
+    Progress,
+    Resume,
+    RunTask,
+    Verdict,
+    Worker,
+)
 from vidclf.store import Attempt, Identity, Outcome, now_ms
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
@@ -39,6 +61,7 @@ Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "er
 asked to stop, the same error again and again."""
 
 RENEWAL_SECONDS = 15.0
+PAUSE_SECONDS = 5.0
 EXHAUSTED_AFTER = 20
 """Repeated configurations in a row that end a study: its space holds nothing new."""
 ERRORS_IN_A_ROW = 3
@@ -84,6 +107,7 @@ class Supervisor:
         tags: Mapping[str, Mapping[str, str]],
         dataset: Mapping[str, str],
         register: Callable[[Attempt], None],
+        clip: Path,
         settled: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
@@ -99,6 +123,7 @@ class Supervisor:
         tags: Provenance by stem.
         dataset: The data set, as MLflow lists it.
         register: Told of each new attempt folder.
+        clip: What latencies are measured on, where a constraint asks for them.
         settled: Called when a trial has ended.
         """
         self._opened = opened
@@ -112,6 +137,9 @@ class Supervisor:
         self._tags = tags
         self._dataset = dataset
         self._register = register
+        self._clip = clip
+        self._bounds_latency = any(item.metric in LATENCIES for item in opened.constraints)
+        self._held: list[tuple[Worker, Message | None]] = []
         self._settled = settled
         self._running: dict[Worker, Running] = {}
         self._idle: list[Worker] = []
@@ -244,10 +272,71 @@ class Supervisor:
         shape = {**self._machine, **asked.experiment.resolved().shape()}
         trial.set_user_attr("shape", config.digest(shape))
         worker = self._idle.pop()
+        if self._too_slow(worker, running, asked.experiment, config.digest(shape)):
+            self._idle.append(worker)
+            return
         self._running[worker] = running
         self._state.running[trial.number] = screen.TrialState(stem)
         worker.send(RunTask(config.dump(asked.experiment), attempt.folder, self._opened.repeats))
         self._register(attempt)
+
+    def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
+        """Settles a trial whose model is known to be too slow before it is trained."""
+        if not self._bounds_latency:
+            return False
+        if self._opened.latency(shape) is None and experiment.timed_untrained:
+            self._time(worker, LatencyTask(self._clip, experiment=config.dump(experiment)), shape)
+        broken = bound_sizes(self._opened, running.trial, self._trusted_latency(shape))
+        if not broken:
+            return False
+        outcome = Outcome("pruned", f"infeasible: {'; '.join(broken)}", {}, now_ms())
+        config.write_toml(config.dump(experiment), running.attempt.config)
+        running.attempt.finish(outcome)
+        self._register(running.attempt)
+        self._settle(running, outcome)
+        return True
+
+    def _trusted_latency(self, shape: str) -> Mapping[str, float]:
+        """What was measured with nothing else of ours computing."""
+        known = self._opened.latency(shape) or {}
+        return {} if CONTENDED in known else known
+
+    def _time(self, worker: Worker, task: LatencyTask, shape: str) -> None:
+        """Measures a shape's latency on an idle worker, while the others wait."""
+        paused, quiet = self._pause_others()
+        worker.send(task)
+        message = worker.receive()
+        for other in paused:
+            other.send(Resume())
+        if isinstance(message, Measured) and not message.error:
+            marked = {} if quiet else {CONTENDED: 1.0}
+            self._opened.set_latency(shape, {**message.metrics, **marked})
+        elif isinstance(message, Measured):
+            self._shown.line(f"a latency was not measured: {message.error}")
+
+    def _pause_others(self) -> tuple[list[Worker], bool]:
+        """Has the running workers wait; after 5 s without an answer they are left alone.
+
+        One that has sent something instead waits for the answer: it gets that afterwards, and
+        says then that it has paused.
+
+        Returns:
+            Those that said so, and whether none is computing now.
+        """
+        for worker in self._running:
+            worker.pause()
+        waiting = {worker.connection: worker for worker in self._running}
+        paused = []
+        end = time.monotonic() + PAUSE_SECONDS
+        while waiting and (left := end - time.monotonic()) > 0:
+            for ready in multiprocessing.connection.wait(list(waiting), left):
+                worker = waiting.pop(cast(Connection, ready))
+                message = worker.receive()
+                if isinstance(message, Paused):
+                    paused.append(worker)
+                else:
+                    self._held.append((worker, message))
+        return paused, not waiting
 
     def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
@@ -298,25 +387,42 @@ class Supervisor:
 
     def _listen(self) -> bool:
         """Waits half a second at most for news of the workers, and answers them; whether there was any."""
+        held, self._held = self._held, []
+        for worker, message in held:
+            self._hear(worker, message)
         connections = {worker.connection: worker for worker in self._running}
         # A worker that is free must not wait for a question that nobody waits for yet.
         timeout = 0.0 if self._may_ask_ahead() else 0.5
         news = multiprocessing.connection.wait(list(connections), timeout)
         for ready in news:
             worker = next(worker for connection, worker in connections.items() if connection is ready)
-            running = self._running[worker]
-            message = worker.receive()
-            if isinstance(message, Progress):
-                worker.send(self._judge(running, message))
-                continue
-            del self._running[worker]
-            if isinstance(message, Outcome):
-                self._idle.append(worker)
-                self._settle(running, message)
-            else:
-                self._bury(running, worker.death())
-                self._idle.append(worker.replacement())
-        return bool(news)
+            self._hear(worker, worker.receive())
+        return bool(news or held)
+
+    def _hear(self, worker: Worker, message: Message | None) -> None:
+        """Answers one message; ``None`` is the worker's death."""
+        if isinstance(message, Paused):  # too late, or after an answer that it waited for
+            worker.send(Resume())
+            return
+        running = self._running[worker]
+        if isinstance(message, Progress):
+            worker.send(self._judge(running, message))
+            return
+        del self._running[worker]
+        if isinstance(message, Outcome):
+            self._time_once(worker, running, message)
+            self._idle.append(worker)
+            self._settle(running, message)
+        else:
+            self._bury(running, worker.death())
+            self._idle.append(worker.replacement())
+
+    def _time_once(self, worker: Worker, running: Running, outcome: Outcome) -> None:
+        """Measures a trained model of a new shape where a constraint asks for its latency."""
+        shape = str(self._opened.frozen(running.trial.number).user_attrs["shape"])
+        complete = outcome.status == "complete" and running.attempt.model.is_dir()
+        if self._bounds_latency and complete and self._opened.latency(shape) is None:
+            self._time(worker, LatencyTask(self._clip, folder=running.attempt.model), shape)
 
     def _bury(self, running: Running, cause: str) -> None:
         """Settles a trial whose worker has died: it runs again, or is given up."""
@@ -327,8 +433,9 @@ class Supervisor:
             running.attempt.drop_checkpoint()
             cause = f"given up: {cause}" + (f", {died + 1} times in all" if died else "")
         outcome = Outcome("failed", cause, {}, now_ms())
-        running.attempt.finish(outcome)
+        # Optuna first: from a folder that says failed, the next session would give the trial up.
         self._settle(running, outcome, again=again)
+        running.attempt.finish(outcome)
         if again:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
 
@@ -374,6 +481,9 @@ class Supervisor:
                 reason = f"the objective {wanted} is {outcome.metrics.get(wanted, 'missing')}"
                 outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {wanted}")
                 running.attempt.finish(outcome)
+        if outcome.status == "complete" and self._bounds_latency:
+            shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
+            bound_sizes(self._opened, running.trial, self._trusted_latency(shape))
         settle(self._opened, running.trial, outcome, again=again)
         number = running.trial.number
         value = outcome.metrics.get(metric) if outcome.status == "complete" else None
@@ -382,11 +492,11 @@ class Supervisor:
         self._errors.append(outcome.fingerprint)
         self._state.running.pop(number, None)
         self._state.finished_here += 1
-        self._refresh_counts()
+        rows = self._refresh_counts()
         self._settled()
         if running.attempt.model.is_dir():
             self._models.add(number)
-            self._drop_models()
+            self._drop_models(rows)
         if self._state.best:
             self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
         params = {key: item for key, item in running.trial.params.items() if key != BASE}
@@ -404,33 +514,36 @@ class Supervisor:
             )
         )
 
-    def _refresh_counts(self) -> None:
-        rows = self._opened.rows()
+    def _refresh_counts(self) -> list[TrialRow]:
+        """Reads the trials once, for all that is counted; the rows of all."""
+        trials = self._opened.trials()
+        rows = self._opened.rows(trials)
         found = Counter(row.state for row in rows)
         self._state.counts = {
             state: found[state]
             for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
             if found[state]
         }
-        self._state.used = self._opened.logical()
+        self._state.used = self._opened.logical(trials)
         best = compare.ranked(rows, self._opened.objective.direction)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
-        self._state.since_best = _since(self._opened, best[0].number) if best else 0
+        self._state.since_best = _since(trials, best[0].number) if best else 0
+        return rows
 
-    def _drop_models(self) -> None:
+    def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
-        stay = compare.kept(self._opened.rows(), self._opened.objective.direction, self._keep)
+        stay = compare.kept(rows, self._opened.objective.direction, self._keep)
         for number in self._models - {row.number for row in stay}:
             self._opened.attempt(number).drop_model()
             self._models.discard(number)
 
 
-def _since(opened: OpenStudy, best: int) -> int:
+def _since(trials: Sequence[FrozenTrial], best: int) -> int:
     """How many counting trials have ended after trial ``best``."""
-    ended = opened.frozen(best).datetime_complete
+    ended = trials[best].datetime_complete
     return sum(
         counts(trial)
-        for trial in opened.trials()
+        for trial in trials
         if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
     )
 
@@ -455,7 +568,7 @@ def measure_latencies(
         Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
     """
     for shape, folder in models.items():
-        worker.send(LatencyTask(folder, clip))
+        worker.send(LatencyTask(clip, folder))
         message = worker.receive()
         if not isinstance(message, Measured):
             say(f"latency was not measured: {worker.death()}")

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, InputError
+from vidclf.config import Choice, InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare
 from vidclf.repeats import Repeats
@@ -19,7 +19,7 @@ from vidclf.search.points import seed
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.session import gpu_count, hire, run_session
-from vidclf.search.study import StudyDefinition, check_same, load_study, open_study
+from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Ending
 from vidclf.search.worker import Worker
 from vidclf.store import Store
@@ -74,36 +74,6 @@ def plan(request: Request, store: Store) -> StudyDefinition:
         per_gpu=request.per_gpu,
         continued=definition.name,
     )
-
-
-def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
-    """What a study would do, as plain data; creates nothing.
-
-    Raises:
-        InputError: A study of this name asks something else.
-    """
-    file = definition.file
-    stored = check_same(definition, definition.fingerprint(), store)
-    used = find_study(definition.name, store).logical() if stored else 0
-    return {
-        "study": definition.name,
-        "question": file.question,
-        "objective": file.aims(),
-        "used": used,
-        "total": file.budget.trials,
-        "space": [
-            {
-                "base": stem,
-                "key": key,
-                "searched": ", ".join(f"{name} {value}" for name, value in _shown(dimension).items()),
-            }
-            for (stem, key), dimension in definition.space.dimensions.items()
-        ],
-    }
-
-
-def _shown(dimension: Dimension) -> dict[str, Any]:
-    return dimension.model_dump(mode="json", exclude_defaults=True)
 
 
 def tune(

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -32,10 +32,17 @@ class RunTask:
 
 @dataclass(frozen=True)
 class LatencyTask:
-    """Time the model in ``folder`` on one clip, with all cores."""
+    """Time a model on one clip, with all cores.
 
-    folder: Path
+    Attributes:
+        clip: The clip.
+        folder: The saved model.
+        experiment: In place of it: an experiment whose model is as fast untrained.
+    """
+
     clip: Path
+    folder: Path | None = None
+    experiment: Mapping[str, Any] | None = None
 
 
 Task = RunTask | LatencyTask
@@ -64,7 +71,17 @@ class Measured:
     error: str = ""
 
 
-Message = Progress | Outcome | Measured
+@dataclass(frozen=True)
+class Paused:
+    """The answer to a pause: the worker computes nothing until it gets a `Resume`."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on after a pause."""
+
+
+Message = Progress | Outcome | Measured | Paused
 
 
 class Worker:
@@ -89,7 +106,7 @@ class Worker:
         self.stop()
         return Worker(self._threads, self._gpu)
 
-    def send(self, message: Task | Verdict) -> None:
+    def send(self, message: Task | Verdict | Resume) -> None:
         """Sends; a worker that has died is noticed when it is read from."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
@@ -98,9 +115,15 @@ class Worker:
         """The next message, ``None`` where the worker has died."""
         try:
             message: Message = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter also where it died in the middle of a message
             return None
         return message
+
+    def pause(self) -> None:
+        """Asks it to answer `Paused` as soon as it can, and to wait then."""
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGUSR1)
 
     def death(self) -> str:
         """How the process ended, in words."""
@@ -123,16 +146,59 @@ def work(connection: Connection, threads: int, gpu: int | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    line = _Line(connection)
+    signal.signal(signal.SIGUSR1, line.on_signal)
     _end_with_parent()
     # Slow imports: after the signals are set, and before the first task arrives.
     import vidclf.experiment  # noqa: F401, PLC0415
     from vidclf import profiling  # noqa: PLC0415
 
     profiling.use_cores(threads)
+    gc.collect()
+    gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            task: Task = connection.recv()
-            connection.send(_run(task, connection) if isinstance(task, RunTask) else _measure(task))
+            task: Task = line.receive()
+            line.send(_run(task, line) if isinstance(task, RunTask) else _measure(task))
+
+
+class _Line:
+    """The worker's end of the pipe, on which a pause never cuts a message in two."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._busy = self._wanted = False
+
+    def on_signal(self, *_: object) -> None:
+        """A pause is wanted: at once, or when the message under way is through."""
+        if self._busy:
+            self._wanted = True
+        else:
+            self._pause()
+
+    def send(self, message: Message) -> None:
+        self._through(lambda: self._connection.send(message))
+
+    def receive(self) -> Any:
+        return self._through(self._connection.recv)
+
+    def _through(self, transfer: Callable[[], Any]) -> Any:
+        self._busy = True
+        try:
+            return transfer()
+        finally:
+            self._busy = False
+            if self._wanted:
+                self._wanted = False
+                self._pause()
+
+    def _pause(self) -> None:
+        self._busy = True
+        try:
+            self._connection.send(Paused())
+            self._connection.recv()
+        finally:
+            self._busy = False
 
 
 def _end_with_parent() -> None:
@@ -147,13 +213,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def _run(task: RunTask, connection: Connection) -> Outcome:
+def _run(task: RunTask, line: _Line) -> Outcome:
     from vidclf.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
     from vidclf.store import Attempt  # noqa: PLC0415
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        connection.send(Progress(step, dict(metrics)))
-        verdict: Verdict = connection.recv()
+        line.send(Progress(step, dict(metrics)))
+        verdict: Verdict = line.receive()
         if verdict.prune:
             raise Pruned(verdict.prune)
 
@@ -174,9 +240,14 @@ def _free_memory() -> None:
 
 def _measure(task: LatencyTask) -> Measured:
     from vidclf import profiling  # noqa: PLC0415
-    from vidclf.models import load_model  # noqa: PLC0415
+    from vidclf.experiment import parse_experiment  # noqa: PLC0415
+    from vidclf.models import load_model, untrained_model  # noqa: PLC0415
 
     try:
-        return Measured(profiling.measure_latency(load_model(task.folder), task.clip))
+        if task.folder is not None:
+            model = load_model(task.folder)
+        else:
+            model = untrained_model(parse_experiment(task.experiment or {}, "to be timed").resolved())
+        return Measured(profiling.measure_latency(model, task.clip))
     except Exception as error:
         return Measured({}, f"{type(error).__name__}: {error}")

@@ -1,0 +1,109 @@
+"""The feature ``deep``: what a frozen network makes of a clip, pooled over space and time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from vidclf.data.clips import ClipSet
+from vidclf.models.feature_store import Framing
+from vidclf.models.features import Vector
+from vidclf.models.forward import Forward
+from vidclf.models.networks import NETWORKS
+from vidclf.models.training import Precision
+from vidclf.models.video_network import build_network
+from vidclf.models.views import Views
+
+DEEP = "deep"
+"""The feature's name."""
+_WEIGHTS = "network.safetensors"
+
+
+@dataclass
+class DeepFeatures:
+    """A frozen network with all that stands between a clip and its pooled features.
+
+    Of stored clips they are kept in the activation cache, under the keys of a neural
+    classifier that trains nothing but its head.
+
+    Attributes:
+        network: Key into `NETWORKS`.
+        weights: ``pretrained``, ``none``, or a file of the torchvision network.
+        framing: The frames and pixels that the network sees.
+        interpolation: How pictures are resized, as the weights want it.
+        mean: Of each channel, for values 0 to 1.
+        std: Standard deviation of each channel.
+        precision: Of matrix products and convolutions.
+        seed: Of random weights.
+    """
+
+    network: str
+    weights: str
+    framing: Framing
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    precision: Precision
+    seed: int
+
+    @cached_property
+    def _forward(self) -> Forward:
+        """Made when first asked for, as weights take a while to load."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            network = build_network(
+                self.network,
+                weights=self.weights,
+                classes=1,
+                dropout=0,
+                frozen_stages=len(NETWORKS[self.network].stages),
+            )
+        views = Views(
+            frames=self.framing.frames,
+            size=self.framing.size,
+            resize=self.framing.resize,
+            interpolation=self.interpolation,
+            eval_views=1,
+            augment_seed=0,
+            augment={},
+            device=device,
+        )
+        return Forward(
+            self.network,
+            network.to(device).to(memory_format=network.memory_format),
+            views,
+            mean=self.mean,
+            std=self.std,
+            precision=self.precision,
+            fixed_views=True,
+            cache="auto",
+        )
+
+    def matrix(self, clips: ClipSet) -> Vector:
+        """The pooled features of every clip, shape (clips, width)."""
+        values: Vector = self._forward.pooled(clips).double().cpu().numpy()
+        return values
+
+    def parameters(self) -> int:
+        """Of the network, its head aside."""
+        return sum(values.numel() for values in self._forward.network.stages.parameters())
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Writes the weights; gives the arguments that `load` takes."""
+        state = self._forward.network.stages.state_dict()
+        weights = {name: values.cpu().contiguous() for name, values in state.items()}
+        safetensors.torch.save_file(weights, directory / _WEIGHTS)
+        names = ("network", "interpolation", "mean", "std", "precision")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def load(cls, directory: Path, framing: Framing, **arguments: Any) -> "DeepFeatures":
+        """The features whose network was saved into ``directory``."""
+        features = cls(**arguments, weights="none", framing=framing, seed=0)
+        features._forward.network.stages.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))
+        return features
