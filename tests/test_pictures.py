@@ -79,13 +79,11 @@ def test_the_feature_that_decides_is_the_one_that_matters(squares: Manifest) -> 
     assert block_importance(single, clips, seed=0) == {}
 
 
-def test_a_run_has_all_pictures_and_a_trial_the_cheap_ones(squares: Manifest, tmp_path: Path) -> None:
+def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     classifier, train, val = fitted(squares, "svm", features=["hog", "flow"])
-    for name, trial in (("run", False), ("trial", True)):
-        (tmp_path / name).mkdir()
-        write_pictures(classifier, train, val, tmp_path / name, seed=0, trial=trial)
-    drawn = {name: {file.stem for file in (tmp_path / name).glob("*.png")} for name in ("run", "trial")}
-    assert drawn == {"run": {"projection", "block_importance", "descriptor"}, "trial": {"projection"}}
-    table = pd.read_csv(tmp_path / "run" / "projection.csv")
+    write_pictures(classifier, train, val, tmp_path, seed=0)
+    drawn = {file.stem for file in tmp_path.glob("*.png")}
+    assert drawn == {"projection", "block_importance", "descriptor"}
+    table = pd.read_csv(tmp_path / "projection.csv")
     assert list(table["split"]) == ["train"] * len(train) + ["val"] * len(val)
     assert list(table["label"][: len(train)]) == [train.classes[label] for label in train.labels]

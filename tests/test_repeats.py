@@ -93,7 +93,7 @@ def test_finished_repeats_are_not_run_again(
     squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(tiny(squares), tmp_path / "whole", Repeats(3, "seed"))[1].metrics
-    original, seeds = experiment._train_and_score, []
+    original, seeds = experiment.train_and_score, []
 
     def killed_in_the_third(made: ExperimentConfig, *arguments: Any, **options: Any) -> dict[str, float]:
         seeds.append(made.seed)
@@ -101,7 +101,7 @@ def test_finished_repeats_are_not_run_again(
             raise KeyboardInterrupt
         return original(made, *arguments, **options)
 
-    monkeypatch.setattr(experiment, "_train_and_score", killed_in_the_third)
+    monkeypatch.setattr(experiment, "train_and_score", killed_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(tiny(squares), tmp_path / "cut", Repeats(3, "seed"))
     retry = Attempt(tmp_path / "retry")

@@ -18,7 +18,7 @@ from tests.clips import write_experiment, write_squares
 from tests.test_study import STUDY
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
-from vidclf.search import points, reconcile, supervisor
+from vidclf.search import latency, points, reconcile, supervisor
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
@@ -660,7 +660,7 @@ def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_time
 def test_a_latency_measured_beside_other_work_rejects_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(latency, "PAUSE_SECONDS", 0.1)
     bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
     clock = Clock({"frames2d": 50.0, "svm": 50.0})
 

@@ -1,7 +1,6 @@
 """The command line. Commands parse and print; the work is done elsewhere, and imported when it is needed."""
 
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,18 @@ import typer
 
 from vidclf.cli_data import data_app
 from vidclf.cli_doctor import doctor
+from vidclf.cli_registry import promote
 from vidclf.terminal import (
     FAILED,
     INTERRUPTED,
     Commands,
     JsonOption,
+    StoreOption,
     make_console,
     print_json,
     progress_bar,
     refuse_later,
+    report_epoch,
     say,
     tell,
 )
@@ -39,10 +41,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", metavar="DIR", help="Folder of the embedded store [VIDCLF_STORE, ./mlruns]."),
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -81,7 +79,7 @@ def train(
             config.parse_assignments(set_ or []),
             opened,
             again=again,
-            report=_report_epoch,
+            report=report_epoch,
             progress=progress,
             say=say,
         )
@@ -108,12 +106,6 @@ def train(
     if not json_:
         model = shlex.quote(str(trained.attempt.model))
         say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
-
-
-def _report_epoch(step: int, metrics: Mapping[str, float]) -> None:
-    if step:
-        shown = "  ".join(f"{name.removeprefix('epoch/')} {value:.4g}" for name, value in metrics.items())
-        say(f"epoch {step}  {shown}")
 
 
 def _print_trained(reused: bool, metrics: Mapping[str, float], seconds: float) -> None:
@@ -288,45 +280,6 @@ def status(
             make_console(stderr=False).print(table)
 
 
-@app.command(epilog="Example: `vidclf promote demo --as exercises`")
-def promote(
-    study_or_run: Annotated[
-        str, typer.Argument(metavar="STUDY_OR_RUN", help="A study's name or file, or a run id.")
-    ],
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name in the registry.")],
-    alias: Annotated[str, typer.Option(help="Alias that the version gets.")] = "champion",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    store: StoreOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Registers the best finished trial of a study, or one run, as NAME@champion."""
-    from vidclf.registry.candidate import find_candidate
-    from vidclf.registry.promote import promote as register
-    from vidclf.store import open_store
-
-    opened_store = open_store(store)
-    candidate = find_candidate(study_or_run, opened_store)
-    if not yes and not json_ and sys.stdin.isatty():
-        typer.confirm(f"Register {candidate.label} as {name}@{alias}?", abort=True, err=True)
-    promoted = register(opened_store, candidate.attempt, name, alias)
-    if json_:
-        print_json(
-            {
-                "name": promoted.name,
-                "version": promoted.version,
-                "alias": promoted.alias,
-                "gates": [],
-                "metrics": dict(candidate.metrics),
-                "run_id": promoted.run_id,
-            }
-        )
-        return
-    word = "is now" if promoted.created else "already was"
-    tell(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
-    say("No gate was checked and the test split was not read: this is the first version of its name.")
-    say(f"Next: vidclf predict {promoted.name}@{promoted.alias} CLIP...")
-
-
 @app.command(epilog="Example: `vidclf predict exercises@champion clip.avi`")
 def predict(
     model: Annotated[
@@ -379,4 +332,5 @@ def ui(
     serve_ui(open_store(store), port, lambda link: say(f"{link}\nCtrl-C stops it"))
 
 
+app.command(epilog="Example: `vidclf promote demo --as exercises`")(promote)
 app.command(epilog="Example: `vidclf doctor --fix`")(doctor)

@@ -1,12 +1,11 @@
 """``vidclf doctor`` as a command."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.terminal import FAILED, JsonOption, make_console, print_json, say, tell
+from vidclf.terminal import FAILED, JsonOption, StoreOption, make_console, print_json, say, tell
 
 if TYPE_CHECKING:
     from vidclf.doctor import Examination, Weight
@@ -14,10 +13,7 @@ if TYPE_CHECKING:
 
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", metavar="DIR", help="Folder of the embedded store [VIDCLF_STORE, ./mlruns]."),
-    ] = None,
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Finds what a crash, a move or a full disk left in the store, and shows what the store weighs.

@@ -203,11 +203,12 @@ def run_experiment(
     try:
         experiment = experiment.resolved()
         config.write_toml(config.dump(experiment), attempt.config)
-        train_and_score = partial(_train_and_score, trial=attempt.identity().parent is not None)
+        trial = attempt.identity().parent is not None
+        run = partial(train_and_score, draw=not trial)
         if repeats is None:
-            final = train_and_score(experiment, attempt, record)
+            final = run(experiment, attempt, record)
         else:
-            final = run_repeats(experiment, attempt, record, repeats, train_and_score)
+            final = run_repeats(experiment, attempt, record, repeats, run)
         outcome = Outcome("complete", "", final, now_ms())
     except Pruned as decision:
         outcome = Outcome("pruned", str(decision), {}, now_ms())
@@ -227,9 +228,17 @@ def _fingerprint(error: BaseException) -> str:
     return f"{type(error).__name__} at {place}"
 
 
-def _train_and_score(
-    experiment: ExperimentConfig, attempt: Attempt, record: Report, *, trial: bool
+def train_and_score(
+    experiment: ExperimentConfig, attempt: Attempt, record: Report, *, draw: bool = False
 ) -> dict[str, float]:
+    """Fits, scores on val and saves one model; the final metrics.
+
+    Args:
+        experiment: Resolved.
+        attempt: Where model, checkpoint and artifacts go.
+        record: Called at every report of the model.
+        draw: Whether to write pictures of the model, beside the confusion matrix that all have.
+    """
     manifest = read_manifest(Path(experiment.data.manifest))
     store = clip_store(experiment)
     splits = divided(experiment, manifest)
@@ -252,7 +261,8 @@ def _train_and_score(
         "cost/peak_memory_mb": profiling.peak_memory_mb(),
     }
     _write_artifacts(experiment, attempt)
-    pictures.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed, trial=trial)
+    if draw:
+        pictures.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
     attempt.record(max((step for step, _ in attempt.records()), default=0), final)
     return final
 

@@ -31,11 +31,9 @@ _COLOURS = 256
 
 
 def write_pictures(
-    classifier: Classifier, train: ClipSet, val: ClipSet, artifacts: Path, *, seed: int, trial: bool
+    classifier: Classifier, train: ClipSet, val: ClipSet, artifacts: Path, *, seed: int
 ) -> None:
     """Writes what there is to show of a model into ``artifacts``, pictures also for MLflow's grid.
-
-    A trial of a study has the projection only, and that where it costs no further pass over the clips.
 
     Args:
         classifier: Fitted.
@@ -43,11 +41,9 @@ def write_pictures(
         val: What it is judged by.
         artifacts: Folder of the run's artifacts.
         seed: Of the draws of the importance.
-        trial: Whether the run is a trial of a study.
     """
-    if isinstance(classifier, ClassicalClassifier) or not trial:
-        _write_projection(classifier, {"train": train, "val": val}, artifacts)
-    if isinstance(classifier, ClassicalClassifier) and not trial:
+    _write_projection(classifier, {"train": train, "val": val}, artifacts)
+    if isinstance(classifier, ClassicalClassifier):
         drops = block_importance(classifier, val, seed)
         if drops:
             _write_importance(drops, val, artifacts)

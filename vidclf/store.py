@@ -112,6 +112,11 @@ class Attempt:
     def journal(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    @property
+    def drawn(self) -> Path:
+        """Marks that the pictures of its model are among the artifacts."""
+        return self.folder / "drawn"
+
     def create(self, identity: Identity) -> None:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         _write_json(asdict(identity), self.folder / "attempt.json")

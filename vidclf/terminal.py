@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,10 @@ PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal."""
 
 
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Folder of the embedded store [VIDCLF_STORE, ./mlruns]."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
 
@@ -93,6 +98,13 @@ def refuse_later(options: Mapping[str, object]) -> None:
     asked = [f"{option} is not in this version of vidclf" for option, value in options.items() if value]
     if asked:
         raise InputError(*asked)
+
+
+def report_epoch(step: int, metrics: Mapping[str, float]) -> None:
+    """One line for each epoch of a fit."""
+    if step:
+        shown = "  ".join(f"{name.removeprefix('epoch/')} {value:.4g}" for name, value in metrics.items())
+        say(f"epoch {step}  {shown}")
 
 
 @contextlib.contextmanager

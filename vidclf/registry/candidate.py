@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vidclf import compare
 from vidclf.config import InputError
+from vidclf.repeats import Repeats
 from vidclf.search.record import find_study, study_names
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
@@ -12,17 +13,19 @@ from vidclf.tracking.deliverer import Deliverer
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete attempt with its saved model.
+    """A complete attempt; its model may have been dropped.
 
     Attributes:
         attempt: Its folder.
         label: What it is, in words.
         metrics: Its final metrics.
+        repeats: How often its study ran each configuration.
     """
 
     attempt: Attempt
     label: str
     metrics: Mapping[str, float]
+    repeats: Repeats | None = None
 
 
 def find_candidate(study_or_run: str, store: Store) -> Candidate:
@@ -38,9 +41,12 @@ def find_candidate(study_or_run: str, store: Store) -> Candidate:
     for attempt in store.all_attempts():
         if deliverer.receipt(attempt).run_id == study_or_run:
             outcome = attempt.outcome()
-            if outcome is None or outcome.status != "complete" or not attempt.model.exists():
+            if outcome is None or outcome.status != "complete" or not attempt.config.exists():
                 raise InputError(f"run {study_or_run} has no finished model ({attempt.folder})")
-            return Candidate(attempt, attempt.identity().run_name, outcome.metrics)
+            identity = attempt.identity()
+            study = identity.tags.get("vidclf.study")
+            repeats = find_study(study, store).repeats if study in names else None
+            return Candidate(attempt, identity.run_name, outcome.metrics, repeats)
     known = f"studies here: {', '.join(names)}" if names else "there is no study here yet"
     raise InputError(f"{study_or_run}: no study or run of {store.folder} ({known})")
 
@@ -54,4 +60,4 @@ def _best_of_study(name: str, store: Store) -> Candidate:
         )
     row = best[0]
     label = f"trial {row.number} of {opened.name} ({row.base}, {opened.objective.metric} {row.value:.4f})"
-    return Candidate(opened.attempt(row.number), label, row.metrics)
+    return Candidate(opened.attempt(row.number), label, row.metrics, opened.repeats)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import threading
 import time
@@ -10,24 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from optuna.trial import TrialState
-
 from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.data.report import write_report
-from vidclf.experiment import dataset_record, divided, provenance
-from vidclf.repeats import Repeats
+from vidclf.experiment import dataset_record, provenance
 from vidclf.search import page
 from vidclf.search.checks import mend_runs
 from vidclf.search.display import Display, StudyState
+from vidclf.search.finish import a_clip, finish_trials
 from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
-from vidclf.search.record import CONTENDED, OpenStudy
+from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.study import StudyDefinition
-from vidclf.search.supervisor import Ending, Supervisor, measure_latencies
+from vidclf.search.supervisor import Ending, Supervisor
 from vidclf.search.worker import Worker
 from vidclf.store import Attempt, Identity, Outcome, now_ms
 from vidclf.tracking.checks import MlflowError
@@ -62,21 +59,12 @@ def run_session(
         with _stop_signals(supervisor.stop), refresher:
             ending, crew[:] = supervisor.run(crew)
         if ending != "interrupted":
-            _measure(opened, definition, crew, shown)
+            finish_trials(opened, definition, crew, shown)
     except KeyboardInterrupt:
         ending = "interrupted"
     finally:
         _close(opened, definition, ending, shown, deliverer)
     return ending
-
-
-def hire(definition: StudyDefinition, count: int) -> list[Worker]:
-    """Workers that share the cores, and the GPUs where so many are to share each."""
-    threads = max(1, (os.cpu_count() or 1) // definition.file.workers)
-    if definition.per_gpu is None:
-        return [Worker(threads) for _ in range(count)]
-    gpus = gpu_count()
-    return [Worker(threads, place % gpus) for place in range(count)]
 
 
 def _attempts(opened: OpenStudy) -> Iterator[Attempt]:
@@ -180,7 +168,7 @@ def _supervisor(
         tags=tags,
         dataset=_dataset(definition),
         register=deliverer.register,
-        clip=_a_clip(definition),
+        clip=a_clip(definition),
         settled=refresher.settled,
     )
 
@@ -194,28 +182,6 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
-    """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
-    unknown: dict[str, Path] = {}
-    for trial in opened.trials([TrialState.COMPLETE]):
-        shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
-        if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
-            unknown.setdefault(shape, model)
-    if unknown:
-        while len(crew) > 1:
-            crew.pop().stop()
-        if not crew:
-            crew += hire(definition, 1)
-        shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
-        for shape, metrics in measure_latencies(unknown, _a_clip(definition), crew[0], shown.line):
-            opened.set_latency(shape, metrics)
-    for trial in opened.trials([TrialState.COMPLETE]):
-        attempt = opened.attempt(trial.number)
-        outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
-        if outcome and known and compare.LATENCY not in outcome.metrics:
-            attempt.add_metrics(known)
 
 
 def _close(
@@ -247,15 +213,6 @@ def _close(
                 deliver_model(Deliverer(opened.store), opened.attempt(row.number))
             except InputError as error:
                 shown.line(f"warning: {error}")
-
-
-def _a_clip(definition: StudyDefinition) -> Path:
-    """What latencies are measured on: the first clip of val."""
-    base = next(iter(definition.space.bases.values()))
-    first = definition.file.objectives[0]
-    if first.repeats > 1:
-        base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
-    return divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
@@ -304,17 +261,3 @@ def _refresh(opened: OpenStudy, own: Attempt, say: Callable[[str], None]) -> boo
         say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
         return False
     return True
-
-
-def gpu_count() -> int:
-    """CUDA devices here.
-
-    Raises:
-        InputError: There is none.
-    """
-    import torch  # noqa: PLC0415
-
-    count = torch.cuda.device_count()
-    if count == 0:
-        raise InputError("--per-gpu: torch finds no CUDA device here")
-    return count

@@ -4,11 +4,10 @@ import math
 import multiprocessing.connection
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,6 +18,7 @@ from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.search import display as screen
 from vidclf.search.exhaustive import exhausted
+from vidclf.search.latency import Stopwatch
 from vidclf.search.points import START
 from vidclf.search.pruners import compares_repeats
 from vidclf.search.reconcile import (
@@ -34,10 +34,8 @@ from vidclf.search.reconcile import (
 from vidclf.search.record import (
     AHEAD,
     BASE,
-    CONTENDED,
     DIED,
     INTERRUPTED,
-    LATENCIES,
     Budget,
     OpenStudy,
     counts,
@@ -45,7 +43,6 @@ from vidclf.search.record import (
 from vidclf.search.space import Space
 from vidclf.search.worker import (
     LatencyTask,
-    Measured,
     Message,
     Paused,
     Progress,
@@ -61,7 +58,6 @@ Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "er
 asked to stop, the same error again and again."""
 
 RENEWAL_SECONDS = 15.0
-PAUSE_SECONDS = 5.0
 EXHAUSTED_AFTER = 20
 """Repeated configurations in a row that end a study: its space holds nothing new."""
 ERRORS_IN_A_ROW = 3
@@ -138,7 +134,7 @@ class Supervisor:
         self._dataset = dataset
         self._register = register
         self._clip = clip
-        self._bounds_latency = any(item.metric in LATENCIES for item in opened.constraints)
+        self._stopwatch = Stopwatch(opened, shown.line)
         self._held: list[tuple[Worker, Message | None]] = []
         self._settled = settled
         self._running: dict[Worker, Running] = {}
@@ -282,11 +278,11 @@ class Supervisor:
 
     def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
         """Settles a trial whose model is known to be too slow before it is trained."""
-        if not self._bounds_latency:
+        if not self._stopwatch.wanted:
             return False
         if self._opened.latency(shape) is None and experiment.timed_untrained:
-            self._time(worker, LatencyTask(self._clip, experiment=config.dump(experiment)), shape)
-        broken = bound_sizes(self._opened, running.trial, self._trusted_latency(shape))
+            self._time(worker, shape, experiment=config.dump(experiment))
+        broken = bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
         if not broken:
             return False
         outcome = Outcome("pruned", f"infeasible: {'; '.join(broken)}", {}, now_ms())
@@ -295,48 +291,6 @@ class Supervisor:
         self._register(running.attempt)
         self._settle(running, outcome)
         return True
-
-    def _trusted_latency(self, shape: str) -> Mapping[str, float]:
-        """What was measured with nothing else of ours computing."""
-        known = self._opened.latency(shape) or {}
-        return {} if CONTENDED in known else known
-
-    def _time(self, worker: Worker, task: LatencyTask, shape: str) -> None:
-        """Measures a shape's latency on an idle worker, while the others wait."""
-        paused, quiet = self._pause_others()
-        worker.send(task)
-        message = worker.receive()
-        for other in paused:
-            other.send(Resume())
-        if isinstance(message, Measured) and not message.error:
-            marked = {} if quiet else {CONTENDED: 1.0}
-            self._opened.set_latency(shape, {**message.metrics, **marked})
-        elif isinstance(message, Measured):
-            self._shown.line(f"a latency was not measured: {message.error}")
-
-    def _pause_others(self) -> tuple[list[Worker], bool]:
-        """Has the running workers wait; after 5 s without an answer they are left alone.
-
-        One that has sent something instead waits for the answer: it gets that afterwards, and
-        says then that it has paused.
-
-        Returns:
-            Those that said so, and whether none is computing now.
-        """
-        for worker in self._running:
-            worker.pause()
-        waiting = {worker.connection: worker for worker in self._running}
-        paused = []
-        end = time.monotonic() + PAUSE_SECONDS
-        while waiting and (left := end - time.monotonic()) > 0:
-            for ready in multiprocessing.connection.wait(list(waiting), left):
-                worker = waiting.pop(cast(Connection, ready))
-                message = worker.receive()
-                if isinstance(message, Paused):
-                    paused.append(worker)
-                else:
-                    self._held.append((worker, message))
-        return paused, not waiting
 
     def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
@@ -421,8 +375,20 @@ class Supervisor:
         """Measures a trained model of a new shape where a constraint asks for its latency."""
         shape = str(self._opened.frozen(running.trial.number).user_attrs["shape"])
         complete = outcome.status == "complete" and running.attempt.model.is_dir()
-        if self._bounds_latency and complete and self._opened.latency(shape) is None:
-            self._time(worker, LatencyTask(self._clip, folder=running.attempt.model), shape)
+        if self._stopwatch.wanted and complete and self._opened.latency(shape) is None:
+            self._time(worker, shape, folder=running.attempt.model)
+
+    def _time(
+        self,
+        worker: Worker,
+        shape: str,
+        *,
+        folder: Path | None = None,
+        experiment: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Measures a shape on an idle worker while the others wait; what they say instead is heard later."""
+        task = LatencyTask(self._clip, folder, experiment)
+        self._held += self._stopwatch.time(worker, task, shape, list(self._running))
 
     def _bury(self, running: Running, cause: str) -> None:
         """Settles a trial whose worker has died: it runs again, or is given up."""
@@ -481,9 +447,9 @@ class Supervisor:
                 reason = f"the objective {wanted} is {outcome.metrics.get(wanted, 'missing')}"
                 outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {wanted}")
                 running.attempt.finish(outcome)
-        if outcome.status == "complete" and self._bounds_latency:
+        if outcome.status == "complete" and self._stopwatch.wanted:
             shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
-            bound_sizes(self._opened, running.trial, self._trusted_latency(shape))
+            bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
         settle(self._opened, running.trial, outcome, again=again)
         number = running.trial.number
         value = outcome.metrics.get(metric) if outcome.status == "complete" else None
@@ -551,29 +517,3 @@ def _since(trials: Sequence[FrozenTrial], best: int) -> int:
 def _key(params: Mapping[str, Any]) -> str:
     """Equal for equal configurations."""
     return config.digest(dict(params))
-
-
-def measure_latencies(
-    models: Mapping[str, Path], clip: Path, worker: Worker, say: Callable[[str], None]
-) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Times one model of each shape, with nothing else of ours running.
-
-    Args:
-        models: Folder of a saved model by shape.
-        clip: A video file to time on.
-        worker: The only worker left.
-        say: Told when a model cannot be timed.
-
-    Yields:
-        Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
-    """
-    for shape, folder in models.items():
-        worker.send(LatencyTask(clip, folder))
-        message = worker.receive()
-        if not isinstance(message, Measured):
-            say(f"latency was not measured: {worker.death()}")
-            return
-        if message.error:
-            say(f"latency of {folder.parent.name} was not measured: {message.error}")
-        else:
-            yield shape, message.metrics

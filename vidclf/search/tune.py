@@ -14,11 +14,12 @@ from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare
 from vidclf.repeats import Repeats
 from vidclf.search.checks import mend_study
+from vidclf.search.crew import gpu_count, hire
 from vidclf.search.display import Display
 from vidclf.search.points import seed
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy, find_study
-from vidclf.search.session import gpu_count, hire, run_session
+from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Ending
 from vidclf.search.worker import Worker

@@ -45,7 +45,15 @@ class LatencyTask:
     experiment: Mapping[str, Any] | None = None
 
 
-Task = RunTask | LatencyTask
+@dataclass(frozen=True)
+class FinishTask:
+    """Train the model of a complete trial that has none, or else draw the one that it has."""
+
+    folder: Path
+    repeats: Repeats | None = None
+
+
+Task = RunTask | LatencyTask | FinishTask
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,13 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """The answer to a `FinishTask`; an error where it could not be done."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Paused:
     """The answer to a pause: the worker computes nothing until it gets a `Resume`."""
 
@@ -81,7 +96,7 @@ class Resume:
     """Go on after a pause."""
 
 
-Message = Progress | Outcome | Measured | Paused
+Message = Progress | Outcome | Measured | Finished | Paused
 
 
 class Worker:
@@ -159,7 +174,7 @@ def work(connection: Connection, threads: int, gpu: int | None) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             task: Task = line.receive()
-            line.send(_run(task, line) if isinstance(task, RunTask) else _measure(task))
+            line.send(_do(task, line))
 
 
 class _Line:
@@ -213,6 +228,12 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
+def _do(task: Task, line: _Line) -> Message:
+    if isinstance(task, RunTask):
+        return _run(task, line)
+    return _measure(task) if isinstance(task, LatencyTask) else _finish(task)
+
+
 def _run(task: RunTask, line: _Line) -> Outcome:
     from vidclf.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
     from vidclf.store import Attempt  # noqa: PLC0415
@@ -251,3 +272,20 @@ def _measure(task: LatencyTask) -> Measured:
         return Measured(profiling.measure_latency(model, task.clip))
     except Exception as error:
         return Measured({}, f"{type(error).__name__}: {error}")
+
+
+def _finish(task: FinishTask) -> Finished:
+    from vidclf import finish  # noqa: PLC0415
+    from vidclf.store import Attempt  # noqa: PLC0415
+
+    attempt = Attempt(task.folder)
+    try:
+        if attempt.model.is_dir():
+            finish.draw(attempt, task.repeats)
+        else:
+            finish.train_model(attempt, task.repeats)
+        return Finished()
+    except Exception as error:
+        return Finished(f"{type(error).__name__}: {error}")
+    finally:
+        _free_memory()

@@ -1,0 +1,98 @@
+"""What a study does when its trials are done: models that are lacking, latencies, pictures."""
+
+import multiprocessing.connection
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from optuna.trial import TrialState
+
+from vidclf import compare
+from vidclf.data.manifest import read_manifest
+from vidclf.experiment import divided
+from vidclf.repeats import Repeats
+from vidclf.search.crew import hire
+from vidclf.search.display import Display
+from vidclf.search.latency import measure_latencies
+from vidclf.search.record import CONTENDED, OpenStudy
+from vidclf.search.study import StudyDefinition
+from vidclf.search.worker import Finished, FinishTask, Worker
+from vidclf.store import Attempt
+
+
+def finish_trials(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+    """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
+
+    ``crew`` is kept up to date: more are hired where none is left, and only one outlives the timing.
+    """
+    lacking = [attempt for attempt in _kept(opened, definition) if not attempt.model.is_dir()]
+    if lacking:
+        shown.line(f"training the models of {len(lacking)} kept trials …")
+        _hand_out(lacking, opened, definition, crew, shown)
+    _measure(opened, definition, crew, shown)
+    undrawn = [attempt for attempt in _kept(opened, definition) if not attempt.drawn.exists()]
+    undrawn = [attempt for attempt in undrawn if attempt.model.is_dir()]
+    if undrawn:
+        shown.line(f"drawing the models of {len(undrawn)} kept trials …")
+        _hand_out(undrawn, opened, definition, crew, shown)
+
+
+def _kept(opened: OpenStudy, definition: StudyDefinition) -> list[Attempt]:
+    kept = compare.kept(opened.rows(), opened.objective.direction, definition.file.keep)
+    return [opened.attempt(row.number) for row in kept]
+
+
+def _hand_out(
+    attempts: Sequence[Attempt],
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    crew: list[Worker],
+    shown: Display,
+) -> None:
+    """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is."""
+    crew += hire(definition, 1) if not crew else []
+    left, busy = list(attempts), dict[Worker, Attempt]()
+    while left or busy:
+        for worker in crew:
+            if left and worker not in busy:
+                busy[worker] = left.pop(0)
+                worker.send(FinishTask(busy[worker].folder, opened.repeats))
+        ready = multiprocessing.connection.wait([worker.connection for worker in busy])
+        for worker in [worker for worker in busy if worker.connection in ready]:
+            attempt, message = busy.pop(worker), worker.receive()
+            if message is None:
+                shown.line(f"trial {int(attempt.folder.name)}: {worker.death()}")
+                crew[crew.index(worker)] = worker.replacement()
+            elif error := cast(Finished, message).error:
+                shown.line(f"trial {int(attempt.folder.name)} has no model or pictures: {error}")
+
+
+def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+    """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
+    unknown: dict[str, Path] = {}
+    for trial in opened.trials([TrialState.COMPLETE]):
+        shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
+        if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
+            unknown.setdefault(shape, model)
+    if unknown:
+        while len(crew) > 1:
+            crew.pop().stop()
+        if not crew:
+            crew += hire(definition, 1)
+        shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
+        for shape, metrics in measure_latencies(unknown, a_clip(definition), crew[0], shown.line):
+            opened.set_latency(shape, metrics)
+    for trial in opened.trials([TrialState.COMPLETE]):
+        attempt = opened.attempt(trial.number)
+        outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
+        if outcome and known and compare.LATENCY not in outcome.metrics:
+            attempt.add_metrics(known)
+
+
+def a_clip(definition: StudyDefinition) -> Path:
+    """What latencies are measured on: the first clip of val."""
+    base = next(iter(definition.space.bases.values()))
+    first = definition.file.objectives[0]
+    if first.repeats > 1:
+        base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
+    return divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
