@@ -139,6 +139,8 @@ def test_what_a_network_has_not_is_no_part_of_its_space(network: str, tmp_path: 
     bases = {"base": load_experiment(tmp_path / "base.toml")}
     depth, smallest = len(spec.stages), max(spec.min_size, 16)
     space({"model.frozen_stages": {"low": 0, "high": depth}}, bases)
+    vouched = space({"model.frozen_stages": "default"}, bases).dimensions["base", "model.frozen_stages"]
+    assert vouched == config.Range(low=0, high=depth)
     space({"data.size": {"choices": [smallest, 112]}}, bases)
     refused = problems({"model.frozen_stages": {"low": 0, "high": depth + 1}}, bases)
     assert f"frozen_stages = {depth + 1}, but {network} has {depth} stages" in refused
@@ -149,6 +151,30 @@ def test_what_a_network_has_not_is_no_part_of_its_space(network: str, tmp_path: 
     if fewest > 1:
         refused = problems({"data.frames": {"low": fewest - 1, "high": 16}}, bases)
         assert f"{network} takes no fewer than {fewest}" in refused
+
+
+def test_values_that_exclude_each_other_are_refused_before_the_first_trial(tmp_path: Path) -> None:
+    text = """
+        [data]
+        manifest = "manifest.csv"
+        [model]
+        kind = "frames2d"
+        network = "tiny2d"
+        weights = "none"
+    """
+    (tmp_path / "base.toml").write_text(text)
+    bases = {"base": load_experiment(tmp_path / "base.toml")}
+    networks = {"model.network": {"choices": ["tiny2d", "resnet18"]}}
+    depths = {"model.frozen_stages": {"low": 0, "high": 3}}
+    space(networks | depths, bases)
+    deeper = {"low": 4, "high": 5}
+    (tmp_path / "base.toml").write_text(text.replace("tiny2d", "resnet18"))
+    base = {"base": load_experiment(tmp_path / "base.toml")}
+    refused = problems(networks | {"model.frozen_stages": deeper}, base)
+    assert "space: model.network = tiny2d with model.frozen_stages = 4" in refused
+    assert "keep them apart with when" in refused
+    apart = {"model.frozen_stages": deeper | {"when": {"model.network": "resnet18"}}}
+    space(networks | apart, base)
 
 
 def test_all_problems_come_at_once(bases: dict[str, Any]) -> None:

@@ -10,12 +10,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vidclf import config, metrics, pictures, plots, profiling
 from vidclf.config import InputError
+from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore, Say
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
 from vidclf.data.splitting import split_by_fold
@@ -247,6 +249,7 @@ def train_and_score(
     classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
 
     profiling.reset_peak_memory()
+    lookups = replace(cache.lookups)
     started = time.perf_counter()
     classifier.fit(train, val, record, attempt.checkpoint)
     fit_seconds = time.perf_counter() - started
@@ -259,6 +262,8 @@ def train_and_score(
         "size/file_mb": profiling.folder_size_mb(attempt.model),
         "cost/fit_seconds": fit_seconds,
         "cost/peak_memory_mb": profiling.peak_memory_mb(),
+        "cost/cache_lookups": float(cache.lookups.asked - lookups.asked),
+        "cost/cache_hits": float(cache.lookups.found - lookups.found),
     }
     _write_artifacts(experiment, attempt)
     if draw:

@@ -1,7 +1,6 @@
 """What can be wrong with a store's own files and the caches; needs neither Optuna nor MLflow."""
 
 import importlib.util
-import json
 import math
 import os
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 
 from vidclf.config import InputError
 from vidclf.data import cache
-from vidclf.store import FORMAT, TRAIN, Attempt, Identity, Outcome, Store, now_ms
+from vidclf.store import FORMAT, TRAIN, Attempt, Identity, Outcome, Store, journal_entry, now_ms
 
 Part = Literal["store", "mlflow", "optuna"]
 """What a check reads: the folders, or a database."""
@@ -117,8 +116,8 @@ def torn_files(store: Store, note: Note) -> Iterator[Problem]:
         ):
             try:
                 read()
-            except (ValueError, TypeError) as error:
-                yield Problem(str(folder / name), f"cannot be read ({error}); {then}")
+            except InputError:
+                yield Problem(str(folder / name), f"is damaged; {then}")
         for number in _bad_lines(attempt.journal):
             yield Problem(
                 f"{attempt.journal}:{number}", "is no record of metrics; delete the line, MLflow goes without"
@@ -132,10 +131,7 @@ def _bad_lines(journal: Path) -> Iterator[int]:
     for number, line in enumerate(journal.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             return
-        try:
-            entry = json.loads(line)
-            _ = entry["time_ms"], entry["step"], dict(entry["metrics"])
-        except (ValueError, KeyError, TypeError):
+        if journal_entry(line) is None:
             yield number
 
 
@@ -177,7 +173,7 @@ def leftover_checkpoints(store: Store, note: Note) -> Iterator[Problem]:
         attempt = Attempt(folder.parent)
         try:
             outcome = attempt.outcome()
-        except (ValueError, TypeError):
+        except InputError:
             continue
         if (
             outcome
@@ -215,7 +211,7 @@ def readable_attempts(store: Store) -> Iterator[tuple[Attempt, Identity, Outcome
     for attempt in store.all_attempts():
         try:
             yield attempt, attempt.identity(), attempt.outcome()
-        except (ValueError, TypeError, FileNotFoundError):
+        except (InputError, FileNotFoundError):
             continue
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -30,6 +30,7 @@ from vidclf.config import InputError
 
 Status = Literal["complete", "pruned", "failed", "interrupted"]
 """How an attempt ended. A study's own folder uses ``complete``, ``failed`` and ``interrupted``."""
+Record = TypeVar("Record", "Identity", "Outcome")
 FORMAT = 1
 """Of the store's own files; ``store.json`` keeps it, and a store of a later one is refused."""
 TRAIN = "train"
@@ -122,7 +123,7 @@ class Attempt:
         _write_json(asdict(identity), self.folder / "attempt.json")
 
     def identity(self) -> Identity:
-        return Identity(**json.loads((self.folder / "attempt.json").read_text(encoding="utf-8")))
+        return _read_record(self.folder / "attempt.json", Identity)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line of metrics to the journal."""
@@ -133,10 +134,11 @@ class Attempt:
     def records(self) -> Iterator[tuple[int, Mapping[str, float]]]:
         """(step, metrics) of every complete line of the journal."""
         if self.journal.exists():
-            for line in self.journal.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    entry = json.loads(line)
-                    yield entry["step"], entry["metrics"]
+            for line in self.journal.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    entry = journal_entry(line)
+                    if entry is not None:
+                        yield entry["step"], entry["metrics"]
 
     def finish(self, outcome: Outcome) -> None:
         _write_json(asdict(outcome), self.folder / "result.json")
@@ -187,9 +189,13 @@ class Attempt:
         (self.folder / "result.json").unlink(missing_ok=True)
 
     def outcome(self) -> Outcome | None:
-        """How it ended, ``None`` while it has not."""
+        """How it ended, ``None`` while it has not.
+
+        Raises:
+            InputError: The file is damaged.
+        """
         try:
-            return Outcome(**json.loads((self.folder / "result.json").read_text(encoding="utf-8")))
+            return _read_record(self.folder / "result.json", Outcome)
         except FileNotFoundError:
             return None
 
@@ -201,6 +207,24 @@ class Attempt:
         self.record(0, metrics)
         merged = {**outcome.metrics, **metrics}
         self.finish(Outcome(outcome.status, outcome.reason, merged, outcome.ended_ms, outcome.fingerprint))
+
+
+def journal_entry(line: bytes) -> dict[str, Any] | None:
+    """A complete line of a journal; ``None`` where a crash of the machine has left it damaged."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        _ = entry["time_ms"], entry["step"], dict(entry["metrics"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return entry
+
+
+def _read_record(path: Path, kind: type[Record]) -> Record:
+    text = path.read_bytes()
+    try:
+        return kind(**json.loads(text))
+    except (ValueError, TypeError):
+        raise InputError(f"{path} is damaged; vidclf doctor tells what can be done") from None
 
 
 def _write_json(value: Any, path: Path) -> None:

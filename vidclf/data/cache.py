@@ -119,6 +119,21 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
     return True
 
 
+@dataclass
+class Lookups:
+    """How often this process asked for an entry, and how often it was there."""
+
+    asked: int = 0
+    found: int = 0
+
+    def count(self, found: bool) -> None:
+        self.asked += 1
+        self.found += found
+
+
+lookups = Lookups()
+
+
 def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any] | None:
     """The array that was kept; ``None`` where none was, or a part of one, which is deleted then.
 
@@ -126,13 +141,14 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
         entry: The file.
         mmap_mode: As of `numpy.load`.
     """
+    values: NDArray[Any] | None = None
     try:
-        values: NDArray[Any] = np.load(entry, mmap_mode=mmap_mode)
+        values = np.load(entry, mmap_mode=mmap_mode)
     except FileNotFoundError:
-        return None
+        pass
     except (ValueError, EOFError):
         _discard(entry)
-        return None
+    lookups.count(values is not None)
     return values
 
 

@@ -12,12 +12,8 @@ from vidclf.models.saved import Card, SavedModel, read_card
 __all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
 
 MODELS: dict[str, ModelSpec] = {
-    "frames2d": ModelSpec(
-        neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.FRAMES2D_SPACE
-    ),
-    "volume3d": ModelSpec(
-        neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.VOLUME3D_SPACE
-    ),
+    "frames2d": ModelSpec(neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.SPACE),
+    "volume3d": ModelSpec(neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.SPACE),
     "svm": ModelSpec(classical.SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
     "logistic": ModelSpec(
         classical.LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE

@@ -67,6 +67,7 @@ class ActivationCache:
     def read(self, entry: Path) -> Tensor | None:
         """The float16 output that was kept; ``None`` where none was."""
         if entry in self._held:
+            cache.lookups.count(found=True)
             return self._held[entry]
         kept = cache.load(entry, "c")  # copy on write: torch wants memory that may be written to
         if kept is None:

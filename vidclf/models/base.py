@@ -129,6 +129,10 @@ class ExperimentConfig(Section):
     def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
         """Computes and keeps what every fit on these stored clips would look up; progress after each clip."""
 
+    def own_range(self, path: str) -> Dimension | None:
+        """The range that its author vouches for where it depends on this very config."""
+        return None
+
     @property
     def timed_untrained(self) -> bool:
         """Whether a model of random weights takes as long as a trained one."""

@@ -151,6 +151,7 @@ def _clip_vector(
 
 def _read(key: _Key) -> Vector | None:
     if key in _MEMO:
+        cache.lookups.count(found=True)
         return _MEMO[key]
     # Not memory-mapped: of so small a file that takes three times as long as reading it.
     vector: Vector | None = cache.load(key.entry)

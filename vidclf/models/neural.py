@@ -19,8 +19,7 @@ from vidclf.models.video_network import FrozenNorm, Pooling, build_network
 from vidclf.models.weights import load_backbone
 
 __all__ = [
-    "FRAMES2D_SPACE",
-    "VOLUME3D_SPACE",
+    "SPACE",
     "Frames2dExperiment",
     "Volume3dExperiment",
     "build_frames2d",
@@ -141,6 +140,11 @@ class NeuralExperiment(ExperimentConfig):
         train = self.train.model_copy(update={"precision": precision, "stop_monitor": stop_monitor})
         return self.model_copy(update={"data": data, "train": train})
 
+    def own_range(self, path: str) -> Dimension | None:
+        if path != "model.frozen_stages":
+            return None
+        return Range(low=0, high=len(NETWORKS[self.model.network].stages))
+
     @property
     def timed_untrained(self) -> bool:
         return True
@@ -204,7 +208,7 @@ class Volume3dExperiment(NeuralExperiment):
     """The network."""
 
 
-_SPACE: dict[str, Dimension] = {
+SPACE: dict[str, Dimension] = {
     "data.frames": Choice(choices=(8, 16, 32)),
     "model.dropout": Range(low=0.0, high=0.8),
     "train.lr": Range(low=1e-5, high=1e-2, log=True),
@@ -212,12 +216,7 @@ _SPACE: dict[str, Dimension] = {
     "train.label_smoothing": Range(low=0.0, high=0.3),
     "train.backbone_lr_scale": Range(low=0.01, high=1.0, log=True),
 }
-FRAMES2D_SPACE = _SPACE | {
-    "model.frozen_stages": Range(low=0, high=5, when={"model.network": "resnet18"}),
-}
-VOLUME3D_SPACE = _SPACE | {
-    "model.frozen_stages": Range(low=0, high=5, when={"model.network": "r3d_18"}),
-}
+"""Of every network; how many stages may be frozen is `NeuralExperiment.own_range`."""
 
 
 def build_frames2d(experiment: Frames2dExperiment, classes: Sequence[str]) -> NeuralClassifier:

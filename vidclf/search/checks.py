@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from vidclf.config import InputError
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
 from vidclf.search.reconcile import Ownership, live_owner, reconcile
 from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OpenStudy, counts, open_storage
@@ -125,7 +126,7 @@ def _disagreements(opened: OpenStudy) -> Iterator[Problem]:
             continue
         try:
             outcome = attempt.outcome()
-        except (ValueError, TypeError):
+        except InputError:
             continue  # torn, and reported as such
         told = _told(opened, trial)
         if outcome is None or outcome.status != told.status:

@@ -39,6 +39,8 @@ class StudyState:
         finished_here: Trials that ended in this session.
         used: Trials that count against the budget.
         since_best: How many of these ended after the best one.
+        cache_lookups: How often this session's trials asked the caches.
+        cache_hits: How often what they asked for was there.
     """
 
     name: str
@@ -53,6 +55,8 @@ class StudyState:
     finished_here: int = 0
     used: int = 0
     since_best: int = 0
+    cache_lookups: float = 0
+    cache_hits: float = 0
 
     def hourly(self) -> float:
         """Trials an hour in this session."""
@@ -141,6 +145,8 @@ def _panel(state: StudyState) -> Group:
     best = "best so far: –"
     if state.best:
         best = f"best so far: {state.metric} {state.best[0]:.4f}, trial {state.best[1]} ({state.best[2]})"
+    if state.cache_lookups:
+        best += f"   caches: {state.cache_hits / state.cache_lookups:.0%} found"
     return Group(head, bar, running, Text(best))
 
 

@@ -23,7 +23,7 @@ from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
-from vidclf.search.study import StudyDefinition
+from vidclf.search.study import StudyDefinition, StudyFile
 from vidclf.search.supervisor import Ending, Supervisor
 from vidclf.search.worker import Worker
 from vidclf.store import Attempt, Identity, Outcome, now_ms
@@ -95,8 +95,7 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
                 params={
                     "objective": file.aims(),
                     "bases": ", ".join(definition.space.bases),
-                    "sampler": file.sampler.name,
-                    "pruner": file.pruner.name,
+                    **_strategies(file),
                     **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
                 },
                 dataset=_dataset(definition),
@@ -106,10 +105,26 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
         config.write_toml(config.dump(base), own.artifacts / f"{stem}.toml")
     config.write_toml(config.dump(file), own.artifacts / "study.toml")
     trials = max(file.budget.trials, opened.logical())
-    session = {"started_ms": now_ms(), "trials": trials, "workers": file.workers}
+    session = {
+        "started_ms": now_ms(),
+        "trials": trials,
+        "workers": file.workers,
+        **_strategies(file),
+    }
     with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
         sessions.write(json.dumps(session) + "\n")
     return own
+
+
+def _strategies(file: StudyFile) -> dict[str, Any]:
+    """Sampler and pruner with all their options, those that the file leaves at their defaults too."""
+    sampler = {"seed": file.sampler.seed, **file.sampler.options}
+    return {
+        "sampler": file.sampler.name,
+        **{f"sampler.{name}": value for name, value in sampler.items() if value is not None},
+        "pruner": file.pruner.name,
+        **{f"pruner.{name}": value for name, value in file.pruner.options.items() if value is not None},
+    }
 
 
 def _dataset(definition: StudyDefinition) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Search spaces as data, over one or several base experiments."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,6 +16,7 @@ from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.search.record import BASE
 
+_NETWORK = "model.network"
 _NOT_SEARCHED = ("data.manifest", "experiment")
 
 
@@ -120,7 +122,7 @@ def build_space(
 
 def _dimension(path: str, value: Any, base: ExperimentConfig, source: str, folder: Path) -> Dimension:
     if value == "default":
-        vouched = MODELS[base.kind].space.get(path)
+        vouched = base.own_range(path) or MODELS[base.kind].space.get(path)
         if vouched is None:
             raise InputError(
                 f"{source}: {base.kind} has no default range; give {{ low, high }} or {{ choices }}"
@@ -164,26 +166,53 @@ def _when_problems(
 def _refused_values(
     dimensions: Mapping[tuple[str, str], Dimension], bases: Mapping[str, ExperimentConfig], source: str
 ) -> Iterator[str]:
-    """Tries the ends of every range and every choice on its base."""
+    """Tries the ends of every range and every choice on its base, alone and then with each network."""
     seen: set[str] = set()
-    for (stem, path), dimension in dimensions.items():
-        tree = config.dump(bases[stem])
-        conditions = {key: value for key, value in dimension.when.items() if key != BASE}
-        if dimension.when.get(BASE, stem) != stem:
-            continue
-        if any(config.lookup(tree, key) is None for key in conditions):
-            continue
-        values = dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)
-        for value in values:
-            try:
-                parse_experiment(
-                    config.override(tree, {**conditions, path: value}), f"{source}: space.{path}"
-                )
-            except InputError as error:
-                for problem in error.problems:
+    for stem, base in bases.items():
+        own = {path: dimension for (owner, path), dimension in dimensions.items() if owner == stem}
+        own = {path: item for path, item in own.items() if item.when.get(BASE, stem) == stem}
+        tree, refused = config.dump(base), set[tuple[str, Scalar]]()
+        for path, dimension in own.items():
+            for values in _joint_values({path: dimension}, tree):
+                for problem in _refusals(values, tree, f"{source}: space.{path}"):
+                    refused.add((path, values[path]))
                     if problem not in seen:
                         seen.add(problem)
                         yield f"{problem} (in base {stem})"
+        for path in own:
+            if _NETWORK not in own or path == _NETWORK:
+                continue
+            for values in _joint_values({_NETWORK: own[_NETWORK], path: own[path]}, tree):
+                if not refused & values.items():
+                    together = f"{_NETWORK} = {values[_NETWORK]} with {path} = {values[path]}"
+                    for problem in _refusals(values, tree, f"{source}: space: {together}"):
+                        yield f"{problem} (in base {stem}; keep them apart with when, or search fewer values)"
+
+
+def _joint_values(chosen: Mapping[str, Dimension], tree: Tree) -> Iterator[dict[str, Scalar]]:
+    """Every combination of the dimensions' extreme values, with what they are searched under."""
+    conditions: dict[str, Scalar] = {}
+    for dimension in chosen.values():
+        for key, value in dimension.when.items():
+            if key != BASE and (config.lookup(tree, key) is None or conditions.get(key, value) != value):
+                return
+            conditions |= {key: value} if key != BASE else {}
+    ends = [
+        dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+        for dimension in chosen.values()
+    ]
+    for values in itertools.product(*ends):
+        point = dict(zip(chosen, values, strict=True))
+        if all(point.get(key, value) == value for key, value in conditions.items()):
+            yield conditions | point
+
+
+def _refusals(values: Mapping[str, Scalar], tree: Tree, source: str) -> Sequence[str]:
+    try:
+        parse_experiment(config.override(tree, values), source)
+    except InputError as error:
+        return error.problems
+    return ()
 
 
 def _clashes(dimensions: Mapping[tuple[str, str], Dimension], source: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Where a study stands."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -41,5 +42,7 @@ def _last_budget(opened: OpenStudy) -> int | None:
     sessions = opened.own_attempt.artifacts / "sessions.jsonl"
     if not sessions.exists():
         return None
-    trials: int = json.loads(sessions.read_text(encoding="utf-8").splitlines()[-1])["trials"]
-    return trials
+    for line in reversed(sessions.read_bytes().splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut short
+            return int(json.loads(line)["trials"])
+    return None

@@ -458,6 +458,8 @@ class Supervisor:
         self._errors.append(outcome.fingerprint)
         self._state.running.pop(number, None)
         self._state.finished_here += 1
+        self._state.cache_lookups += outcome.metrics.get("cost/cache_lookups", 0)
+        self._state.cache_hits += outcome.metrics.get("cost/cache_hits", 0)
         rows = self._refresh_counts()
         self._settled()
         if running.attempt.model.is_dir():
