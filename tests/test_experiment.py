@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.clips import write_experiment, write_squares
+from vidclf.calibration import apply_temperature
 from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.manifest import content_digest, read_manifest
@@ -81,9 +82,15 @@ def test_every_kind_leaves_the_same_folder(kind: str, manifest: Path, tmp_path: 
     assert saved.card.classes == ("down", "right")
     assert {clip for clip, _ in saved.card.trained_on} == {clip for clip, *_ in _contents(manifest, "train")}
     paths = [Path(path) for path in table["clip_path"]]
+    unscaled = table[["probability/down", "probability/right"]].to_numpy()
     np.testing.assert_allclose(
-        saved.predict(paths), table[["probability/down", "probability/right"]].to_numpy(), atol=1e-5
+        saved.predict(paths), apply_temperature(unscaled, saved.card.temperature), atol=1e-5
     )
+    assert set(table["group"]) == {entry.group for entry in val}
+    neural = kind in ("frames2d", "volume3d")
+    assert outcome.metrics.get("calibration/temperature", 1.0) == saved.card.temperature
+    assert ("calibration/loss_after" in outcome.metrics) == neural
+    assert (made.artifacts / "val/reliability.png").read_bytes().startswith(b"\x89PNG")
 
 
 def _contents(manifest: Path, split: str) -> list[tuple[str, str]]:

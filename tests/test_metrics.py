@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from vidclf import metrics
 
@@ -23,15 +24,53 @@ def test_evaluate_by_hand() -> None:
             "accuracy": 4 / 6,
             "balanced_accuracy": 5 / 9,
             "macro_f1": (2 / 3 + 4 / 5) / 3,
-            "weighted_f1": (3 * 2 / 3 + 2 * 4 / 5) / 6,
             "macro_precision": 4 / 9,
             "macro_recall": 5 / 9,
+            "weighted_precision": (3 * 2 / 3 + 2 * 2 / 3) / 6,
+            "weighted_recall": 4 / 6,
+            "weighted_f1": (3 * 2 / 3 + 2 * 4 / 5) / 6,
+            # Confidence and accuracy of the bins: 0.8 right; 0.5 right; 0.9 wrong; 0.6 right; 0.7 both.
+            "ece": (0.2 + 0.5 + 0.9 + 0.4 + 2 * 0.2) / 6,
+            # Pairs in the right order, ties as half: a 5.5 of 9, b 6 of 8, c 1.5 of 5.
+            "roc_auc": ((3 + 2 + 0.5) / 9 + 6 / 8 + 1.5 / 5) / 3,
             "loss": -sum(map(math.log, [0.8, 0.5, 0.1, 0.6, 0.7, 0.1])) / 6,
             "recall/a": 2 / 3,
             "recall/b": 1.0,
             "recall/c": 0.0,
         }
     )
+
+
+@pytest.mark.parametrize("number", [2, 4, 7])
+def test_areas_and_tops_are_those_of_sklearn(number: int) -> None:
+    generator = np.random.default_rng(number)
+    labels = np.arange(60) % number
+    probabilities = generator.dirichlet(np.ones(number), 60).round(2) + np.eye(number)[labels] * 0.3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    scores = metrics.evaluate(labels, probabilities, [str(index) for index in range(number)])
+    areas = [roc_auc_score(labels == index, probabilities[:, index]) for index in range(number)]
+    assert scores["roc_auc"] == pytest.approx(np.mean(areas))
+    ranks = (probabilities > probabilities[np.arange(60), labels][:, None]).sum(axis=1)
+    tops = {f"top{count}_accuracy": (ranks < count).mean() for count in (3, 5) if number > count}
+    assert {name: value for name, value in scores.items() if name.startswith("top")} == pytest.approx(tops)
+
+
+def test_areas_need_clips_of_every_class() -> None:
+    assert "roc_auc" not in metrics.evaluate(LABELS[:5], PROBABILITIES[:5], CLASSES)
+    assert "roc_auc" not in metrics.evaluate(np.zeros(3, np.int64), PROBABILITIES[:3, :2], CLASSES[:2])
+
+
+def test_reliability_by_hand() -> None:
+    # In fifteenths: 0.4 is the upper end of the 6th bin, 0.41 in the 7th, 1.0 in the last.
+    sure = np.array([0.4, 0.41, 1.0, 1.0])
+    probabilities = np.stack([sure, (1 - sure) / 2, (1 - sure) / 2], axis=1)
+    bins = metrics.reliability(np.array([0, 1, 0, 2]), probabilities)
+    assert bins.clips.nonzero()[0].tolist() == [5, 6, 14]
+    assert bins.clips.sum() == 4
+    np.testing.assert_allclose(bins.confidence[[5, 6, 14]], [0.4, 0.41, 1.0])
+    np.testing.assert_allclose(bins.accuracy[[5, 6, 14]], [1.0, 0.0, 0.5])
+    error = metrics.expected_calibration_error(np.array([0, 1, 0, 2]), probabilities)
+    assert error == pytest.approx((0.6 + 0.41 + 2 * 0.5) / 4)
 
 
 def test_absent_class_neither_warns_nor_counts() -> None:
@@ -80,7 +119,8 @@ def test_report_names_every_class() -> None:
 
 def test_tables_of_clips() -> None:
     paths = [Path(f"/clips/{index}.avi") for index in range(6)]
-    table = metrics.predictions_table(paths, LABELS, PROBABILITIES, CLASSES)
+    table = metrics.predictions_table(paths, LABELS, PROBABILITIES, CLASSES, list("uvwxyz"))
+    assert table["group"].tolist() == list("uvwxyz")
     assert table["clip_path"].tolist() == [str(path) for path in paths]
     assert table["predicted"].tolist() == ["a", "a", "b", "b", "b", "a"]
     assert table["correct"].tolist() == [True, True, False, True, True, False]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidclf import plots
+from vidclf import metrics, plots
 
 
 @pytest.mark.parametrize("number", [3, 22, 101])
@@ -47,3 +47,16 @@ def test_learning_curves_mark_the_best_epoch(tmp_path: Path) -> None:
 def test_learning_curves_of_a_loss_mark_the_lowest() -> None:
     records = [(1, {"epoch/val/loss": 0.5}), (2, {"epoch/val/loss": 0.3}), (3, {"epoch/val/loss": 0.4})]
     assert plots.learning_curves(records, "val/loss").axes[1].get_title() == "val/loss: 0.300 at epoch 2"
+
+
+def test_reliability_draws_bins_and_their_clips(tmp_path: Path) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.92, 0.08], [0.4, 0.6]])
+    bins = metrics.reliability(np.array([0, 1, 1]), probabilities)
+    figure = plots.reliability({"before": bins, "after": bins}, "val, 3 clips")
+    before, after = figure.axes
+    assert [before.get_title(), after.get_title()] == ["before", "after"]
+    assert [bar.get_height() for bar in before.patches if bar.get_height()] == [1.0, 0.5]
+    assert [text.get_text() for text in before.texts] == ["1", "2"]
+    np.testing.assert_allclose(before.lines[1].get_xydata(), [[0.6, 1.0], [0.91, 0.5]])
+    plots.write_png(figure, tmp_path / "reliability.png")
+    assert (tmp_path / "reliability.png").stat().st_size < 60_000

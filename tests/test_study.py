@@ -203,7 +203,7 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
 
 
 def test_objectives_are_what_is_computed() -> None:
-    scores = metrics.evaluate(np.array([0, 1]), np.eye(2), ["a", "b"])
+    scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"))
     assert set(record.SCORES) == {name for name in scores if not name.startswith("recall/")}
     assert {name.removeprefix("val/") for name in CURVE_METRICS} <= set(record.SCORES)
 

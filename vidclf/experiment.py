@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from vidclf import config, metrics, pictures, plots, profiling
+from vidclf.calibration import Calibration, calibrate
 from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore, Say
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.models import MODELS, Classifier
-from vidclf.models.base import ExperimentConfig, Report
+from vidclf.models.base import ExperimentConfig, Probabilities, Report
+from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import Card, write_card
 from vidclf.repeats import Repeats, run_repeats
 from vidclf.store import Attempt, Outcome, now_ms
@@ -254,10 +256,18 @@ def train_and_score(
     classifier.fit(train, val, record, attempt.checkpoint)
     fit_seconds = time.perf_counter() - started
 
-    scores = _score(classifier, val, "val", attempt)
-    _save(classifier, experiment, train, attempt.model)
+    probabilities = classifier.predict_proba(val)
+    scores = _score(probabilities, val, "val", attempt)
+    # The probabilities of classical kinds were calibrated on training clips of other groups.
+    scaled = (
+        calibrate(val.labels, probabilities, val.groups) if isinstance(classifier, NeuralClassifier) else None
+    )
+    if draw:
+        _draw_reliability(probabilities, scaled, val, "val", attempt)
+    _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
     final = {
         **scores,
+        **(scaled.effect if scaled else {}),
         **classifier.describe(),
         "size/file_mb": profiling.folder_size_mb(attempt.model),
         "cost/fit_seconds": fit_seconds,
@@ -272,9 +282,8 @@ def train_and_score(
     return final
 
 
-def _score(classifier: Classifier, clips: ClipSet, split: str, attempt: Attempt) -> dict[str, float]:
+def _score(probabilities: Probabilities, clips: ClipSet, split: str, attempt: Attempt) -> dict[str, float]:
     """Metrics of one split, with its confusion, report and per-clip predictions as artifacts."""
-    probabilities = classifier.predict_proba(clips)
     folder = attempt.artifacts / split
     folder.mkdir(exist_ok=True)
     figure = plots.confusion_matrix(
@@ -286,14 +295,32 @@ def _score(classifier: Classifier, clips: ClipSet, split: str, attempt: Attempt)
     )
     report = metrics.report_text(clips.labels, probabilities, clips.classes)
     (folder / "classification_report.txt").write_text(report, encoding="utf-8")
-    table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes)
+    table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
     table.to_csv(folder / "predictions.csv", index=False)
     metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
     scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 
-def _save(classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, directory: Path) -> None:
+def _draw_reliability(
+    probabilities: Probabilities, scaled: Calibration | None, clips: ClipSet, split: str, attempt: Attempt
+) -> None:
+    """How far the probabilities can be taken at their word, as they are and, for a network, scaled."""
+    drawn = {"as the model gives them": probabilities}
+    if scaled is not None and scaled.crossed is not None:
+        kept = f"T = {scaled.temperature:.2f} is kept" if scaled.temperature != 1.0 else "not kept: no better"
+        drawn[f"scaled as clips of other groups ask for ({kept})"] = scaled.crossed
+    panels = {}
+    for name, each in drawn.items():
+        error = metrics.expected_calibration_error(clips.labels, each)
+        panels[f"{name}\nexpected calibration error {error:.3f}"] = metrics.reliability(clips.labels, each)
+    figure = plots.reliability(panels, f"{split}, {len(clips)} clips")
+    plots.write_png(figure, attempt.artifacts / split / "reliability.png")
+
+
+def _save(
+    classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, directory: Path, temperature: float
+) -> None:
     directory.mkdir(exist_ok=True)
     classifier.save(directory)
     card = Card(
@@ -306,6 +333,7 @@ def _save(classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, 
             (content_digest(path), group) for path, group in zip(train.paths, train.groups, strict=True)
         ),
         versions=profiling.environment(),
+        temperature=temperature,
     )
     write_card(card, directory)
 

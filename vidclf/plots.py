@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidclf.data.video import Frames
+from vidclf.metrics import Reliability
 
 _LONGEST_NAME = 24
 """Characters of a class name that are shown."""
@@ -75,6 +76,37 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
         axes.text(
             column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=size
         )
+
+
+def reliability(panels: Mapping[str, Reliability], title: str) -> Figure:
+    """How often a model is right that is so sure; on the diagonal it can be taken at its word.
+
+    Args:
+        panels: What is drawn side by side, by title.
+        title: Above all.
+    """
+    figure = Figure(figsize=(0.4 + 3.9 * len(panels), 4.2), dpi=90, layout="constrained")
+    for axes, (name, bins) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        number = len(bins.clips)
+        middles = (np.arange(number) + 0.5) / number
+        axes.bar(middles, bins.accuracy, 1 / number, color="C0", edgecolor="white")
+        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        some = bins.clips > 0
+        axes.plot(bins.confidence[some], bins.accuracy[some], "o", color="C3", markersize=4)
+        for middle, height, clips in zip(middles[some], bins.accuracy[some], bins.clips[some], strict=True):
+            axes.annotate(
+                str(clips), (middle, height), (0, 4), textcoords="offset points", ha="center", fontsize=7
+            )
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1.08), xlabel="probability of the predicted class", ylabel="share right"
+        )
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.suptitle(f"{title}; numbers: clips", fontsize=10)
+    return figure
 
 
 def learning_curves(

@@ -56,8 +56,8 @@ def run_repeats(
         run: Trains and scores one variant.
 
     Returns:
-        ``val/…``: the mean over the runs, with ``val/…_std`` (of a sample) and ``repeat/i/val/…``; all
-        else as run 0 had it, but for the time, which is that of all.
+        ``val/…``: the mean over the runs that have it (a fold may lack a class), with ``val/…_std`` (of a
+        sample) and ``repeat/i/val/…``; all else as run 0 had it, but for the time, which is that of all.
     """
     finals: list[Mapping[str, float]] = []
     for index in range(repeats.count):
@@ -72,7 +72,9 @@ def run_repeats(
             part.finish(done)
         finals.append(done.metrics)
         scores = {name: value for name, value in done.metrics.items() if name.startswith("val/")}
-        means = {f"mean/{name}": statistics.mean(each[name] for each in finals) for name in scores}
+        means = {
+            f"mean/{name}": statistics.mean(each[name] for each in finals if name in each) for name in scores
+        }
         report(index + 1, {**{f"repeat/{name}": value for name, value in scores.items()}, **means})
     for index in range(repeats.count):
         # Only now: until all are there, a later try must find each in its folder.
@@ -110,13 +112,12 @@ def _collect(part: Attempt, attempt: Attempt, index: int, *, keep_model: bool) -
 
 
 def _summary(finals: list[Mapping[str, float]]) -> dict[str, float]:
-    summary = dict(finals[0])
-    for name in finals[0]:
-        values = [final[name] for final in finals]
-        if name.startswith("val/"):
-            summary[name] = statistics.mean(values)
-            summary[f"{name}_std"] = statistics.stdev(values)
-            summary |= {f"repeat/{index}/{name}": value for index, value in enumerate(values)}
-        elif name == _SUMMED:
-            summary[name] = sum(values)
+    summary = {name: value for name, value in finals[0].items() if not name.startswith("val/")}
+    summary[_SUMMED] = sum(final[_SUMMED] for final in finals)
+    for name in sorted({name for final in finals for name in final if name.startswith("val/")}):
+        values = {index: final[name] for index, final in enumerate(finals) if name in final}
+        summary[name] = statistics.mean(values.values())
+        if len(values) > 1:
+            summary[f"{name}_std"] = statistics.stdev(values.values())
+        summary |= {f"repeat/{index}/{name}": value for index, value in values.items()}
     return summary

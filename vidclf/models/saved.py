@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vidclf.calibration import BOUNDS, apply_temperature
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.models.base import Classifier, Probabilities
@@ -27,6 +28,7 @@ class Card:
         experiment: The resolved config that it was trained with.
         trained_on: Content digest and group of every training clip.
         versions: Libraries at training time.
+        temperature: By which its logits are divided, see `vidclf.calibration`.
         format: Version of this folder's layout.
     """
 
@@ -37,6 +39,7 @@ class Card:
     experiment: Mapping[str, Any]
     trained_on: tuple[tuple[str, str], ...]
     versions: Mapping[str, str]
+    temperature: float = 1.0
     format: int = FORMAT
 
 
@@ -52,12 +55,16 @@ class SavedModel:
         return ClipSet.of_files(paths, self.card.classes, self.card.grid, self.card.store_side)
 
     def predict(self, paths: Iterable[Path]) -> Probabilities:
-        """Class probabilities of video files, shape (files, classes).
+        """Class probabilities of video files, calibrated, shape (files, classes).
 
         Raises:
             ClipError: A file gives no frames.
         """
-        return self.classifier.predict_proba(self.clips(paths))
+        return self.probabilities(self.clips(paths))
+
+    def probabilities(self, clips: ClipSet) -> Probabilities:
+        """Class probabilities of clips, calibrated, shape (clips, classes)."""
+        return apply_temperature(self.classifier.predict_proba(clips), self.card.temperature)
 
 
 def write_card(card: Card, directory: Path) -> None:
@@ -81,4 +88,10 @@ def read_card(directory: Path) -> Card:
         )
     fields["classes"] = tuple(fields["classes"])
     fields["trained_on"] = tuple((clip, group) for clip, group in fields["trained_on"])
-    return Card(**fields)
+    card = Card(**fields)
+    if not isinstance(card.temperature, float | int) or not BOUNDS[0] <= card.temperature <= BOUNDS[1]:
+        raise InputError(
+            f"{directory / CARD}: temperature = {card.temperature} is not between {BOUNDS[0]} and "
+            f"{BOUNDS[1]}; 1.0 leaves the probabilities as they are"
+        )
+    return card

@@ -22,11 +22,17 @@ BASE = "base"
 SCORES = (
     "accuracy",
     "balanced_accuracy",
-    "macro_f1",
-    "weighted_f1",
     "macro_precision",
     "macro_recall",
+    "macro_f1",
+    "weighted_precision",
+    "weighted_recall",
+    "weighted_f1",
+    "top3_accuracy",
+    "top5_accuracy",
+    "roc_auc",
     "loss",
+    "ece",
 )
 """What `vidclf.metrics.evaluate` computes, beside ``recall/<class>``; it takes a second to import."""
 SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
