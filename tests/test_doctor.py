@@ -389,6 +389,19 @@ def test_a_lost_database_is_made_anew_from_the_folders(store: Store) -> None:
     assert (run.info.status, run.data.metrics[METRIC]) == ("FINISHED", 0.5)
 
 
+def test_trials_of_a_lost_database_belong_to_the_study_as_it_is_made_anew(store: Store) -> None:
+    study = make_study(store)
+    trial = make_trial(store, parent="study-1")
+    end(trial, metrics={METRIC: 0.5})
+    end(study)
+    Deliverer(store).deliver(trial)
+    (store.folder / "mlflow.db").unlink()
+    assert not examine(store, fix=True).left
+    runs = {run.info.run_name: run for run in MlflowClient(store.mlflow_uri).search_runs(["1"])}
+    assert set(runs) == {"demo", "trial 0"}
+    assert runs["trial 0"].data.tags["mlflow.parentRunId"] == runs["demo"].info.run_id
+
+
 def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Path) -> None:
     make_study(store)
     trial = make_kept(store)

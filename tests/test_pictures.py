@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from vidclf import plots
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import parse_experiment
 from vidclf.models import MODELS
 from vidclf.models.base import Classifier
 from vidclf.models.estimators import ClassicalClassifier
-from vidclf.pictures import block_importance, project, write_pictures
+from vidclf.pictures import block_importance, project, write_pictures, write_wrong_clips
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEURAL = {"frames2d": "tiny2d", "volume3d": "tiny3d"}
@@ -87,3 +89,43 @@ def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "projection.csv")
     assert list(table["split"]) == ["train"] * len(train) + ["val"] * len(val)
     assert list(table["label"][: len(train)]) == [train.classes[label] for label in train.labels]
+
+
+def test_wrong_clips_are_drawn_once_with_what_they_were_taken_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "val").mkdir()
+    wrong = {
+        "clip_path": [f"{number}.avi" for number in range(30)],
+        "label": "1",
+        "predicted": "None of them",
+    }
+    pd.DataFrame(wrong | {"confidence": 0.875}).to_csv(tmp_path / "val" / "wrong_clips.csv", index=False)
+    asked: list[str] = []
+    drawn: list[tuple[list[int], list[str], str]] = []
+
+    def read(path: Path) -> np.ndarray:
+        asked.append(path.name)
+        return np.stack([np.full((4, 6, 3), instant, np.uint8) for instant in range(5)])
+
+    def sheet(frames: list[np.ndarray], captions: list[str], title: str) -> Figure:
+        drawn.append(([int(frame.mean()) for frame in frames], captions, title))
+        return contact_sheet(frames, captions, title)
+
+    contact_sheet = plots.contact_sheet
+    monkeypatch.setattr(plots, "contact_sheet", sheet)
+    write_wrong_clips(tmp_path, read)
+    write_wrong_clips(tmp_path, read)
+    assert asked == [f"{number}.avi" for number in range(24)]
+    assert drawn == [
+        ([2] * 24, ["1\ntaken for None of them (88%)"] * 24, "Wrong clips of val: 30, the 24 most confident")
+    ]
+    assert (tmp_path / "val" / "wrong_clips.png").stat().st_size < 150_000
+    assert len(list((tmp_path / "images").glob("val~wrong_clips+*"))) == 2
+
+
+def test_where_no_clip_is_wrong_none_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "wrong_clips.csv").write_text("clip_path,label,predicted,correct,confidence\n")
+    write_wrong_clips(tmp_path, lambda path: pytest.fail("nothing to read"))
+    assert [path.name for path in (tmp_path / "val").iterdir()] == ["wrong_clips.csv"]

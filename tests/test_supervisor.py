@@ -184,6 +184,9 @@ def test_each_attempt_has_a_folder_with_its_identity(bench: Bench) -> None:
         assert identity.id == f"{opened.stored['uuid']}/{trial.number}"
         assert identity.parent == f"{opened.stored['uuid']}/study"
         assert identity.tags["vidclf.base"] == trial.params["base"]
+        searched = {path: value for path, value in trial.params.items() if path != "base"}
+        assert json.loads(identity.tags["vidclf.searched"]) == searched
+        assert identity.run_name.startswith(f"#{trial.number:03d} ")
         assert trial.user_attrs["metrics"] == {"val/macro_f1": 0.5}
 
 

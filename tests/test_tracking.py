@@ -1,16 +1,9 @@
 """What MLflow holds after deliveries: exact values, nothing twice, nothing lost."""
 
-import html
 import json
 import logging
 import multiprocessing
-import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +16,11 @@ from mlflow.exceptions import MlflowException
 
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
 from vidclf.config import InputError
-from vidclf.store import Attempt, Status, Store, open_store
+from vidclf.store import Attempt, Identity, Outcome, Status, Store, open_store
 from vidclf.tracking import deliverer as module
 from vidclf.tracking.deliverer import Deliverer, prepare
 from vidclf.tracking.news import Receipt
 from vidclf.tracking.thread import DelivererThread
-from vidclf.tracking.ui import serve_ui
-from vidclf.tracking.views import newest_view, save_study_view
 
 
 @pytest.fixture
@@ -433,113 +424,6 @@ def test_an_unusable_database_is_the_users_to_mend(tmp_path: Path) -> None:
         prepare(store)
 
 
-def rank_trials(store: Store) -> str:
-    """Three scored trials and a pruned one, and the link to their view."""
-    study = make_study(store)
-    deliverer = Deliverer(store)
-    for number, score in enumerate([0.5, 0.9, None, 0.7]):
-        trial = make_trial(store, number, parent="study-1")
-        if score is None:
-            end(trial, "pruned", "behind the median")
-        else:
-            end(trial, metrics={"val/macro_f1": score, "size/file_mb": 1.0 + number})
-        deliverer.deliver(trial)
-    parent = deliverer.deliver(study)
-    assert parent is not None
-    return save_study_view(
-        deliverer,
-        experiment="gestures",
-        study="demo",
-        parent_run_id=parent,
-        metric="val/macro_f1",
-        direction="maximize",
-        params=["train.lr"],
-    )
-
-
-def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowClient) -> None:
-    deliverer = Deliverer(store)
-    assert newest_view(deliverer) == "/#/experiments?workflowType=machine_learning"
-    link = rank_trials(store)
-    experiment = client.get_experiment_by_name("gestures")
-    assert experiment is not None
-    assert link.startswith(f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
-    key = re.search("viewStateShareKey=([^&]+)", link)
-    assert key
-    state = json.loads(experiment.tags[f"mlflow.sharedViewState.{key[1]}"])
-    found = client.search_runs(
-        [experiment.experiment_id],
-        state["searchFilter"],
-        order_by=[f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"],
-    )
-    assert [run.info.run_name for run in found] == ["trial 1", "trial 3", "trial 0", "trial 2"]
-    assert {"metrics.`val/macro_f1`", "params.`train.lr`", "tags.`vidclf.status`"} <= set(
-        state["selectedColumns"]
-    )
-    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {
-        section["uuid"] for section in state["compareRunSections"]
-    }
-    assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "val/macro_f1"
-    assert newest_view(deliverer) == link
-
-
-def test_a_taken_port_is_named(store: Store) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port}"):
-            serve_ui(store, port, print)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SERVE = """
-import sys
-from pathlib import Path
-from vidclf.store import open_store
-from vidclf.tracking.ui import serve_ui
-serve_ui(open_store(Path(sys.argv[1])), int(sys.argv[2]), lambda link: print(link, flush=True))
-print("ended", flush=True)
-"""
-
-
-def page(link: str, profile: Path) -> str:
-    """The visible text of a page after its scripts ran."""
-    assert CHROMIUM
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "--window-size=1700,1100"]
-    command += ["--virtual-time-budget=20000", "--dump-dom", link]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(script|style).*?</\1>", " ", dom)))
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(
-    not CHROMIUM and os.environ.get("VIDCLF_REQUIRE_SERVICES") != "1", reason="Debian's chromium is missing"
-)
-def test_the_ui_opens_on_the_ranked_trials(store: Store, tmp_path: Path) -> None:
-    rank_trials(store)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVE, str(store.folder), str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ui:
-        assert ui.stdout is not None
-        try:
-            link = ui.stdout.readline().strip()
-            assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/")
-            text = page(link, tmp_path / "profile")
-        finally:
-            ui.send_signal(signal.SIGTERM)
-        assert ui.stdout.read().strip() == "ended"
-        assert ui.wait(timeout=20) == 0
-    assert re.findall(r"trial \d", text) == ["trial 1", "trial 3", "trial 0", "trial 2"]
-    assert all(word in text for word in ("val/macro_f1", "vidclf.status", "pruned", "train.lr", "0.0003"))
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
-
-
 def test_mlflow_stays_quiet(
     store: Store, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -581,3 +465,35 @@ def test_a_long_description_is_cut_at_a_line_and_says_so(store: Store, client: M
     note = delivered(store, study, client).data.tags["mlflow.note.content"]
     assert 7900 < len(note) <= 8000
     assert note.endswith("seed = 0\n```\n\n*The rest is in the artifact README.md.*")
+
+
+def test_an_ended_trial_is_described_until_the_user_writes_another(
+    store: Store, client: MlflowClient
+) -> None:
+    trial, note = store.attempt("demo", "00003"), "mlflow.note.content"
+    searched = {"model.C": 0.41888, "model.kernel": "linear"}
+    tags = {"vidclf.study": "demo", "vidclf.trial": "3", "vidclf.base": "svm_a"}
+    tags |= {"vidclf.searched": json.dumps(searched)}
+    trial.create(Identity("trial-3", "gestures", "#003 svm", None, STARTED, tags, {"model.C": 0.41888}))
+    assert note not in delivered(store, trial, client).data.tags
+    end(trial, metrics={"val/macro_f1": 0.875, "size/file_mb": 1.5})
+    run = delivered(store, trial, client)
+    assert run.data.tags[note].splitlines() == [
+        "Trial **3** of the study **demo**, from svm\\_a: `model.C` 0.4189, `model.kernel` linear",
+        "",
+        "`val/macro_f1` 0.8750, `size/file_mb` 1.50",
+        "",
+        "Its record is `attempts/demo/00003` in the store.",
+    ]
+    trial.finish(Outcome("failed", "no finite *objective*", {}, ENDED + 1))
+    assert "**failed**: no finite \\*objective\\*" in delivered(store, trial, client).data.tags[note]
+    client.set_tag(run.info.run_id, note, "mine")
+    trial.finish(Outcome("failed", "again", {}, ENDED + 2))
+    assert delivered(store, trial, client).data.tags[note] == "mine"
+
+
+def test_a_single_run_is_described_by_its_config(store: Store, client: MlflowClient) -> None:
+    run = make_trial(store)
+    end(run, metrics={"val/accuracy": 0.5})
+    note = delivered(store, run, client).data.tags["mlflow.note.content"]
+    assert note.startswith("A single run of **trial 0**: `model.kind` majority\n\n`val/accuracy` 0.5000\n")

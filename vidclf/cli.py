@@ -239,7 +239,17 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     if ending == "interrupted":
         say(f"Go on with the same command: vidclf tune {shlex.quote(str(study))}")
     elif ending != "errors" and compare.ranked(rows, objective.direction):
-        say(f"Look at it:     vidclf ui\nShip the best:  vidclf promote {opened.name} --as NAME")
+        name = shlex.quote(opened.name)
+        say(f"Look at it:     {_where_to_look(opened)}\nShip the best:  vidclf promote {name} --as NAME")
+
+
+def _where_to_look(opened: "OpenStudy") -> str:
+    """A link where MLflow's UI is served already, else the command that serves it."""
+    from vidclf.tracking.ui import links, served_elsewhere
+
+    if served_elsewhere(opened.store):
+        return links(opened.store, opened.store.mlflow_uri.rstrip("/"), opened.name)[0]
+    return f"vidclf ui --study {shlex.quote(opened.name)}"
 
 
 @app.command(epilog="Example: `vidclf status demo`")
@@ -323,13 +333,29 @@ def _print_predictions(predictions: Sequence[Mapping[str, Any]]) -> None:
 @app.command(epilog="Example: `vidclf ui --port 5001`")
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    study: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="A study's name or file; none: the newest.")
+    ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Serves MLflow's UI on the store, with a link to the newest study's ranked trials."""
+    """Serves MLflow's UI on the store, with links to a study's ranked trials and charts."""
     from vidclf.store import open_store
     from vidclf.tracking.ui import serve_ui
 
-    serve_ui(open_store(store), port, lambda link: say(f"{link}\nCtrl-C stops it"))
+    opened_store = open_store(store)
+    name = None
+    if study is not None:
+        from vidclf.search.record import find_study
+
+        name = find_study(study, opened_store).name
+    serve_ui(opened_store, port, _announce, name)
+
+
+def _announce(link: str, others: Mapping[str, str]) -> None:
+    say(link)
+    for name, other in others.items():
+        say(f"{name}:  {other}")
+    say("Ctrl-C stops it")
 
 
 app.command(epilog="Example: `vidclf promote demo --as exercises`")(promote)

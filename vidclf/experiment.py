@@ -278,6 +278,7 @@ def train_and_score(
     _write_artifacts(experiment, attempt)
     if draw:
         pictures.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
+        pictures.write_wrong_clips(attempt.artifacts, val.read)
     attempt.record(max((step for step, _ in attempt.records()), default=0), final)
     return final
 

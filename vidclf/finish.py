@@ -46,6 +46,7 @@ def draw(attempt: Attempt, repeats: Repeats | None) -> None:
     train, val = (ClipSet.of_entries(splits[split], manifest.classes, store) for split in ("train", "val"))
     classifier = load_model(attempt.model).classifier
     pictures.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
+    pictures.write_wrong_clips(attempt.artifacts, val.read)
     attempt.drawn.touch()
 
 

@@ -1,6 +1,6 @@
-"""What a fitted model sees and what it rests on, as pictures among a run's artifacts."""
+"""What a fitted model sees, what it rests on and what it mistakes, as pictures among a run's artifacts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from vidclf import metrics, plots
 from vidclf.data import video
 from vidclf.data.clips import ClipSet
+from vidclf.data.video import Frames
 from vidclf.models import Classifier
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.features import STILL, Pixels, gradient_drawing
@@ -28,6 +29,8 @@ _INSTANTS = 3
 _MOTION = {"flow", "hof", "mbh"}
 """Features that are made from the optical flow."""
 _COLOURS = 256
+_MOST_WRONG = 24
+"""Wrong clips on a contact sheet."""
 
 
 def write_pictures(
@@ -48,6 +51,34 @@ def write_pictures(
         if drops:
             _write_importance(drops, val, artifacts)
         _write_descriptor(classifier, val, artifacts)
+
+
+def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
+    """Draws a frame of each clip of val that was mistaken, the most confident mistakes first.
+
+    What ``val/wrong_clips.csv`` names is drawn, once: at most 24, and no picture where there is none.
+
+    Args:
+        artifacts: Folder of the run's artifacts.
+        read: Frames of the clip at a path, uint8 (T, H, W, 3).
+    """
+    table = pd.read_csv(artifacts / "val" / "wrong_clips.csv", dtype={"label": str, "predicted": str})
+    name = "val/wrong_clips"
+    if table.empty or (artifacts / f"{name}.png").exists():
+        return
+    shown = table.head(_MOST_WRONG)
+    frames = []
+    for path in shown["clip_path"]:
+        clip = read(Path(path))
+        frames.append(clip[len(clip) // 2])
+    columns = zip(shown["label"], shown["predicted"], shown["confidence"], strict=True)
+    captions = [
+        f"{plots.shortened(label)}\ntaken for {plots.shortened(said)} ({confidence:.0%})"
+        for label, said, confidence in columns
+    ]
+    some = f", the {_MOST_WRONG} most confident" if len(table) > _MOST_WRONG else ""
+    title = f"Wrong clips of val: {len(table)}{some}"
+    _write(plots.contact_sheet(frames, captions, title), artifacts, name, _COLOURS)
 
 
 def _write(figure: Figure, artifacts: Path, name: str, colours: int = 64) -> None:

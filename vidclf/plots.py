@@ -52,7 +52,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
-    names = [_shortened(name) for name in classes]
+    names = [shortened(name) for name in classes]
     size = 10 if number <= 10 else 8 if number <= _MOST_NUMBERED else 4
     axes.set_xticks(range(number), names, rotation=90 if number > 10 else 35, fontsize=size)
     if number <= 10:
@@ -65,7 +65,8 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     return figure
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name whose middle is left out where it is long."""
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
@@ -201,7 +202,7 @@ def projection(
     ]
     if number <= _MOST_COLOURED:
         handles += [
-            Line2D([], [], linestyle="", marker="s", color=colour, label=_shortened(name))
+            Line2D([], [], linestyle="", marker="s", color=colour, label=shortened(name))
             for name, colour in zip(classes, colours, strict=True)
         ]
     size = 9 if number <= 22 else 7
@@ -331,6 +332,27 @@ def _draw_wheel(axes: Axes) -> None:
     wheel.imshow(np.concatenate([colours, np.hypot(right, down)[..., None] <= 1], axis=-1))
     wheel.set(xticks=[], yticks=[])
     wheel.axis("off")
+
+
+def contact_sheet(frames: Sequence[Frames], captions: Sequence[str], title: str) -> Figure:
+    """Pictures side by side, six in a row.
+
+    Args:
+        frames: One picture each, uint8 (H, W, 3), of any sizes.
+        captions: Below each.
+        title: Above all.
+    """
+    columns = min(len(frames), 6)
+    rows = -(-len(frames) // columns)
+    figure = Figure(figsize=(2.1 * max(columns, 3), 2.2 * rows + 0.4), dpi=90, layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in cells:
+        axes.axis("off")
+    for axes, frame, caption in zip(cells[: len(frames)], frames, captions, strict=True):
+        axes.imshow(frame)
+        axes.text(0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
 
 
 def write_png(figure: Figure, path: Path, colours: int = 64) -> None:

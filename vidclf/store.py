@@ -33,6 +33,8 @@ Status = Literal["complete", "pruned", "failed", "interrupted"]
 Record = TypeVar("Record", "Identity", "Outcome")
 FORMAT = 1
 """Of the store's own files; ``store.json`` keeps it, and a store of a later one is refused."""
+SEARCHED_TAG = "vidclf.searched"
+"""A trial's searched values by dotted path, as JSON."""
 TRAIN = "train"
 """Folder of the attempts that belong to no study."""
 

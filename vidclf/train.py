@@ -22,6 +22,7 @@ from vidclf.experiment import (
 )
 from vidclf.models import load_model
 from vidclf.models.base import Report
+from vidclf.naming import train_name
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, now_ms
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
@@ -120,10 +121,10 @@ def _open_attempt(
         Identity(
             id=uuid.uuid4().hex,
             experiment=experiment_name(experiment),
-            run_name=name,
+            run_name=train_name(name, config.dump(experiment)),
             parent=None,
             started_ms=now_ms(),
-            tags=tags,
+            tags={**tags, "vidclf.file": name},
             dataset=dataset_record(experiment, manifest),
         )
     )

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf.config import InputError
+from vidclf.naming import trial_name
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
 from vidclf.search.reconcile import Ownership, live_owner, reconcile
 from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OpenStudy, counts, open_storage
@@ -157,7 +158,7 @@ def _rebuild(opened: OpenStudy, trial: FrozenTrial) -> None:
     identity = Identity(
         id=opened.attempt_id(trial.number),
         experiment=opened.stored["experiment"],
-        run_name=f"{opened.name} {trial.number:03d} {base}",
+        run_name=trial_name(trial.number, opened.stored["bases"][base], trial.params),
         parent=opened.attempt_id(),
         started_ms=_ms(trial.datetime_start),
         tags={

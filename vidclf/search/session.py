@@ -23,6 +23,7 @@ from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
+from vidclf.search.standing import mark, show_in_ui
 from vidclf.search.study import StudyDefinition, StudyFile
 from vidclf.search.supervisor import Ending, Supervisor
 from vidclf.search.worker import Worker
@@ -31,7 +32,6 @@ from vidclf.tracking.checks import MlflowError
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model
 from vidclf.tracking.thread import DelivererThread
-from vidclf.tracking.views import save_study_view
 
 _REFRESH_SECONDS = 30.0
 """Fewest seconds between two refreshes of a study's page."""
@@ -47,7 +47,8 @@ def run_session(
     ending: Ending = "interrupted"
     try:
         own = _open_own_attempt(opened, definition)
-        _show_in_ui(opened, definition, own)
+        # At once, so that the study can be watched from its first trial.
+        show_in_ui(opened, definition, Deliverer(opened.store).deliver(own), standing=False)
         with contextlib.suppress(MlflowError):  # it is away: the next session mends
             mend_runs(opened)
         for attempt in (own, *_attempts(opened)):
@@ -132,22 +133,6 @@ def _dataset(definition: StudyDefinition) -> dict[str, str]:
     return dataset_record(base, read_manifest(Path(base.data.manifest)))
 
 
-def _show_in_ui(opened: OpenStudy, definition: StudyDefinition, own: Attempt) -> None:
-    """Saves the view that `vidclf ui` opens, so that the study can be watched from its first trial."""
-    deliverer = Deliverer(opened.store)
-    run_id = deliverer.deliver(own)
-    if run_id is not None:
-        save_study_view(
-            deliverer,
-            experiment=opened.stored["experiment"],
-            study=opened.name,
-            parent_run_id=run_id,
-            metric=opened.objective.metric,
-            direction=opened.objective.direction,
-            params=["model.kind", *definition.file.space],
-        )
-
-
 def _short_json(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
@@ -228,6 +213,10 @@ def _close(
                 deliver_model(Deliverer(opened.store), opened.attempt(row.number))
             except InputError as error:
                 shown.line(f"warning: {error}")
+        try:
+            mark(opened, definition, rows, stay)
+        except MlflowError as error:
+            shown.line(f"warning: the best trials are not marked in MLflow: {error}")
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The supervisor: the one process that holds a study; it hands trials to its workers."""
 
+import json
 import math
 import multiprocessing.connection
 import time
@@ -16,6 +17,7 @@ from vidclf import compare, config, profiling
 from vidclf.compare import TrialRow
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
+from vidclf.naming import trial_name
 from vidclf.search import display as screen
 from vidclf.search.exhaustive import exhausted
 from vidclf.search.latency import Stopwatch
@@ -51,7 +53,7 @@ from vidclf.search.worker import (
     Verdict,
     Worker,
 )
-from vidclf.store import Attempt, Identity, Outcome, now_ms
+from vidclf.store import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
 """Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
@@ -304,11 +306,15 @@ class Supervisor:
 
     def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
         attributes = self._opened.frozen(trial.number).user_attrs
+        base = config.dump(self._space.bases[stem])
+        paths = (path for owner, path in self._space.dimensions if owner == stem and path in trial.params)
+        searched = {path: trial.params[path] for path in paths}
         tags = {
             **self._tags[stem],
             "vidclf.study": self._opened.name,
             "vidclf.trial": str(trial.number),
             "vidclf.base": stem,
+            SEARCHED_TAG: json.dumps(searched),
             **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
             **({"vidclf.start": attributes[START]} if START in attributes else {}),
             **({"vidclf.reused_from": str(earlier)} if earlier is not None else {}),
@@ -316,7 +322,7 @@ class Supervisor:
         return Identity(
             id=self._opened.attempt_id(trial.number),
             experiment=self._opened.stored["experiment"],
-            run_name=f"{self._opened.name} {trial.number:03d} {stem}",
+            run_name=trial_name(trial.number, base, searched),
             parent=self._opened.attempt_id(),
             started_ms=now_ms(),
             tags=tags,

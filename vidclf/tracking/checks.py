@@ -47,7 +47,8 @@ def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:
     if not candidates:
         return
     runs, gone = ({}, set()) if lost else (runs_by_attempt(store), _deleted_experiments(store))
-    for attempt in candidates:
+    # Studies first: a trial's run names its study's, and must not be given that of a lost MLflow.
+    for attempt in sorted(candidates, key=lambda attempt: attempt.identity().parent is not None):
         identity, receipt = attempt.identity(), Deliverer(store).receipt(attempt)
         run = runs.get(identity.id)
         deleted = run is not None and run.info.lifecycle_stage != LifecycleStage.ACTIVE

@@ -33,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vidclf import config
 from vidclf.store import Attempt, Identity, Store
 from vidclf.tracking.news import News, Receipt
+from vidclf.tracking.notes import run_note
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ class Deliverer:
                 folder = Path(name).parent.as_posix()
                 self.client.log_artifact(run.info.run_id, str(path), None if folder == "." else folder)
                 receipt.files[name] = stamp
-        self._send_tags(attempt, news, run)
+        self._send_tags(attempt, identity, receipt, news, run)
         self._send_status(news, run)
         receipt.ended = news.ended
         receipt.save(attempt)
@@ -259,7 +260,9 @@ class Deliverer:
         receipt.offset = offset
         receipt.save(attempt)
 
-    def _send_tags(self, attempt: Attempt, news: News, run: Run) -> None:
+    def _send_tags(
+        self, attempt: Attempt, identity: Identity, receipt: Receipt, news: News, run: Run
+    ) -> None:
         outcome = news.outcome
         tags = {
             REASON_TAG: outcome.reason if outcome else "",
@@ -269,6 +272,8 @@ class Deliverer:
             tags[IMAGES_TAG] = "True"
         if NOTE_FILE in news.files:  # else what the user has written there stays
             tags[NOTE_TAG] = _note(news.files[NOTE_FILE][0])
+        elif outcome and NOTE_FILE not in receipt.files and run.data.tags.get(NOTE_TAG) == receipt.note:
+            receipt.note = tags[NOTE_TAG] = run_note(self.store, attempt, identity, outcome)
         changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key, "") != value]
         if changed:
             self.client.log_batch(run.info.run_id, tags=changed)
@@ -307,7 +312,7 @@ def _dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
     return DatasetInput(logged, [InputTag("mlflow.data.context", "training")])
 
 
-def _metric_key(key: str) -> str:
+def metric_key(key: str) -> str:
     """The key without what MLflow refuses, as brackets in the name of a class."""
     return _REFUSED_IN_KEYS.sub("_", key)
 
@@ -316,7 +321,7 @@ def _metrics(line: bytes, journal: Path) -> list[Metric]:
     try:
         entry = json.loads(line)
         return [
-            Metric(_metric_key(key), float(value), entry["time_ms"], entry["step"])
+            Metric(metric_key(key), float(value), entry["time_ms"], entry["step"])
             for key, value in entry["metrics"].items()
             if math.isfinite(value)
         ]

@@ -33,6 +33,7 @@ class Receipt:
         files: Stamps of the artifacts that were sent, by relative path.
         ended: Status and end time that were sent.
         model_id: The logged model, where the attempt's model was sent.
+        note: The description that was sent: where MLflow has another one now, the user wrote it.
     """
 
     uri: str
@@ -42,6 +43,7 @@ class Receipt:
     files: dict[str, FileStamp] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
     model_id: str | None = None
+    note: str | None = None
 
     @classmethod
     def load(cls, attempt: Attempt, uri: str) -> "Receipt":

@@ -1,4 +1,4 @@
-"""MLflow's UI on a store, opened where the newest study's ranked trials are."""
+"""MLflow's UI on a store, opened where a study's ranked trials are."""
 
 import contextlib
 import os
@@ -9,39 +9,64 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from vidclf.config import InputError
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer, prepare
-from vidclf.tracking.views import newest_view
+from vidclf.tracking.views import runs_view, study_view
 
 HOST = "127.0.0.1"
 START_LIMIT = 60.0
 """Seconds that the server may take to answer."""
 
 
-def serve_ui(store: Store, port: int, announce: Callable[[str], None]) -> None:
+def serve_ui(
+    store: Store, port: int, announce: Callable[[str, Mapping[str, str]], None], study: str | None = None
+) -> None:
     """Serves the UI until Ctrl-C or SIGTERM.
 
     Args:
-        store: What to show; where MLflow is a server already, its link is announced and that is all.
+        store: What to show; where MLflow is a server already, its links are announced and that is all.
         port: Port on the loopback interface.
-        announce: Called once with the link, as soon as it can be opened.
+        announce: Called once, as soon as they can be opened, with the link to the ranked trials, and with
+            further ones by what they show.
+        study: What to open; ``None``: the newest study, and where there is none all runs.
 
     Raises:
-        InputError: The port is taken, or the server does not start.
+        InputError: The port is taken, the server does not start, or MLflow has no such study.
     """
-    if store.mlflow_uri.startswith("http"):
-        announce(f"{store.mlflow_uri.rstrip('/')}{newest_view(Deliverer(store))}")
+    if served_elsewhere(store):
+        announce(*links(store, store.mlflow_uri.rstrip("/"), study))
         return
     _check_free(port)
     prepare(store)
+    announced = links(store, f"http://{HOST}:{port}", study)
     with _interruptible(), _server(store, port) as server:
         _wait_until_healthy(server, port)
-        announce(f"http://{HOST}:{port}{newest_view(Deliverer(store))}")
+        announce(*announced)
         server.wait()
+
+
+def served_elsewhere(store: Store) -> bool:
+    """Whether MLflow is a server, which has its UI already."""
+    return store.mlflow_uri.startswith("http")
+
+
+def links(store: Store, server: str, study: str | None) -> tuple[str, dict[str, str]]:
+    """The link to a study's ranked trials, and further ones by what they show.
+
+    Raises:
+        InputError: MLflow has no such study.
+    """
+    deliverer = Deliverer(store)
+    view = study_view(deliverer, study)
+    if view:
+        return f"{server}{view.table}", {name: f"{server}{link}" for name, link in view.named().items()}
+    if study is not None:
+        raise InputError(f"MLflow does not have the study {study}; vidclf doctor --fix may deliver it")
+    return f"{server}{runs_view(deliverer)}", {}
 
 
 def _check_free(port: int) -> None:
