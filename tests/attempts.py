@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vidclf.store import Attempt, Identity, Outcome, Status, Store, open_store
-from vidclf.tracking.deliverer import locked, prepare
+from vidclf.tracking.deliverer import Deliverer, locked, prepare
 
 STARTED = 1_700_000_000_000
 ENDED = STARTED + 60_000
@@ -53,3 +53,11 @@ def end(
     if metrics:
         attempt.record(0, metrics)
     attempt.finish(Outcome(status, reason, metrics or {}, ENDED))
+
+
+def shipped(store: Store, attempt: Attempt, name: str, alias: str = "champion") -> int:
+    """Registers an attempt's model without judging it; its version."""
+    # Imported here: most tests do without the registry.
+    from vidclf.registry.promote import Request, register  # noqa: PLC0415
+
+    return register(Deliverer(store), attempt, Request(name, alias), tags={}, description="")

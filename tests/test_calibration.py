@@ -122,7 +122,9 @@ def test_cards_of_before_are_unscaled_and_impossible_ones_refused(tmp_path: Path
     del fields["temperature"]
     (tmp_path / CARD).write_text(json.dumps(fields))
     assert read_card(tmp_path) == card(temperature=1.0)
-    for value in (0.0, -1, 1e9, math.nan, "2", None):
+    for value in (0.0, -1, 1e9, math.nan, "two", None):
         (tmp_path / CARD).write_text(json.dumps({**fields, "temperature": value}))
-        with pytest.raises(InputError, match=r"vidclf\.json: temperature = .* is not between"):
+        with pytest.raises(
+            InputError, match=r"vidclf\.json: (temperature = .* is not between|damaged: temp)"
+        ):
             read_card(tmp_path)

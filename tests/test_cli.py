@@ -21,7 +21,8 @@ from vidclf.search.record import find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
-COMMANDS = ["data demo", "data import", "train", "tune", "status", "promote", "predict", "ui", "doctor"]
+COMMANDS = ["data demo", "data import", "train", "tune", "status", "compare", "confirm", "promote"]
+COMMANDS += ["rollback", "predict", "bench", "export", "ui", "doctor"]
 
 
 def run(*arguments: object, expect: int = 0) -> Result:
@@ -90,7 +91,9 @@ def test_help_imports_nothing_heavy() -> None:
         (("train", "{folder}/svm.toml", "--set", "model.D=1"), "unknown key model.D, did you mean model.C?"),
         (("train", "{folder}/svm.toml", "--set", "data.manifest=no.csv"), "no such manifest"),
         (("train", "{folder}/tiny.toml", "--set", "model.weights=no.pth"), "no.pth"),
-        (("train", "{folder}/svm.toml", "--test"), "--test is not in this version of vidclf"),
+        (("promote", "nothing", "--as", "x", "--max", "size/mb=3"), "no gate on 'size/mb'"),
+        (("rollback", "nothing"), "no such registered model"),
+        (("confirm", "nothing"), "no study nothing"),
         (("tune", "{folder}/nothing.toml"), "nothing.toml: no such file"),
         (("tune", "{folder}/study.toml", "--join"), "--join is not in this version of vidclf"),
         (("tune", "{folder}/study.toml", "--ray", "auto"), "--ray is not in this version of vidclf"),
@@ -227,9 +230,12 @@ def test_from_study_to_prediction(folder: Path) -> None:
     pages = {file.path for file in deliverer.client.list_artifacts(parent)}
     assert {"data.html", "study.html", "trials.csv", "README.md", "best.toml", "study.toml"} <= pages
 
-    promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
-    assert (promoted["version"], promoted["gates"]) == (1, [])
+    accept = ("--accept", "untested")  # the test split has one group
+    promoted = json.loads(run("promote", "study", "--as", "squares", *accept, "--json").stdout)
+    assert promoted["version"] == 1
+    assert [(gate["gate"], gate["passed"]) for gate in promoted["gates"]] == [("groups in test", True)]
     assert promoted["run_id"] == answer["best"]["run_id"]
+    assert promoted["metrics"]["test/accuracy"] >= 0
     again = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert again["version"] == 1
     clip = sorted((folder / "squares/right").iterdir())[2]

@@ -45,7 +45,7 @@ def test_the_front_holds_what_nothing_beats_at_once() -> None:
 
 def shown(rows: list[TrialRow]) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(compare.leaderboard(rows, "val/macro_f1", "maximize", top=2))
+    console.print(compare.leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
     return console.export_text()
 
 

@@ -20,13 +20,13 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
-from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
+from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
 from tests.test_registry import make_kept
 from vidclf import cli
 from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.doctor import CHECKS, Check, Finding, examine, weigh
-from vidclf.registry.promote import promote, resolve_model
+from vidclf.registry.find import resolve_model
 from vidclf.search.checks import mend_runs, mend_study
 from vidclf.search.reconcile import Ownership
 from vidclf.search.record import DEFINITION, OpenStudy, open_storage
@@ -407,7 +407,9 @@ def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Pa
     trial = make_kept(store)
     (trial.artifacts / "note.txt").write_text("here")
     end(store.attempt("demo", "study"))
-    promoted = promote(store, trial, "gestures")
+    shipped(store, trial, "gestures")
+    run_id = Deliverer(store).receipt(trial).run_id
+    assert run_id is not None
     moved = Store(store.folder.rename(tmp_path / "another place"))
     client = MlflowClient(moved.mlflow_uri)
 
@@ -417,7 +419,7 @@ def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Pa
     assert not store.folder.exists()
     assert len(list(moved.folder.glob("mlflow-*.backup.db"))) == 1
 
-    artifact = client.download_artifacts(promoted.run_id, "note.txt", str(tmp_path))
+    artifact = client.download_artifacts(run_id, "note.txt", str(tmp_path))
     assert Path(artifact).read_text() == "here"
     folder = resolve_model(moved, "gestures@champion")
     assert folder.is_relative_to(moved.folder)
@@ -426,7 +428,7 @@ def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Pa
     with closing(sqlite3.connect(moved.folder / "mlflow.db")) as connection:
         dump = "\n".join(connection.iterdump())
     assert store.artifacts.as_uri() not in dump
-    assert Deliverer(moved).receipt(moved.attempt("demo", "trial-0")).run_id == promoted.run_id
+    assert Deliverer(moved).receipt(moved.attempt("demo", "trial-0")).run_id == run_id
 
 
 def test_artifacts_that_stayed_behind_are_not_given_up(store: Store, tmp_path: Path) -> None:

@@ -73,7 +73,12 @@ def test_by_fold_the_kept_trial_gets_one_model_at_the_end(val: bool, tmp_path: P
     client = Deliverer(store).client
     assert client.get_run(run_id).data.metrics["final/val/macro_f1"] == outcome.metrics["final/val/macro_f1"]
     assert "projection.png" in {file.path for file in client.list_artifacts(run_id)}
-    assert json.loads(run("promote", "study", "--as", "squares", "--json").stdout)["version"] == 1
+    assert (
+        json.loads(run("promote", "study", "--as", "squares", "--accept", "untested", "--json").stdout)[
+            "version"
+        ]
+        == 1
+    )
 
 
 def _judged(folder: Path) -> set[str]:
@@ -92,7 +97,9 @@ def test_a_model_that_was_not_kept_is_trained_again(tmp_path: Path, store: Store
     run_id = Deliverer(store).receipt(opened.attempt(dropped)).run_id
     refused = run("promote", run_id, "--as", "squares", "--json", expect=2)
     assert "was not kept; --yes trains it again" in refused.stderr
-    answer = json.loads(run("promote", run_id, "--as", "squares", "--yes", "--json").stdout)
+    answer = json.loads(
+        run("promote", run_id, "--as", "squares", "--yes", "--accept", "untested", "--json").stdout
+    )
     assert answer["run_id"] == run_id
     outcome = opened.attempt(dropped).outcome()
     assert outcome is not None

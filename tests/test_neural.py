@@ -21,6 +21,7 @@ from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.forward import Forward
+from vidclf.models.macs import multiply_accumulates
 from vidclf.models.training import Best, TrainConfig
 from vidclf.models.views import View
 from vidclf.models.weights import load_backbone
@@ -130,7 +131,8 @@ def test_reports_sizes_first_then_every_curve(tmp_path: Path) -> None:
     expected_mb = (tmp_path / "weights.safetensors").stat().st_size / 2**20
     trainable = 64 * 32 * 9 + 2 * 64 + 2 * 64 + 2
     total = trainable + 3 * 16 * 9 + 2 * 16 + 16 * 32 * 9 + 2 * 32
-    sizes = {"size/parameters": total, "size/trainable_parameters": trainable}
+    macs = multiply_accumulates("tiny2d", "avg", len(CLASSES), model.frames, model.size)
+    sizes = {"size/parameters": total, "size/trainable_parameters": trainable, "cost/macs": macs}
     assert record.steps[0] == {**sizes, "size/file_mb": expected_mb}
     assert model.describe() == sizes
     assert set(record.steps[1]) == {
@@ -531,11 +533,9 @@ def test_a_volume_of_one_frame_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["frames2d", "volume3d"])
 def test_spaces_name_keys_of_their_experiment(kind: str) -> None:
-    space, schema = {
-        "frames2d": (neural.FRAMES2D_SPACE, neural.Frames2dExperiment),
-        "volume3d": (neural.VOLUME3D_SPACE, neural.Volume3dExperiment),
-    }[kind]
-    assert {"train.lr", "model.frozen_stages"} <= set(space) <= set(config.schema_fields(schema))
+    space = neural.SPACE
+    schema = {"frames2d": neural.Frames2dExperiment, "volume3d": neural.Volume3dExperiment}[kind]
+    assert {"train.lr"} <= set(space) <= set(config.schema_fields(schema))
     tree = {"data": {"manifest": "/m.csv"}, "model": {"kind": kind}}
     for key, dimension in space.items():
         ends = [dimension.low, dimension.high] if isinstance(dimension, config.Range) else dimension.choices

@@ -13,7 +13,17 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.video import write_video
 from vidclf.models.saved import Card, SavedModel
 
-KEYS = {"p50_ms", "p90_ms", "p95_ms", "iqr_ms", "file_p50_ms", "file_p90_ms", "file_p95_ms", "runs"}
+KEYS = {
+    "p50_ms",
+    "p90_ms",
+    "p95_ms",
+    "iqr_ms",
+    "file_p50_ms",
+    "file_p90_ms",
+    "file_p95_ms",
+    "file_iqr_ms",
+    "runs",
+}
 
 
 class Sleeper:

@@ -15,12 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
-from tests.attempts import end, fresh_store, make_study, make_trial
+from tests.attempts import end, fresh_store, make_study, make_trial, shipped
 from vidclf import models
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.models.saved import Card, write_card
-from vidclf.registry.promote import GateRefused, promote, resolve_model
+from vidclf.registry.find import resolve_model
 from vidclf.registry.serving import VideoClassifier
 from vidclf.store import Attempt, Store
 from vidclf.tracking import package
@@ -122,60 +122,45 @@ def test_an_upload_that_was_cut_short_goes_on(
 def test_a_run_without_a_model_cannot_be_promoted(store: Store) -> None:
     trial = make_trial(store)
     with pytest.raises(InputError, match="kept no model"):
-        promote(store, trial, "gestures")
+        shipped(store, trial, "gestures")
 
 
 def test_a_deleted_run_cannot_be_promoted(store: Store, client: MlflowClient, trial: Attempt) -> None:
     client.delete_run(str(Deliverer(store).deliver(trial)))
     with pytest.raises(InputError, match="deleted in MLflow"):
-        promote(store, trial, "gestures")
+        shipped(store, trial, "gestures")
 
 
 def test_a_deleted_model_stays_deleted(store: Store, client: MlflowClient, trial: Attempt) -> None:
     client.delete_logged_model(deliver_model(Deliverer(store), trial))
     with pytest.raises(InputError, match="its model was deleted in MLflow"):
-        promote(store, trial, "gestures")
+        shipped(store, trial, "gestures")
 
 
-def test_promotion_registers_the_first_version(store: Store, client: MlflowClient, trial: Attempt) -> None:
-    promoted = promote(store, trial, "gestures")
+def test_a_model_becomes_one_version_of_its_name(store: Store, client: MlflowClient, trial: Attempt) -> None:
+    assert shipped(store, trial, "gestures") == 1
     run_id = Deliverer(store).receipt(trial).run_id
-    assert (promoted.name, promoted.version, promoted.alias) == ("gestures", 1, "champion")
-    assert (promoted.run_id, promoted.created) == (run_id, True)
     version = client.get_model_version_by_alias("gestures", "champion")
     assert (version.version, version.run_id) in ((1, run_id), ("1", run_id))
     model = client.get_logged_model(deliver_model(Deliverer(store), trial))
     assert client.get_model_version_download_uri("gestures", "1") == model.artifact_location
-    assert version.tags["test"] == "not read"
-    assert version.tags["val/macro_f1"] == "0.75"
     assert version.tags["vidclf.attempt"] == "trial-1-0"
 
-    again = promote(store, trial, "gestures", alias="candidate")
-    assert (again.version, again.created) == (1, False)
+    assert shipped(store, trial, "gestures", alias="candidate") == 1
     assert client.get_model_version_by_alias("gestures", "candidate").run_id == run_id
     assert len(client.search_model_versions("name = 'gestures'")) == 1
-
-
-def test_a_second_model_is_refused_under_the_same_name(
-    store: Store, client: MlflowClient, trial: Attempt
-) -> None:
-    promote(store, trial, "gestures")
-    other = make_kept(store, 1)
-    with pytest.raises(GateRefused, match="choose another --as NAME"):
-        promote(store, other, "gestures")
-    assert promote(store, other, "gestures-2").version == 1
-    assert len(client.search_model_versions("name = 'gestures'")) == 1
+    assert shipped(store, make_kept(store, 1), "gestures") == 2
 
 
 def test_a_name_that_mlflow_refuses_is_bad_input(store: Store, trial: Attempt) -> None:
     with pytest.raises(InputError, match="a/b"):
-        promote(store, trial, "a/b")
+        shipped(store, trial, "a/b")
 
 
 def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attempt, tmp_path: Path) -> None:
-    promoted = promote(store, trial, "gestures")
+    shipped(store, trial, "gestures")
     mlflow.set_tracking_uri(store.mlflow_uri)
-    served = mlflow.pyfunc.load_model(f"models:/{promoted.name}@{promoted.alias}")
+    served = mlflow.pyfunc.load_model("models:/gestures@champion")
     clip = write_video(tmp_path / "clip.avi")
     good, bad = served.predict([data_url(clip.read_bytes()), str(clip)])
     assert good == {
@@ -188,11 +173,13 @@ def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attem
 
 
 def test_models_are_found_by_every_reference(store: Store, trial: Attempt, client: MlflowClient) -> None:
-    promoted = promote(store, trial, "gestures")
+    shipped(store, trial, "gestures")
+    run_id = Deliverer(store).receipt(trial).run_id
+    assert run_id is not None
     for reference in (
         "gestures@champion",
         "gestures/1",
-        promoted.run_id,
+        run_id,
         str(trial.folder),
         str(trial.model),
     ):
@@ -200,15 +187,15 @@ def test_models_are_found_by_every_reference(store: Store, trial: Attempt, clien
         assert card.classes == CLASSES, reference
     registered = resolve_model(store, "gestures@champion")
     assert registered.is_relative_to(store.artifacts)
-    assert resolve_model(store, promoted.run_id) == trial.model
+    assert resolve_model(store, run_id) == trial.model
     trial.model.rename(trial.folder / "gone")
-    assert resolve_model(store, promoted.run_id) == registered
+    assert resolve_model(store, run_id) == registered
 
 
 def test_a_model_on_a_server_is_downloaded_once(
     store: Store, trial: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote(store, trial, "gestures")
+    shipped(store, trial, "gestures")
     local = resolve_model(store, "gestures/1").parents[1]
     downloads = []
 
@@ -233,7 +220,7 @@ def test_an_unknown_model_is_answered_with_what_there_is(
 ) -> None:
     with pytest.raises(InputError, match="nothing is registered yet"):
         resolve_model(store, reference)
-    promote(store, trial, "gestures")
+    shipped(store, trial, "gestures")
     with pytest.raises(InputError, match="registered: gestures@champion") as caught:
         resolve_model(store, reference)
     if "@" in reference:
@@ -241,14 +228,13 @@ def test_an_unknown_model_is_answered_with_what_there_is(
 
 
 class Looker:
-    """Decodes what it is given, as real models do."""
+    """Takes the frames that real models take."""
 
     def __init__(self) -> None:
-        self.card = SimpleNamespace(classes=CLASSES)
+        self.card = SimpleNamespace(classes=CLASSES, grid=8, store_side=64)
 
-    def predict(self, paths: list[Path]) -> np.ndarray:
-        clips = ClipSet.of_files(paths, CLASSES, 8, 64)
-        assert clips.grid(0).shape == (8, 32, 32, 3)
+    def predict_frames(self, name: Path, frames: np.ndarray) -> np.ndarray:
+        assert (frames.shape, frames.dtype) == ((8, 32, 32, 3), np.uint8)
         return np.array([[0.1, 0.2, 0.7]])
 
 
@@ -311,7 +297,8 @@ def test_serving_reads_files_below_its_root_only(
 def test_the_package_pins_what_is_installed_and_holds_no_pickle(
     store: Store, trial: Attempt, client: MlflowClient
 ) -> None:
-    folder = resolve_model(store, f"{promote(store, trial, 'gestures').name}/1").parents[1]
+    shipped(store, trial, "gestures")
+    folder = resolve_model(store, "gestures/1").parents[1]
     assert not list(folder.rglob("*.pkl"))
     pins = (folder / "requirements.txt").read_text().split()
     assert [pin.partition("==")[0] for pin in pins] == sorted(package.REQUIREMENTS)

@@ -138,7 +138,7 @@ def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) 
             '[[constraint]]\nmetric = "latency/p50"\nmax = 3',
             "'latency/p50' cannot be constrained, did you mean latency/p50_ms? (there are size/file_mb",
         ),
-        ("[gates]\nx = 1", "gates is not in this version of vidclf"),
+        ('[gates]\nmin = { "test/acuracy" = 1 }', "did you mean test/accuracy"),
         ("[budgett]\ntrials = 3", "unknown key budgett, did you mean budget?"),
     ],
 )

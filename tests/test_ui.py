@@ -214,7 +214,7 @@ def test_where_mlflow_is_a_server_its_links_are_announced(
     monkeypatch.setattr("vidclf.tracking.ui.links", lambda _, server, study: (f"{server}/{study}", {}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example/")
     told: list[tuple[str, Mapping[str, str]]] = []
-    serve_ui(store, 5000, lambda link, others: told.append((link, others)), "demo")
+    serve_ui(store, 5000, lambda link, others: told.append((link, others)), study="demo")
     assert told == [("http://tracking.example/demo", {})]
 
 

@@ -2,15 +2,17 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidclf.cli_compare import compare as compare_command
 from vidclf.cli_data import data_app
 from vidclf.cli_doctor import doctor
-from vidclf.cli_registry import promote
+from vidclf.cli_models import bench, export, predict, ui
+from vidclf.cli_registry import confirm, promote, rollback
 from vidclf.terminal import (
     FAILED,
     INTERRUPTED,
@@ -28,6 +30,7 @@ from vidclf.terminal import (
 
 if TYPE_CHECKING:
     from vidclf.search.record import OpenStudy
+    from vidclf.store import Attempt, Outcome, Store
 
 app = typer.Typer(
     cls=Commands,
@@ -61,7 +64,10 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Train even if this very run is there already.")
     ] = False,
-    test: Annotated[bool, typer.Option("--test", hidden=True)] = False,
+    test: Annotated[
+        bool,
+        typer.Option("--test", help="Also judge it by the test split; the read is counted, so keep it rare."),
+    ] = False,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -70,8 +76,9 @@ def train(
     from vidclf.store import open_store
     from vidclf.train import train as run
 
-    refuse_later({"--test": test})
     opened = open_store(store)
+    if test:
+        _check_test(experiment, config.parse_assignments(set_ or []))
     started = time.perf_counter()
     with progress_bar("Preparing clips") as progress:
         trained = run(
@@ -84,6 +91,8 @@ def train(
             say=say,
         )
     outcome = trained.outcome
+    if test and outcome.status == "complete":
+        outcome = _read_test(opened, trained.attempt)
     if json_:
         complete = outcome.status == "complete"
         print_json(
@@ -106,6 +115,36 @@ def train(
     if not json_:
         model = shlex.quote(str(trained.attempt.model))
         say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
+
+
+def _check_test(experiment: Path, overrides: Mapping[str, Any]) -> None:
+    """Refuses to train for a test split that is not there."""
+    from vidclf.config import InputError
+    from vidclf.data.manifest import read_manifest
+    from vidclf.experiment import load_experiment
+
+    manifest = read_manifest(Path(load_experiment(experiment, overrides).data.manifest))
+    if not any(entry.split == "test" for entry in manifest.entries):
+        raise InputError(f"--test: {manifest.path} has no test clips")
+
+
+def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
+    """Judges a trained model by the test split; its figures are added to the attempt's."""
+    from vidclf.config import InputError
+    from vidclf.registry.testing import Incomparable, read_test
+    from vidclf.tracking.deliverer import Deliverer
+    from vidclf.tracking.ledger import words
+
+    try:
+        with progress_bar("Reading test") as progress:
+            result = read_test(store, attempt, progress=progress)
+    except Incomparable as why:
+        raise InputError(f"--test: {why}") from None
+    say(f"{words(result.read.number)}: each further read makes its figures mean less")
+    Deliverer(store).deliver(attempt)
+    outcome = attempt.outcome()
+    assert outcome is not None
+    return outcome
 
 
 def _print_trained(reused: bool, metrics: Mapping[str, float], seconds: float) -> None:
@@ -218,12 +257,14 @@ def _assignments(values: Mapping[str, Any]) -> str:
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     from vidclf import compare
+    from vidclf.search.status import test_words
 
     console = make_console(stderr=False)
     rows = opened.rows()
     objective = opened.objective
     if compare.ranked(rows, objective.direction):
-        console.print(compare.leaderboard(rows, objective.metric, objective.direction))
+        test = test_words(opened)
+        console.print(compare.leaderboard(rows, objective.metric, objective.direction, test=test))
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
@@ -264,6 +305,7 @@ def status(
     from vidclf import compare
     from vidclf.search.record import find_study, study_names
     from vidclf.search.status import status as state_of
+    from vidclf.search.status import test_words
     from vidclf.store import find_store
 
     opened_store = find_store(store)
@@ -286,77 +328,17 @@ def status(
         tell(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
         if study and state["best"]:
             objective = opened.objective
-            table = compare.leaderboard(opened.rows(), objective.metric, objective.direction)
+            test = test_words(opened)
+            table = compare.leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
             make_console(stderr=False).print(table)
 
 
-@app.command(epilog="Example: `vidclf predict exercises@champion clip.avi`")
-def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="NAME@champion, NAME/3, a run id, or a folder.")
-    ],
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
-    store: StoreOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Labels video files; a file that cannot be read is an error of its own, exit 1."""
-    from vidclf.predict import as_table, predict_files
-    from vidclf.registry.promote import resolve_model
-    from vidclf.store import find_store
-
-    with progress_bar("Predicting") as progress:
-        predictions = predict_files(resolve_model(find_store(store), model), videos, progress)
-    if csv:
-        as_table(predictions).to_csv(csv, index=False)
-    if json_:
-        print_json([prediction.as_dict() for prediction in predictions])
-    else:
-        _print_predictions([prediction.as_dict() for prediction in predictions])
-    if any(prediction.error for prediction in predictions):
-        raise typer.Exit(FAILED)
-
-
-def _print_predictions(predictions: Sequence[Mapping[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table("clip", "label", "probabilities", "time", box=SIMPLE_HEAD)
-    for item in predictions:
-        likely = sorted(item["probabilities"].items(), key=lambda pair: -pair[1])
-        chances = "  ".join(f"{name} {chance:.3f}" for name, chance in likely)
-        milliseconds = f"{item['seconds'] * 1000:.0f} ms"
-        table.add_row(item["clip_path"], item["label"] or "–", item["error"] or chances, milliseconds)
-    make_console(stderr=False).print(table)
-
-
-@app.command(epilog="Example: `vidclf ui --port 5001`")
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
-    study: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="A study's name or file; none: the newest.")
-    ] = None,
-    store: StoreOption = None,
-) -> None:
-    """Serves MLflow's UI on the store, with links to a study's ranked trials and charts."""
-    from vidclf.store import open_store
-    from vidclf.tracking.ui import serve_ui
-
-    opened_store = open_store(store)
-    name = None
-    if study is not None:
-        from vidclf.search.record import find_study
-
-        name = find_study(study, opened_store).name
-    serve_ui(opened_store, port, _announce, name)
-
-
-def _announce(link: str, others: Mapping[str, str]) -> None:
-    say(link)
-    for name, other in others.items():
-        say(f"{name}:  {other}")
-    say("Ctrl-C stops it")
-
-
-app.command(epilog="Example: `vidclf promote demo --as exercises`")(promote)
+app.command("compare", epilog="Example: `vidclf compare demo --to compare.html`")(compare_command)
+app.command(epilog="Example: `vidclf confirm demo --top 3`")(confirm)
+app.command(epilog="Example: `vidclf promote demo --as exercises --max latency/p50_ms=50`")(promote)
+app.command(epilog="Example: `vidclf rollback exercises`")(rollback)
+app.command(epilog="Example: `vidclf predict exercises@champion clip.avi`")(predict)
+app.command(epilog="Example: `vidclf bench exercises@champion --clip clip.avi`")(bench)
+app.command(epilog="Example: `vidclf export exercises@champion --format onnx --to exercises.onnx`")(export)
+app.command(epilog="Example: `vidclf ui --port 5001`")(ui)
 app.command(epilog="Example: `vidclf doctor --fix`")(doctor)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -45,7 +45,10 @@ class TrialRow:
     shape: str = ""
 
 
-def ranked(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
+Row = TypeVar("Row", bound=TrialRow)
+
+
+def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
     """Complete, feasible trials, best first; ties go to the smaller, then the faster, then the earlier.
 
     Trials that took over an earlier trial's value are left out.
@@ -59,13 +62,13 @@ def ranked(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
     return [row for *_, row in sorted(complete, key=lambda item: item[:4])]
 
 
-def pareto_front(rows: Sequence[TrialRow], direction: str) -> list[TrialRow]:
+def pareto_front(rows: Sequence[Row], direction: str) -> list[Row]:
     """Ranked trials that no other beats in objective, latency and size at once.
 
     Of trials that are equal in all three the best ranked stands for them.
     """
     sign = -1.0 if direction == "maximize" else 1.0
-    front: dict[tuple[float, float, float], TrialRow] = {}
+    front: dict[tuple[float, float, float], Row] = {}
     for row in ranked(rows, direction):  # whatever beats a trial ranks before it
         mine = (sign * (row.value or 0.0), _coarse(row.metrics.get(LATENCY)), _coarse(row.metrics.get(SIZE)))
         if not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in front):
@@ -101,13 +104,28 @@ def kept(rows: Sequence[TrialRow], direction: str, keep: int) -> list[TrialRow]:
     return [row for rank, row in enumerate(best) if rank < keep or row.number in front]
 
 
+def thinned(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many trials, evenly from the worst to the best."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(place * (len(rows) - 1) / (most - 1))] for place in range(most)]
+
+
 def _coarse(value: float | None) -> float:
     """Two significant digits: a few bytes or microseconds make no difference."""
     return float("inf") if value is None else float(f"{value:.1e}")
 
 
-def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int = 10) -> Table:
-    """The best trials as a table, with the best of each base and the Pareto front however they rank."""
+def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, *, test: str, top: int = 10) -> Table:
+    """The best trials as a table, with the best of each base and the Pareto front however they rank.
+
+    Args:
+        rows: Trials of one study.
+        metric: The objective.
+        direction: Its direction.
+        test: How often the test split was read, in words.
+        top: How many of the best.
+    """
     best = ranked(rows, direction)
     measured = any(LATENCY in row.metrics for row in best)
     front = pareto_front(rows, direction) if measured else []
@@ -130,7 +148,7 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, top: int 
             figure(row.metrics.get(SIZE), ".2f"),
             params,
         )
-    notes = ["Figures are selected on val and so optimistic; test was not read."]
+    notes = [f"Figures are selected on val and so optimistic; {test}."]
     if front:
         notes.insert(0, "* Pareto front: no other trial is better, faster and smaller at once.")
     if len(shown) < len(best):

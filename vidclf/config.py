@@ -108,21 +108,50 @@ class Choice(Section):
 
 Dimension = Range | Choice
 
+_LARGEST_TOML = 2**20
+"""Bytes of a file of settings; the largest of vidclf's own have some thousands."""
+_DEEPEST = 32
+"""Sections and lists within each other; vidclf's own files have four."""
+_LONG_KEY = re.compile(
+    rf"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}"""
+)
+"""A key as a.b.c of more parts than `_DEEPEST`; tomllib's time grows with the square of their number."""
+_TOO_DEEP = f"sections or lists are nested more than {_DEEPEST} deep"
+
 
 def read_toml(path: Path) -> Tree:
     """The TOML document at ``path``.
 
     Raises:
-        InputError: The file is missing, not text, or not TOML.
+        InputError: The file is missing, not text, not TOML, or of a size that no settings have.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_TOML + 1)
+        if len(content) > _LARGEST_TOML:
+            raise InputError(f"{path}: larger than {_LARGEST_TOML:,} bytes, this is no file of settings")
+        if _LONG_KEY.search(content.decode()):
+            raise InputError(f"{path}: {_TOO_DEEP}")
+        tree = tomllib.loads(content.decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: {_TOO_DEEP}") from None
+    level: list[Any] = [tree]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for node in level
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+    if level:
+        raise InputError(f"{path}: {_TOO_DEEP}")
+    return tree
 
 
 def write_toml(tree: Mapping[str, Any], path: Path) -> None:

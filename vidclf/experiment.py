@@ -274,6 +274,7 @@ def train_and_score(
         "cost/peak_memory_mb": profiling.peak_memory_mb(),
         "cost/cache_lookups": float(cache.lookups.asked - lookups.asked),
         "cost/cache_hits": float(cache.lookups.found - lookups.found),
+        **profiling.cuda_memory_mb(),
     }
     _write_artifacts(experiment, attempt)
     if draw:

@@ -1,20 +1,26 @@
-"""``vidclf predict``: a saved model on video files."""
+"""``vidclf predict``: a saved model on video files, as wholes or window by window."""
 
+import glob
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from vidclf.data.sources import VIDEO_SUFFIXES
 from vidclf.data.video import ClipError
+from vidclf.data.windows import FalseTimestamps, windows
 from vidclf.models import load_model
+from vidclf.models.saved import SavedModel
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of one file.
+    """What a model makes of one file, or of one window of it.
 
     Attributes:
         clip_path: The file, as given.
@@ -22,6 +28,8 @@ class Prediction:
         probabilities: By class; empty on an error.
         seconds: From file to label, the model being loaded.
         error: Why there is no label.
+        start: Where the window begins, in seconds from the first frame; ``None`` without windows.
+        end: Where it ends.
     """
 
     clip_path: str
@@ -29,13 +37,38 @@ class Prediction:
     probabilities: Mapping[str, float]
     seconds: float
     error: str | None = None
+    start: float | None = None
+    end: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_dict(self, *, windowed: bool = False) -> dict[str, Any]:
+        """All of it; ``start`` and ``end`` only of predictions by window."""
+        fields = asdict(self)
+        return fields if windowed else {key: fields[key] for key in fields if key not in ("start", "end")}
+
+
+def find_videos(given: Sequence[str]) -> list[Path]:
+    """The files that names on the command line mean, in their order, each once.
+
+    A folder means the videos in it and below; a pattern as ``clips/*/*.mp4`` the files that it matches.
+    What means nothing stays as it is, to be an error of its own.
+    """
+    found: dict[Path, None] = {}
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            below = (item for item in path.rglob("*") if item.suffix.lower() in VIDEO_SUFFIXES)
+            means = sorted(item for item in below if item.is_file())
+        elif not path.exists() and glob.has_magic(name):
+            matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute ones
+            means = sorted(item for item in matches if item.is_file())
+        else:
+            means = [path]
+        found |= dict.fromkeys(means or [path])
+    return list(found)
 
 
 def predict_files(
-    model: Path, videos: Sequence[Path], progress: Callable[[int, int], None]
+    model: Path, videos: Sequence[Path], progress: Callable[[int, int], None], window: float | None = None
 ) -> list[Prediction]:
     """Labels each file by itself; a bad file spoils no other.
 
@@ -43,33 +76,66 @@ def predict_files(
         model: Folder of a saved model.
         videos: Video files.
         progress: Called with (files done, files in all).
+        window: Label every window of so many seconds, each sampled like a clip; ``None``: files as wholes.
+
+    Returns:
+        One prediction a file, or one a window. A file that is damaged late gives one error, and no windows.
 
     Raises:
         InputError: The folder holds no model.
     """
     saved = load_model(model)
-    predictions = []
+    predictions: list[Prediction] = []
     for done, video in enumerate(videos, start=1):
         started = time.perf_counter()
-        label, probabilities, error = None, {}, None
         try:
             if not video.is_file():
-                raise ClipError(video, "unreadable", "a folder" if video.is_dir() else "no such file")
-            row = saved.predict([video])[0]
-            probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
-            label = max(probabilities, key=lambda name: probabilities[name])
+                raise ClipError(video, "unreadable", _absence(video))
+            predictions += _labelled(saved, video, window)
         except ClipError as found:
             error = f"{found.verdict}: {found.reason}"
-        predictions.append(Prediction(str(video), label, probabilities, time.perf_counter() - started, error))
+            predictions.append(Prediction(str(video), None, {}, time.perf_counter() - started, error))
         progress(done, len(videos))
     return predictions
 
 
-def as_table(predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """One row a file, one column a class."""
+def _absence(video: Path) -> str:
+    if video.is_dir():
+        return "a folder without videos"
+    return "no file matches" if glob.has_magic(str(video)) else "no such file"
+
+
+def _labelled(saved: SavedModel, video: Path, window: float | None) -> list[Prediction]:
+    if window is None:
+        started = time.perf_counter()
+        return [_prediction(saved, video, saved.predict([video])[0], started)]
+    try:
+        return list(_by_window(saved, video, window, counted=False))
+    except FalseTimestamps:
+        return list(_by_window(saved, video, window, counted=True))
+
+
+def _by_window(saved: SavedModel, video: Path, seconds: float, *, counted: bool) -> Iterator[Prediction]:
+    started = time.perf_counter()
+    card = saved.card
+    for window in windows(video, seconds, card.grid, card.store_side, counted=counted):
+        row = saved.predict_frames(video, window.frames)[0]
+        yield replace(_prediction(saved, video, row, started), start=window.start, end=window.end)
+        started = time.perf_counter()
+
+
+def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], started: float) -> Prediction:
+    probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
+    label = max(probabilities, key=lambda name: probabilities[name])
+    return Prediction(str(video), label, probabilities, time.perf_counter() - started)
+
+
+def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> pd.DataFrame:
+    """One row a prediction, one column a class; ``start`` and ``end`` only where ``windowed``."""
     return pd.DataFrame(
         {
             "clip_path": item.clip_path,
+            **({"start": item.start, "end": item.end} if windowed else {}),
             "label": item.label,
             **item.probabilities,
             "seconds": item.seconds,

@@ -1,6 +1,7 @@
 """What a model costs: latency, size and memory, and the machine they were measured on."""
 
 import contextlib
+import copy
 import importlib.metadata
 import os
 import platform
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import SavedModel
 
 MEBIBYTE = 2**20
@@ -46,8 +48,8 @@ def measure_latency(
 
     Returns:
         ``latency/p50_ms``, ``p90_ms``, ``p95_ms`` and ``iqr_ms``: from the decoded clip in memory to
-        probabilities; ``latency/file_p50_ms``, ``file_p90_ms`` and ``file_p95_ms``: from the file, decoding
-        included; ``latency/runs``: measured runs of the first kind.
+        probabilities; ``latency/file_p50_ms`` and so on: from the file, decoding included;
+        ``latency/runs``: measured runs of the first kind.
 
     Raises:
         ClipError: The file gives no frames.
@@ -60,7 +62,7 @@ def measure_latency(
         decoded = _milliseconds(lambda: predict(in_memory), runs, warmup, limit_s / 2)
         files = _milliseconds(lambda: predict(from_file), runs, warmup, limit_s / 2)
     low, p50, high, p90, p95 = np.percentile(decoded, [25, 50, 75, 90, 95])
-    file_p50, file_p90, file_p95 = np.percentile(files, [50, 90, 95])
+    file_low, file_p50, file_high, file_p90, file_p95 = np.percentile(files, [25, 50, 75, 90, 95])
     return {
         "latency/p50_ms": float(p50),
         "latency/p90_ms": float(p90),
@@ -69,8 +71,43 @@ def measure_latency(
         "latency/file_p50_ms": float(file_p50),
         "latency/file_p90_ms": float(file_p90),
         "latency/file_p95_ms": float(file_p95),
+        "latency/file_iqr_ms": float(file_high - file_low),
         "latency/runs": float(len(decoded)),
     }
+
+
+def measure_throughput(
+    saved_model: SavedModel,
+    clip_path: Path,
+    batch: int,
+    *,
+    runs: int = 10,
+    warmup: int = 2,
+    limit_s: float = 30.0,
+) -> float:
+    """Clips a second, from decoded clips in memory to probabilities, so many at once, with all cores.
+
+    Args:
+        saved_model: The model.
+        clip_path: A video file, which makes up the whole batch.
+        batch: Clips that go through the model together.
+        runs: Measured batches.
+        warmup: As of `measure_latency`.
+        limit_s: Likewise.
+
+    Raises:
+        ClipError: The file gives no frames.
+    """
+    clips = saved_model.clips([clip_path] * batch)
+    grid = clips.grid(0)
+    in_memory = replace(clips, read=lambda _: grid)
+    classifier = saved_model.classifier
+    if isinstance(classifier, NeuralClassifier):
+        classifier = copy.copy(classifier)  # shares the network
+        classifier.batch_size = batch
+    with _all_cores():
+        durations = _milliseconds(lambda: classifier.predict_proba(in_memory), runs, warmup, limit_s)
+    return float(batch / np.median(durations) * 1e3)
 
 
 def _milliseconds(call: Callable[[], object], runs: int, warmup: int, limit_s: float) -> NDArray[np.float64]:
@@ -141,14 +178,25 @@ def peak_memory_mb() -> float:
         resident = int(line.split()[1]) * 2**10
     else:
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (resident + _peak_cuda_bytes()) / MEBIBYTE
+    return resident / MEBIBYTE + cuda_memory_mb().get("cost/cuda_allocated_mb", 0.0)
 
 
-def _peak_cuda_bytes() -> int:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return 0
-    return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+def cuda_memory_mb() -> dict[str, float]:
+    """What CUDA devices held at most, in units of 2**20 bytes.
+
+    Returns:
+        ``cost/cuda_allocated_mb``: what torch's tensors took; ``cost/cuda_reserved_mb``: what its allocator
+        held for them. Empty in a process that has used no CUDA device.
+    """
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    devices = range(torch.cuda.device_count())
+    return {
+        "cost/cuda_allocated_mb": sum(map(torch.cuda.max_memory_allocated, devices)) / MEBIBYTE,
+        "cost/cuda_reserved_mb": sum(map(torch.cuda.max_memory_reserved, devices)) / MEBIBYTE,
+    }
 
 
 def environment() -> dict[str, str]:

@@ -35,6 +35,8 @@ FORMAT = 1
 """Of the store's own files; ``store.json`` keeps it, and a store of a later one is refused."""
 SEARCHED_TAG = "vidclf.searched"
 """A trial's searched values by dotted path, as JSON."""
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255, and suffixes come on top."""
 TRAIN = "train"
 """Folder of the attempts that belong to no study."""
 
@@ -290,12 +292,31 @@ class Store:
         return self.folder / "attempts"
 
     def attempt(self, series: str, name: str) -> Attempt:
+        """The folder of an attempt, whether it exists or not.
+
+        Raises:
+            InputError: A name could lead out of the store.
+        """
+        check_name(series)
+        check_name(name)
         return Attempt(self.attempts / series / name)
 
     def all_attempts(self) -> Iterator[Attempt]:
         """Every attempt folder, sorted by path."""
         for identity in sorted(self.attempts.glob("*/*/attempt.json")):
             yield Attempt(identity.parent)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name of a study or run that is not also one of a folder.
+
+    Raises:
+        InputError: It leads elsewhere, or is longer than file systems take.
+    """
+    if name in ("", ".", "..") or set("/\\\0") & set(name) or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"{name[:80]!r} cannot be a name: it must be one of a folder, without / and not '..'"
+        )
 
 
 def locate_store(folder: Path | None = None) -> Store:

@@ -135,7 +135,7 @@ lookups = Lookups()
 
 
 def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any] | None:
-    """The array that was kept; ``None`` where none was, or a part of one, which is deleted then.
+    """The array that was kept; ``None`` where none was, or anything else, which is deleted then.
 
     Args:
         entry: The file.
@@ -143,10 +143,16 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
     """
     values: NDArray[Any] | None = None
     try:
-        values = np.load(entry, mmap_mode=mmap_mode)
+        values = np.load(entry, mmap_mode=mmap_mode, allow_pickle=False)
+        if not isinstance(values, np.ndarray):  # an archive of arrays
+            values.close()
+            raise TypeError(f"{entry} holds no array")
     except FileNotFoundError:
         pass
-    except (ValueError, EOFError):
+    except OSError:
+        raise
+    except Exception:  # a torn or foreign file makes numpy raise anything
+        values = None
         _discard(entry)
     lookups.count(values is not None)
     return values

@@ -1,16 +1,11 @@
 """Decoding every clip to its end, where nothing it does can hurt: in child processes with limits."""
 
-import contextlib
-import multiprocessing
 import os
-import resource
-import signal
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +13,12 @@ import pandas as pd
 
 from vidclf.config import InputError
 from vidclf.data import video
+from vidclf.data.guarded import Child, GuardError
 from vidclf.data.manifest import COLUMNS, Entry, content_digest, read_table, relative_path
 from vidclf.data.scenes import copies_of
 from vidclf.data.video import ClipError, Facts
 
-CheckVerdict = Literal["ok", "short", "damaged", "empty", "unreadable", "slow"]
+CheckVerdict = Literal["ok", "short", "damaged", "empty", "unreadable", "oversized", "slow"]
 
 TIME_LIMIT_S = 60.0
 """Seconds that one clip may take; one that takes longer is ``slow``."""
@@ -107,22 +103,23 @@ def check_clips(
     """
     found: dict[int, ClipCheck] = {}
     pending = list(enumerate(paths))[::-1]
-    children: list[_Child] = []
+    inspectors: list[_Inspector] = []
     try:
         while len(found) < len(paths):
-            while pending and len(children) < (os.cpu_count() or 1):
-                children.append(_Child(memory_limit_mb, inspect or inspect_clip))
-            for child in children:
-                if child.task is None and pending:
-                    child.give(*pending.pop())
-            for child in _ready(children, time_limit_s):
-                index, check = child.take(time_limit_s)
+            while pending and len(inspectors) < (os.cpu_count() or 1):
+                child = Child(inspect or inspect_clip, time_limit_s, memory_limit_mb)
+                inspectors.append(_Inspector(child))
+            for inspector in inspectors:
+                if inspector.task is None and pending:
+                    inspector.give(*pending.pop())
+            for inspector in _ready(inspectors):
+                index, check = inspector.take()
                 found[index] = check
                 progress()
-            children = [child for child in children if child.lives]
+            inspectors = [inspector for inspector in inspectors if inspector.child.lives]
     finally:
-        for child in children:
-            child.stop()
+        for inspector in inspectors:
+            inspector.child.stop()
     return [found[index] for index in range(len(paths))]
 
 
@@ -163,91 +160,42 @@ def write_clean(table: pd.DataFrame, checks: Sequence[ClipCheck], path: Path) ->
     return [check for check in checks if check.verdict != "ok"]
 
 
-class _Child:
-    """A process that inspects one clip after another."""
+@dataclass
+class _Inspector:
+    """A child process, and the clip that it inspects."""
 
-    def __init__(self, memory_limit_mb: int, inspect: Inspect) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_inspect_forever, args=(theirs, memory_limit_mb, inspect), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self.task: tuple[int, Path] | None = None
-        self.lives = True
-        self._started = 0.0
-        # The first clip must not pay for the process's imports.
-        self.connection.recv()
+    child: Child
+    task: tuple[int, Path] | None = None
 
     def give(self, index: int, path: Path) -> None:
         self.task = index, path
-        self._started = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):
-            self.connection.send(path)
+        self.child.give(path)
 
-    @property
-    def seconds(self) -> float:
-        """How long the clip has taken so far."""
-        return time.monotonic() - self._started
-
-    def take(self, time_limit_s: float) -> tuple[int, ClipCheck]:
-        """The check of the clip; ends the process where it has died or taken too long."""
+    def take(self) -> tuple[int, ClipCheck]:
+        """The check of the clip, also where it has taken the process down."""
         assert self.task is not None
         index, path = self.task
         self.task = None
-        seconds = self.seconds
-        if not self.connection.poll():
-            self.stop()
-            return index, ClipCheck(path, "slow", f"over the limit of {time_limit_s:g} s", seconds)
         try:
-            check: ClipCheck = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            code = self._process.exitcode or 0
-            self.stop()
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return index, ClipCheck(path, "damaged", f"the decoder crashed: {how}", seconds)
-        return index, replace(check, seconds=seconds)
-
-    def stop(self) -> None:
-        self.lives = False
-        self.connection.close()
-        self._process.kill()
-        self._process.join()
+            check: ClipCheck = self.child.take()
+        except GuardError as error:
+            verdict: CheckVerdict = "slow" if error.how == "time" else "damaged"
+            check = ClipCheck(path, verdict, str(error), 0.0)
+        return index, replace(check, seconds=self.child.seconds)
 
 
-def _ready(children: Iterable[_Child], time_limit_s: float) -> list[_Child]:
-    """Children that have answered, died, or run out of time; waits for the first."""
-    busy = [child for child in children if child.task is not None]
-    left = max(0.0, min(time_limit_s - child.seconds for child in busy))
-    answered = set(map(id, wait([child.connection for child in busy], timeout=left)))
-    return [child for child in busy if id(child.connection) in answered or child.seconds >= time_limit_s]
-
-
-def _inspect_forever(connection: Connection, memory_limit_mb: int, inspect: Inspect) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _limit_memory(memory_limit_mb)
-    connection.send(None)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            connection.send(_inspected(inspect, connection.recv()))
-
-
-def _limit_memory(megabytes: int) -> None:
-    """Refuses allocations beyond the limit; on systems without such a limit the time limit must do."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        own = int(status.read_text().split()[0]) * resource.getpagesize()
-        limit = own + megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _inspected(inspect: Inspect, path: Path) -> ClipCheck:
-    try:
-        return inspect(path)
-    except MemoryError:
-        return ClipCheck(path, "damaged", "decoding it takes more memory than the limit", 0.0)
+def _ready(inspectors: Iterable[_Inspector]) -> list[_Inspector]:
+    """Those that have answered, died, or run out of time; waits for the first."""
+    busy = [inspector for inspector in inspectors if inspector.task is not None]
+    answered = wait(
+        [inspector.child.connection for inspector in busy],
+        timeout=min(inspector.child.seconds_left for inspector in busy),
+    )
+    return [
+        inspector
+        for inspector in busy
+        if inspector.child.connection in answered or inspector.child.seconds_left == 0
+    ]
 
 
 def inspect_clip(path: Path) -> ClipCheck:

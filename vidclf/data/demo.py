@@ -124,7 +124,7 @@ def render_demo_set(
     stranger = np.random.default_rng([seed, subjects + 1])
     video.write_video(folder / "new_clip.avi", _render("Punch", _subject(stranger), stranger), RATE)
     manifest = folder / "manifest.csv"
-    import_clips([folder], manifest, classes=CLASSES, shares="70,15,15", seed=seed, group_scope="dataset")
+    import_clips([folder], manifest, classes=CLASSES, shares="60,20,20", seed=seed, group_scope="dataset")
     return manifest
 
 

@@ -1,5 +1,6 @@
 """The manifest: one CSV row a clip, with its label, group and split."""
 
+import csv
 import functools
 import hashlib
 import shlex
@@ -17,6 +18,10 @@ from vidclf.config import InputError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = ("clip_path", "label", "group", "split")
+_LARGEST = 2**27
+"""Bytes of a list of clips: about a million of them."""
+_MOST_COLUMNS = 1000
+"""pandas takes hours for a hundred thousand of one name."""
 SPLIT_BY = "split_by"
 """Column that only a manifest split at random has, so that its runs can say so."""
 
@@ -115,13 +120,18 @@ def read_table(path: Path) -> pd.DataFrame:
         InputError: The file is missing or no CSV.
     """
     try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path}: larger than {_LARGEST:,} bytes, this is no list of clips")
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            if len(next(csv.reader(file), [])) > _MOST_COLUMNS:
+                raise InputError(f"{path}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such manifest; make one with: "
             f"vidclf data import CLIPS_FOLDER --to {shlex.quote(str(path))}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV file: {error}") from None
 
 

@@ -1,18 +1,17 @@
 """A data set as one HTML page: what it holds, what is wrong with it, and what to do about that."""
 
-import base64
 import html
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.io
 from plotly.graph_objects import Figure
 
+from vidclf import pages
 from vidclf.data import video
 from vidclf.data.check import ClipCheck, Leak, check_clips, find_leaks
 from vidclf.data.manifest import SPLITS, Entry
@@ -140,7 +139,7 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
             include_plotlyjs=number == 0,
             full_html=False,
             default_height=380,
-            config={"showSendToCloud": False},  # a button that would send the data away
+            config=pages.CONFIG,
         )
 
 
@@ -167,6 +166,4 @@ def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
         yield f"<h3>{html.escape(label)}</h3>"
         for entry in list(good[label].values())[:SAMPLES]:
             picture = np.hstack(list(video.decode(entry.clip_path, FRAMES, _FRAME_HEIGHT).frames))
-            encoded = base64.b64encode(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()).decode()
-            name = html.escape(entry.clip_path.name)
-            yield f'<div><img alt="{name}" title="{name}" src="data:image/jpeg;base64,{encoded}"></div>'
+            yield f"<div>{pages.picture(picture, entry.clip_path.name)}</div>"

@@ -6,9 +6,11 @@ of at most ``store_side`` pixels. Store on or off, training or serving, every
 clip takes this one way.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
-Verdict = Literal["ok", "short", "damaged", "empty", "unreadable"]
+Verdict = Literal["ok", "short", "damaged", "empty", "unreadable", "oversized"]
 
 DECODER = f"pyav-{av.__version__}-square"
 """Part of every cache key: another decoder may give other pixels."""
@@ -32,6 +34,12 @@ _USUAL_RATE = Fraction(25)
 """Frames a second where a file names no rate."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
+_FORMATS = (
+    *("avi", "mov", "mp4", "m4v", "3gp", "3g2", "matroska", "webm", "mpeg", "mpegts", "mpegvideo"),
+    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "ivf", "vc1", "dirac", "mjpeg", "mpjpeg"),
+    *("asf", "flv", "ogg", "rm", "mxf", "gxf", "nut", "nsv", "wtv", "dv", "gif", "apng", "yuv4mpegpipe"),
+)
+"""FFmpeg's containers that hold their pictures themselves; playlists as HLS or concat open other files."""
 _FEW_PIXELS = 640 * 480
 """Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
 
@@ -41,13 +49,37 @@ class ClipError(Exception):
 
     Attributes:
         path: The file.
-        verdict: ``unreadable``, ``empty`` or ``damaged``.
+        verdict: ``unreadable``, ``empty``, ``damaged``, or ``oversized`` where it is beyond given bounds.
         reason: What the decoder said.
     """
 
     def __init__(self, path: Path, verdict: Verdict, reason: str) -> None:
         super().__init__(f"{path}: {verdict}: {reason}")
         self.path, self.verdict, self.reason = path, verdict, reason
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a clip may hold.
+
+    Attributes:
+        pixels: Of one picture.
+        frames: Of the clip.
+    """
+
+    pixels: float = math.inf
+    frames: float = math.inf
+
+    def check(self, path: Path, width: int, height: int, frames: int = 0) -> None:
+        """Raises a `ClipError` where the clip goes beyond."""
+        if width * height > self.pixels:
+            reason = f"{width} x {height} pixels are over the limit of {self.pixels:,g}"
+            raise ClipError(path, "oversized", reason)
+        if frames > self.frames:
+            raise ClipError(path, "oversized", f"over the limit of {self.frames:,g} frames")
+
+
+UNBOUNDED = Bounds()
 
 
 @dataclass(frozen=True)
@@ -75,16 +107,17 @@ class Clip:
         return "" if self.verdict == "ok" else f"short: {self.decoded} of {self.declared} declared frames"
 
 
-def decode(path: Path, grid: int, store_side: int) -> Clip:
+def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -> Clip:
     """The clip at ``path``, reduced to its grid.
 
     Args:
         path: A video file.
         grid: Number of instants over the duration; a clip with fewer frames keeps them all.
         store_side: Upper limit of the short side in pixels; frames are never enlarged.
+        bounds: Beyond them a clip is refused.
 
     Raises:
-        ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
+        ClipError: The file is unreadable, holds no frame, its pictures are damaged, or it is out of bounds.
     """
     times: list[float | None] = []
     pictures: dict[int, Frames] = {}
@@ -92,13 +125,13 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
     room = _HELD_BYTES
     declared, rate = None, _USUAL_RATE
     try:
-        with _open(path) as container:
+        with _open(path, bounds) as container:
             stream = container.streams.video[0]
             reduced = _Reduction(store_side, _pixel_ratio(stream))
             declared = _declared(stream)
             rate = stream.average_rate or rate
             likely = _likely_indices(declared, grid)
-            for index, frame in enumerate(_decoded_frames(container, path)):
+            for index, frame in enumerate(_decoded_frames(container, path, bounds)):
                 times.append(frame.time)
                 if likely is None and room > 0:
                     held[index] = frame
@@ -116,11 +149,45 @@ def decode(path: Path, grid: int, store_side: int) -> Clip:
         frames = [pictures[index] for index in indices]
     except av.FFmpegError as error:
         raise _broken(path, error, len(times)) from None
-    height, width = frames[0].shape[:2]
+    return Clip(stacked(frames), declared, len(times))
+
+
+def stacked(pictures: Sequence[Frames]) -> Frames:
+    """Pictures (H, W, 3) as one array (T, H, W, 3), all in the size of the first."""
+    height, width = pictures[0].shape[:2]
     same_size = [
-        frame if frame.shape[:2] == (height, width) else _resized(frame, width, height) for frame in frames
+        picture if picture.shape[:2] == (height, width) else _resized(picture, width, height)
+        for picture in pictures
     ]
-    return Clip(np.stack(same_size), declared, len(times))
+    return np.stack(same_size)
+
+
+def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, float, Callable[[], Frames]]]:
+    """Every frame of a clip in the decoder's output order, none of them kept.
+
+    Args:
+        path: A video file.
+        store_side: As of `decode`.
+
+    Yields:
+        The frame's timestamp in seconds, where it has one; its time by its place and the average rate; and
+        its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
+
+    Raises:
+        ClipError: As `decode`.
+    """
+    index = -1
+    try:
+        with _open(path) as container:
+            stream = container.streams.video[0]
+            reduced = _Reduction(store_side, _pixel_ratio(stream))
+            rate = float(stream.average_rate or _USUAL_RATE)
+            for index, frame in enumerate(_decoded_frames(container, path)):
+                yield frame.time, index / rate, partial(reduced, frame)
+    except av.FFmpegError as error:
+        raise _broken(path, error, index + 1) from None
+    if index < 0:
+        raise ClipError(path, "empty", "the video stream holds no frame")
 
 
 @dataclass(frozen=True)
@@ -215,19 +282,28 @@ def _pixel_ratio(stream: av.VideoStream) -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(path: Path, bounds: Bounds = UNBOUNDED) -> av.container.InputContainer:
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
-    container = av.open(f"file:{path}", metadata_errors="ignore")
+    options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+    container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
     if not container.streams.video:
         container.close()
         raise ClipError(path, "unreadable", "no video stream")
     stream = container.streams.video[0]
+    try:
+        bounds.check(path, stream.width, stream.height)
+    except ClipError:
+        container.close()
+        raise
     stream.thread_type = "SLICE" if stream.width * stream.height <= _FEW_PIXELS else "AUTO"
     return container
 
 
-def _decoded_frames(container: av.container.InputContainer, path: Path) -> Iterator[av.VideoFrame]:
+def _decoded_frames(
+    container: av.container.InputContainer, path: Path, bounds: Bounds = UNBOUNDED
+) -> Iterator[av.VideoFrame]:
     for count, frame in enumerate(container.decode(video=0)):
+        bounds.check(path, frame.width, frame.height, count + 1)
         if frame.is_corrupt:
             raise ClipError(path, "damaged", f"frame {count} is corrupt")
         yield frame

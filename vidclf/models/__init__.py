@@ -7,9 +7,12 @@ from vidclf.data.manifest import read_manifest
 from vidclf.models import classical, estimators, neural
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
 from vidclf.models.classifier import NeuralClassifier
-from vidclf.models.saved import Card, SavedModel, read_card
+from vidclf.models.saved import Card, SavedModel, check_folder, read_card
 
 __all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
+
+_LONGEST_REASON = 300
+"""Characters of a library's message that are passed on."""
 
 MODELS: dict[str, ModelSpec] = {
     "frames2d": ModelSpec(neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.SPACE),
@@ -45,12 +48,19 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
 
 
 def load_model(directory: Path) -> SavedModel:
-    """The model that was saved into ``directory``.
+    """The model that was saved into ``directory``; nothing in it is run.
 
     Raises:
-        InputError: The folder holds no model of a known kind.
+        InputError: The folder holds no model of a known kind, or its files are damaged or not ours.
     """
+    check_folder(directory)
     card = read_card(directory)
     if card.kind not in MODELS:
         raise InputError(f"{directory}: holds a model of the unknown kind {card.kind!r}")
-    return SavedModel(card, MODELS[card.kind].load(directory))
+    try:
+        return SavedModel(card, MODELS[card.kind].load(directory))
+    except InputError:
+        raise
+    except Exception as error:  # whatever foreign content makes the libraries below raise, it is the folder's
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{directory}: the saved model is damaged: {reason[:_LONGEST_REASON]}") from None

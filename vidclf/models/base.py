@@ -40,7 +40,7 @@ class Classifier(Protocol):
         """Writes plain files into an existing folder, never pickle."""
 
     def describe(self) -> Mapping[str, float]:
-        """``size/...`` metrics of the fitted model, as ``size/parameters``."""
+        """``size/...`` metrics of the fitted model, as ``size/parameters``, ``cost/macs`` of a network."""
 
 
 class DataConfig(Section):

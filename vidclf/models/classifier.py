@@ -21,6 +21,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.forward import Forward
+from vidclf.models.macs import multiply_accumulates
 from vidclf.models.progress import Progress
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network
@@ -338,13 +339,18 @@ class NeuralClassifier:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.init}
 
     def describe(self) -> Mapping[str, float]:
-        """``size/parameters``, ``size/trainable_parameters``; ``cost/parts`` where memory had run out."""
+        """``size/parameters``, ``size/trainable_parameters``, ``cost/macs`` of a clip's evaluation views.
+
+        Where memory had run out in training also ``cost/parts``.
+        """
         parameters = list(self.network_.parameters())
+        macs = multiply_accumulates(self.network, self.pooling, self.classes, self.frames, self.size)
         return {
             "size/parameters": float(sum(values.numel() for values in parameters)),
             "size/trainable_parameters": float(
                 sum(values.numel() for values in parameters if values.requires_grad)
             ),
+            "cost/macs": float(self.eval_views * macs),
             **({"cost/parts": float(self.parts_)} if self.parts_ > self.accumulation else {}),
         }
 

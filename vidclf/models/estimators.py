@@ -25,6 +25,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.models.archive import check_archive
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.feature_store import Framing, feature_matrix, square_view
@@ -283,13 +284,16 @@ def load(directory: Path) -> ClassicalClassifier:
     """The classifier that was saved into ``directory``.
 
     Raises:
-        InputError: Its files hold types that no classifier here consists of.
+        InputError: Its files hold types that no classifier here consists of, or more than they seem to.
     """
     arguments = json.loads((directory / ARGUMENTS).read_text(encoding="utf-8"))
+    check_archive(directory / ESTIMATOR)
     try:
         estimator = skops.io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
         raise InputError(f"{directory / ESTIMATOR}: not loaded, it could run foreign code: {error}") from None
+    if not isinstance(estimator, ClassifierMixin | Pipeline):
+        raise InputError(f"{directory / ESTIMATOR}: holds a {type(estimator).__name__}, not a classifier")
     resize = arguments["resize"]
     framing = Framing(
         arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)

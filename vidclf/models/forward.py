@@ -76,7 +76,7 @@ class Forward:
         """float32 (B, classes) of pixels (B, T, 3, size, size), or of what the frozen part made of them."""
         with self._autocast(), self._gradients():
             if inputs.dtype == torch.uint8:
-                logits: Tensor = self.network(self._normalised(inputs))
+                logits: Tensor = self.network(self.normalised(inputs))
             else:
                 logits = self.network.head(self.network.features(inputs.float()))
         return logits.float()
@@ -85,7 +85,7 @@ class Forward:
         """float32 (B, width): the pooled features that the head makes `logits` of."""
         with self._autocast(), self._gradients():
             pixels = inputs.dtype == torch.uint8
-            maps = self.network.prefix(self._normalised(inputs)) if pixels else inputs.float()
+            maps = self.network.prefix(self.normalised(inputs)) if pixels else inputs.float()
             return self.network.features(maps).float()
 
     def pooled(self, clips: ClipSet) -> Tensor:
@@ -103,7 +103,7 @@ class Forward:
     def _frozen(self, pixels: Tensor) -> Tensor:
         """The frozen part's float16 output of pixels (B, T, 3, size, size), as it is kept."""
         with torch.no_grad(), self._autocast():
-            return self.network.prefix(self._normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
+            return self.network.prefix(self.normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
 
     def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> list[Tensor]:
         """Of each clip what was kept of the view, else its pixels."""
@@ -124,7 +124,8 @@ class Forward:
                 kept.keep(entries[place], output)
                 loaded[place] = output
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What the network takes, float32, of pixels (B, T, 3, size, size), uint8."""
         return (pixels.to(self._mean.device).float() - self._mean) / self._std
 
     def _gradients(self) -> contextlib.AbstractContextManager[object]:

@@ -67,9 +67,9 @@ class Progress:
         """Goes on from what `save` wrote; starts anew where that is missing, torn or of another fit."""
         try:
             state: dict[str, Any] = torch.load(folder / _FILE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError):
+        except Exception:  # a torn or foreign file makes torch raise anything
             return
-        if state["identity"] != identity:
+        if not isinstance(state, dict) or state.get("identity") != identity:
             return
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])

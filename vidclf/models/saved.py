@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from vidclf.calibration import BOUNDS, apply_temperature
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
+from vidclf.data.video import Frames
 from vidclf.models.base import Classifier, Probabilities
 
 CARD = "vidclf.json"
@@ -66,6 +69,15 @@ class SavedModel:
         """Class probabilities of clips, calibrated, shape (clips, classes)."""
         return apply_temperature(self.classifier.predict_proba(clips), self.card.temperature)
 
+    def predict_frames(self, name: Path, frames: Frames) -> Probabilities:
+        """Class probabilities of one clip that was decoded elsewhere, shape (1, classes).
+
+        Args:
+            name: What stands for its file; it need not exist.
+            frames: Its grid (T, H, W, 3), as `vidclf.data.video.decode` gives it for the card's values.
+        """
+        return self.probabilities(replace(self.clips([name]), read=lambda _: frames))
+
 
 def write_card(card: Card, directory: Path) -> None:
     (directory / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
@@ -79,19 +91,37 @@ def read_card(directory: Path) -> Card:
     """
     try:
         fields = json.loads((directory / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written_in = fields["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{directory}: not a saved model (no readable {CARD})") from None
-    if fields["format"] != FORMAT:
+    if written_in != FORMAT:
         raise InputError(
-            f"{directory}: saved in format {fields['format']}, this vidclf reads {FORMAT}; "
+            f"{directory}: saved in format {written_in!r}, this vidclf reads {FORMAT}; "
             "use the version that wrote it"
         )
-    fields["classes"] = tuple(fields["classes"])
-    fields["trained_on"] = tuple((clip, group) for clip, group in fields["trained_on"])
-    card = Card(**fields)
-    if not isinstance(card.temperature, float | int) or not BOUNDS[0] <= card.temperature <= BOUNDS[1]:
+    try:
+        card = TypeAdapter(Card).validate_python(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{directory / CARD}: damaged: {key}: {problem['msg']}") from None
+    if not BOUNDS[0] <= card.temperature <= BOUNDS[1]:
         raise InputError(
             f"{directory / CARD}: temperature = {card.temperature} is not between {BOUNDS[0]} and "
             f"{BOUNDS[1]}; 1.0 leaves the probabilities as they are"
         )
     return card
+
+
+def check_folder(directory: Path) -> None:
+    """Refuses a model's folder that holds anything but files of its own.
+
+    A link could make whoever packages or publishes the folder read a file of theirs, and to read
+    from a pipe or a device may never end.
+
+    Raises:
+        InputError: Names the first such entry.
+    """
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: a saved model consists of plain files, not of links or devices")

@@ -3,15 +3,16 @@
 import contextlib
 import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from vidclf.config import InputError
+from vidclf.models.archive import check_archive
 from vidclf.models.networks import NETWORKS, published_weights
 
 
@@ -70,15 +71,12 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a foreign file makes its readers raise anything
         first_line = str(error).partition("\n")[0]
         raise InputError(f"model.weights: {path}: not a file of weights: {first_line}") from None
     if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):

@@ -1,12 +1,14 @@
 """Which finished attempt a name on the command line means."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from vidclf import compare
+from vidclf import compare, config
 from vidclf.config import InputError
+from vidclf.registry.confirm import winner_of
 from vidclf.repeats import Repeats
-from vidclf.search.record import find_study, study_names
+from vidclf.search.gates import Gates
+from vidclf.search.record import OpenStudy, find_study, study_names
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 
@@ -20,16 +22,22 @@ class Candidate:
         label: What it is, in words.
         metrics: Its final metrics.
         repeats: How often its study ran each configuration.
+        metric: What models are compared by, as ``macro_f1``.
+        gates: Those of its study.
     """
 
     attempt: Attempt
     label: str
     metrics: Mapping[str, float]
     repeats: Repeats | None = None
+    metric: str = "macro_f1"
+    gates: Gates = field(default_factory=Gates)
 
 
 def find_candidate(study_or_run: str, store: Store) -> Candidate:
     """The best feasible trial of a study, or the attempt of an MLflow run.
+
+    Of a study that `vidclf confirm` has looked at, it is the trial that came out best there.
 
     Raises:
         InputError: No such study or run, or it has nothing complete to promote.
@@ -40,15 +48,33 @@ def find_candidate(study_or_run: str, store: Store) -> Candidate:
     deliverer = Deliverer(store)
     for attempt in store.all_attempts():
         if deliverer.receipt(attempt).run_id == study_or_run:
-            outcome = attempt.outcome()
-            if outcome is None or outcome.status != "complete" or not attempt.config.exists():
-                raise InputError(f"run {study_or_run} has no finished model ({attempt.folder})")
-            identity = attempt.identity()
-            study = identity.tags.get("vidclf.study")
-            repeats = find_study(study, store).repeats if study in names else None
-            return Candidate(attempt, identity.run_name, outcome.metrics, repeats)
+            return _of_run(attempt, study_or_run, store, names)
     known = f"studies here: {', '.join(names)}" if names else "there is no study here yet"
     raise InputError(f"{study_or_run}: no study or run of {store.folder} ({known})")
+
+
+def _of_run(attempt: Attempt, run_id: str, store: Store, names: Sequence[str]) -> Candidate:
+    outcome, identity = attempt.outcome(), attempt.identity()
+    trained = attempt.config.exists() and "vidclf.role" not in identity.tags
+    if outcome is None or outcome.status != "complete" or not trained:
+        raise InputError(f"run {run_id} has no finished model ({attempt.folder})")
+    study = identity.tags.get("vidclf.study")
+    if study is None or study not in names:
+        return Candidate(attempt, identity.run_name, outcome.metrics)
+    opened = find_study(study, store)
+    return _in_study(opened, attempt, identity.run_name, outcome.metrics)
+
+
+def _in_study(opened: OpenStudy, attempt: Attempt, label: str, metrics: Mapping[str, float]) -> Candidate:
+    metric = opened.objective.metric.removeprefix("val/")
+    return Candidate(attempt, label, metrics, opened.repeats, metric, _gates(opened))
+
+
+def _gates(opened: OpenStudy) -> Gates:
+    """The gates of the study's file, as it was when the study last ran."""
+    path = opened.own_attempt.artifacts / "study.toml"
+    tree = config.read_toml(path) if path.exists() else {}
+    return config.validate(Gates, tree.get("gates", {}), str(path))
 
 
 def _best_of_study(name: str, store: Store) -> Candidate:
@@ -58,6 +84,9 @@ def _best_of_study(name: str, store: Store) -> Candidate:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
         )
-    row = best[0]
-    label = f"trial {row.number} of {opened.name} ({row.base}, {opened.objective.metric} {row.value:.4f})"
-    return Candidate(opened.attempt(row.number), label, row.metrics, opened.repeats)
+    confirmed = winner_of(opened)
+    row = next((row for row in best if row.number == confirmed), best[0])
+    value = f"{opened.objective.metric} {row.value:.4f}"
+    seal = ", confirmed" if row.number == confirmed else ""
+    label = f"trial {row.number} of {opened.name} ({row.base}, {value}{seal})"
+    return _in_study(opened, opened.attempt(row.number), label, row.metrics)

@@ -1,30 +1,59 @@
-"""Registers a run's model under a name, and finds registered models again."""
+"""Promotes a model: gates, one read of the test split, a version in the registry with its evidence."""
 
 import contextlib
-import tempfile
-import urllib.parse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError, did_you_mean, digest
-from vidclf.data import cache
-from vidclf.search.record import SCORES
+from vidclf import intervals
+from vidclf.config import InputError
+from vidclf.registry import aliases, gates
+from vidclf.registry.candidate import Candidate
+from vidclf.registry.card import Evidence, model_card
+from vidclf.registry.find import version_folder
+from vidclf.registry.gates import Acceptance, Gate
+from vidclf.registry.testing import Champion, Incomparable, TestResult, TestSplit, read_test
+from vidclf.search.gates import Gates
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model
 
-PACKAGED = Path("artifacts", "model")
-"""Where a logged model holds the folder that `vidclf.models.load_model` reads."""
+ATTEMPT_TAG = "vidclf.attempt"
+_ALPHA = 0.05
+"""How often, over all reads of one test split together, an equal challenger may be promoted."""
+_CARD = "model_card.md"
 
 
 class GateRefused(Exception):  # noqa: N818  (a verdict, not an error)
-    """A model may not be promoted; the command line prints why and exits 3."""
+    """A model may not be promoted; the command line prints why and exits 3.
+
+    Attributes:
+        gates: All that were judged.
+    """
+
+    def __init__(self, judged: Sequence[Gate]) -> None:
+        self.gates = list(judged)
+        super().__init__("; ".join(f"{gate.gate}: {gate.detail}" for gate in judged if not gate.passed))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a promotion.
+
+    Attributes:
+        name: Registered model.
+        alias: The alias that the version gets.
+        gates: What the model must reach.
+        accepted: What the user takes on.
+    """
+
+    name: str
+    alias: str = "champion"
+    gates: Gates = field(default_factory=Gates)
+    accepted: Acceptance = field(default_factory=Acceptance)
 
 
 @dataclass(frozen=True)
@@ -36,7 +65,10 @@ class Promotion:
         version: Its version.
         alias: The alias that was set.
         run_id: MLflow run of the model.
-        created: False where this run's model was registered before.
+        created: False where the alias pointed to this model before, so that nothing was judged.
+        gates: What was judged.
+        metrics: The attempt's final figures, those on test among them.
+        reads: How often its test split has been read, this time included.
     """
 
     name: str
@@ -44,134 +76,174 @@ class Promotion:
     alias: str
     run_id: str
     created: bool
+    gates: Sequence[Gate]
+    metrics: Mapping[str, float]
+    reads: int
 
 
-def promote(store: Store, attempt: Attempt, name: str, alias: str = "champion") -> Promotion:
-    """Registers the attempt's model as the first version of ``name``.
+def promote(
+    store: Store,
+    candidate: Candidate,
+    request: Request,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Promotion:
+    """Judges a candidate, and registers it where it passes.
+
+    Costs are judged first, so that a model that is too slow or too large costs no read of the test split.
+    A champion is beaten by a paired test over the groups of the same clips, whose error rate is shared out
+    over all reads of that split.
 
     Raises:
-        GateRefused: ``name`` already has a version made from another run.
+        GateRefused: It fails a gate, or cannot be compared with the champion.
         InputError: The attempt kept no model, or MLflow does not take the name.
     """
+    attempt = candidate.attempt
     deliverer = Deliverer(store)
+    try:
+        champion = _champion(deliverer, request)
+    except MlflowException as error:
+        raise InputError(
+            f"{request.name}@{request.alias}: MLflow does not take it: {error.message}"
+        ) from None
+    if champion is not None and champion.attempt == attempt.identity().id:
+        run_id = str(deliverer.receipt(attempt).run_id)
+        metrics = _figures(attempt)
+        return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, 0)
+    first = _before_test(attempt, request)
+    if not all(gate.passed for gate in first):
+        raise GateRefused(first)
+    try:
+        result = read_test(store, attempt, champion, progress)
+    except Incomparable as why:
+        gate = f"comparison with version {champion.version}" if champion else "a test split of its own"
+        raise GateRefused([*first, Gate(gate, False, None, None, str(why))]) from None
+    judged = [*first, *_after_test(candidate, request, champion, result)]
+    if not all(gate.passed for gate in judged):
+        deliverer.deliver(attempt)
+        raise GateRefused(judged)
+    return _register(deliverer, candidate, request, result, judged)
+
+
+def _not_taken(request: Request, error: MlflowException) -> InputError:
+    return InputError(f"{request.name}@{request.alias}: MLflow does not take it: {error.message}")
+
+
+def _figures(attempt: Attempt) -> Mapping[str, float]:
+    outcome = attempt.outcome()
+    return outcome.metrics if outcome else {}
+
+
+def _champion(deliverer: Deliverer, request: Request) -> Champion | None:
+    """Who has the alias now."""
     client = deliverer.client
-    versions = _versions(client, name)
-    known = deliverer.receipt(attempt).run_id
-    own = [version for version in versions if version.run_id == known]
-    if versions and not own:
-        newest = max(int(version.version) for version in versions)
-        raise GateRefused(
-            f"{name} already has version {newest}, made from another run, and comparing a model with a "
-            "champion is not in this version of vidclf: choose another --as NAME"
+    quoted = request.name.replace("'", "''")
+    for version in client.search_model_versions(f"name = '{quoted}'"):
+        if request.alias in client.get_model_version(request.name, version.version).aliases:
+            number = int(version.version)
+            attempt = version.tags.get(ATTEMPT_TAG, "")
+            return Champion(number, attempt, version_folder(deliverer, request.name, number))
+    return None
+
+
+def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
+    split = TestSplit.of(attempt)
+    if not split.entries:
+        detail = f"{split.manifest.path} has no test clips, so nothing tells what to expect of the model"
+        return [Gate("a test split", False, 0, 1, detail)]
+    groups = [entry.group or str(entry.clip_path) for entry in split.entries]
+    return [
+        gates.group_gate(groups, request.accepted),
+        *gates.cost_gates(request.gates, _figures(attempt)),
+    ]
+
+
+def _after_test(
+    candidate: Candidate, request: Request, champion: Champion | None, result: TestResult
+) -> list[Gate]:
+    own = result.own
+    found = [
+        *gates.test_gates(request.gates, {**_figures(candidate.attempt), **result.read.metrics}),
+        *gates.recall_gates(request.gates.class_recall, own.labels, own.guesses, own.groups, own.classes),
+    ]
+    if champion is not None and result.champion is not None:
+        metric = candidate.metric if candidate.metric in intervals.METRICS else "macro_f1"
+        alpha = intervals.spent_alpha(result.read.number, _ALPHA)
+        compared = intervals.paired(
+            metric, own.labels, own.guesses, result.champion.guesses, own.groups, alpha
         )
+        words = f"version {champion.version}"
+        found.append(gates.champion_gate(f"test/{metric}", compared, request.accepted, words))
+    return found
+
+
+def _register(
+    deliverer: Deliverer,
+    candidate: Candidate,
+    request: Request,
+    result: TestResult,
+    judged: Sequence[Gate],
+) -> Promotion:
+    attempt = candidate.attempt
+    metrics = _figures(attempt)
+    evidence = Evidence(
+        name=request.name,
+        label=candidate.label,
+        metrics=metrics,
+        result=result,
+        gates=judged,
+        untested=not intervals_known(result),
+    )
+    card = model_card(attempt, evidence)
+    (attempt.artifacts / _CARD).write_text(card, encoding="utf-8")
+    tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
+    version = register(deliverer, attempt, request, tags=tags, description=card)
+    run_id = str(deliverer.receipt(attempt).run_id)
+    reads = result.read.number
+    return Promotion(request.name, version, request.alias, run_id, True, judged, metrics, reads)
+
+
+def register(
+    deliverer: Deliverer, attempt: Attempt, request: Request, *, tags: Mapping[str, str], description: str
+) -> int:
+    """Makes an attempt's model a version of its name, with its evidence, and moves the alias to it.
+
+    Returns:
+        The version: the one that this run has already, or a new one.
+
+    Raises:
+        InputError: The attempt kept no model, or MLflow does not take the name.
+    """
     model_id = deliver_model(deliverer, attempt)
     run_id = str(deliverer.receipt(attempt).run_id)
+    client, name = deliverer.client, request.name
     try:
-        version = own[0] if own else _register(client, attempt, name, model_id, run_id)
-        client.set_registered_model_alias(name, alias, str(version.version))
+        version = _own_version(client, name, run_id) or _create(client, attempt, name, model_id, run_id)
+        number = int(version.version)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, str(number), key, value)
+        client.update_model_version(name, str(number), description)
+        aliases.move(client, name, request.alias, number, "promote")
     except MlflowException as error:
-        raise InputError(f"{name}@{alias}: MLflow does not take it: {error.message}") from None
-    return Promotion(name, int(version.version), alias, run_id, created=not own)
+        raise _not_taken(request, error) from None
+    return number
 
 
-def _register(client: MlflowClient, attempt: Attempt, name: str, model_id: str, run_id: str) -> ModelVersion:
+def intervals_known(result: TestResult) -> bool:
+    """Whether the test split has enough groups to tell anything."""
+    return len(set(result.own.groups)) >= intervals.FEWEST_GROUPS
+
+
+def _own_version(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
+    quoted = name.replace("'", "''")
+    versions = client.search_model_versions(f"name = '{quoted}'")
+    return next((version for version in versions if version.run_id == run_id), None)
+
+
+def _create(client: MlflowClient, attempt: Attempt, name: str, model_id: str, run_id: str) -> ModelVersion:
     with contextlib.suppress(MlflowException):  # it exists, without a version
         client.create_registered_model(name)
     identity = attempt.identity()
-    outcome = attempt.outcome()
-    scores = (
-        {
-            f"val/{name}": str(outcome.metrics[f"val/{name}"])
-            for name in SCORES
-            if f"val/{name}" in outcome.metrics
-        }
-        if outcome
-        else {}
-    )
-    tags = {**identity.tags, **scores, "vidclf.attempt": identity.id, "test": "not read"}
     # Not models:/ID, which an embedded registry looks up in mlflow's global tracking store, not in this one.
     source = client.get_logged_model(model_id).artifact_location
+    tags = {**identity.tags, ATTEMPT_TAG: identity.id}
     return client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
-
-
-def _versions(client: MlflowClient, name: str) -> Sequence[ModelVersion]:
-    quoted = name.replace("'", "''")
-    return client.search_model_versions(f"name = '{quoted}'")
-
-
-def resolve_model(store: Store, reference: str) -> Path:
-    """The local folder of a saved model.
-
-    Args:
-        store: Where runs and the registry are.
-        reference: ``NAME@alias``, ``NAME/3``, a run id, or a folder.
-
-    Raises:
-        InputError: There is no such model; says what there is.
-    """
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return folder / "model" if (folder / "attempt.json").exists() else folder
-    deliverer = Deliverer(store)
-    if "@" in reference or "/" in reference:
-        return _registered(deliverer, reference)
-    return _of_run(deliverer, reference)
-
-
-def _registered(deliverer: Deliverer, reference: str) -> Path:
-    client = deliverer.client
-    name, at, alias = reference.rpartition("@")
-    try:
-        if at:
-            found = client.get_model_version_by_alias(name, alias)
-        else:
-            name, _, number = reference.rpartition("/")
-            found = client.get_model_version(name, number)
-    except MlflowException:
-        raise InputError(_unknown(client, reference)) from None
-    return _download(deliverer, client.get_model_version_download_uri(found.name, str(found.version)))
-
-
-def _of_run(deliverer: Deliverer, run_id: str) -> Path:
-    for attempt in deliverer.store.all_attempts():
-        if deliverer.receipt(attempt).run_id == run_id and attempt.model.is_dir():
-            return attempt.model
-    try:
-        run = deliverer.client.get_run(run_id)
-    except MlflowException:
-        raise InputError(_unknown(deliverer.client, run_id)) from None
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if not outputs:
-        raise InputError(f"{run_id}: this run kept no model")
-    return _download(deliverer, deliverer.client.get_logged_model(outputs[-1].model_id).artifact_location)
-
-
-def _download(deliverer: Deliverer, location: str) -> Path:
-    """The packaged model's folder; files that lie on this machine are not copied."""
-    url = urllib.parse.urlsplit(location)
-    if url.scheme == "file":
-        return Path(urllib.parse.unquote(url.path)) / PACKAGED
-    folder = cache.folder() / "models" / digest([deliverer.store.mlflow_uri, location])
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
-            downloaded = mlflow.artifacts.download_artifacts(
-                artifact_uri=location, dst_path=scratch, tracking_uri=deliverer.store.mlflow_uri
-            )
-            Path(downloaded).replace(folder)
-    return folder / PACKAGED
-
-
-def _unknown(client: MlflowClient, reference: str) -> str:
-    known = [
-        f"{model.name}@{alias}"
-        for model in client.search_registered_models()
-        for alias in sorted(model.aliases)
-    ]
-    exists = (
-        f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
-    )
-    return (
-        f"{reference}: no such model, run or folder{did_you_mean(reference, known)} ({exists}; "
-        "else give NAME/VERSION, a run id or a folder)"
-    )

@@ -1,7 +1,8 @@
 """A vidclf model behind MLflow's pyfunc interface: MLflow runs this file, nothing is pickled.
 
 An item is a video as a ``data:`` URL in base64. A ``file:`` URL is read only below the folder that
-``VIDCLF_SERVE_ROOT`` names, and nothing else is opened.
+``VIDCLF_SERVE_ROOT`` names, and nothing else is opened. Clips are decoded in a child process within
+`vidclf.data.guarded.Limits`, so that no item can take the server down.
 """
 
 import base64
@@ -28,8 +29,12 @@ class VideoClassifier(PythonModel):
     def load_context(self, context: Any) -> None:
         """Loads the model; MLflow calls it once before the first prediction."""
         from vidclf import models  # noqa: PLC0415  MLflow runs this file to package it, without the model
+        from vidclf.data.guarded import GuardedDecoder, Limits  # noqa: PLC0415
 
+        self._limits = Limits.of_environment()
         self._model = models.load_model(Path(context.artifacts["model"]))
+        card = self._model.card
+        self._decoder = GuardedDecoder(card.grid, card.store_side, self._limits)
 
     def predict(self, model_input: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
         """One dict an item: ``label``, ``probabilities`` by class, and ``error`` where it has none."""
@@ -39,12 +44,13 @@ class VideoClassifier(PythonModel):
         from vidclf.data.video import ClipError  # noqa: PLC0415
 
         try:
-            with _video(item) as path:
-                row = self._model.predict([path])[0]
+            with _video(item, int(self._limits.file_mb * 2**20)) as path:
+                frames = self._decoder.decode(path)
         except ItemError as error:
             return {"label": None, "probabilities": {}, "error": str(error)}
         except ClipError as error:
             return {"label": None, "probabilities": {}, "error": f"{error.verdict}: {error.reason}"}
+        row = self._model.predict_frames(path, frames)[0]
         probabilities = {
             name: float(share) for name, share in zip(self._model.card.classes, row, strict=True)
         }
@@ -56,13 +62,13 @@ class VideoClassifier(PythonModel):
 
 
 @contextmanager
-def _video(item: str) -> Iterator[Path]:
-    """The item as a readable file."""
-    scheme = item.partition(":")[0].lower()
+def _video(item: str, limit: int) -> Iterator[Path]:
+    """The item as a readable file; a ``data:`` URL may hold ``limit`` bytes."""
+    scheme = item[:5].partition(":")[0].lower()
     if scheme == "data":
         with tempfile.TemporaryDirectory(prefix="vidclf-") as folder:
             path = Path(folder, "clip")
-            path.write_bytes(_payload(item))
+            path.write_bytes(_payload(item, limit))
             yield path
     elif scheme == "file":
         yield _served_file(item)
@@ -70,7 +76,10 @@ def _video(item: str) -> Iterator[Path]:
         raise ItemError("not a data: URL in base64, nor a file: URL that this server serves")
 
 
-def _payload(item: str) -> bytes:
+def _payload(item: str, limit: int) -> bytes:
+    # Before anything is made of it: base64 takes 4 characters for 3 bytes, percent signs only add to that.
+    if len(item) > limit // 3 * 4 + 256:
+        raise ItemError(f"oversized: over the limit of {limit / 2**20:.3g} MiB")
     header, comma, text = item.partition(",")
     if not comma or not header.lower().endswith(";base64"):
         raise ItemError("a data: URL must be in base64, as in data:video/mp4;base64,AAAA")
@@ -84,11 +93,16 @@ def _served_file(item: str) -> Path:
     root = os.environ.get("VIDCLF_SERVE_ROOT")
     if not root:
         raise ItemError("this server reads no file: URLs (VIDCLF_SERVE_ROOT is not set)")
-    url = urllib.parse.urlsplit(item)
-    path = Path(urllib.parse.unquote(url.path)).resolve()
-    if url.netloc not in ("", "localhost") or not path.is_relative_to(Path(root).resolve()):
+    try:
+        url = urllib.parse.urlsplit(item)
+        path = Path(urllib.parse.unquote(url.path)).resolve()
+        inside = url.netloc in ("", "localhost") and path.is_relative_to(Path(root).resolve())
+        readable = inside and path.is_file()
+    except (OSError, ValueError):
+        raise ItemError("not a file: URL that can be read") from None
+    if not inside:
         raise ItemError("the file lies outside the folder that this server reads")
-    if not path.is_file():
+    if not readable:
         raise ItemError("no such file")
     return path
 

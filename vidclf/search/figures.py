@@ -13,11 +13,10 @@ from plotly.subplots import make_subplots
 
 from vidclf import compare
 from vidclf.compare import LATENCY, SIZE, TrialRow
+from vidclf.pages import COLOURS
 from vidclf.search.overview import FEWEST, Overview
 from vidclf.search.record import BASE
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#444444")
-"""Of the bases, apart for the colour-blind too."""
 _STATES = {
     "complete": "#0072b2",
     "infeasible": "#bbbbbb",
@@ -54,7 +53,7 @@ def _hover(row: TrialRow) -> str:
 
 
 def _colours(overview: Overview) -> Mapping[str, str]:
-    return dict(zip(overview.stems, itertools.cycle(_COLOURS)))
+    return dict(zip(overview.stems, itertools.cycle(COLOURS)))
 
 
 def history(overview: Overview) -> Figure:
@@ -126,7 +125,7 @@ def pareto(overview: Overview, costs: Sequence[str]) -> Figure:
 def importances(shares: Mapping[str, float]) -> Figure:
     """A bar for each searched value, the largest on top."""
     names, values = list(shares)[::-1], list(shares.values())[::-1]
-    bars = Bar(x=values, y=names, orientation="h", marker={"color": _COLOURS[0]})
+    bars = Bar(x=values, y=names, orientation="h", marker={"color": COLOURS[0]})
     bars.update(text=[f"{value:.0%}" for value in values], textposition="outside", hoverinfo="skip")
     figure = Figure(bars).update_layout(height=110 + 30 * len(names))
     figure.update_yaxes(automargin=True)
@@ -148,7 +147,7 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
     if not names:
         return []
     metric = overview.metric
-    lines = _thinned(best_first, _LINES)
+    lines = compare.thinned(best_first, _LINES)
     present = [name for name in names if any(name in row.params for row in lines)]
     study = overview.as_study(lines)
     figures = [optuna.visualization.plot_parallel_coordinate(study, present, target_name=metric)]
@@ -162,18 +161,11 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
         together = [row for row in best_first if set(pair) <= row.params.keys()]
         if len(together) < FEWEST:
             continue
-        points = overview.as_study(_thinned(together, _POINTS))
+        points = overview.as_study(compare.thinned(together, _POINTS))
         contour = optuna.visualization.plot_contour(points, list(pair), target_name=metric)
         figures.append(contour.update_layout(height=460))
         break
     return figures
-
-
-def _thinned(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
-    """At most so many trials, evenly from the worst to the best."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(place * (len(rows) - 1) / (most - 1))] for place in range(most)]
 
 
 def curves(overview: Overview) -> Figure | None:
@@ -234,18 +226,3 @@ def timeline(overview: Overview) -> Figure | None:
     figure.update_xaxes(type="date")
     figure.update_layout(barmode="overlay", showlegend=True)
     return figure.update_yaxes(title="trial", autorange="reversed") if bars else None
-
-
-def dressed(figure: Figure) -> Figure:
-    """The figure in the look that all share."""
-    for axes in (figure.select_xaxes, figure.select_yaxes):
-        for axis in axes({"type": "log"}):
-            axis.update(nticks=axis.nticks or 4, exponentformat="e")
-    return figure.update_layout(
-        template="plotly_white",
-        title=None,
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c1c1c"},
-        hoverlabel={"bgcolor": "white", "align": "left"},
-        margin={"l": 70, "r": 30, "t": 30, "b": 50},
-        colorway=_COLOURS,
-    )

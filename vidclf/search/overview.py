@@ -17,12 +17,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.search.record import OpenStudy
+from vidclf.search.status import test_words
 
 FEWEST = 10
 """Complete trials from which on something is said about searched values."""
-OPTIMISTIC = "All figures are selected on val and therefore optimistic; test was not read."
 _TOP = 5
 """Complete trials of the better part, at least, that importances are computed from."""
+_MOST = 2000
+"""Trials that importances are computed from, at most, evenly from the worst to the best."""
 _PART = 0.1
 """The better part of many trials."""
 
@@ -37,6 +39,7 @@ class Overview:
         trials: Optuna's record of each, by number.
         ranked: Complete, feasible trials, best first.
         front: Those that no other beats in objective, latency and size at once.
+        test: How often the test split was read, in words.
     """
 
     opened: OpenStudy
@@ -44,13 +47,19 @@ class Overview:
     trials: Mapping[int, FrozenTrial]
     ranked: Sequence[TrialRow]
     front: Sequence[TrialRow]
+    test: str
+
+    @property
+    def optimistic(self) -> str:
+        """What must be said beside every figure."""
+        return f"All figures are selected on val and therefore optimistic; {self.test}."
 
     @classmethod
     def of(cls, opened: OpenStudy) -> "Overview":
         rows, direction = opened.rows(), opened.objective.direction
         trials = {trial.number: trial for trial in opened.trials()}
         best, front = compare.ranked(rows, direction), compare.pareto_front(rows, direction)
-        return cls(opened, rows, trials, best, front)
+        return cls(opened, rows, trials, best, front, test_words(opened))
 
     @property
     def metric(self) -> str:
@@ -76,8 +85,9 @@ class Overview:
         rows = self.judged(stem)
         if len(rows) < FEWEST or len({row.value for row in rows}) == 1:
             return {}
+        rows = compare.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)
         part = max(_PART, min(0.5, _TOP / len(rows)))
-        study = self.as_study(rows)
+        study = self.as_study(rows, numbered=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=part))
@@ -92,16 +102,17 @@ class Overview:
                 seen.setdefault(name, set()).add(value)
         return {name for name, values in seen.items() if len(values) == 1}
 
-    def as_study(self, rows: Sequence[TrialRow]) -> optuna.Study:
-        """A study in memory with these trials under their own numbers, and their first objective alone."""
-        numbers = {row.number: row for row in rows}
+    def as_study(self, rows: Sequence[TrialRow], *, numbered: bool = True) -> optuna.Study:
+        """A study in memory with these trials, under their own numbers or any, and their first objective."""
+        numbers = {row.number: row for row in rows} if numbered else dict(enumerate(rows))
         study = optuna.create_study(direction=self.opened.objective.direction)
         bounded = not all(row.feasible for row in rows)
         for number in range(max(numbers, default=-1) + 1):
             if number not in numbers:
                 study.add_trial(create_trial(state=TrialState.FAIL))
                 continue
-            row, trial = numbers[number], self.trials[number]
+            row = numbers[number]
+            trial = self.trials[row.number]
             study.add_trial(
                 create_trial(
                     value=row.value,

@@ -7,40 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import plotly.io
 from plotly.graph_objects import Figure
-from plotly.offline import get_plotlyjs
 
-from vidclf import compare
+from vidclf import compare, pages
 from vidclf.compare import LATENCY, SIZE
 from vidclf.search import figures
-from vidclf.search.overview import FEWEST, OPTIMISTIC, Overview, best_config, trials_csv
+from vidclf.search.overview import FEWEST, Overview, best_config, trials_csv
 from vidclf.search.record import OpenStudy
 from vidclf.search.summary import description
 from vidclf.store import Attempt
-
-_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "showSendToCloud": False,  # on by default, and would send a study's values to another's server
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
-}
-_STYLE = """
-body{font:16px/1.55 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:76rem;margin:2rem auto;
-padding:0 1.5rem}
-h1{font-size:1.9rem;margin:0}h2{font-size:1.3rem;margin:2.6rem 0 0}h3{font-size:1.05rem;margin:1.6rem 0 0}
-p{max-width:52rem;margin:.4rem 0}.lead{font-size:1.15rem;color:#444}.note{color:#555;font-size:.92rem}
-.facts{display:flex;flex-wrap:wrap;gap:.8rem;margin:1.2rem 0}
-.facts div{border:1px solid #ddd;border-radius:.5rem;padding:.5rem 1rem;min-width:7rem}
-.facts b{display:block;font-size:1.4rem;font-variant-numeric:tabular-nums}
-.facts span{color:#555;font-size:.85rem}
-table{border-collapse:collapse;font-size:.92rem;margin:.8rem 0;font-variant-numeric:tabular-nums}
-th{font-weight:600;color:#555}td,th{padding:.25rem .8rem;border-bottom:1px solid #e4e4e4;text-align:right;
-white-space:nowrap}td.text,th.text{text-align:left;white-space:normal}tr.front{background:#f1f7fb}
-nav{margin:1rem 0;font-size:.92rem}nav a{margin-right:1.1rem}a{color:#0060a0;text-decoration:none}
-pre{background:#f6f6f6;border-radius:.5rem;padding:.8rem 1rem;overflow:auto;font-size:.85rem}
-summary{cursor:pointer;color:#0060a0}.warn{border-left:4px solid #e69f00;padding-left:.8rem}
-"""
 
 
 @dataclass(frozen=True)
@@ -87,15 +62,11 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _page(overview: Overview) -> str:
-    title = html.escape(overview.opened.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sections = list(_sections(overview))
     body = [*_top(overview, sections), *_shown(sections)]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>"
-    )
+    return pages.document(overview.opened.name, body)
 
 
 def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
@@ -117,7 +88,7 @@ def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
             for name, value in facts.items()
         )
         yield f'<div class="facts">{"".join(cells)}</div>'
-    yield f'<p class="warn">{OPTIMISTIC}</p>'
+    yield f'<p class="warn">{html.escape(overview.optimistic)}</p>'
     links = (
         f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
     )
@@ -158,14 +129,7 @@ def _shown(sections: Sequence[Section]) -> Iterator[str]:
         yield f'<h2 id="s{number}">{html.escape(section.title)}</h2>'
         yield f'<p class="note">{html.escape(section.reading if section.figures else section.lacking)}</p>'
         for figure in section.figures:
-            yield plotly.io.to_html(
-                figures.dressed(figure),
-                config=_CONFIG,
-                include_plotlyjs=False,
-                full_html=False,
-                default_height=figure.layout.height or 400,
-                div_id=f"figure{next(ids)}",
-            )
+            yield pages.drawn(figure, f"figure{next(ids)}")
 
 
 def _sections(overview: Overview) -> Iterator[Section]:

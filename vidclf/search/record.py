@@ -134,28 +134,36 @@ def open_storage(store: Store) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(store.optuna_uri, engine_kwargs=options)
 
 
+def _existing_storage(store: Store) -> optuna.storages.BaseStorage | None:
+    """Optuna's database, ``None`` where there is none yet: asking creates none."""
+    embedded = store.optuna_uri.startswith("sqlite:")
+    if embedded and not Path(store.optuna_uri.removeprefix("sqlite:///")).exists():
+        return None
+    return open_storage(store)
+
+
 def study_names(store: Store) -> list[str]:
     """Names of all studies of the store, oldest first; asking creates no database."""
-    if (
-        store.optuna_uri.startswith("sqlite:")
-        and not Path(store.optuna_uri.removeprefix("sqlite:///")).exists()
-    ):
-        return []
-    return list(optuna.get_all_study_names(open_storage(store)))
+    storage = _existing_storage(store)
+    return list(optuna.get_all_study_names(storage)) if storage else []
 
 
 def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
     """What the study ``name`` was made from, ``None`` where there is no such study."""
-    if name not in study_names(store):
+    storage = _existing_storage(store)
+    if storage is None or name not in optuna.get_all_study_names(storage):
         return None
-    storage = open_storage(store)
-    study = optuna.load_study(study_name=name, storage=storage)
+    return _definition(optuna.load_study(study_name=name, storage=storage), store)
+
+
+def _definition(study: optuna.Study, store: Store) -> dict[str, Any] | None:
+    """What the study was made from, ``None`` where it was cut off while it was made."""
     attributes = study.user_attrs
     if DEFINITION not in attributes and not study.get_trials(deepcopy=False):
-        return None  # cut off while it was made
+        return None
     if DEFINITION not in attributes:
         raise InputError(
-            f"the study {name} in {store.optuna_uri} was not made by vidclf; choose another name"
+            f"the study {study.study_name} in {store.optuna_uri} was not made by vidclf; choose another name"
         )
     return cast(dict[str, Any], json.loads(attributes[DEFINITION]))
 
@@ -320,3 +328,18 @@ def find_study(name_or_file: str, store: Store) -> OpenStudy:
         raise InputError(f"{store.folder}: no study {name}{config.did_you_mean(name, names)} ({known})")
     storage = open_storage(store)
     return OpenStudy(optuna.load_study(study_name=name, storage=storage), storage, stored, store)
+
+
+def all_studies(store: Store) -> list[OpenStudy]:
+    """Every study that vidclf made, oldest first, through one connection; others are left out."""
+    storage = _existing_storage(store)
+    if storage is None:
+        return []
+    studies = (
+        optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
+    )
+    return [
+        OpenStudy(study, storage, json.loads(attributes[DEFINITION]), store)
+        for study in studies
+        if DEFINITION in (attributes := study.user_attrs)
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 from vidclf import compare
 from vidclf.search.reconcile import live_owner
 from vidclf.search.record import OpenStudy
+from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
 
 
@@ -46,3 +47,12 @@ def _last_budget(opened: OpenStudy) -> int | None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut short
             return int(json.loads(line)["trials"])
     return None
+
+
+def test_words(opened: OpenStudy) -> str:
+    """How often the study's test split was read."""
+    for trial in opened.trials():
+        attempt = opened.attempt(trial.number)
+        if (attempt.folder / "attempt.json").exists():
+            return ledger.words_for(opened.store, attempt)
+    return ledger.words(0)

@@ -15,6 +15,7 @@ from vidclf.config import InputError, Scalar, Section, Tree
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import experiment_name, load_experiment, portable
 from vidclf.models.base import ExperimentConfig
+from vidclf.search.gates import Gates
 from vidclf.search.points import enqueue_first, start_problems
 from vidclf.search.pruners import PrunerConfig
 from vidclf.search.record import (
@@ -30,12 +31,12 @@ from vidclf.search.record import (
 from vidclf.search.samplers import SamplerConfig
 from vidclf.search.space import Space, build_space
 from vidclf.search.strategies import check_strategies
-from vidclf.store import Store
+from vidclf.store import Store, check_name
 
 CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy")
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
 
-_LATER = ("resources", "gates")
+_LATER = ("resources",)
 
 
 class StudyFile(Section):
@@ -57,6 +58,8 @@ class StudyFile(Section):
     """Bounds that a trial must keep."""
     budget: Budget
     """When the search ends."""
+    gates: Gates = Gates()
+    """What its best model must reach to be promoted; may change when the study is resumed."""
     sampler: SamplerConfig = SamplerConfig()
     """Who proposes configurations."""
     pruner: PrunerConfig = PrunerConfig()
@@ -167,6 +170,7 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     _refuse_later(tree, str(path))
     file = config.validate(StudyFile, tree, str(path))
     name = file.name or path.stem
+    check_name(name)
     stored = stored_definition(store, name)
     if not overrides and stored:
         overrides = stored["overrides"]

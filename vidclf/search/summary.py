@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from vidclf import compare, config
 from vidclf.compare import LATENCY, SIZE, TrialRow
-from vidclf.search.overview import FEWEST, OPTIMISTIC, Overview, best_config
+from vidclf.search.overview import FEWEST, Overview, best_config
 from vidclf.search.record import BASE, OpenStudy
 
 _CLEAR = 0.5
@@ -123,7 +123,7 @@ def _trend(overview: Overview, rows: Sequence[TrialRow], name: str) -> str:
 
 
 def _doubts(overview: Overview) -> Iterator[str]:
-    yield OPTIMISTIC
+    yield overview.optimistic
     clips = _val_clips(overview.opened)
     score = overview.metric.startswith("val/") and overview.metric != "val/loss"
     if clips and score:

@@ -23,7 +23,7 @@ from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Ending
 from vidclf.search.worker import Worker
-from vidclf.store import Store
+from vidclf.store import Store, check_name
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 
 
@@ -67,6 +67,7 @@ def plan(request: Request, store: Store) -> StudyDefinition:
         return dataclasses.replace(definition, file=file, per_gpu=request.per_gpu)
     if request.continue_as == definition.name:
         raise InputError(f"--continue-as {definition.name}: that is the study to go on from; choose another")
+    check_name(request.continue_as)
     find_study(definition.name, store)
     return dataclasses.replace(
         definition,

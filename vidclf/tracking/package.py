@@ -1,5 +1,7 @@
 """A kept model as an MLflow logged model: plain files and the code that loads them, no pickle."""
 
+import base64
+import json
 import re
 import tempfile
 import warnings
@@ -7,12 +9,15 @@ from importlib import metadata
 from pathlib import Path
 
 import mlflow.pyfunc
+import numpy as np
 from mlflow.entities import LifecycleStage, LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import vidclf
 from vidclf.config import InputError
+from vidclf.data.video import write_video
+from vidclf.models.saved import check_folder
 from vidclf.store import Attempt
 from vidclf.tracking.deliverer import Deliverer, locked
 
@@ -22,17 +27,21 @@ REQUIREMENTS = (
     "mlflow",
     "numpy",
     "opencv-python-headless",
+    "pandas",
     "platformdirs",
     "pydantic",
     "safetensors",
     "scikit-image",
     "scikit-learn",
+    "scipy",
     "skops",
     "tomli-w",
     "torch",
     "torchvision",
 )
 """What a served model imports; pinned to what is installed, as guessing them costs MLflow seconds."""
+_EXAMPLE, _SERVING_EXAMPLE = "input_example.json", "serving_input_example.json"
+"""MLflow's names of the example that it shows, and of the request with it that it sends."""
 
 
 def deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
@@ -54,6 +63,7 @@ def deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
 def _deliver_model(deliverer: Deliverer, attempt: Attempt) -> str:
     if not attempt.model.is_dir():
         raise InputError(f"{attempt.folder}: this run kept no model")
+    check_folder(attempt.model)
     run_id = deliverer.deliver(attempt)
     run = deliverer.client.get_run(run_id) if run_id else None
     if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
@@ -99,6 +109,17 @@ def _remember(deliverer: Deliverer, attempt: Attempt, model: LoggedModel) -> Non
         receipt.save(attempt)
 
 
+def example_input() -> list[str]:
+    """What a served model takes: a list of one clip, a square that moves right, as a ``data:`` URL."""
+    frames = np.zeros((8, 64, 64, 3), dtype=np.uint8)
+    for time, frame in enumerate(frames):
+        frame[24:40, 6 * time : 6 * time + 16] = 220
+    with tempfile.TemporaryDirectory(prefix="vidclf-") as folder:
+        clip = Path(folder, "clip.mp4")
+        write_video(clip, frames)
+        return [f"data:video/mp4;base64,{base64.b64encode(clip.read_bytes()).decode()}"]
+
+
 def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
     with warnings.catch_warnings(record=True):  # mlflow remarks that an answer's values differ in type
         mlflow.pyfunc.save_model(
@@ -112,5 +133,14 @@ def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
                 run_id=model.source_run_id,
                 model_uuid=model.model_id,
                 model_id=model.model_id,
+                saved_input_example_info={
+                    "artifact_path": _EXAMPLE,
+                    "serving_input_path": _SERVING_EXAMPLE,
+                    "type": "json_object",
+                },
             ),
         )
+    # Given to mlflow the example would have it load the model here, and leave it loaded.
+    example = example_input()
+    (package / _EXAMPLE).write_text(json.dumps(example), encoding="utf-8")
+    (package / _SERVING_EXAMPLE).write_text(json.dumps({"inputs": example}), encoding="utf-8")

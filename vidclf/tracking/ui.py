@@ -1,6 +1,7 @@
 """MLflow's UI on a store, opened where a study's ranked trials are."""
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -17,22 +18,37 @@ from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer, prepare
 from vidclf.tracking.views import runs_view, study_view
 
-HOST = "127.0.0.1"
 START_LIMIT = 60.0
 """Seconds that the server may take to answer."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def serve_ui(
-    store: Store, port: int, announce: Callable[[str, Mapping[str, str]], None], study: str | None = None
+    store: Store,
+    port: int,
+    announce: Callable[[str, Mapping[str, str]], None],
+    *,
+    study: str | None = None,
+    host: str = "127.0.0.1",
 ) -> None:
     """Serves the UI until Ctrl-C or SIGTERM.
 
     Args:
         store: What to show; where MLflow is a server already, its links are announced and that is all.
-        port: Port on the loopback interface.
+        port: Port to serve on.
         announce: Called once, as soon as they can be opened, with the link to the ranked trials, and with
             further ones by what they show.
         study: What to open; ``None``: the newest study, and where there is none all runs.
+        host: Address to serve on.
 
     Raises:
         InputError: The port is taken, the server does not start, or MLflow has no such study.
@@ -40,11 +56,13 @@ def serve_ui(
     if served_elsewhere(store):
         announce(*links(store, store.mlflow_uri.rstrip("/"), study))
         return
-    _check_free(port)
+    _check_free(host, port)
     prepare(store)
-    announced = links(store, f"http://{HOST}:{port}", study)
-    with _interruptible(), _server(store, port) as server:
-        _wait_until_healthy(server, port)
+    # What listens everywhere is reached here by the loopback address.
+    near = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    announced = links(store, f"http://{near}:{port}", study)
+    with _interruptible(), _server(store, host, port) as server:
+        _wait_until_healthy(server, near, port)
         announce(*announced)
         server.wait()
 
@@ -69,13 +87,13 @@ def links(store: Store, server: str, study: str | None) -> tuple[str, dict[str, 
     return f"{server}{runs_view(deliverer)}", {}
 
 
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"port {port}: {error.strerror}; choose another with --port") from None
+            raise InputError(f"{host}, port {port}: {error.strerror}; choose another with --port") from None
 
 
 @contextlib.contextmanager
@@ -95,13 +113,13 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _server(store: Store, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _server(store: Store, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The server in a session of its own: its workers end with it, and Ctrl-C reaches it once."""
     arguments = {
         "--backend-store-uri": store.mlflow_uri,
         "--default-artifact-root": store.artifacts.as_uri(),
         "--artifacts-destination": store.artifacts.as_uri(),
-        "--host": HOST,
+        "--host": host,
         "--port": str(port),
         "--workers": "1",
     }
@@ -128,11 +146,11 @@ def _server(store: Store, port: int) -> Iterator[subprocess.Popen[bytes]]:
             server.wait()
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_healthy(server: subprocess.Popen[bytes], host: str, port: int) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2).close()
+            urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2).close()
             return
         time.sleep(0.2)
     raise InputError(f"port {port}: MLflow's server did not start; `mlflow doctor` may know why")

@@ -1,0 +1,113 @@
+"""Finalists are judged on clips that did not choose them, and the best on average wins."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.attempts import fresh_store
+from tests.clips import write_experiment, write_squares
+from tests.test_cli import run
+from vidclf import metrics
+from vidclf.data.manifest import read_manifest
+from vidclf.registry import confirm as confirming
+from vidclf.search.record import find_study
+from vidclf.store import Store
+from vidclf.tracking.deliverer import Deliverer
+
+STUDY = """
+base = ["svm.toml", "majority.toml"]
+keep = 2
+[objective]
+metric = "val/macro_f1"
+direction = "maximize"
+[budget]
+trials = 2
+[pruner]
+name = "none"
+[space]
+"model.C" = { low = 0.5, high = 2.0 }
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = fresh_store(tmp_path, tmp_path_factory)
+    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
+    return made
+
+
+def make_study(tmp_path: Path, text: str = STUDY) -> Path:
+    manifest = write_squares(tmp_path / "squares", groups=16)
+    for kind in ("svm", "majority"):
+        write_experiment(tmp_path / f"{kind}.toml", kind, manifest)
+    (tmp_path / "study.toml").write_text(text)
+    run("tune", tmp_path / "study.toml", "--json")
+    return manifest
+
+
+@pytest.mark.slow
+def test_finalists_are_judged_out_of_fold_on_clips_of_train(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_study(tmp_path)
+    answer = json.loads(run("confirm", "study", "--top", "2", "--seeds", "2", "--json").stdout)
+    opened = find_study("study", store)
+    by_base = {each["base"]: each for each in answer["finalists"]}
+    assert (answer["winner"], answer["optimistic"]) == (by_base["svm"]["trial"], False)
+    assert by_base["majority"]["mean"] == pytest.approx(1 / 3)  # one of two classes, always
+    assert len(by_base["svm"]["scores"]) == 2
+    assert by_base["svm"]["low"] <= by_base["svm"]["mean"] <= by_base["svm"]["high"]
+    assert "own weights would ship" in " ".join(answer["notes"])
+
+    of_train = sorted(str(e.clip_path) for e in read_manifest(manifest).entries if e.split == "train")
+    for finalist in answer["finalists"]:
+        attempt = opened.attempt(finalist["trial"])
+        table = pd.read_csv(attempt.artifacts / "confirm" / "predictions.csv")
+        assert set(table["repeat"]) == {1000, 1001}
+        for _, part in table.groupby("repeat"):
+            assert sorted(part["clip_path"]) == of_train
+        first = table[table["repeat"] == 1000]
+        labels = np.array([["down", "right"].index(name) for name in first["label"]])
+        shares = first[["probability/down", "probability/right"]].to_numpy()
+        expected = metrics.evaluate(labels, shares, ["down", "right"])["macro_f1"]
+        assert finalist["scores"][0] == pytest.approx(expected)
+        assert finalist["figures"]["confirm/latency_p50_ms"] > 0
+
+    client = Deliverer(store).client
+    parent = Deliverer(store).receipt(opened.own_attempt).run_id
+    own = opened.store.attempt(opened.series, f"confirm-{answer['winner']:05d}")
+    mirrored = client.get_run(str(Deliverer(store).receipt(own).run_id))
+    assert mirrored.data.tags["mlflow.parentRunId"] == parent
+    assert mirrored.data.metrics["confirm/macro_f1"] == pytest.approx(by_base["svm"]["mean"])
+    assert mirrored.info.status == "FINISHED"
+
+    monkeypatch.setattr(confirming, "MODELS", {})  # a fit would fail: none is made again
+    again = json.loads(run("confirm", "study", "--top", "2", "--seeds", "2", "--json").stdout)
+    assert [each["scores"] for each in again["finalists"]] == [each["scores"] for each in answer["finalists"]]
+    assert json.loads(run("doctor", "--json").stdout)["problems"] == []
+    compared = json.loads(run("compare", "study", "--json").stdout)
+    assert any("is worse than trial" in note and "at 95%" in note for note in compared["notes"])
+    promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
+    assert promoted["version"] == 1
+
+
+@pytest.mark.slow
+def test_after_a_search_by_folds_only_the_seeds_are_new(tmp_path: Path, store: Store) -> None:
+    text = STUDY.replace('"maximize"', '"maximize"\nrepeats = 3\nrepeat_by = "fold"')
+    manifest = make_study(tmp_path, text)
+    answer = json.loads(run("confirm", "study", "--top", "1", "--seeds", "2", "--json").stdout)
+    assert answer["optimistic"] is True
+    assert answer["finalists"][0]["low"] is None
+    assert any("optimistic" in note for note in answer["notes"])
+    attempt = find_study("study", store).attempt(answer["winner"])
+    table = pd.read_csv(attempt.artifacts / "confirm" / "predictions.csv")
+    judged = sorted(table[table["repeat"] == 1000]["clip_path"])
+    entries = read_manifest(manifest).entries
+    assert judged == sorted(str(entry.clip_path) for entry in entries if entry.split != "test")
+
+
+def test_nothing_to_confirm_is_said(tmp_path: Path, store: Store) -> None:
+    assert "no study" in run("confirm", "nothing", expect=2).stderr

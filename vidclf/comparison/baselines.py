@@ -1,0 +1,181 @@
+"""What every comparison holds beside our models: the most frequent class, and published figures."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidclf import config, metrics
+from vidclf.comparison.gather import Block, Line
+from vidclf.config import InputError
+from vidclf.data.manifest import Entry, read_manifest
+from vidclf.data.splitting import split_by_fold
+from vidclf.store import Attempt
+
+Counts = Mapping[str, Mapping[str, int]]
+"""Clips by split and class."""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What a block of lines is measured against.
+
+    Attributes:
+        counts: Clips by split and class, as the lines saw them; with several folds one for each.
+        majority: The most frequent class of train, judged on val; ``None`` where the clips are not known.
+        published: Figures that sources give for this data set, never ranked as ours.
+        notes: What could not be had, and why.
+    """
+
+    counts: Sequence[Counts]
+    majority: Line | None
+    published: Sequence[Line]
+    notes: Sequence[str]
+
+    @property
+    def val_clips(self) -> int | None:
+        """Clips that each figure rests on; over several folds all of them."""
+        return sum(sum(each["val"].values()) for each in self.counts) or None
+
+
+def baselines(block: Block, experiments: Path) -> Baselines:
+    """The baselines of a block; nothing is trained, no video file is opened.
+
+    Args:
+        block: Lines that were judged on the same clips.
+        experiments: Folder of experiment files whose published figures are looked at, if it exists.
+    """
+    notes: list[str] = []
+    try:
+        counts = _counts(block)
+    except InputError as error:
+        counts = []
+        notes.append(
+            f"{block.clips.name}: no baseline of the most frequent class: {str(error).splitlines()[0]}"
+        )
+    majority = _majority(block, counts) if counts else None
+    return Baselines(counts, majority, list(_published(block, experiments, notes)), notes)
+
+
+def _counts(block: Block) -> list[Counts]:
+    """As recorded with a run of these clips, else from the manifest."""
+    recorded = next(_records(block), None)
+    if recorded is not None and not block.clips.folds:
+        return [recorded]
+    path = Path(block.lines[0].manifest)
+    entries = read_manifest(path).entries
+    if recorded is not None and _counted(entries) != recorded:
+        raise InputError(f"{path}: holds other clips now")
+    match block.clips.folds.split():
+        case []:
+            return [_counted(entries)]
+        case ["fold", fold, "of", folds]:
+            return [_counted(split_by_fold(entries, int(folds), int(fold), seed=0))]
+        case [folds, *_]:
+            every = range(int(folds))
+            return [_counted(split_by_fold(entries, int(folds), fold, seed=0)) for fold in every]
+    raise AssertionError(block.clips.folds)
+
+
+def _records(block: Block) -> Iterator[Counts]:
+    """Clips by split and class as runs of this very data set recorded them."""
+    own: list[Attempt] = [study.own_attempt for study in block.studies.values()]
+    own += [line.attempt for line in block.lines if line.attempt is not None and line.origin == "run"]
+    for attempt in own:
+        try:
+            dataset = attempt.identity().dataset
+        except FileNotFoundError:
+            continue
+        if dataset.get("digest") and block.clips.digest.startswith(dataset["digest"]):
+            yield json.loads(dataset["profile"])
+
+
+def _counted(entries: Sequence[Entry]) -> Counts:
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        counts.setdefault(entry.split, Counter())[entry.label] += 1
+    return {split: dict(found) for split, found in counts.items()}
+
+
+def _majority(block: Block, counts: Sequence[Counts]) -> Line:
+    """What a model scores that says the training shares of the classes of every clip; over folds the mean."""
+    scores = [_prior_scores(each) for each in counts]
+    means = {f"val/{name}": float(np.mean([score[name] for score in scores])) for name in scores[0]}
+    return Line(
+        study="",
+        number=0,
+        state="complete",
+        base="majority",
+        model="majority",
+        value=means.get(block.metric),
+        params={},
+        metrics=means,
+        clips=block.clips,
+        origin="majority",
+    )
+
+
+def _prior_scores(counts: Counts) -> dict[str, float]:
+    """`vidclf.metrics.evaluate` of one division of the clips; needs their numbers only."""
+    classes = sorted(set().union(*counts.values()))
+    train = np.array([counts["train"].get(name, 0) for name in classes], dtype=np.float64)
+    val = [counts["val"].get(name, 0) for name in classes]
+    labels = np.repeat(np.arange(len(classes)), val)
+    return metrics.evaluate(labels, np.tile(train / train.sum(), (len(labels), 1)), classes)
+
+
+def _published(block: Block, experiments: Path, notes: list[str]) -> Iterator[Line]:
+    """Figures for the data set of this name, from the lines' own configs and from experiment files."""
+    trees = [
+        (name, tree)
+        for name, tree in _trees(block, experiments, notes)
+        if "published" in tree
+        and Path(str(config.lookup(tree, "data.manifest"))).parent.name == block.clips.name
+    ]
+    if not trees:
+        return
+    from vidclf.models.base import Published  # noqa: PLC0415  (imports torch: some seconds)
+
+    seen = set()
+    for name, tree in trees:
+        try:
+            published = config.validate(Published, tree["published"], f"{name}: published")
+        except InputError as error:
+            notes += error.problems
+            continue
+        line = Line(
+            study="",
+            number=0,
+            state="published",
+            base=name,
+            model=str(config.lookup(tree, "model.kind")),
+            value=None,
+            params={},
+            metrics=published.metrics,
+            clips=block.clips,
+            origin="published",
+            network=str(config.lookup(tree, "model.network") or ""),
+            source=published.source,
+        )
+        key = config.digest([line.family, line.source, dict(line.metrics)])
+        if key not in seen:
+            seen.add(key)
+            yield replace(line, value=published.metrics.get(block.metric))
+
+
+def _trees(block: Block, experiments: Path, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Configs by name: experiment files first, as their names say most."""
+    for path in sorted(experiments.rglob("*.toml")):
+        try:
+            yield path.relative_to(experiments).with_suffix("").as_posix(), config.read_toml(path)
+        except InputError as error:
+            notes += error.problems
+    for study in block.studies.values():
+        yield from study.stored["bases"].items()
+    for line in block.lines:
+        if line.origin == "run" and line.attempt is not None:
+            yield line.base, config.read_toml(line.attempt.config)

@@ -1,0 +1,210 @@
+"""The answer in words, and what it rests on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vidclf import compare
+from vidclf.compare import LATENCY, SIZE
+from vidclf.comparison.baselines import Baselines
+from vidclf.comparison.gather import Block, Line
+from vidclf.comparison.separate import Verdict
+from vidclf.search.record import CONTENDED
+
+_CHEAPER = 1.5
+"""Times that another model is faster or smaller from which on it is named beside the best."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to ship from one block.
+
+    Attributes:
+        headline: The answer in one sentence.
+        others: What else deserves a thought, a sentence each.
+    """
+
+    headline: str
+    others: Sequence[str]
+
+
+def name_of(block: Block, blocks: Sequence[Block]) -> str:
+    """What a block is called among all; its digest where its name alone is not enough."""
+    alike = [other for other in blocks if other.clips.name == block.clips.name]
+    digest = f" ({block.clips.digest[:8]})" if len({other.clips.digest for other in alike}) > 1 else ""
+    folds = f", {block.clips.folds}" if block.clips.folds else ""
+    return f"{block.clips.name or 'unnamed clips'}{digest}{folds}"
+
+
+def metric_words(metric: str) -> str:
+    """``val/macro_f1`` as ``macro F1``."""
+    return metric.partition("/")[2].replace("_", " ").replace("f1", "F1")
+
+
+def answer(block: Block, measured: Baselines) -> Answer:
+    """What to ship, and which cheaper models come near."""
+    if not block.ranked:
+        return Answer("Nothing to ship: no model has finished within its constraints.", [])
+    best, metric = block.ranked[0], metric_words(block.metric)
+    clips = f" of {measured.val_clips} clips" if measured.val_clips else ""
+    costs = cost_words(best)
+    found = f"{metric} {compare.figure(best.value, '.3f')} on val{clips}{', ' + costs if costs else ''}"
+    if not block.useful(best):
+        return Answer(
+            f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
+            f"saying the most frequent class ({metric} {compare.figure(block.floor, '.3f')}).",
+            [],
+        )
+    others = list(_cheaper(block, best))
+    near = _near(block, measured.val_clips)
+    if near:
+        families = ", ".join(dict.fromkeys(line.family for line in near))
+        are = "is one other" if len(near) == 1 else f"are {len(near):,} others"
+        others.append(f"Within one val clip of it, where order is chance, {are}: {families}.")
+    return Answer(f"Ship {best.family}: {best.label}, {found}.", others)
+
+
+def cost_words(line: Line) -> str:
+    """Latency and size, as far as they are known."""
+    parts = [
+        f"{line.metrics[key]:.{digits}f} {unit}"
+        for key, digits, unit in ((LATENCY, 1, "ms a clip"), (SIZE, 2, "MB"))
+        if key in line.metrics
+    ]
+    return ", ".join(parts)
+
+
+def values_of(line: Line) -> str:
+    """The searched values of a trial, or the source of a published figure."""
+    if line.origin != "trial":
+        return line.source
+    return ", ".join(f"{key.rpartition('.')[2]} {compare.short(value)}" for key, value in line.params.items())
+
+
+def _cheaper(block: Block, best: Line) -> Iterator[str]:
+    """The best ranked that is clearly faster than the best, and that is clearly smaller."""
+    found: dict[int, tuple[Line, list[str]]] = {}
+    for key, word in ((LATENCY, "faster"), (SIZE, "smaller")):
+        mine = best.metrics.get(key)
+        for line in block.ranked[1:] if mine else ():
+            theirs = line.metrics.get(key)
+            if theirs and mine and block.useful(line) and mine / theirs >= _CHEAPER:
+                _, words = found.setdefault(id(line), (line, []))
+                words.append(f"{mine / theirs:.1f} times {word}")
+                break
+    for line, words in found.values():
+        value = f"{metric_words(block.metric)} {compare.figure(line.value, '.3f')}"
+        yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {cost_words(line)}."
+
+
+def _near(block: Block, clips: int | None) -> list[Line]:
+    """Lines whose score differs from the best by no more than one clip of val."""
+    if not clips or block.metric.endswith("loss") or not block.metric.startswith("val/"):
+        return []
+    best = block.ranked[0].value or 0.0
+    return [line for line in block.ranked[1:] if abs(best - (line.value or 0.0)) <= 1 / clips]
+
+
+def notes(
+    block: Block,
+    measured: Baselines,
+    verdicts: Sequence[Verdict],
+    test_reads: Callable[[str], int],
+) -> list[str]:
+    """What the figures of a block rest on and where they flatter, a sentence or two each.
+
+    Args:
+        block: The lines.
+        measured: Their baselines.
+        verdicts: Of the best against others, on predictions that selected nothing.
+        test_reads: How often the test split of that digest was read.
+    """
+    return [
+        *_selected(block, measured),
+        _test(block, test_reads),
+        *_separated(block, verdicts),
+        *_floor(block, measured),
+        *_costs(block),
+        *_left_out(block),
+        *measured.notes,
+    ]
+
+
+def _selected(block: Block, measured: Baselines) -> Iterator[str]:
+    if not block.ranked:
+        return
+    tries = len(block.ranked)
+    yield (
+        f"Figures on val were selected: the best of {tries:,} is partly the luckiest of {tries:,}, so expect "
+        "less on new clips."
+        if tries > 1
+        else "Figures on val may have chosen the model or its epoch, so expect less on new clips."
+    )
+    if measured.val_clips and block.metric.startswith("val/"):
+        yield (
+            f"val has {measured.val_clips} clips: one of them right or wrong moves accuracy by "
+            f"{100 / measured.val_clips:.1f} points."
+        )
+
+
+def tags(block: Block) -> Mapping[str, str]:
+    """What a run of these clips says of them, from the first folder that is there."""
+    for line in block.lines:
+        if line.attempt is not None and (line.attempt.folder / "attempt.json").exists():
+            return line.attempt.identity().tags
+    return {}
+
+
+def _test(block: Block, test_reads: Callable[[str], int]) -> str:
+    digest = tags(block).get("vidclf.test_digest")
+    reads = test_reads(digest) if digest else 0
+    if not reads:
+        return "The test split was not read."
+    return f"The test split was read {'once' if reads == 1 else f'{reads} times'}."
+
+
+def _separated(block: Block, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    yield from (verdict.words for verdict in verdicts)
+    if not verdicts and len(block.ranked) > 1:
+        yield (
+            "Whether the best is really better than the others cannot be said from val, on which it was "
+            "chosen; vidclf confirm tests that."
+        )
+
+
+def _floor(block: Block, measured: Baselines) -> Iterator[str]:
+    below = sum(not block.useful(line) for line in block.ranked)
+    if below:
+        are = "model is" if below == 1 else "models are"
+        yield f"{below:,} {are} no better than always saying the most frequent class."
+    if measured.published:
+        sources = "; ".join(dict.fromkeys(line.source for line in measured.published))
+        yield f"Published figures are on splits of their source and are not ranked: {sources}."
+
+
+def _costs(block: Block) -> Iterator[str]:
+    known = [line for line in block.ranked if LATENCY in line.metrics]
+    if block.ranked and len(known) < len(block.ranked):
+        yield (
+            f"Latency is not known of {len(block.ranked) - len(known)} of {len(block.ranked)} models, which "
+            "can be on the Pareto front by score and size only."
+        )
+    if any(CONTENDED in line.metrics for line in known):
+        yield "Some latencies were measured beside other work and are too high."
+    if known:
+        yield "Latency was measured on the machine of each run, at batch 1, as the median of warmed calls."
+
+
+def _left_out(block: Block) -> Iterator[str]:
+    complete = [line for line in block.lines if line.state == "complete"]
+    infeasible = sum(not line.feasible for line in complete)
+    ends = {
+        state: sum(line.state == state for line in block.lines)
+        for state in ("pruned", "failed", "interrupted")
+    }
+    ended = ", ".join(f"{count:,} {state}" for state, count in ends.items() if count)
+    if infeasible:
+        yield f"{infeasible:,} outside a constraint of their study are not ranked."
+    if ended:
+        yield f"Not ranked because not complete: {ended}."
+    if tags(block).get("split/leak") == "true":
+        yield "Groups of clips stand in several splits, so all figures are too good."

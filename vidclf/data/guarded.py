@@ -1,0 +1,278 @@
+"""Work on files that nobody vouches for: in child processes with limits, so that none can take us down."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from vidclf.config import InputError
+from vidclf.data import video
+from vidclf.data.video import Bounds, ClipError, Frames, Verdict
+
+START_LIMIT_S = 120.0
+"""Seconds in which a child must have imported what its work needs."""
+_LONGEST_TO_SHORTEST = 16
+"""Sides of a stranger's picture: enlarged to a model's short side, the long one would be as much longer."""
+_GRACE_S = 1.0
+"""Seconds by which the kernel's own limit on a task comes after ours; it ends children of a dead parent."""
+_BOOT = (
+    "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
+    "from vidclf.data import guarded; guarded.run_child(fd)"
+)
+"""A child of `multiprocessing` would import the parent's main script, which may be anybody's here."""
+
+
+class GuardError(Exception):
+    """A task that gave no answer.
+
+    Attributes:
+        how: It took too long (``time``), wanted more memory than it may have (``memory``), or took its
+            process down (``crash``).
+    """
+
+    def __init__(self, how: Literal["time", "memory", "crash"], text: str) -> None:
+        super().__init__(text)
+        self.how = how
+
+
+class Child:
+    """A process that does one task after another; one that crashes or takes too long is over.
+
+    Args:
+        work: What it does with a task; importable by name, as its answer must be.
+        time_limit_s: Seconds a task.
+        memory_limit_mb: Address space in MiB on top of what the process has loaded; only on Linux.
+
+    Attributes:
+        connection: Readable when the task is done, or its process dead.
+        lives: Whether it takes another task.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], time_limit_s: float, memory_limit_mb: int) -> None:
+        self.connection, theirs = Pipe()
+        self.lives = True
+        self._time_limit_s = time_limit_s
+        self._started = 0.0
+        fd = theirs.fileno()
+        command = [sys.executable, "-c", _BOOT, json.dumps([fd, sys.path])]
+        self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
+        theirs.close()
+        try:
+            self.connection.send((work, time_limit_s, memory_limit_mb))
+            # The first task must not pay for the process's imports.
+            if not self.connection.poll(START_LIMIT_S):
+                raise GuardError("time", f"a child process did not start in {START_LIMIT_S:g} s")
+            self.connection.recv()
+        except (EOFError, OSError):
+            self.stop()
+            raise GuardError("crash", "a child process did not start") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def give(self, task: Any) -> None:
+        """Begins a task."""
+        self._started = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(task)
+
+    @property
+    def seconds(self) -> float:
+        """How long the task has taken so far."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds_left(self) -> float:
+        """How much longer it may take; 0 where its time is used up."""
+        return max(0.0, self._time_limit_s - self.seconds)
+
+    def take(self) -> Any:
+        """The task's answer, for which it waits; ends the process where there is none.
+
+        Raises:
+            GuardError: There is none.
+        """
+        try:
+            if not self.connection.poll(self.seconds_left):
+                self.stop()
+                raise GuardError("time", f"over the limit of {self._time_limit_s:g} s")
+            done, answer = self.connection.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            self.stop()
+            if code == -signal.SIGALRM:
+                raise GuardError("time", f"over the limit of {self._time_limit_s:g} s") from None
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise GuardError("crash", f"the decoder crashed: {how}") from None
+        except BaseException:
+            self.stop()  # its answer would be taken for that of the next task
+            raise
+        if not done:
+            raise GuardError("memory", "decoding it takes more memory than the limit")
+        return answer
+
+    def stop(self) -> None:
+        self.lives = False
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def run_child(fd: int) -> None:
+    """A child's life: it ends when its parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    connection = Connection(fd)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        work, time_limit_s, memory_limit_mb = connection.recv()
+        _limit_memory(memory_limit_mb)
+        connection.send(None)
+        while True:
+            task = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, time_limit_s + _GRACE_S)
+            answer = _answer(work, task)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
+
+
+def _answer(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+    try:
+        return True, work(task)
+    except MemoryError:
+        return False, None
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Refuses allocations beyond the limit; on systems without such a limit the time limit must do."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        own = int(status.read_text().split()[0]) * resource.getpagesize()
+        limit = own + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one clip of a stranger may take; a variable of the environment is named by each field's default.
+
+    Attributes:
+        seconds: From the start of its decoding to its end.
+        memory_mb: Address space of the decoder in MiB.
+        pixels: Of one picture.
+        frames: Of the clip.
+        file_mb: Size of the file in MiB.
+    """
+
+    seconds: float = field(default=30, metadata={"variable": "VIDCLF_SERVE_SECONDS"})
+    memory_mb: float = field(default=2048, metadata={"variable": "VIDCLF_SERVE_MEMORY_MB"})
+    pixels: float = field(default=4096 * 2304, metadata={"variable": "VIDCLF_SERVE_PIXELS"})
+    frames: float = field(default=36_000, metadata={"variable": "VIDCLF_SERVE_FRAMES"})
+    file_mb: float = field(default=64, metadata={"variable": "VIDCLF_SERVE_FILE_MB"})
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The defaults, or what the variables say.
+
+        Raises:
+            InputError: A variable holds no number above 0.
+        """
+        values = {}
+        for item in fields(cls):
+            text = environment.get(item.metadata["variable"])
+            if text is not None:
+                values[item.name] = _positive(item.metadata["variable"], text)
+        return cls(**values)
+
+
+def _positive(variable: str, text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise InputError(f"{variable} = {text!r}: expected a number above 0")
+
+
+class GuardedDecoder:
+    """Decodes clips one after another in a child process, which is replaced when it dies.
+
+    Threads may share it; they wait for each other.
+
+    Args:
+        grid: As of `video.decode`.
+        store_side: As of `video.decode`.
+        limits: What a clip may take; beyond them it is refused.
+    """
+
+    def __init__(self, grid: int, store_side: int, limits: Limits) -> None:
+        self._grid, self._store_side, self._limits = grid, store_side, limits
+        self._bounds = Bounds(limits.pixels, limits.frames)
+        self._lock = threading.Lock()
+        self._scratch = tempfile.TemporaryDirectory(prefix="vidclf-")
+        self._answer = Path(self._scratch.name, "frames.npy")
+        self._child = self._start()
+
+    def decode(self, path: Path) -> Frames:
+        """The clip's grid, as `video.decode` gives it.
+
+        Raises:
+            ClipError: It gives none, or not within the limits.
+        """
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ClipError(path, "unreadable", str(error.strerror)) from None
+        if size > self._limits.file_mb * 2**20:
+            raise ClipError(path, "oversized", f"over the limit of {self._limits.file_mb:g} MiB")
+        with self._lock:
+            if not self._child.lives:
+                self._child = self._start()
+            try:
+                self._child.give((self._answer, path, self._grid, self._store_side, self._bounds))
+                problem = self._child.take()
+            except GuardError as error:
+                raise ClipError(
+                    path, "damaged" if error.how == "crash" else "oversized", str(error)
+                ) from None
+            if problem is not None:
+                raise ClipError(path, *problem)
+            frames: Frames = np.load(self._answer)
+            return frames
+
+    def close(self) -> None:
+        """Ends the child process."""
+        with self._lock:
+            self._child.stop()
+            self._scratch.cleanup()
+
+    def _start(self) -> Child:
+        return Child(decode_task, self._limits.seconds, int(self._limits.memory_mb))
+
+
+def decode_task(task: tuple[Path, Path, int, int, Bounds]) -> tuple[Verdict, str] | None:
+    """What the child of a `GuardedDecoder` does: writes the frames, or says why there are none.
+
+    Frames go by a file: through a pipe they take as long as the decoding itself.
+    """
+    answer, path, grid, store_side, bounds = task
+    try:
+        frames = video.decode(path, grid, store_side, bounds).frames
+    except ClipError as error:
+        return error.verdict, error.reason
+    short, long = sorted(frames.shape[1:3])
+    if long > _LONGEST_TO_SHORTEST * short:
+        return "oversized", f"one side of the pictures is over {_LONGEST_TO_SHORTEST} times the other"
+    np.save(answer, frames)
+    return None

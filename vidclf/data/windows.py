@@ -1,0 +1,97 @@
+"""A long video as windows, each reduced to a grid as a clip is; the file is decoded once, in one pass."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vidclf.data import video
+from vidclf.data.video import Frames
+
+_HELD = 1024
+"""Pictures of a window that are held, 270 MB at the usual sides; of more every second, fourth ... is."""
+_ROUNDING_S = 1e-6
+"""A frame this short of a window's end begins the next one."""
+
+
+class FalseTimestamps(Exception):  # noqa: N818  (a fact of the file, met with counted times)
+    """A file's timestamps turned out not to be strictly increasing."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a video.
+
+    Attributes:
+        start: Seconds from the video's first frame.
+        end: Likewise; of the last window where the video ends.
+        frames: The window's grid, uint8 (T, H, W, 3).
+    """
+
+    start: float
+    end: float
+    frames: Frames
+
+
+def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: bool) -> Iterator[Window]:
+    """The windows of a video that hold a frame, in order.
+
+    A window of at most 1024 frames is reduced exactly as a clip of these frames is (`video.decode`); the
+    grid of a longer one is taken from 512 evenly spread frames or more.
+
+    Args:
+        path: A video file.
+        seconds: Length of a window.
+        grid: As of `video.decode`.
+        store_side: As of `video.decode`.
+        counted: Take a frame's time from its place and the average rate; else from its timestamp.
+
+    Raises:
+        ClipError: The file gives no frames, or is damaged; windows before the damage have been given.
+        FalseTimestamps: They don't increase; begin again with ``counted``.
+    """
+    held, number = _Held(), 0
+    first, last = None, -math.inf
+    for stamp, place, picture in video.each_frame(path, store_side):
+        time = place if counted else stamp
+        if time is None or time <= last:
+            raise FalseTimestamps
+        first = time if first is None else first
+        last = time
+        due = int((time - first + _ROUNDING_S) // seconds)
+        if due > number and held.times:
+            yield held.window(number * seconds, (number + 1) * seconds, grid)
+            held = _Held()
+        number = due
+        held.add(time, picture)
+    assert first is not None  # a file without a frame is a ClipError
+    end = min((number + 1) * seconds, last - first + held.step())
+    yield held.window(number * seconds, end, grid)
+
+
+class _Held:
+    """The frames of one window, thinned out where they are too many."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self._pictures: list[Frames] = []
+        self._stride, self._seen = 1, 0
+
+    def add(self, time: float, picture: Callable[[], Frames]) -> None:
+        if self._seen % self._stride == 0:
+            if len(self.times) == _HELD:
+                self.times, self._pictures = self.times[::2], self._pictures[::2]
+                self._stride *= 2
+            self.times.append(time)
+            self._pictures.append(picture())
+        self._seen += 1
+
+    def step(self) -> float:
+        """The median distance of two frames in seconds, 0 of a single one."""
+        return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+
+    def window(self, start: float, end: float, grid: int) -> Window:
+        indices = video.grid_indices(np.array(self.times), grid)
+        return Window(start, end, video.stacked([self._pictures[index] for index in indices]))

@@ -1,0 +1,209 @@
+"""``vidclf export``: a neural model as a graph that runs without vidclf."""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vidclf.config import InputError
+from vidclf.models import load_model
+from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.saved import SavedModel
+
+Format = Literal["onnx", "pt2"]
+Run = Callable[[Tensor], NDArray[np.float64]]
+"""Probabilities (B, classes) of normalised clips (B, T, 3, size, size)."""
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability that an export may have; single precision gives about 1e-6."""
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was compared with its original.
+
+    Attributes:
+        file: The graph.
+        notes: The JSON file beside it that says what goes in and what comes out.
+        difference: Largest difference of a probability between graph and original, both in single precision.
+        served_difference: The same to the original in the precision in which vidclf runs it here.
+    """
+
+    file: Path
+    notes: Path
+    difference: float
+    served_difference: float
+
+    def as_dict(self) -> dict[str, Any]:
+        fields = asdict(self)
+        return {**fields, "file": str(self.file), "notes": str(self.notes)}
+
+
+class _Graph(nn.Module):
+    """A network with its softmax, calibrated where one view is all that counts."""
+
+    def __init__(self, saved: SavedModel, classifier: NeuralClassifier) -> None:
+        super().__init__()
+        self.network = classifier.network_.eval()
+        # Of several views the mean of the probabilities is calibrated, which is formed outside.
+        self.temperature = saved.card.temperature if classifier.eval_views == 1 else 1.0
+
+    def forward(self, clips: Tensor) -> Tensor:
+        probabilities: Tensor = (self.network(clips) / self.temperature).softmax(dim=1)
+        return probabilities
+
+
+def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
+    """Writes a model as one file with its weights, and a JSON file of the same name and ``.json`` beside it.
+
+    The graph takes any number of normalised clips, float32 (B, T, 3, size, size), and gives
+    probabilities, float32 (B, classes). Nothing stays where it does not give the original's.
+
+    Args:
+        model: Folder of a saved neural model.
+        form: ``pt2``, what `torch.export.load` reads, or ``onnx``.
+        to: The file; replaced where it exists.
+        clip: A video file to compare on.
+
+    Raises:
+        InputError: The model is no network, ``onnx`` is not installed, or the outputs differ.
+        ClipError: The clip gives no frames.
+    """
+    saved = load_model(model)
+    classifier = saved.classifier
+    if not isinstance(classifier, NeuralClassifier):
+        raise InputError(
+            f"{model}: a model of the kind {saved.card.kind!r} has no network to export; frames2d and "
+            "volume3d have"
+        )
+    if not to.parent.is_dir():
+        raise InputError(f"{to}: there is no folder {to.parent}")
+    if form == "onnx":
+        _check_onnx()
+    views = _clips(classifier, saved, clip)
+    partial = to.with_name(f".{to.name}.partial.{form}")
+    try:
+        reference = _Graph(saved, classifier)
+        run = (_write_onnx if form == "onnx" else _write_pt2)(reference, views, partial)
+        outputs = run(views).mean(axis=0)
+        with torch.inference_mode():
+            original = reference(views).double().mean(dim=0).cpu().numpy()
+        difference = float(np.abs(outputs - original).max())
+        if not difference <= TOLERANCE:  # nor may it be no number
+            raise InputError(
+                f"{to}: not written: its outputs differ from the original's by {difference:.2g}, more than "
+                f"{TOLERANCE:g}"
+            )
+        served = saved.predict([clip])[0]
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
+    notes = to.with_name(f"{to.name}.json")
+    notes.write_text(json.dumps(_notes(saved, classifier, form), indent=1) + "\n", encoding="utf-8")
+    return Exported(to, notes, difference, float(np.abs(outputs - served).max()))
+
+
+def _check_onnx() -> None:
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"--format onnx needs {', '.join(missing)}: pip install 'vidclf[onnx]'")
+
+
+def _clips(classifier: NeuralClassifier, saved: SavedModel, clip: Path) -> Tensor:
+    """The clip's evaluation views, normalised: float32 (views, T, 3, size, size)."""
+    clips = saved.clips([clip])
+    views = classifier.forward_.views
+    pixels = torch.stack([views.pixels(clips, 0, view) for view in views.evaluation()])
+    return classifier.forward_.normalised(pixels)
+
+
+def _traced(graph: _Graph, views: Tensor) -> torch.export.ExportedProgram:
+    # Two clips, as of a batch of one torch makes a constant.
+    example = views[:1].repeat(2, 1, 1, 1, 1)
+    batch = {0: torch.export.Dim("clips", min=1)}
+    return torch.export.export(graph, (example,), dynamic_shapes=(batch,))
+
+
+def _write_pt2(graph: _Graph, views: Tensor, file: Path) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how torch groups the tensors that it writes
+        torch.export.save(_traced(graph, views), file)
+    module = torch.export.load(file).module()
+
+    def run(clips: Tensor) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            return np.asarray(module(clips).double().cpu().numpy())
+
+    return run
+
+
+def _write_onnx(graph: _Graph, views: Tensor, file: Path) -> Run:
+    import onnxruntime  # noqa: PLC0415  (an extra)
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own parts that are going to change
+        program = torch.onnx.export(
+            _traced(graph, views),
+            input_names=["clips"],
+            output_names=["probabilities"],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(file, external_data=False)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def run(clips: Tensor) -> NDArray[np.float64]:
+        [probabilities] = session.run(["probabilities"], {"clips": clips.cpu().numpy()})
+        return np.asarray(probabilities, dtype=np.float64)
+
+    return run
+
+
+def _notes(saved: SavedModel, classifier: NeuralClassifier, form: Format) -> dict[str, Any]:
+    """What whoever runs the graph must know to give it what the model was trained on."""
+    return {
+        "format": form,
+        "input": {
+            "name": "clips",
+            "dtype": "float32",
+            "shape": ["clips", classifier.frames, 3, classifier.size, classifier.size],
+            "layout": "clip, time, channel (red, green, blue), height, width",
+            "made_by": [
+                f"take {saved.card.grid} frames at the midpoints of equal parts of the video, or all if it "
+                f"has fewer, reduced to a short side of {saved.card.store_side} pixels (area interpolation)",
+                f"of these take {classifier.frames}, at the midpoints of equal parts; of fewer "
+                "repeat the last",
+                f"resize to {classifier.resize} ({classifier.interpolation}; one number is the short side, "
+                "two are height and width)",
+                f"crop the central {classifier.size} x {classifier.size} pixels",
+                "divide by 255, subtract mean, divide by std, channel by channel",
+            ],
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "views": classifier.eval_views,
+            "views_are": "at other instants of the parts; the mean of their probabilities counts",
+            "temperature": 1.0 if classifier.eval_views == 1 else saved.card.temperature,
+            "temperature_is": "what the logarithm of that mean is divided by before another softmax; 1: "
+            "nothing is left to do",
+        },
+        "output": {
+            "name": "probabilities",
+            "dtype": "float32",
+            "shape": ["clips", len(saved.card.classes)],
+            "classes": list(saved.card.classes),
+        },
+        "network": classifier.network,
+        "precision": "fp32",
+    }

@@ -1,0 +1,140 @@
+"""The model card: what a promoted model is, how good it is, and what is not known of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vidclf import intervals
+from vidclf.models.saved import read_card
+from vidclf.registry.gates import CONFIDENCE, Gate
+from vidclf.registry.testing import TestResult, TestSplit
+from vidclf.store import Attempt
+from vidclf.tracking import ledger
+from vidclf.tracking.deliverer import metric_key
+
+_COSTS = (
+    ("latency/p50_ms", "decoded clip to probabilities, median", "ms"),
+    ("latency/p95_ms", "the same, 95th percentile", "ms"),
+    ("latency/file_p50_ms", "file to label, median", "ms"),
+    ("size/file_mb", "size of the saved model", "MB"),
+    ("size/parameters", "parameters", ""),
+    ("cost/fit_seconds", "training", "s"),
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a promotion rests on.
+
+    Attributes:
+        name: Registered model.
+        label: What the candidate is, in words.
+        metrics: All final figures.
+        result: What the read of the test split found.
+        gates: What was judged.
+        untested: Whether the test split was too small to tell anything.
+    """
+
+    name: str
+    label: str
+    metrics: Mapping[str, float]
+    result: TestResult
+    gates: Sequence[Gate]
+    untested: bool
+
+    def tags(self) -> dict[str, str]:
+        """As tags of the registered version."""
+        scores = {key: f"{value:.6g}" for key, value in self.metrics.items() if key.startswith("test/")}
+        costs = {key: f"{self.metrics[key]:.6g}" for key, *_ in _COSTS if key in self.metrics}
+        judged = {f"gate/{gate.gate}"[:250]: gate.detail for gate in self.gates}
+        return {
+            **{metric_key(key): value for key, value in (scores | costs).items()},
+            **judged,
+            "test": ledger.words(self.result.read.number),
+            "vidclf.untested": str(self.untested).lower(),
+        }
+
+
+def model_card(attempt: Attempt, evidence: Evidence) -> str:
+    """Markdown."""
+    sections = [
+        f"# {evidence.name}\n\n{evidence.label}, trained with vidclf.",
+        _data(attempt, evidence),
+        _scores(evidence),
+        _gates(evidence),
+        _cost(evidence.metrics),
+        _limits(attempt, evidence),
+        _loading(evidence.name),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _data(attempt: Attempt, evidence: Evidence) -> str:
+    split = TestSplit.of(attempt)
+    counts = Counter(entry.split for entry in split.manifest.entries)
+    clips = ", ".join(f"{counts[each]} {each}" for each in ("train", "val", "test") if counts[each])
+    groups = len(set(evidence.result.own.groups))
+    grouped = "no group is in two splits" if split.manifest.grouped else "clips name no groups"
+    if split.manifest.leaks:
+        grouped = "GROUPS STAND IN SEVERAL SPLITS: all figures are too good"
+    when = datetime.fromtimestamp(evidence.result.read.when_ms / 1000, UTC).strftime("%Y-%m-%d")
+    return (
+        f"## Data\n\n{split.name}: {clips} clips of {len(split.manifest.classes)} classes "
+        f"({', '.join(split.manifest.classes)}); {grouped}. Test: {groups} groups, digest "
+        f"`{split.digest[:12]}`, {ledger.words(evidence.result.read.number)}, last on {when}."
+    )
+
+
+def _scores(evidence: Evidence) -> str:
+    lines = [
+        f"| metric | test | {CONFIDENCE:.0%} interval | val (selected, optimistic) |",
+        "|---|---|---|---|",
+    ]
+    for key, value in evidence.metrics.items():
+        name = key.removeprefix("test/")
+        if not key.startswith("test/") or name.endswith(("_low", "_high")):
+            continue
+        low, high = (evidence.metrics.get(f"{key}_{end}") for end in ("low", "high"))
+        reached = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "–"
+        val = evidence.metrics.get(f"val/{name}")
+        lines.append(f"| {name} | {value:.4f} | {reached} | {'–' if val is None else f'{val:.4f}'} |")
+    return "## How good it is\n\n" + "\n".join(lines)
+
+
+def _gates(evidence: Evidence) -> str:
+    lines = [f"- {gate.gate}: {gate.detail}" for gate in evidence.gates]
+    return "## What it had to pass\n\n" + "\n".join(lines)
+
+
+def _cost(metrics: Mapping[str, float]) -> str:
+    known = [(words, metrics[key], unit) for key, words, unit in _COSTS if key in metrics]
+    lines = [f"- {words}: {value:,.4g} {unit}".rstrip() for words, value, unit in known]
+    return "## What it costs\n\n" + "\n".join(lines)
+
+
+def _limits(attempt: Attempt, evidence: Evidence) -> str:
+    card = read_card(attempt.model)
+    device = f"{card.versions.get('cpu', '')}, {card.versions.get('device', '')}"
+    lines = [
+        f"- It answers with one of its {len(card.classes)} classes, whatever the clip shows.",
+        f"- Latencies are of the machine that trained it ({device}); `vidclf bench` measures another.",
+        "- The intervals hold for new groups (people, scenes) that are like those of the test split.",
+    ]
+    if evidence.untested:
+        few = intervals.FEWEST_GROUPS
+        lines.insert(0, f"- **Untested**: the test split has fewer than {few} groups, which tell nothing.")
+    if evidence.result.read.number > 1:
+        lines.append(
+            f"- The test split was read {evidence.result.read.number} times; each read makes its figures "
+            "a little more optimistic."
+        )
+    return "## Limits\n\n" + "\n".join(lines)
+
+
+def _loading(name: str) -> str:
+    return (
+        f"## How to load it\n\n```\nvidclf predict {name}@champion CLIP...\n```\n\n"
+        f'```python\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        'model.predict(["data:video/mp4;base64,..."])\n```'
+    )
