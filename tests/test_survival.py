@@ -1,15 +1,18 @@
 """Studies whose processes are killed again and again, and files that are cut: nothing is lost or doubled."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -266,6 +269,68 @@ def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -
     opened = check_survival(ordeal)
     kinds = Counter(str(trial.user_attrs.get("reason_kind", "complete")) for trial in opened.trials())
     assert not kinds["died"] + kinds["failed"], f"a stop is no failure: {kinds}\n{ordeal}"
+
+
+class MlflowServer:
+    """A real tracking server that can be away for a while."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        backend = f"sqlite:///{self.folder / 'server.db'}"
+        places = ["--backend-store-uri", backend, "--artifacts-destination", str(self.folder / "served")]
+        command = [sys.executable, "-m", "mlflow", "server", *places, "--port", str(self.port)]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return
+            time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_while_its_mlflow_server_is_away(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MlflowServer(tmp_path)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        ordeal = Ordeal(tmp_path, store, 5)
+        process = ordeal.start()
+        results = "attempts/*/*/result.json"
+        end = time.monotonic() + SESSION_SECONDS
+        while len(list(store.folder.glob(results))) < 4 and time.monotonic() < end:
+            assert ordeal.watch(process, time.monotonic() + 0.2) is None, ordeal
+        before = len(list(store.folder.glob(results)))
+        server.kill()
+        ordeal.note(f"the server is killed after {before} trials")
+        ordeal.watch(process, time.monotonic() + 20)
+        meanwhile = len(list(store.folder.glob(results))) - before
+        server.start()
+        ordeal.note(f"the server is back after {meanwhile} further trials")
+        code = ordeal.watch(process, time.monotonic() + SESSION_SECONDS)
+        ordeal.note(f"exit {code}")
+        assert code == 0, ordeal
+        assert meanwhile > 0, ordeal
+        ordeal.finish()  # delivers what the first session could not
+        check_survival(ordeal)
+    finally:
+        server.kill()
 
 
 def test_a_supervisor_that_dies_after_its_worker_gives_no_configuration_up(
