@@ -1,5 +1,6 @@
 """The command line as its users meet it: exit codes, messages, one JSON document."""
 
+import errno
 import json
 import os
 import signal
@@ -147,6 +148,17 @@ def test_our_own_bug_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPatch, tmp_
     result = run("promote", "x", "--as", "y", expect=70)
     assert "a bug in vidclf: ZeroDivisionError: surprise" in result.stderr
     assert "ZeroDivisionError: surprise" in next(tmp_path.glob("vidclf-*.log")).read_text()
+
+
+def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("the commit failed") from error
+
+    monkeypatch.setattr(store, "find_store", full)
+    assert "error: the disk is full" in run("status", expect=1).stderr
 
 
 def test_a_plan_runs_nothing(folder: Path) -> None:

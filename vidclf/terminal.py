@@ -1,6 +1,7 @@
 """What every command shares: words, tables, progress bars, exit codes, and clear messages for errors."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -61,10 +62,27 @@ def explained(error: Exception) -> int | None:
     if type(error).__name__ == "GateRefused":
         say(f"refused: {error}", "yellow")
         return GATE_REFUSED
+    if _disk_is_full(error):
+        say(
+            "error: the disk is full. Nothing that was finished is lost: make room (vidclf doctor shows what "
+            "the store weighs), then repeat the command",
+            "red",
+        )
+        return FAILED
     with tempfile.NamedTemporaryFile("w", prefix="vidclf-", suffix=".log", delete=False) as log:
         log.write("".join(traceback.format_exception(error)))
     say(f"a bug in vidclf: {type(error).__name__}: {error} (traceback in {log.name})", "red")
     return OWN_BUG
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is what an error, or one that led to it, comes from."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "disk is full" in str(error):  # SQLite's words
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def make_console(stderr: bool = True) -> "Console":
