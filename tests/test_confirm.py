@@ -11,6 +11,8 @@ from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf import metrics
+from vidclf.comparison import clips
+from vidclf.comparison.gather import gather
 from vidclf.data.manifest import read_manifest
 from vidclf.registry import confirm as confirming
 from vidclf.search.record import find_study
@@ -90,6 +92,9 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert json.loads(run("doctor", "--json").stdout)["problems"] == []
     compared = json.loads(run("compare", "study", "--json").stdout)
     assert any("is worse than trial" in note and "at 95%" in note for note in compared["notes"])
+    pooled = clips.pool(gather(["study"], store)[0].ranked, "confirm")
+    assert pooled is not None
+    assert (list(pooled.table.index), pooled.models) == (of_train, 2)
     promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert promoted["version"] == 1
 

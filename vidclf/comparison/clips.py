@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -77,21 +78,25 @@ class Pooled:
         ]
 
 
-def predictions(line: Line) -> pd.DataFrame | None:
-    """A model's predictions for the clips of val, ``None`` where there are none on disk."""
+Source = Literal["val", "confirm"]
+"""Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
+
+
+def predictions(line: Line, source: Source = "val") -> pd.DataFrame | None:
+    """A model's predictions, one a clip; ``None`` where there are none on disk."""
     if line.attempt is None:
         return None
+    texts = {"label": str, "predicted": str}
     try:
-        return pd.read_csv(
-            line.attempt.artifacts / "val" / "predictions.csv", dtype={"label": str, "predicted": str}
-        )
+        table = pd.read_csv(line.attempt.artifacts / source / "predictions.csv", dtype=texts)
     except FileNotFoundError:
         return None
+    return table.drop_duplicates("clip_path")  # confirm has one of each seed: the first stands for all
 
 
-def pool(lines: Sequence[Line]) -> Pooled | None:
+def pool(lines: Sequence[Line], source: Source = "val") -> Pooled | None:
     """The predictions of all lines that have some; ``None`` where none has."""
-    tables = [table for line in lines if (table := predictions(line)) is not None]
+    tables = [table for line in lines if (table := predictions(line, source)) is not None]
     if not tables:
         return None
     together = pd.concat(tables)

@@ -96,7 +96,7 @@ def _part(part: Part, name: str, comparison: Comparison, ids: Iterator[int]) -> 
     pooled = pool(block.best)
     if pooled is not None:
         yield from _wrong(pooled)
-        yield from _doubts(pooled)
+    yield from _doubts([each for each in (pooled, pool(block.ranked, "confirm")) if each is not None])
     yield from _drawn(
         "Would more clips help?",
         " ".join(curve.words for curve in part.growth),
@@ -195,13 +195,19 @@ def _wrong(pooled: Pooled) -> Iterator[str]:
     yield "</div>"
 
 
-def _doubts(pooled: Pooled) -> Iterator[str]:
-    doubts = pooled.doubts()
+def _doubts(judged: Sequence[Pooled]) -> Iterator[str]:
+    """Labels that look wrong: of val, and where `vidclf confirm` has judged the clips of train, of train."""
+    if not judged:
+        return
+    doubts = sorted(
+        (doubt for pooled in judged for doubt in pooled.doubts()), key=lambda doubt: doubt.given - doubt.other
+    )
+    clips = sum(len(pooled.table) for pooled in judged)
     yield "<h2>Labels to look at</h2>"
     if not doubts:
-        yield '<p class="note">No label of val looks wrong.</p>'
+        yield f'<p class="note">None of {clips} labels looks wrong.</p>'
         return
-    yield f'<p class="note">{len(doubts)} of {len(pooled.table)} val clips: the models, not trained on them, '
+    yield f'<p class="note">{len(doubts)} of {clips} clips: the models, not trained on them, '
     yield "find the given label less likely than for its other clips, and another as likely as for its own "
     yield "(confident learning; Northcutt, Jiang and Chuang, 2021). Weak models doubt good labels too.</p>"
     yield '<div class="clips">'
