@@ -15,7 +15,8 @@ from rich.console import Console
 
 from vidclf import compare
 from vidclf.data.demo import render_demo_set
-from vidclf.registry import confirm
+from vidclf.registry.confirm import confirm
+from vidclf.registry.confirm_plan import plan
 from vidclf.registry.testing import Scored, TestSplit
 from vidclf.search import tune
 from vidclf.search.display import PlainDisplay
@@ -70,7 +71,7 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     tune.check(definition, lambda done, total: None, lambda _: None)
     opened, _ = tune.tune(definition, store, PlainDisplay(Console(file=(folder / "log").open("w"))), [])
     rows = compare.ranked(opened.rows(), opened.objective.direction)
-    found = confirm.confirm(opened, confirm.plan(opened, 5, seeds))
+    found = confirm(opened, plan(opened, 5, seeds))
     confirmed = {each.row.number: each.mean for each in found.finalists}
 
     def outcome(number: int, val: float) -> Outcome:

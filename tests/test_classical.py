@@ -18,7 +18,7 @@ from vidclf.data.video import Frames
 from vidclf.experiment import load_experiment, portable
 from vidclf.models import MODELS, classical, estimators
 from vidclf.models.base import ExperimentConfig
-from vidclf.models.classical import (
+from vidclf.models.classical_config import (
     ClassicalExperiment,
     ForestExperiment,
     MajorityExperiment,

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from tests.clips import write_experiment, write_squares
 from tests.test_study import STUDY
+from vidclf import compare
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
-from vidclf.search import latency, points, reconcile, supervisor
+from vidclf.search import latency, points, reconcile, supervisor, tally
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.pruners import build_pruner
 from vidclf.search.reconcile import Ownership
@@ -408,7 +409,7 @@ def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(
     sizes = iter([12.0, 8.0, 12.0, 12.0])
     opened, _ = bench.run(lambda task, _: complete(0.5, **{"size/file_mb": next(sizes)}))
     assert [row.feasible for row in opened.rows()] == [False, True, False, False]
-    assert supervisor.compare.ranked(opened.rows(), "maximize")[0].number == 1
+    assert compare.ranked(opened.rows(), "maximize")[0].number == 1
 
 
 def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
@@ -458,7 +459,7 @@ def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study
     assert {row.params["model.C"]: row.value for row in rows} == {1.0: 0.1, 2.0: 0.2}
     assert all(row.value == row.params["model.C"] / 10 for row in rows)
     repeated = [row for row in rows if row.reused_from is not None]
-    assert len(repeated) == len(rows) - 2 >= supervisor.EXHAUSTED_AFTER
+    assert len(repeated) == len(rows) - 2 >= tally.EXHAUSTED_AFTER
     outcome = opened.attempt(repeated[0].number).outcome()
     assert outcome is not None
     assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics

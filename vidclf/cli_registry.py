@@ -22,7 +22,7 @@ from vidclf.terminal import (
 
 if TYPE_CHECKING:
     from vidclf.registry.candidate import Candidate
-    from vidclf.registry.confirm import Confirmation
+    from vidclf.registry.confirm_report import Confirmation
     from vidclf.registry.gates import Gate
     from vidclf.search.gates import Gates
 
@@ -41,13 +41,15 @@ def confirm(
     done again, so an interrupted call goes on. Test is not read.
     """
     from vidclf.registry import confirm as work
+    from vidclf.registry.confirm_plan import plan
+    from vidclf.registry.confirm_report import as_dict
     from vidclf.search.record import find_study
     from vidclf.store import open_store
     from vidclf.tracking.deliverer import Deliverer
 
     opened_store = open_store(store)
     opened = find_study(study, opened_store)
-    planned = work.plan(opened, top, seeds)
+    planned = plan(opened, top, seeds)
     fold_count = len(next(iter(planned.folds.values())))
     say(f"{planned.fits} fits: {len(planned.rows)} trials x {seeds} seeds x {fold_count} folds")
     with counted("Confirming", planned.fits) as progress:
@@ -59,7 +61,7 @@ def confirm(
         deliverer.deliver(finalist.attempt)
     deliverer.deliver(opened.own_attempt)
     if json_:
-        print_json(work.as_dict(found))
+        print_json(as_dict(found))
         return
     _print_confirmation(found)
     say(f"Ship it:  vidclf promote {found.study} --as NAME")

@@ -63,6 +63,15 @@ def parse_experiment(tree: Mapping[str, Any], source: str) -> ExperimentConfig:
     return config.validate(_schema(tree, source), tree, source)
 
 
+def experiment_of(attempt: Attempt) -> ExperimentConfig:
+    """What an attempt was made with.
+
+    Raises:
+        InputError: Its ``config.toml`` is damaged.
+    """
+    return parse_experiment(config.read_toml(attempt.config), str(attempt.config))
+
+
 def _schema(tree: Mapping[str, Any], source: str) -> type[ExperimentConfig]:
     kind = config.lookup(tree, "model.kind")
     if kind is None:

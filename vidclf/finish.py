@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from vidclf import config, pictures
+from vidclf import pictures
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import ExperimentConfig, clip_store, divided, parse_experiment, train_and_score
+from vidclf.experiment import ExperimentConfig, clip_store, divided, experiment_of, train_and_score
 from vidclf.models import load_model
 from vidclf.models.base import Report
 from vidclf.repeats import Repeats
@@ -52,7 +52,7 @@ def draw(attempt: Attempt, repeats: Repeats | None) -> None:
 
 def _final_experiment(attempt: Attempt, repeats: Repeats | None) -> ExperimentConfig:
     """What the trial's model is trained with."""
-    experiment = parse_experiment(config.read_toml(attempt.config), str(attempt.config))
+    experiment = experiment_of(attempt)
     if repeats is None or repeats.by == "seed":
         return experiment
     splits = divided(experiment, read_manifest(Path(experiment.data.manifest)))
@@ -63,7 +63,7 @@ def check_clips(attempt: Attempt) -> None:
     """Raises:
     InputError: The clips are not those that the trial was made from.
     """
-    experiment = parse_experiment(config.read_toml(attempt.config), str(attempt.config))
+    experiment = experiment_of(attempt)
     path = Path(experiment.data.manifest)
     if not path.is_file():
         raise InputError(f"{path}: the manifest that this trial was made from is not there any more")

@@ -7,13 +7,13 @@ from math import ceil
 
 import numpy as np
 
-from vidclf import config, metrics
+from vidclf import metrics
 from vidclf.comparison.gather import METRIC, Block, Line
 from vidclf.comparison.words import metric_words
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
-from vidclf.experiment import clip_store, divided, parse_experiment, prepare
+from vidclf.experiment import clip_store, divided, experiment_of, prepare
 from vidclf.models import MODELS
 from vidclf.search.record import SCORES
 
@@ -101,7 +101,7 @@ def grow(line: Line, metric: str, progress: Callable[[], None]) -> Growth:
     """
     assert line.attempt is not None
     metric = metric if metric in {f"val/{name}" for name in SCORES} - {"val/loss"} else METRIC
-    experiment = parse_experiment(config.read_toml(line.attempt.config), str(line.attempt.config))
+    experiment = experiment_of(line.attempt)
     manifest, _ = prepare(experiment)
     splits, store = divided(experiment, manifest), clip_store(experiment)
     val = ClipSet.of_entries(splits["val"], manifest.classes, store)

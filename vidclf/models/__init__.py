@@ -6,6 +6,14 @@ from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.models import classical, estimators, neural
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
+from vidclf.models.classical_config import (
+    BoostingExperiment,
+    ForestExperiment,
+    KnnExperiment,
+    LogisticExperiment,
+    MajorityExperiment,
+    SvmExperiment,
+)
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import Card, SavedModel, check_folder, read_card
 
@@ -17,18 +25,16 @@ _LONGEST_REASON = 300
 MODELS: dict[str, ModelSpec] = {
     "frames2d": ModelSpec(neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.SPACE),
     "volume3d": ModelSpec(neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.SPACE),
-    "svm": ModelSpec(classical.SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
+    "svm": ModelSpec(SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
     "logistic": ModelSpec(
-        classical.LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE
+        LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE
     ),
-    "forest": ModelSpec(
-        classical.ForestExperiment, classical.build_forest, estimators.load, classical.FOREST_SPACE
-    ),
+    "forest": ModelSpec(ForestExperiment, classical.build_forest, estimators.load, classical.FOREST_SPACE),
     "boosting": ModelSpec(
-        classical.BoostingExperiment, classical.build_boosting, estimators.load, classical.BOOSTING_SPACE
+        BoostingExperiment, classical.build_boosting, estimators.load, classical.BOOSTING_SPACE
     ),
-    "knn": ModelSpec(classical.KnnExperiment, classical.build_knn, estimators.load, classical.KNN_SPACE),
-    "majority": ModelSpec(classical.MajorityExperiment, classical.build_majority, estimators.load, {}),
+    "knn": ModelSpec(KnnExperiment, classical.build_knn, estimators.load, classical.KNN_SPACE),
+    "majority": ModelSpec(MajorityExperiment, classical.build_majority, estimators.load, {}),
 }
 
 

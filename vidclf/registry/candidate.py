@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vidclf import compare, config
 from vidclf.config import InputError
-from vidclf.registry.confirm import winner_of
+from vidclf.registry.confirm_report import winner_of
 from vidclf.repeats import Repeats
 from vidclf.search.gates import Gates
 from vidclf.search.record import OpenStudy, find_study, study_names

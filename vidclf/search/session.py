@@ -25,7 +25,8 @@ from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.standing import mark, show_in_ui
 from vidclf.search.study import StudyDefinition, StudyFile
-from vidclf.search.supervisor import Ending, Supervisor
+from vidclf.search.supervisor import Supervisor
+from vidclf.search.tally import Ending
 from vidclf.search.worker import Worker
 from vidclf.store import Attempt, Identity, Outcome, now_ms
 from vidclf.tracking.checks import MlflowError

@@ -1,17 +1,14 @@
 """The supervisor: the one process that holds a study; it hands trials to its workers."""
 
 import json
-import math
 import multiprocessing.connection
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import compare, config, profiling
 from vidclf.compare import TrialRow
@@ -20,9 +17,9 @@ from vidclf.models.base import ExperimentConfig
 from vidclf.naming import trial_name
 from vidclf.search import display as screen
 from vidclf.search.exhaustive import exhausted
+from vidclf.search.judging import Course, finite, judge
 from vidclf.search.latency import Stopwatch
 from vidclf.search.points import START
-from vidclf.search.pruners import compares_repeats
 from vidclf.search.reconcile import (
     Ownership,
     bound_sizes,
@@ -33,50 +30,24 @@ from vidclf.search.reconcile import (
     settle,
     settle_or_interrupt,
 )
-from vidclf.search.record import (
-    AHEAD,
-    BASE,
-    DIED,
-    INTERRUPTED,
-    Budget,
-    OpenStudy,
-    counts,
-)
+from vidclf.search.record import AHEAD, BASE, Budget, OpenStudy
 from vidclf.search.space import Space
-from vidclf.search.worker import (
-    LatencyTask,
-    Message,
-    Paused,
-    Progress,
-    Resume,
-    RunTask,
-    Verdict,
-    Worker,
-)
+from vidclf.search.tally import Ending, Tally
+from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
 from vidclf.store import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
 
-Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
-"""Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
-asked to stop, the same error again and again."""
-
 RENEWAL_SECONDS = 15.0
-EXHAUSTED_AFTER = 20
-"""Repeated configurations in a row that end a study: its space holds nothing new."""
-ERRORS_IN_A_ROW = 3
-"""Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
 
 
 @dataclass
 class Running:
-    """A trial in a worker's hands."""
+    """A trial that has begun and is not settled yet."""
 
     trial: optuna.Trial
     stem: str
     attempt: Attempt
     started: float
-    best: float | None = None
-    known_steps: int = 0
-    """Steps that an earlier attempt at the same reported: what was decided then is not decided anew."""
+    course: Course = field(default_factory=Course)
 
 
 @dataclass(frozen=True)
@@ -143,18 +114,11 @@ class Supervisor:
         self._idle: list[Worker] = []
         self._ahead: Asked | None = None
         self._models: set[int] = set()
-        self._repeats = 0
-        self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self._stop = False
-        self._begun = self._renewed = time.monotonic()
-        self._seconds_before = opened.seconds()
+        self._renewed = time.monotonic()
+        self._tally = Tally(opened, budget, state)
         environment = profiling.environment()
         self._machine = {key: environment[key] for key in ("cpu", "cores", "device", "torch")}
-        self._values = {
-            _key(trial.params): (trial.number, float(trial.value or 0.0))
-            for trial in reversed(opened.trials([TrialState.COMPLETE]))
-        }
-        self._refresh_counts()
 
     def stop(self) -> None:
         """Ends the study at the next opportunity; running trials are interrupted."""
@@ -179,8 +143,8 @@ class Supervisor:
                 worker.stop()
                 settle_or_interrupt(self._opened, running.trial, "asked to stop")
             self._running.clear()
-            self._refresh_counts()
-            self._opened.set_seconds(self._seconds())
+            self._tally.refresh()
+            self._tally.save_seconds()
 
     def _loop(self) -> Ending:
         while not self._stop:
@@ -195,26 +159,15 @@ class Supervisor:
             self._shown.refresh(self._state)
             if time.monotonic() - self._renewed > RENEWAL_SECONDS:
                 self._ownership.renew()
-                self._opened.set_seconds(self._seconds())
+                self._tally.save_seconds()
                 self._renewed = time.monotonic()
         return "interrupted"
 
-    def _seconds(self) -> float:
-        """Wall time of all sessions together."""
-        return self._seconds_before + time.monotonic() - self._begun
-
     def _ending(self) -> Ending | None:
-        if self._repeats >= EXHAUSTED_AFTER:
-            return "exhausted"
-        if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
-            return "errors"
-        if self._budget.seconds is not None and self._seconds() >= self._budget.seconds:
-            return "time"
-        if self._budget.patience is not None and self._state.since_best >= self._budget.patience:
-            return "patience"
-        if self._ahead is None and exhausted(self._opened.study):
+        ending = self._tally.ending()
+        if ending is None and self._ahead is None and exhausted(self._opened.study):
             return "finished"
-        return None
+        return ending
 
     def _budget_left(self, after: int = 0) -> bool:
         """Whether there are more than ``after`` trials to begin."""
@@ -237,11 +190,11 @@ class Supervisor:
         except InputError as error:
             self._give_up(trial, error)
             return None
-        earlier = self._values.get(_key(trial.params))
+        earlier = self._tally.earlier(trial.params)
         if earlier is not None:
-            self._reuse(trial, stem, experiment, earlier[0])
+            self._reuse(trial, stem, experiment, earlier)
             return None
-        self._repeats = 0
+        self._tally.repeats = 0
         if ahead:
             trial.set_user_attr(AHEAD, True)
         return Asked(trial, stem, experiment)
@@ -251,22 +204,19 @@ class Supervisor:
         ahead, self._ahead = self._ahead, None
         if ahead:
             ahead.trial.set_user_attr(AHEAD, False)
-            earlier = self._values.get(_key(ahead.trial.params))
+            earlier = self._tally.earlier(ahead.trial.params)
             if earlier is not None:  # the same has ended since it was asked for
-                self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier[0])
+                self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier)
                 return
         asked = ahead or self._ask()
         if asked is None:
             return
         trial, stem = asked.trial, asked.stem
-        attempt = self._opened.attempt(trial.number)
-        attempt.create(self._identity(trial, stem, None))
+        running = self._begin(trial, stem)
         frozen = self._opened.frozen(trial.number)
         if "retry_of" in frozen.user_attrs:
-            attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
-        known = frozen.intermediate_values
-        running = Running(trial, stem, attempt, time.monotonic(), known_steps=max(known, default=0))
-        running.best = known.get(running.known_steps)
+            running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
+        running.course = Course.after(frozen.intermediate_values)
         shape = {**self._machine, **asked.experiment.resolved().shape()}
         trial.set_user_attr("shape", config.digest(shape))
         worker = self._idle.pop()
@@ -275,8 +225,8 @@ class Supervisor:
             return
         self._running[worker] = running
         self._state.running[trial.number] = screen.TrialState(stem)
-        worker.send(RunTask(config.dump(asked.experiment), attempt.folder, self._opened.repeats))
-        self._register(attempt)
+        worker.send(RunTask(config.dump(asked.experiment), running.attempt.folder, self._opened.repeats))
+        self._register(running.attempt)
 
     def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
         """Settles a trial whose model is known to be too slow before it is trained."""
@@ -289,20 +239,27 @@ class Supervisor:
             return False
         outcome = Outcome("pruned", f"infeasible: {'; '.join(broken)}", {}, now_ms())
         config.write_toml(config.dump(experiment), running.attempt.config)
-        running.attempt.finish(outcome)
-        self._register(running.attempt)
-        self._settle(running, outcome)
+        self._end(running, outcome)
         return True
 
     def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
-        attempt = self._opened.attempt(trial.number)
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
-        attempt.create(self._identity(trial, stem, None))
+        running = self._begin(trial, stem)
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
-        attempt.finish(outcome)
-        self._register(attempt)
-        self._settle(Running(trial, stem, attempt, time.monotonic()), outcome)
+        self._end(running, outcome)
+
+    def _begin(self, trial: optuna.Trial, stem: str, earlier: int | None = None) -> Running:
+        """Makes a trial's folder; ``earlier``: the trial whose value it takes."""
+        attempt = self._opened.attempt(trial.number)
+        attempt.create(self._identity(trial, stem, earlier))
+        return Running(trial, stem, attempt, time.monotonic())
+
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        """Ends a trial that needs no worker."""
+        running.attempt.finish(outcome)
+        self._register(running.attempt)
+        self._settle(running, outcome)
 
     def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
         attributes = self._opened.frozen(trial.number).user_attrs
@@ -331,19 +288,15 @@ class Supervisor:
 
     def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
         """Tells the value that this very configuration already has."""
-        self._repeats += 1
-        attempt = self._opened.attempt(trial.number)
-        attempt.create(self._identity(trial, stem, earlier))
-        running = Running(trial, stem, attempt, time.monotonic())
+        self._tally.repeats += 1
+        running = self._begin(trial, stem, earlier)
         before = self._opened.frozen(earlier).user_attrs
-        running.trial.set_user_attr("reused_from", earlier)
-        running.trial.set_user_attr("shape", before.get("shape"))
+        trial.set_user_attr("reused_from", earlier)
+        trial.set_user_attr("shape", before.get("shape"))
         config.write_toml(config.dump(experiment), running.attempt.config)
         running.attempt.record(0, before["metrics"])
         outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
-        running.attempt.finish(outcome)
-        self._register(running.attempt)
-        self._settle(running, outcome)
+        self._end(running, outcome)
 
     def _listen(self) -> bool:
         """Waits half a second at most for news of the workers, and answers them; whether there was any."""
@@ -412,61 +365,26 @@ class Supervisor:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
 
     def _judge(self, running: Running, progress: Progress) -> Verdict:
-        """Whether the trial may go on: within its bounds, and no worse than its family's median."""
-        if progress.step == 0:
-            broken = bound_sizes(self._opened, running.trial, progress.metrics)
-            return Verdict(f"infeasible: {'; '.join(broken)}" if broken else "")
-        repeated = self._opened.repeats is not None
-        value = self._reported(progress, running)
-        if value is None:
-            return Verdict()
+        """Whether the trial may go on; the user sees how far it has come."""
+        verdict = judge(self._opened, running.trial, running.course, progress)
         shown = self._state.running[running.trial.number]
-        shown.step, shown.value = progress.step, value
-        if progress.step <= running.known_steps or len(self._opened.objectives) > 1:
-            return Verdict()
-        running.trial.report(value, progress.step)
-        if running.trial.should_prune():
-            unit = "repeat" if repeated else "epoch"
-            return Verdict(f"pruned at {unit} {progress.step}: {self._opened.objective.metric} {value:.4f}")
-        return Verdict()
-
-    def _reported(self, progress: Progress, running: Running) -> float | None:
-        """What Optuna is told of a step: the best epoch so far; of repeats their mean, or each by itself."""
-        metric = self._opened.objective.metric
-        if self._opened.repeats is not None:
-            # Wilcoxon's test compares repeat by repeat.
-            singly = compares_repeats(self._opened.study)
-            return progress.metrics.get(f"repeat/{metric}" if singly else f"mean/{metric}")
-        value = progress.metrics.get(f"epoch/{metric}")
-        if value is None or not math.isfinite(value):
-            return None
-        if progress.step > running.known_steps:
-            better = max if self._opened.objective.direction == "maximize" else min
-            running.best = value if running.best is None else better(running.best, value)
-        return running.best
+        shown.step, shown.value = running.course.step, running.course.value
+        return verdict
 
     def _settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> None:
         """Tells Optuna, and the user."""
         metric = self._opened.objective.metric
-        for wanted in (objective.metric for objective in self._opened.objectives):
-            if outcome.status == "complete" and not math.isfinite(outcome.metrics.get(wanted, math.nan)):
-                reason = f"the objective {wanted} is {outcome.metrics.get(wanted, 'missing')}"
-                outcome = Outcome("failed", reason, outcome.metrics, outcome.ended_ms, f"no finite {wanted}")
-                running.attempt.finish(outcome)
+        checked = finite(self._opened, outcome)
+        if checked is not outcome:
+            outcome = checked
+            running.attempt.finish(outcome)
         if outcome.status == "complete" and self._stopwatch.wanted:
             shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
             bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
         settle(self._opened, running.trial, outcome, again=again)
         number = running.trial.number
         value = outcome.metrics.get(metric) if outcome.status == "complete" else None
-        if value is not None:
-            self._values.setdefault(_key(running.trial.params), (number, value))
-        self._errors.append(outcome.fingerprint)
-        self._state.running.pop(number, None)
-        self._state.finished_here += 1
-        self._state.cache_lookups += outcome.metrics.get("cost/cache_lookups", 0)
-        self._state.cache_hits += outcome.metrics.get("cost/cache_hits", 0)
-        rows = self._refresh_counts()
+        rows = self._tally.add(running.trial, outcome)
         self._settled()
         if running.attempt.model.is_dir():
             self._models.add(number)
@@ -488,40 +406,9 @@ class Supervisor:
             )
         )
 
-    def _refresh_counts(self) -> list[TrialRow]:
-        """Reads the trials once, for all that is counted; the rows of all."""
-        trials = self._opened.trials()
-        rows = self._opened.rows(trials)
-        found = Counter(row.state for row in rows)
-        self._state.counts = {
-            state: found[state]
-            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
-            if found[state]
-        }
-        self._state.used = self._opened.logical(trials)
-        best = compare.ranked(rows, self._opened.objective.direction)[:1]
-        self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
-        self._state.since_best = _since(trials, best[0].number) if best else 0
-        return rows
-
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
         stay = compare.kept(rows, self._opened.objective.direction, self._keep)
         for number in self._models - {row.number for row in stay}:
             self._opened.attempt(number).drop_model()
             self._models.discard(number)
-
-
-def _since(trials: Sequence[FrozenTrial], best: int) -> int:
-    """How many counting trials have ended after trial ``best``."""
-    ended = trials[best].datetime_complete
-    return sum(
-        counts(trial)
-        for trial in trials
-        if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
-    )
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    """Equal for equal configurations."""
-    return config.digest(dict(params))

@@ -21,7 +21,7 @@ from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
-from vidclf.search.supervisor import Ending
+from vidclf.search.tally import Ending
 from vidclf.search.worker import Worker
 from vidclf.store import Store, check_name
 from vidclf.tracking.deliverer import prepare as prepare_mlflow

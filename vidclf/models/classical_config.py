@@ -1,0 +1,301 @@
+"""The kinds of classical models as a file describes them: their ``[model]`` sections and experiments."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+
+from vidclf.config import InputError, PathKey, did_you_mean
+from vidclf.data.clips import ClipSet
+from vidclf.models import networks
+from vidclf.models.base import ExperimentConfig, ModelConfig
+from vidclf.models.deep import DEEP
+from vidclf.models.feature_store import Framing, build_features
+from vidclf.models.features import FEATURES
+from vidclf.models.networks import NETWORKS, Preprocessing
+from vidclf.models.weights import load_backbone
+
+
+def _split_names(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split("+")) if isinstance(value, str) else value
+
+
+FeatureNames = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, strict=False),
+    BeforeValidator(_split_names),
+    # As text, so that a value that a study chose equals the config's.
+    PlainSerializer("+".join),
+]
+"""Of `FEATURES` and ``deep``: in a file a list, or a text as ``hog+flow``, which a study can choose among."""
+
+
+class ClassicalConfig(ModelConfig):
+    """What all classical models share: features side by side, scaled, perhaps reduced."""
+
+    features: FeatureNames = ("hog", "flow")
+    """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
+    ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
+    network: str | None = None
+    """With ``deep``: a key of `vidclf.models.networks.NETWORKS`."""
+    weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
+    """With ``deep``: ``pretrained`` (torchvision's; also where unset), ``none`` (random, by ``seed``), or a
+    file of the torchvision network's weights."""
+    scale: Literal["standard", "block", "none"] = "standard"
+    """``standard``: each value to mean 0 and deviation 1; ``block``: then features weigh alike as wholes."""
+    pca: int | float = 0
+    """Principal components: 0 none, from 1 on so many, or as many as clips and values allow; below 1 the
+    share of the variance that they keep at least."""
+
+    @field_validator("features")
+    @classmethod
+    def _known(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        known = [*FEATURES, DEEP]
+        for name in features:
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(known)}{did_you_mean(name, known)}")
+        if len(set(features)) < len(features):
+            raise ValueError("names repeat")
+        return features
+
+    @field_validator("pca")
+    @classmethod
+    def _components(cls, pca: float) -> float:
+        if pca < 0 or (pca >= 1 and isinstance(pca, float)):
+            raise ValueError("should be 0, a whole number of components, or a share between 0 and 1")
+        return pca
+
+    @model_validator(mode="after")
+    def _network(self) -> Self:
+        if DEEP not in self.features:
+            idle = [f"model.{key}" for key in ("network", "weights") if getattr(self, key) is not None]
+            if idle:
+                raise ValueError(f"{' and '.join(idle)}: no effect without the feature deep")
+            return self
+        known = list(NETWORKS)
+        if self.network is None:
+            raise ValueError(f"the feature deep needs model.network: one of {', '.join(known)}")
+        if self.network not in known:
+            raise ValueError(
+                f"network = {self.network!r} is none of {', '.join(known)}{did_you_mean(self.network, known)}"
+            )
+        try:
+            self.preprocessing()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def deep(self) -> tuple[str, str] | None:
+        """Network and weights of the feature ``deep``, ``None`` without it."""
+        return (self.network, self.weights or "pretrained") if self.network else None
+
+    def preprocessing(self) -> Preprocessing:
+        """What the network's weights want; without one, that of untrained ones."""
+        deep = self.deep()
+        return networks.preprocessing(*deep) if deep else networks.UNTRAINED
+
+
+class WeightedConfig(ClassicalConfig):
+    """Of a model that can weigh clips by their class."""
+
+    class_weight: Literal["balanced", "none"] = "balanced"
+    """``balanced``: clips of rarer classes weigh more, and probabilities are those of equally frequent
+    classes; ``none``: of classes as frequent as in training."""
+
+
+class SvmConfig(WeightedConfig):
+    """A support vector machine."""
+
+    kind: Literal["svm"]
+    """Which kind of model."""
+    C: float = Field(1.0, gt=0)
+    """Cost of a training clip on the wrong side of the margin."""
+    kernel: Literal["linear", "rbf", "chi2", "intersection"] = "linear"
+    """Similarity of two clips; ``chi2`` and ``intersection`` compare histograms, unscaled and without pca."""
+    gamma: float | Literal["scale"] = "scale"
+    """Inverse width of the rbf and chi2 kernels, ``scale``: 1 / (number of values * their variance), for chi2
+    1 / the mean distance of two training clips; the other kernels have none."""
+
+    @field_validator("gamma", mode="before")
+    @classmethod
+    def _positive(cls, gamma: Any) -> Any:
+        if gamma != "scale" and not (isinstance(gamma, int | float) and gamma > 0):
+            raise ValueError("should be a number above 0, or 'scale'")
+        return gamma
+
+    @model_validator(mode="after")
+    def _histograms(self) -> Self:
+        if self.kernel not in ("chi2", "intersection"):
+            return self
+        mends = []
+        histograms = [name for name, spec in FEATURES.items() if spec.histogram]
+        others = [name for name in self.features if name not in histograms]
+        if others:
+            mends.append(
+                f"take {', '.join(others)} out of model.features (histograms are {', '.join(histograms)})"
+            )
+        if self.scale != "none":
+            mends.append('set model.scale = "none"')
+        if self.pca:
+            mends.append("set model.pca = 0")
+        if mends:
+            raise ValueError(f"model.kernel = {self.kernel!r} compares plain histograms: {', '.join(mends)}")
+        return self
+
+
+class LogisticConfig(WeightedConfig):
+    """Multinomial logistic regression with an L2 penalty."""
+
+    kind: Literal["logistic"]
+    """Which kind of model."""
+    C: float = Field(0.01, gt=0)
+    """Inverse strength of the penalty; of thousands of values a large one makes probabilities too sure."""
+
+
+class ForestConfig(WeightedConfig):
+    """A random forest; without pca, scaling has no effect on it."""
+
+    kind: Literal["forest"]
+    """Which kind of model."""
+    trees: int = Field(300, ge=1)
+    """Number of trees, each on its own bootstrap sample."""
+    min_leaf: int = Field(1, ge=1)
+    """Fewest training clips in a leaf."""
+    split_values: Literal["sqrt"] | Annotated[float, Field(gt=0, le=1)] = "sqrt"
+    """Values that a split chooses among: the square root of their number, or a share."""
+
+
+class BoostingConfig(WeightedConfig):
+    """Gradient-boosted trees on binned values; without pca, scaling has no effect on it."""
+
+    kind: Literal["boosting"]
+    """Which kind of model."""
+    iterations: int = Field(100, ge=1)
+    """Number of trees, for each class where there are more than two."""
+    learning_rate: float = Field(0.1, gt=0)
+    """What each tree's outputs are multiplied by."""
+    leaves: int = Field(8, ge=2)
+    """Most leaves of a tree."""
+    min_leaf: int = Field(5, ge=1)
+    """Fewest training clips in a leaf."""
+    l2: float = Field(0.0, ge=0)
+    """L2 penalty on the outputs of leaves."""
+
+
+class KnnConfig(ClassicalConfig):
+    """The nearest training clips."""
+
+    kind: Literal["knn"]
+    """Which kind of model."""
+    neighbours: int = Field(5, ge=1)
+    """How many training clips vote, all of them where there are fewer."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance of two clips."""
+    vote: Literal["uniform", "distance"] = "uniform"
+    """``distance``: a vote weighs 1 / its clip's distance."""
+
+
+class MajorityConfig(ModelConfig):
+    """The most frequent class of the training clips; it looks at no frame."""
+
+    kind: Literal["majority"]
+    """Which kind of model."""
+
+
+class ClassicalExperiment(ExperimentConfig):
+    """An experiment with features; ``data.normalize`` has an effect on ``deep`` only."""
+
+    model: ClassicalConfig
+    """The model and its features."""
+
+    @property
+    def framing(self) -> Framing:
+        """The frames and pixels that the features see."""
+        return Framing(self.data.frames, *self.model.preprocessing().edges(self.data.size, self.data.resize))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        size, resize = self.framing.size, self.framing.resize
+        if size > self.data.store_side:
+            raise ValueError(f"data.size = {size} is larger than data.store_side = {self.data.store_side}")
+        if size > np.min(resize):
+            raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
+        if self.model.network:
+            networks.check_input(self.model.network, self.data.frames, size)
+        return self
+
+    def resolved(self) -> Self:
+        framing, deep = self.framing, self.model.deep()
+        data = self.data.model_copy(update={"size": framing.size, "resize": framing.resize})
+        model = self.model.model_copy(update={"weights": deep[1]} if deep else {})
+        return self.model_copy(update={"data": data, "model": model})
+
+    def check_weights(self) -> None:
+        if deep := self.model.deep():
+            load_backbone(*deep)
+
+    def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
+        names = [name for name in self.model.features if name != DEEP]
+        if names:
+            build_features(clips, names, self.framing, progress)
+
+    def shape(self) -> Mapping[str, Any]:
+        return {
+            "model.kind": self.kind,
+            "model.features": self.model.features,
+            **({"model.network": self.model.network} if self.model.network else {}),
+            "data.frames": self.data.frames,
+            "data.size": self.framing.size,
+            "data.resize": self.framing.resize,
+            "data.grid": self.data.grid,
+            "data.store_side": self.data.store_side,
+        }
+
+
+class SvmExperiment(ClassicalExperiment):
+    """An experiment with a support vector machine."""
+
+    model: SvmConfig
+    """The support vector machine and its features."""
+
+
+class LogisticExperiment(ClassicalExperiment):
+    """An experiment with logistic regression."""
+
+    model: LogisticConfig
+    """The logistic regression and its features."""
+
+
+class ForestExperiment(ClassicalExperiment):
+    """An experiment with a random forest."""
+
+    model: ForestConfig
+    """The random forest and its features."""
+
+    def shape(self) -> Mapping[str, Any]:
+        return {**super().shape(), "model.trees": self.model.trees}
+
+
+class BoostingExperiment(ClassicalExperiment):
+    """An experiment with gradient-boosted trees."""
+
+    model: BoostingConfig
+    """The boosted trees and their features."""
+
+    def shape(self) -> Mapping[str, Any]:
+        return {**super().shape(), "model.iterations": self.model.iterations}
+
+
+class KnnExperiment(ClassicalExperiment):
+    """An experiment with nearest neighbours."""
+
+    model: KnnConfig
+    """The neighbours and their features."""
+
+
+class MajorityExperiment(ExperimentConfig):
+    """The floor of every comparison; of ``[data]`` only the manifest has an effect."""
+
+    model: MajorityConfig
+    """The majority class."""

@@ -1,0 +1,148 @@
+"""What a confirmation found: the finalists' new figures, what they mean in words, and where both are kept."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidclf.compare import TrialRow
+from vidclf.intervals import Interval, Paired
+from vidclf.search.record import OpenStudy
+from vidclf.store import Attempt
+
+CONFIDENCE = 0.95
+_REPORT = "confirm.json"
+"""Artifact of the study's own run: what was found."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that was tried again.
+
+    Attributes:
+        row: The trial.
+        attempt: Where its new figures are.
+        scores: The objective of each seed.
+        reached: Where the true value lies; ``None`` where there are too few groups.
+        figures: Means over the seeds as ``confirm/…``, latencies among them.
+        guesses: Predicted classes, shape (seeds, clips).
+        against: The paired comparison with the winner, ``None`` for the winner or without enough groups.
+    """
+
+    row: TrialRow
+    attempt: Attempt
+    scores: Sequence[float]
+    reached: Interval | None
+    figures: Mapping[str, float]
+    guesses: NDArray[np.int64]
+    against: Paired | None = None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores))
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What `confirm` found.
+
+    Attributes:
+        study: Name of the study.
+        metric: The objective's name without its split, as ``macro_f1``.
+        finalists: By mean, the winner first.
+        leader: Who was ahead in the search.
+        optimistic: Whether the clips had chosen the finalists before.
+    """
+
+    study: str
+    metric: str
+    finalists: Sequence[Finalist]
+    leader: Finalist
+    optimistic: bool
+
+    @property
+    def winner(self) -> Finalist:
+        return self.finalists[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What it means, in words."""
+        return list(_notes(self))
+
+
+def _notes(found: Confirmation) -> Iterator[str]:
+    winner, best = found.winner, found.leader
+    clips, seeds = winner.guesses.shape[1], len(winner.scores)
+    basis = f"{found.metric} over {clips} clips out of fold, mean of {seeds} fresh seeds"
+    yield f"Trial {winner.row.number} wins by its mean: {basis}."
+    if found.optimistic:
+        yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
+    yield from _verdicts(found)
+    if winner.row.number != best.row.number:
+        yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
+    yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}."
+    yield (
+        f"Its own weights would ship (trial {winner.row.number}, trained on all of train): the fits here "
+        "only judged its configuration."
+    )
+
+
+def _verdicts(found: Confirmation) -> Iterator[str]:
+    for other in found.finalists[1:]:
+        against, name = other.against, f"trial {other.row.number}"
+        if against is None:
+            yield f"Against {name}: too few groups to tell."
+        elif against.verdict == "cannot tell":
+            yield (
+                f"Not distinguishable from {name} at {CONFIDENCE:.0%}: {against.difference:+.4f} "
+                f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
+            )
+        else:
+            yield (
+                f"{against.verdict.capitalize()} than {name} at {CONFIDENCE:.0%}: "
+                f"{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}], "
+                f"{against.groups} groups."
+            )
+
+
+def as_dict(found: Confirmation) -> dict[str, object]:
+    """As printed with ``--json`` and kept beside the study."""
+    return {
+        "study": found.study,
+        "metric": found.metric,
+        "optimistic": found.optimistic,
+        "winner": found.winner.row.number,
+        "finalists": [
+            {
+                "trial": each.row.number,
+                "base": each.row.base,
+                "params": dict(each.row.params),
+                "searched": each.row.value,
+                "mean": each.mean,
+                "scores": list(each.scores),
+                "low": each.reached.low if each.reached else None,
+                "high": each.reached.high if each.reached else None,
+                "figures": dict(each.figures),
+                "verdict": each.against.verdict if each.against else None,
+            }
+            for each in found.finalists
+        ],
+        "notes": found.notes,
+    }
+
+
+def write_report(opened: OpenStudy, found: Confirmation) -> None:
+    """Keeps it beside the study, for `winner_of` to find."""
+    text = json.dumps(as_dict(found), indent=1) + "\n"
+    (opened.own_attempt.artifacts / _REPORT).write_text(text, encoding="utf-8")
+
+
+def winner_of(opened: OpenStudy) -> int | None:
+    """The trial that `confirm` found best, ``None`` where it was not asked."""
+    path = opened.own_attempt.artifacts / _REPORT
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["winner"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None

@@ -1,0 +1,114 @@
+"""What is counted of a study while it runs: trials, the best, time, errors; and when that ends it."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from vidclf import compare, config
+from vidclf.compare import TrialRow
+from vidclf.search.display import StudyState
+from vidclf.search.record import DIED, INTERRUPTED, Budget, OpenStudy, counts
+from vidclf.store import Outcome
+
+Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
+"""Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
+asked to stop, the same error again and again."""
+
+EXHAUSTED_AFTER = 20
+"""Repeated configurations in a row that end a study: its space holds nothing new."""
+ERRORS_IN_A_ROW = 3
+"""Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
+
+
+class Tally:
+    """Counts a session's trials and its time, on top of what the study had before."""
+
+    repeats: int
+    """Configurations in a row whose value was known already."""
+
+    def __init__(self, opened: OpenStudy, budget: Budget, state: StudyState) -> None:
+        """Args:
+        opened: The study.
+        budget: When it ends.
+        state: What the user sees; its counts are kept up to date.
+        """
+        self._opened = opened
+        self._budget = budget
+        self._state = state
+        self.repeats = 0
+        self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
+        self._begun = time.monotonic()
+        self._seconds_before = opened.seconds()
+        self._complete = {
+            _key(trial.params): trial.number for trial in reversed(opened.trials([TrialState.COMPLETE]))
+        }
+        self.refresh()
+
+    def earlier(self, params: Mapping[str, Any]) -> int | None:
+        """The first complete trial of this very configuration."""
+        return self._complete.get(_key(params))
+
+    def ending(self) -> Ending | None:
+        """Why no trial is to begin any more, ``None`` where one may; how many are left is not looked at."""
+        if self.repeats >= EXHAUSTED_AFTER:
+            return "exhausted"
+        if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
+            return "errors"
+        if self._budget.seconds is not None and self._seconds() >= self._budget.seconds:
+            return "time"
+        if self._budget.patience is not None and self._state.since_best >= self._budget.patience:
+            return "patience"
+        return None
+
+    def add(self, trial: optuna.Trial, outcome: Outcome) -> list[TrialRow]:
+        """Counts a trial that has been settled; the rows of all."""
+        if outcome.status == "complete":
+            self._complete.setdefault(_key(trial.params), trial.number)
+        self._errors.append(outcome.fingerprint)
+        self._state.running.pop(trial.number, None)
+        self._state.finished_here += 1
+        self._state.cache_lookups += outcome.metrics.get("cost/cache_lookups", 0)
+        self._state.cache_hits += outcome.metrics.get("cost/cache_hits", 0)
+        return self.refresh()
+
+    def refresh(self) -> list[TrialRow]:
+        """Reads the trials once, for all that is counted; the rows of all."""
+        trials = self._opened.trials()
+        rows = self._opened.rows(trials)
+        found = Counter(row.state for row in rows)
+        self._state.counts = {
+            state: found[state]
+            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
+            if found[state]
+        }
+        self._state.used = self._opened.logical(trials)
+        best = compare.ranked(rows, self._opened.objective.direction)[:1]
+        self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
+        self._state.since_best = _since(trials, best[0].number) if best else 0
+        return rows
+
+    def save_seconds(self) -> None:
+        """Has the study remember the wall time of all its sessions."""
+        self._opened.set_seconds(self._seconds())
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._begun
+
+
+def _since(trials: Sequence[FrozenTrial], best: int) -> int:
+    """How many counting trials have ended after trial ``best``."""
+    ended = trials[best].datetime_complete
+    return sum(
+        counts(trial)
+        for trial in trials
+        if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
+    )
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    """Equal for equal configurations."""
+    return config.digest(dict(params))
