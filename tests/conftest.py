@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from vidclf.data.manifest import Manifest, read_manifest
+from vidclf.store import Store
 
+from .attempts import fresh_store
 from .clips import write_squares
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
@@ -28,6 +30,14 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Moving squares: 6 clips to train on, 4 to judge by, 2 to test."""
     return read_manifest(write_squares(tmp_path_factory.mktemp("squares"), groups=6))
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The commands' own store, empty, whose MLflow database need not be made first."""
+    made = fresh_store(tmp_path, tmp_path_factory)
+    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
+    return made
 
 
 @pytest.fixture

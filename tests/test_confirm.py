@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf import metrics
@@ -32,13 +31,6 @@ name = "none"
 [space]
 "model.C" = { low = 0.5, high = 2.0 }
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 def make_study(tmp_path: Path, text: str = STUDY) -> Path:

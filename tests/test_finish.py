@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf.data.manifest import read_manifest, write_manifest
@@ -32,13 +31,6 @@ name = "none"
 [space]
 "model.min_leaf" = { low = 1, high = 2 }
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf.config import InputError
@@ -20,13 +19,6 @@ from vidclf.search.gates import Gates
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger, words
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 def train(tmp_path: Path, manifest: Path, kind: str) -> str:

@@ -26,7 +26,7 @@ import torch
 from mlflow.entities import ViewType
 from optuna.trial import TrialState
 
-from tests.attempts import ENDED, end, fresh_store
+from tests.attempts import ENDED, end
 from tests.clips import write_experiment, write_squares
 from tests.test_doctor import METRIC, add_trial, make_folder, make_optuna_study
 from tests.test_supervisor import Bench
@@ -147,13 +147,6 @@ class Ordeal:
     def __str__(self) -> str:
         log = (self.folder / "sessions.log").read_text(errors="replace")
         return "\n".join([f"seed {self.seed}", *self.story, log[-6000:]])
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 def check_survival(ordeal: Ordeal) -> OpenStudy:
