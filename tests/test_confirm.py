@@ -28,6 +28,8 @@ direction = "maximize"
 trials = 2
 [pruner]
 name = "none"
+[gates]
+max = { "size/file_mb" = 1000 }
 [space]
 "model.C" = { low = 0.5, high = 2.0 }
 """
@@ -89,6 +91,7 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert (list(pooled.table.index), pooled.models) == (of_train, 2)
     promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert promoted["version"] == 1
+    assert ["size/file_mb at most", 1000] in [[gate["gate"], gate["limit"]] for gate in promoted["gates"]]
 
 
 @pytest.mark.slow
