@@ -168,15 +168,18 @@ def main() -> None:
     parser.add_argument("--weights", default="none", help="local SqueezeNet 1.1 weights; default: random")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=40, help="of a search with a pruner")
+    parser.add_argument("--only", choices=("samplers", "pruners"))
     arguments: Any = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     environment = profiling.environment()
     print(environment["cpu"], environment["device"], f"optuna {environment['optuna']}", sep=", ")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VIDCLF_CACHE"] = str(Path(folder, "cache"))
-        show_samplers(make_bench(Path(folder), arguments.weights, epochs=8), arguments.seeds)
-        long = make_bench(Path(folder), arguments.weights, epochs=27)
-        show_pruners(long, arguments.seeds, arguments.trials)
+        if arguments.only != "pruners":
+            show_samplers(make_bench(Path(folder), arguments.weights, epochs=8), arguments.seeds)
+        if arguments.only != "samplers":
+            long = make_bench(Path(folder), arguments.weights, epochs=27)
+            show_pruners(long, arguments.seeds, arguments.trials)
 
 
 if __name__ == "__main__":
