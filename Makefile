@@ -23,8 +23,9 @@ demo: .venv     ## set up, tune on rendered clips, promote the best, label a new
 	$(BIN)/vidclf predict demo@champion data/demo/new_clip.avi
 	@echo "Took $$(( $$(date +%s) - $$(cat .venv/.demo-started) )) s. Now open the study in MLflow's UI:  make ui"
 
-test: .venv     ## run the tests (PYTEST_ARGS="-m 'not slow'" for the quick ones)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# All of them where CI says that it is CI, or asks for every service.
+test: .venv     ## run the quick tests (make test CI=true: all of them)
+	$(BIN)/python -m pytest $(if $(CI)$(VIDCLF_REQUIRE_SERVICES),,-m "not slow") $(PYTEST_ARGS)
 
 check: .venv    ## lint, formatting, types
 	$(BIN)/ruff check .

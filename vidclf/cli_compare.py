@@ -1,5 +1,8 @@
 """``vidclf compare`` as a command."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +67,7 @@ def compare(
     from vidclf.tracking.ledger import Ledger
 
     opened = find_store(store)
-    with progress_bar("Training") as progress:
+    with progress_bar("Training") as progress, _without_collection():
         comparison = build(
             studies_or_runs or [],
             opened,
@@ -83,6 +86,17 @@ def compare(
         print_json(comparison.as_dict())
     else:
         _print(comparison)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Ten thousand trials are a million objects that all stay: looking through them again and again for what
+    could be freed takes a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _write(comparison: "Comparison", to: Path) -> None:
