@@ -81,7 +81,8 @@ def compare(
     if csv:
         write_csv(comparison, csv)
     if to:
-        _write(comparison, to)
+        with _without_collection():
+            _write(comparison, to)
     if json_:
         print_json(comparison.as_dict())
     else:
