@@ -128,3 +128,17 @@ def test_tables_of_clips() -> None:
     wrong = metrics.wrong_clips(table)
     assert wrong["clip_path"].tolist() == ["/clips/2.avi", "/clips/5.avi"]
     assert wrong["confidence"].tolist() == [0.9, 0.7]
+
+
+def test_predictions_keep_names_that_look_like_numbers_or_gaps(tmp_path: Path) -> None:
+    paths = [Path(f"{name}.mp4") for name in "ab"]
+    shares = np.array([[0.9, 0.1], [0.2, 0.8]])
+    table = metrics.predictions_table(paths, np.array([0, 1]), shares, ["007", "None"], ["1", "NA"])
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    read = metrics.read_predictions(tmp_path / "predictions.csv")
+    assert [list(read[name]) for name in ("label", "predicted", "group")] == [
+        ["007", "None"],
+        ["007", "None"],
+        ["1", "NA"],
+    ]
+    assert read["probability/None"].tolist() == [0.1, 0.8]

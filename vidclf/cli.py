@@ -140,7 +140,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
             result = read_test(store, attempt, progress=progress)
     except Incomparable as why:
         raise InputError(f"--test: {why}") from None
-    say(f"{words(result.read.number)}: each further read makes its figures mean less")
+    say(f"{words(result.reads)}: each further read makes its figures mean less")
     Deliverer(store).deliver(attempt)
     outcome = attempt.outcome()
     assert outcome is not None

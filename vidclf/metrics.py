@@ -184,6 +184,12 @@ def predictions_table(
     return pd.DataFrame(described | columns)
 
 
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A `predictions_table` from its CSV file; names stay text, also those that look like numbers or gaps."""
+    texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
+    return pd.read_csv(path, dtype=texts, keep_default_na=False)
+
+
 def wrong_clips(table: pd.DataFrame) -> pd.DataFrame:
     """The wrongly predicted rows of a `predictions_table`, the most confident first."""
     return table[~table["correct"]].sort_values("confidence", ascending=False, kind="stable")

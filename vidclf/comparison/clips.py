@@ -13,6 +13,7 @@ from vidclf import pages
 from vidclf.comparison.gather import Line
 from vidclf.data import video
 from vidclf.data.video import ClipError
+from vidclf.metrics import read_predictions
 
 _PREFIX = "probability/"
 _SIDE = 144
@@ -86,9 +87,8 @@ def predictions(line: Line, source: Source = "val") -> pd.DataFrame | None:
     """A model's predictions, one a clip; ``None`` where there are none on disk."""
     if line.attempt is None:
         return None
-    texts = {"label": str, "predicted": str}
     try:
-        table = pd.read_csv(line.attempt.artifacts / source / "predictions.csv", dtype=texts)
+        table = read_predictions(line.attempt.artifacts / source / "predictions.csv")
     except FileNotFoundError:
         return None
     return table.drop_duplicates("clip_path")  # confirm has one of each seed: the first stands for all

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.comparison.gather import Line
+from vidclf.metrics import read_predictions
 
 ALPHA = 0.05
 _KEYS = ["clip_path", "repeat"]
@@ -39,8 +40,7 @@ def unselected(line: Line) -> pd.DataFrame | None:
     path = line.attempt.artifacts / "confirm" / "predictions.csv"
     if not path.exists():
         return None
-    texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
-    return pd.read_csv(path, dtype=texts, keep_default_na=False)
+    return read_predictions(path)
 
 
 def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[Verdict]:

@@ -51,7 +51,7 @@ class Evidence:
         return {
             **{metric_key(key): value for key, value in (scores | costs).items()},
             **judged,
-            "test": ledger.words(self.result.read.number),
+            "test": ledger.words(self.result.reads),
             "vidclf.untested": str(self.untested).lower(),
         }
 
@@ -82,7 +82,7 @@ def _data(attempt: Attempt, evidence: Evidence) -> str:
     return (
         f"## Data\n\n{split.name}: {clips} clips of {len(split.manifest.classes)} classes "
         f"({', '.join(split.manifest.classes)}); {grouped}. Test: {groups} groups, digest "
-        f"`{split.digest[:12]}`, {ledger.words(evidence.result.read.number)}, last on {when}."
+        f"`{split.digest[:12]}`, {ledger.words(evidence.result.reads)}, last on {when}."
     )
 
 
@@ -124,9 +124,9 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
     if evidence.untested:
         few = intervals.FEWEST_GROUPS
         lines.insert(0, f"- **Untested**: the test split has fewer than {few} groups, which tell nothing.")
-    if evidence.result.read.number > 1:
+    if evidence.result.reads > 1:
         lines.append(
-            f"- The test split was read {evidence.result.read.number} times; each read makes its figures "
+            f"- The test split was read {evidence.result.reads} times; each read makes its figures "
             "a little more optimistic."
         )
     return "## Limits\n\n" + "\n".join(lines)

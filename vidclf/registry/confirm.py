@@ -86,7 +86,7 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Callable[[
         f"confirm/{name}": float(np.mean([each[name] for each in evaluated])) for name in sorted(names)
     }
     scores = [each[metric] for each in evaluated]
-    labels, groups = _labels(tables[0], manifest.classes), [str(group) for group in tables[0]["group"]]
+    labels, groups = _labels(tables[0], manifest.classes), list(tables[0]["group"])
     guesses = np.stack([_indices(table["predicted"], manifest.classes) for table in tables])
     known = metric if metric in intervals.METRICS else "macro_f1"
     reached = intervals.interval(known, labels, guesses, groups, CONFIDENCE)
@@ -132,9 +132,8 @@ def _fitted(
 ) -> pd.DataFrame:
     """Predictions of a fold's scored clips by a model that never saw their groups."""
     path = attempt.folder / "fits" / f"{name}.csv"
-    texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
     if path.exists():
-        return pd.read_csv(path, dtype=texts, keep_default_na=False)
+        return metrics.read_predictions(path)
     store = clip_store(experiment)
     train, val, scored = (
         ClipSet.of_entries(entries, manifest.classes, store)
@@ -151,7 +150,7 @@ def _fitted(
     table.to_csv(partial, index=False)
     partial.replace(path)
     attempt.drop_checkpoint()
-    return pd.read_csv(path, dtype=texts, keep_default_na=False)
+    return metrics.read_predictions(path)
 
 
 def _evaluated(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
@@ -170,13 +169,15 @@ def _indices(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.int6
 
 def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str) -> Paired | None:
     """The winner against another on the clips that both were judged by."""
-    tables = [pd.read_csv(each.attempt.artifacts / "predictions.csv") for each in (winner, other)]
+    tables = [
+        metrics.read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)
+    ]
     first = tables[0][tables[0]["repeat"] == FIRST_SEED]
     same = set(tables[0]["clip_path"]) == set(tables[1]["clip_path"])
     if not same or winner.guesses.shape != other.guesses.shape:
         return None
     classes = manifest_of(experiment_of(opened.attempt(winner.row.number))).classes
-    groups = [str(group) for group in first["group"]]
+    groups = list(first["group"])
     known = metric if metric in intervals.METRICS else "macro_f1"
     return intervals.paired(
         known, _labels(first, classes), winner.guesses, other.guesses, groups, 1 - CONFIDENCE

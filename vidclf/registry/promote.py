@@ -19,6 +19,7 @@ from vidclf.registry.testing import Champion, Incomparable, TestResult, TestSpli
 from vidclf.search.gates import Gates
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.package import deliver_model
 
 ATTEMPT_TAG = "vidclf.attempt"
@@ -102,13 +103,11 @@ def promote(
     try:
         champion = _champion(deliverer, request)
     except MlflowException as error:
-        raise InputError(
-            f"{request.name}@{request.alias}: MLflow does not take it: {error.message}"
-        ) from None
+        raise _not_taken(request, error) from None
     if champion is not None and champion.attempt == attempt.identity().id:
         run_id = str(deliverer.receipt(attempt).run_id)
-        metrics = _figures(attempt)
-        return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, 0)
+        metrics, reads = _figures(attempt), len(Ledger(store).reads(TestSplit.of(attempt).digest))
+        return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, reads)
     first = _before_test(attempt, request)
     if not all(gate.passed for gate in first):
         raise GateRefused(first)
@@ -198,8 +197,7 @@ def _register(
     tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
     version = register(deliverer, attempt, request, tags=tags, description=card)
     run_id = str(deliverer.receipt(attempt).run_id)
-    reads = result.read.number
-    return Promotion(request.name, version, request.alias, run_id, True, judged, metrics, reads)
+    return Promotion(request.name, version, request.alias, run_id, True, judged, metrics, result.reads)
 
 
 def register(

@@ -116,7 +116,7 @@ class Scored:
             labels=np.array([index[name] for name in table["label"]], dtype=np.int64),
             guesses=np.array([index[name] for name in table["predicted"]], dtype=np.int64),
             probabilities=table[[f"probability/{name}" for name in classes]].to_numpy(np.float64),
-            groups=[str(group) for group in table["group"]],
+            groups=list(table["group"]),
             classes=classes,
         )
 
@@ -154,6 +154,7 @@ class TestResult:
         read: Its entry in the ledger.
         own: The model's predictions.
         champion: The champion's on the same clips, where there is one.
+        reads: How often the split has been read by now.
     """
 
     __test__ = False
@@ -161,6 +162,7 @@ class TestResult:
     read: Read
     own: Scored
     champion: Scored | None
+    reads: int
 
 
 def read_test(
@@ -201,8 +203,11 @@ def read_test(
     figures = scored["model"].metrics()
     if not read.complete:
         read = ledger.finish(read, figures, tables)
+    outcome = attempt.outcome()
+    if outcome is None or not figures.keys() <= outcome.metrics.keys():  # also where a read was cut short
         _keep(attempt, tables["model"], figures)
-    return TestResult(read, scored["model"], scored.get("champion"))
+    reads = len(ledger.reads(split.digest))
+    return TestResult(read, scored["model"], scored.get("champion"), reads)
 
 
 def _keep(attempt: Attempt, table: pd.DataFrame, figures: Mapping[str, float]) -> None:

@@ -120,13 +120,13 @@ class Ledger:
 
     def predictions(self, read: Read, name: str) -> "pd.DataFrame":
         """A table that `finish` was given."""
-        import pandas as pd  # noqa: PLC0415
+        from vidclf.metrics import read_predictions  # noqa: PLC0415
 
         store = self._deliverer.store
         path = mlflow.artifacts.download_artifacts(
             run_id=read.run_id, artifact_path=f"{name}.csv", tracking_uri=store.mlflow_uri
         )
-        return pd.read_csv(Path(path), dtype={"group": str, "label": str, "predicted": str})
+        return read_predictions(Path(path))
 
 
 def _read(run: Run, number: int) -> Read:
