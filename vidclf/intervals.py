@@ -25,6 +25,8 @@ Verdict = Literal["better", "worse", "cannot tell"]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
 """What intervals are known for, beside ``recall/<index of the class>``."""
+CONFIDENCE = 0.95
+"""Of every interval and verdict that is shown."""
 FEWEST_GROUPS = 3
 """Under so many groups nothing can be said."""
 ASSUMED_CORRELATION = 0.2
@@ -154,7 +156,7 @@ class _Ratios:
 
 
 def interval(
-    metric: str, labels: Labels, guesses: Labels, groups: Sequence[str], confidence: float = 0.95
+    metric: str, labels: Labels, guesses: Labels, groups: Sequence[str], confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Where the true value of a metric lies, for clips of new groups.
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vidclf import intervals
+from vidclf.intervals import CONFIDENCE
 from vidclf.models.saved import read_card
-from vidclf.registry.gates import CONFIDENCE, Gate
+from vidclf.registry.gates import Gate
 from vidclf.registry.testing import TestResult, TestSplit
 from vidclf.store import Attempt
 from vidclf.tracking import ledger

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidclf.compare import TrialRow
-from vidclf.intervals import Interval, Paired
+from vidclf.intervals import CONFIDENCE, Interval, Paired
 from vidclf.search.record import OpenStudy
 from vidclf.store import Attempt
 
-CONFIDENCE = 0.95
 _REPORT = "confirm.json"
 """Artifact of the study's own run: what was found."""
 

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from vidclf import intervals
 from vidclf.config import InputError
-from vidclf.intervals import Paired
+from vidclf.intervals import CONFIDENCE, Paired
 from vidclf.search.gates import COSTS, Gates
 
 Labels = NDArray[np.int64]
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
