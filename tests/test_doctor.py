@@ -28,7 +28,7 @@ from vidclf.data import cache
 from vidclf.doctor import CHECKS, Check, Finding, examine, weigh
 from vidclf.registry.find import resolve_model
 from vidclf.search.checks import mend_runs, mend_study
-from vidclf.search.reconcile import Ownership
+from vidclf.search.ownership import Ownership
 from vidclf.search.record import DEFINITION, OpenStudy, open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, find_store, locate_store, now_ms
 from vidclf.tracking.deliverer import Deliverer

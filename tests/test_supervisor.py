@@ -19,10 +19,10 @@ from tests.test_study import STUDY
 from vidclf import compare
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
-from vidclf.search import latency, points, reconcile, supervisor, tally
+from vidclf.search import latency, ownership, points, reconcile, supervisor, tally
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
-from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.study import load_study, open_study
@@ -121,7 +121,7 @@ class Bench:
     def run(self, script: Script, workers: int = 1, stop_after: int | None = None) -> tuple[OpenStudy, str]:
         opened = self.open()
         file = self.definition.file
-        ownership = Ownership(opened)
+        held = Ownership(opened)
         reconcile.reconcile(opened)
         opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
         opened.study.pruner = build_pruner(file.pruner, self.definition.space)
@@ -136,7 +136,7 @@ class Bench:
             keep=file.keep,
             ask_ahead_from=self.ask_ahead_from,
             clip=folder_clip(self.path.parent),
-            ownership=ownership,
+            ownership=held,
             shown=display,
             state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
             tags={"svm": {}, "tiny": {}},
@@ -156,7 +156,7 @@ class Bench:
             ending, _ = boss.run([ScriptedWorker() for _ in range(workers)])  # type: ignore[misc]
             return opened, ending
         finally:
-            ownership.release()
+            held.release()
 
     def states(self, opened: OpenStudy) -> list[str]:
         return [row.state for row in opened.rows()]
@@ -536,11 +536,11 @@ def test_a_study_with_a_live_owner_is_refused_by_host_and_process(bench: Bench) 
 def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = bench.open()
     Ownership(opened)
-    monkeypatch.setattr(reconcile, "_boot", lambda: "another boot")
+    monkeypatch.setattr(ownership, "_boot", lambda: "another boot")
     second = Ownership(bench.open())
-    assert reconcile.live_owner(bench.open()) is not None
+    assert ownership.live_owners(bench.open())
     second.release()
-    assert reconcile.live_owner(bench.open()) is None
+    assert not ownership.live_owners(bench.open())
 
 
 def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: Bench) -> None:
@@ -603,8 +603,8 @@ def test_of_two_that_register_at_once_one_stays(
     first.release()
     # Neither has seen the other when it looked first.
     blind = iter([{}])
-    real = reconcile._owners
-    monkeypatch.setattr(reconcile, "_owners", lambda attributes: real(next(blind, attributes)))
+    real = ownership._owners
+    monkeypatch.setattr(ownership, "_owners", lambda attributes: real(next(blind, attributes)))
     if stays:
         Ownership(opened).release()
     else:
@@ -618,10 +618,10 @@ def test_an_owner_on_another_host_lives_while_it_counts(
 ) -> None:
     opened = bench.open()
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(reconcile.socket, "gethostname", lambda: "elsewhere")
+        elsewhere.setattr(ownership.socket, "gethostname", lambda: "elsewhere")
         far = Ownership(opened)
-    monkeypatch.setattr(reconcile, "STANDSTILL_SECONDS", 0.3)
-    monkeypatch.setattr(reconcile.time, "sleep", lambda _: far.renew() if counts else None)
+    monkeypatch.setattr(ownership, "STANDSTILL_SECONDS", 0.3)
+    monkeypatch.setattr(ownership.time, "sleep", lambda _: far.renew() if counts else None)
     if counts:
         with pytest.raises(InputError, match="on elsewhere"):
             Ownership(bench.open())

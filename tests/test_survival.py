@@ -257,7 +257,8 @@ def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -
         ordeal.note(f"exit {code}")
         if code is None:
             process.kill()
-        assert code == 130, ordeal
+        # The signal may come when there is nothing left to stop.
+        assert code == 130 or (code == 0 and find_study("ordeal", store).logical() == TRIALS), ordeal
     ordeal.finish()
     opened = check_survival(ordeal)
     kinds = Counter(str(trial.user_attrs.get("reason_kind", "complete")) for trial in opened.trials())

@@ -171,7 +171,12 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")
     ] = False,
-    join: Annotated[bool, typer.Option("--join", hidden=True)] = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Run trials beside other processes or machines that run this study, or begin it."
+        ),
+    ] = False,
     ray: Annotated[str | None, typer.Option("--ray", hidden=True)] = None,
     per_gpu: Annotated[
         int | None, typer.Option("--per-gpu", min=1, metavar="N", help="Workers that share each GPU.")
@@ -198,10 +203,10 @@ def tune(
     from vidclf.search.status import status as state_of
     from vidclf.store import find_store, open_store
 
-    refuse_later({"--join": join, "--ray": ray})
+    refuse_later({"--ray": ray})
     opened_store = find_store(store) if dry_run else open_store(store)
     request = search.Request(
-        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as
+        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join
     )
     definition = search.plan(request, opened_store)
     if dry_run:
@@ -324,7 +329,8 @@ def status(
             ", ".join(f"{count} {name}" for name, count in state["trials"].items() if count) or "no trials"
         )
         budget = state["budget"]
-        running = f", running on {state['owner']['host']}" if state["owner"] else ""
+        hosts = ", ".join(dict.fromkeys(owner["host"] for owner in state["owners"]))
+        running = f", running on {hosts}" if hosts else ""
         tell(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
         if study and state["best"]:
             objective = opened.objective

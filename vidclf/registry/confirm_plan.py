@@ -11,7 +11,7 @@ from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.experiment import ExperimentConfig, divided, experiment_of
 from vidclf.finish import check_clips
-from vidclf.search.reconcile import live_owner
+from vidclf.search.ownership import live_owners
 from vidclf.search.record import OpenStudy
 
 FIRST_SEED = 1000
@@ -61,10 +61,10 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
     Raises:
         InputError: The study runs, has nothing complete, or its clips cannot be divided.
     """
-    owner = live_owner(opened)
-    if owner is not None:
+    owners = live_owners(opened)
+    if owners:
         raise InputError(
-            f"the study {opened.name} is running (process {owner.pid} on {owner.host}): latencies are "
+            f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
     rows = compare.ranked(opened.rows(), opened.objective.direction)[:top]

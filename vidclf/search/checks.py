@@ -12,10 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from vidclf.config import InputError
 from vidclf.naming import trial_name
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
-from vidclf.search.reconcile import Ownership, live_owner, reconcile
+from vidclf.search.ownership import Ownership, live_owners
+from vidclf.search.reconcile import reconcile
 from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OpenStudy, counts, open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Status, Store, now_ms
-from vidclf.tracking.checks import disagreeing_runs, runs_by_attempt
+from vidclf.tracking.checks import disagreeing_runs, is_running, runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer, prepare
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -105,19 +106,23 @@ def _mend(problems: Iterable[Problem]) -> None:
 
 
 def _without_run(opened: OpenStudy) -> Iterator[Problem]:
+    """Finished trials without a folder here whose run is missing, or still open: their supervisor died."""
     missing = [
         trial
         for trial in opened.trials(_FINISHED)
-        if counts(trial) and not (opened.attempt(trial.number).folder / "attempt.json").exists()
+        if not (opened.attempt(trial.number).folder / "attempt.json").exists()
     ]
     runs = runs_by_attempt(opened.store) if missing else {}
     for trial in missing:
-        if opened.attempt_id(trial.number) not in runs:
+        run = runs.get(opened.attempt_id(trial.number))
+        where = f"study {opened.name}, trial {trial.number}"
+        mend = partial(_rebuild, opened, trial)
+        if run is None and counts(trial):
             yield Problem(
-                f"study {opened.name}, trial {trial.number}",
-                "has neither a folder nor a run: both are to be made anew from Optuna's record",
-                partial(_rebuild, opened, trial),
+                where, "has neither a folder nor a run: both are to be made anew from Optuna's record", mend
             )
+        elif run is not None and is_running(run):
+            yield Problem(where, "has ended, but its run is open: to be ended as Optuna's record says", mend)
 
 
 def _disagreements(opened: OpenStudy) -> Iterator[Problem]:
@@ -196,11 +201,11 @@ def _interrupt(attempt: Attempt, why: str) -> None:
 def _idle_studies(store: Store, note: Note) -> Iterator[OpenStudy]:
     """Studies that nobody runs."""
     for opened in _studies(store, note):
-        owner = live_owner(opened)
-        if owner is None:
+        owners = live_owners(opened)
+        if not owners:
             yield opened
         else:
-            note(f"process {owner.pid} on {owner.host} runs the study {opened.name}: it is left alone")
+            note(f"the study {opened.name} is being run by {', '.join(map(str, owners))}: it is left alone")
 
 
 def _studies(store: Store, note: Note) -> Iterator[OpenStudy]:

@@ -1,11 +1,11 @@
 """What a study does when its trials are done: models that are lacking, latencies, pictures."""
 
 import multiprocessing.connection
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import compare
 from vidclf.data.manifest import read_manifest
@@ -20,26 +20,41 @@ from vidclf.search.worker import Finished, FinishTask, Worker
 from vidclf.store import Attempt
 
 
-def finish_trials(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+def finish_trials(
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    crew: list[Worker],
+    shown: Display,
+    own: Callable[[FrozenTrial], bool],
+) -> None:
     """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
 
-    ``crew`` is kept up to date: more are hired where none is left, and only one outlives the timing.
+    Args:
+        opened: The study; all its trials are done.
+        definition: The same, as its file has it.
+        crew: Idle workers. Kept up to date: more are hired where none is left, and only one outlives the
+            timing.
+        shown: Told what is done.
+        own: Which trials are for this supervisor.
     """
-    lacking = [attempt for attempt in _kept(opened, definition) if not attempt.model.is_dir()]
+    lacking = [attempt for attempt in _kept(opened, definition, own) if not attempt.model.is_dir()]
     if lacking:
         shown.line(f"training the models of {len(lacking)} kept trials …")
         _hand_out(lacking, opened, definition, crew, shown)
-    _measure(opened, definition, crew, shown)
-    undrawn = [attempt for attempt in _kept(opened, definition) if not attempt.drawn.exists()]
+    _measure(opened, definition, crew, shown, own)
+    undrawn = [attempt for attempt in _kept(opened, definition, own) if not attempt.drawn.exists()]
     undrawn = [attempt for attempt in undrawn if attempt.model.is_dir()]
     if undrawn:
         shown.line(f"drawing the models of {len(undrawn)} kept trials …")
         _hand_out(undrawn, opened, definition, crew, shown)
 
 
-def _kept(opened: OpenStudy, definition: StudyDefinition) -> list[Attempt]:
-    kept = compare.kept(opened.rows(), opened.objective.direction, definition.file.keep)
-    return [opened.attempt(row.number) for row in kept]
+def _kept(
+    opened: OpenStudy, definition: StudyDefinition, own: Callable[[FrozenTrial], bool]
+) -> list[Attempt]:
+    trials = opened.trials()
+    kept = compare.kept(opened.rows(trials), opened.objective.direction, definition.file.keep)
+    return [opened.attempt(row.number) for row in kept if own(trials[row.number])]
 
 
 def _hand_out(
@@ -67,10 +82,17 @@ def _hand_out(
                 shown.line(f"trial {int(attempt.folder.name)} has no model or pictures: {error}")
 
 
-def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker], shown: Display) -> None:
+def _measure(
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    crew: list[Worker],
+    shown: Display,
+    own: Callable[[FrozenTrial], bool],
+) -> None:
     """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
     unknown: dict[str, Path] = {}
-    for trial in opened.trials([TrialState.COMPLETE]):
+    complete = [trial for trial in opened.trials([TrialState.COMPLETE]) if own(trial)]
+    for trial in complete:
         shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
         if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
             unknown.setdefault(shape, model)
@@ -82,7 +104,7 @@ def _measure(opened: OpenStudy, definition: StudyDefinition, crew: list[Worker],
         shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
         for shape, metrics in measure_latencies(unknown, a_clip(definition), crew[0], shown.line):
             opened.set_latency(shape, metrics)
-    for trial in opened.trials([TrialState.COMPLETE]):
+    for trial in complete:
         attempt = opened.attempt(trial.number)
         outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
         if outcome and known and compare.LATENCY not in outcome.metrics:

@@ -17,13 +17,17 @@ PAUSE_SECONDS = 5.0
 class Stopwatch:
     """Times shapes in the middle of a search, while its workers wait."""
 
-    def __init__(self, opened: OpenStudy, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, opened: OpenStudy, say: Callable[[str], None], alone: Callable[[], bool] = lambda: True
+    ) -> None:
         """Args:
         opened: The study; it remembers what was measured.
         say: Told what could not be measured.
+        alone: Whether no other supervisor of this host computes.
         """
         self._opened = opened
         self._say = say
+        self._alone = alone
         self.wanted = any(item.metric in LATENCIES for item in opened.constraints)
         """Whether a constraint bounds a latency; if not, there is time for it at the end."""
 
@@ -46,7 +50,7 @@ class Stopwatch:
         for other in paused:
             other.send(Resume())
         if isinstance(message, Measured) and not message.error:
-            marked = {} if quiet else {CONTENDED: 1.0}
+            marked = {} if quiet and self._alone() else {CONTENDED: 1.0}
             self._opened.set_latency(shape, {**message.metrics, **marked})
         elif isinstance(message, Measured):
             self._say(f"a latency was not measured: {message.error}")

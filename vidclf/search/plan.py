@@ -12,8 +12,8 @@ from vidclf import config
 from vidclf.config import Dimension
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
-from vidclf.search.points import START, enqueue_first
-from vidclf.search.record import OpenStudy, find_study
+from vidclf.search.points import enqueue_first
+from vidclf.search.record import START, OpenStudy, find_study
 from vidclf.search.study import StudyDefinition, check_same
 from vidclf.store import Store
 

@@ -9,11 +9,9 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from vidclf import config
 from vidclf.config import Choice, Dimension, InputError, Scalar
-from vidclf.search.record import BASE, SEEDED_FROM, OpenStudy
+from vidclf.search.record import BASE, SEEDED_FROM, START, OpenStudy
 from vidclf.search.space import Space, is_active
 
-START = "start"
-"""Trial attribute of a point that nobody sampled: ``base`` or ``given``."""
 _MAY_DIFFER = ("space: ", "constraints")
 """Parts of the fingerprint that leave the value of a configuration as it is."""
 

@@ -1,158 +1,81 @@
-"""Who owns a study's running trials, and what becomes of those that nobody runs any more."""
+"""How a trial is settled, and what becomes of those that nobody runs any more."""
 
-import json
-import socket
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import contextlib
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import optuna
-import psutil
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
-from vidclf.config import InputError
-from vidclf.search.record import AHEAD, DIED, INTERRUPTED, RUN_AGAIN, OpenStudy
+from vidclf.search.record import AHEAD, DIED, FIXED, INTERRUPTED, OWNER, RELEASED, RUN_AGAIN, OpenStudy
 from vidclf.store import Outcome, now_ms
 
-_PREFIX = "owner/"
-STANDSTILL_SECONDS = 60.0
-"""An owner on another host whose counter stands still for so long is dead."""
 
-
-@dataclass(frozen=True)
-class Owner:
-    """A supervisor, as it registers with a study.
-
-    Attributes:
-        host: Its host name.
-        boot: Identifies the host's boot.
-        pid: Its process id there.
-        started: When that process started, seconds since the epoch; tells it from a later one with its pid.
-        counter: Grows as long as it lives.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: float
-    counter: int = 0
-
-    @property
-    def here(self) -> bool:
-        """Whether it is of this host."""
-        return self.host == socket.gethostname()
-
-    def lives(self) -> bool:
-        """Whether it is a live process of this host; one of another host counts as live."""
-        if not self.here:
-            return True
-        if self.boot != _boot():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-
-def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    # Elsewhere only the time of the boot is known, and it drifts by seconds.
-    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time() / 60))
-
-
-class Ownership:
-    """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
-
-    def __init__(self, opened: OpenStudy, say: Callable[[str], None] = lambda _: None) -> None:
-        """Registers with the study; waits out owners on other hosts that seem dead.
-
-        Args:
-            opened: The study.
-            say: Told of a wait.
-
-        Raises:
-            InputError: Another live supervisor holds it; names its host and process.
-        """
-        self.uuid = uuid.uuid4().hex
-        self._opened = opened
-        self._study = opened.study
-        for key, other in _owners(self._study.user_attrs):
-            if other.lives() and (other.here or self._counts(key, other, say)):
-                raise self._refusal(other)
-            self._study.set_user_attr(key, None)
-        process = psutil.Process()
-        self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
-        self._write(self._owner)
-        for key, other in _owners(self._study.user_attrs):
-            # Of two that registered at once the one with the smaller name stays.
-            if key < f"{_PREFIX}{self.uuid}" and other.lives():
-                self.release()
-                raise self._refusal(other)
-
-    def _counts(self, key: str, other: Owner, say: Callable[[str], None]) -> bool:
-        """Whether an owner on another host goes on counting within a minute of this host's clock."""
-        say(f"waiting up to {STANDSTILL_SECONDS:.0f} s for a sign of process {other.pid} on {other.host} …")
-        end = time.monotonic() + STANDSTILL_SECONDS
-        while time.monotonic() < end:
-            time.sleep(min(2.0, STANDSTILL_SECONDS))
-            if dict(_owners(self._study.user_attrs)).get(key) != other:
-                return True
-        return False
-
-    def _refusal(self, other: Owner) -> InputError:
-        return InputError(
-            f"the study {self._opened.name} is being run by process {other.pid} on {other.host}; "
-            "wait for it, or stop it with Ctrl-C there"
-        )
-
-    def renew(self) -> None:
-        """Shows other hosts that this supervisor lives; due every 15 s."""
-        self._owner = Owner(**{**asdict(self._owner), "counter": self._owner.counter + 1})
-        self._write(self._owner)
-
-    def release(self) -> None:
-        self._write(None)
-
-    def _write(self, owner: Owner | None) -> None:
-        self._study.set_user_attr(f"{_PREFIX}{self.uuid}", json.dumps(asdict(owner)) if owner else None)
-
-
-def _owners(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Owner]]:
-    for key, value in attributes.items():
-        if key.startswith(_PREFIX) and value is not None:
-            yield key, Owner(**json.loads(value))
-
-
-def live_owner(opened: OpenStudy) -> Owner | None:
-    """The supervisor that runs the study now."""
-    return next((owner for _, owner in _owners(opened.study.user_attrs) if owner.lives()), None)
+class FencedError(Exception):
+    """Another supervisor has settled the trial: this one was held to be dead."""
 
 
 def reconcile(opened: OpenStudy) -> int:
-    """Settles trials that a dead supervisor left behind; the caller owns the study.
-
-    A trial whose attempt finished before its supervisor died keeps its value;
-    any other is failed as interrupted and queued to run again.
+    """Settles trials that dead supervisors left behind; the caller owns the study alone.
 
     Returns:
         How many trials were queued again.
     """
+    return take_over(opened) + queue_lost(opened)
+
+
+def take_over(
+    opened: OpenStudy, live: Container[str] = (), overdue: Callable[[int], bool] = lambda _: True
+) -> int:
+    """Settles running trials whose supervisor is dead.
+
+    A trial whose attempt finished before its supervisor died keeps its value; any other is
+    failed as interrupted and queued to run again. Of several that take over the same trial one
+    succeeds.
+
+    Args:
+        opened: The study.
+        live: Supervisors that live, by uuid.
+        overdue: Of a trial by number that has no owner: whether one would have signed it by now.
+
+    Returns:
+        How many trials were queued again.
+    """
+    queued = 0
     for frozen in opened.trials([TrialState.RUNNING]):
-        if frozen.user_attrs.get(AHEAD):
+        owner = frozen.user_attrs.get(OWNER)
+        if owner in live or (owner is None and not overdue(frozen.number)):
+            continue
+        if frozen.user_attrs.get(AHEAD) and not live:
             put_back(opened, frozen.number)
-        else:
+            continue
+        with contextlib.suppress(FencedError):
             settle_or_interrupt(opened, opened.trial(frozen.number), "its supervisor died")
+            settled = opened.frozen(frozen.number)
+            if settled.user_attrs.get("reason_kind") in RUN_AGAIN:
+                queue_again(opened, settled)
+                queued += 1
+    return queued
+
+
+def queue_lost(opened: OpenStudy, overdue: Callable[[int], bool] = lambda _: True) -> int:
+    """Queues cut trials again whose supervisor died before it could.
+
+    Args:
+        opened: The study.
+        overdue: Of a cut trial by number: whether another supervisor would have queued it by now.
+
+    Returns:
+        How many trials were queued.
+    """
     retried = {trial.user_attrs.get("retry_of") for trial in opened.trials()}
     lost = [
         frozen
         for frozen in opened.trials([TrialState.FAIL])
         if frozen.user_attrs.get("reason_kind") in RUN_AGAIN and frozen.number not in retried
+        if overdue(frozen.number)
     ]
     for frozen in lost:
         queue_again(opened, frozen)
@@ -173,7 +96,21 @@ def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: b
         trial: The trial.
         outcome: How its attempt ended.
         again: Its worker died, and the same configuration is to run again.
+
+    Raises:
+        FencedError: It was settled by another supervisor.
     """
+    try:
+        _tell(opened, trial, outcome, again)
+    except UpdateFinishedTrialError as error:
+        raise FencedError from error
+    except ValueError as error:  # how Optuna refuses one that ended while it was told
+        if opened.frozen(trial.number).state == TrialState.RUNNING:
+            raise
+        raise FencedError from error
+
+
+def _tell(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, again: bool) -> None:
     trial.set_user_attr("metrics", dict(outcome.metrics))
     if outcome.status == "complete":
         bound_sizes(opened, trial, outcome.metrics)
@@ -182,6 +119,18 @@ def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: b
     trial.set_user_attr("reason", outcome.reason)
     trial.set_user_attr("reason_kind", DIED if again else outcome.status)
     opened.study.tell(trial, state=TrialState.PRUNED if outcome.status == "pruned" else TrialState.FAIL)
+
+
+def release(opened: OpenStudy, trial: optuna.Trial) -> None:
+    """Gives back a trial that the budget has no room for: others had asked at the same moment.
+
+    One that was queued goes back to the queue; a new one ends, and is left out of all counts.
+    """
+    if FIXED in opened.frozen(trial.number).system_attrs:
+        put_back(opened, trial.number)
+    else:
+        trial.set_user_attr(RELEASED, True)
+        opened.study.tell(trial, state=TrialState.FAIL)
 
 
 def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, float]) -> list[str]:
@@ -210,6 +159,9 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> Non
 
     One whose attempt had finished keeps its outcome; any other is failed as
     interrupted: it does not count, and `reconcile` queues it again.
+
+    Raises:
+        FencedError: Another supervisor settled it first.
     """
     attempt = opened.attempt(trial.number)
     outcome = attempt.outcome()

@@ -50,11 +50,21 @@ DEFINITION = "vidclf/definition"
 """Study attribute that holds what the study was made from."""
 SEEDED_FROM = "seeded_from"
 """Trial attribute: the trial of another study whose value it carries; it has no run and does not count."""
+START = "start"
+"""Trial attribute of a point that nobody sampled: ``base`` or ``given``."""
+OWNER = "owner"
+"""Trial attribute: uuid of the supervisor that runs it."""
 AHEAD = "ahead"
 """Trial attribute: asked for before a worker was free."""
+RELEASED = "released"
+"""Trial attribute: asked for when the budget was used up already; it is left out of all counts."""
+FIXED = "fixed_params"
+"""Optuna's own attribute of a trial that was queued with its values."""
 INTERRUPTED, DIED = "interrupted", "died"
 RUN_AGAIN = (INTERRUPTED, DIED)
 """Kinds of failure after which the same configuration runs again, so that they do not count."""
+_TRIALS = "vidclf/trials"
+"""Study attribute: the budget that its supervisors keep together."""
 _SECONDS = "vidclf/seconds"
 """Study attribute: wall time of all sessions."""
 _LATENCY = "vidclf/latency"
@@ -159,7 +169,9 @@ def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
 def _definition(study: optuna.Study, store: Store) -> dict[str, Any] | None:
     """What the study was made from, ``None`` where it was cut off while it was made."""
     attributes = study.user_attrs
-    if DEFINITION not in attributes and not study.get_trials(deepcopy=False):
+    if DEFINITION not in attributes and all(
+        START in trial.user_attrs for trial in study.get_trials(deepcopy=False)
+    ):
         return None
     if DEFINITION not in attributes:
         raise InputError(
@@ -246,6 +258,14 @@ class OpenStudy:
     def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
         self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
 
+    def budget(self) -> int | None:
+        """Trials in all, as the latest session that led had it; ``None`` before the first."""
+        trials = self.study.user_attrs.get(_TRIALS)
+        return None if trials is None else int(trials)
+
+    def set_budget(self, trials: int) -> None:
+        self.study.set_user_attr(_TRIALS, trials)
+
     def seconds(self) -> float:
         """Wall time of all sessions so far."""
         return float(self.study.user_attrs.get(_SECONDS, 0.0))
@@ -257,6 +277,10 @@ class OpenStudy:
         """Trials that count against the budget: complete, pruned and given up; of all, or of these."""
         return sum(counts(trial) for trial in (self.trials() if trials is None else trials))
 
+    def admitted(self, trials: Sequence[FrozenTrial], below: int | None = None) -> int:
+        """Configurations that the budget has let in: ended, running or queued; of trials below a number."""
+        return sum(_is_new(trial) for trial in (trials if below is None else trials[:below]))
+
     def rows(self, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
         """Every attempt, in order, from its summary in Optuna's database; of all trials, or of these."""
         latencies = {
@@ -265,7 +289,7 @@ class OpenStudy:
             if key.startswith(f"{_LATENCY}/")
         }
         trials = self.trials() if trials is None else trials
-        return [self._row(trial, latencies) for trial in trials if SEEDED_FROM not in trial.user_attrs]
+        return [self._row(trial, latencies) for trial in trials if _is_own(trial)]
 
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
@@ -296,11 +320,21 @@ class OpenStudy:
 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial uses up budget: complete, pruned, or failed for good."""
-    if trial.user_attrs.get(SEEDED_FROM):
+    if not _is_own(trial):
         return False
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return True
     return trial.state == TrialState.FAIL and trial.user_attrs.get("reason_kind") not in RUN_AGAIN
+
+
+def _is_own(trial: FrozenTrial) -> bool:
+    """Whether the trial is an attempt of its study: not another's, and not given back before it began."""
+    return SEEDED_FROM not in trial.user_attrs and RELEASED not in trial.user_attrs
+
+
+def _is_new(trial: FrozenTrial) -> bool:
+    """Whether it was the first attempt at its configuration."""
+    return _is_own(trial) and "retry_of" not in trial.user_attrs
 
 
 def _row_state(trial: FrozenTrial) -> str:

@@ -2,12 +2,17 @@
 
 import contextlib
 import json
+import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock
+from optuna.trial import FrozenTrial
 
 from vidclf import compare, config
 from vidclf.compare import TrialRow
@@ -17,11 +22,12 @@ from vidclf.data.report import write_report
 from vidclf.experiment import dataset_record, provenance
 from vidclf.search import page
 from vidclf.search.checks import mend_runs
+from vidclf.search.company import LOOK_SECONDS
 from vidclf.search.display import Display, StudyState
 from vidclf.search.finish import a_clip, finish_trials
+from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
-from vidclf.search.reconcile import Ownership
-from vidclf.search.record import OpenStudy
+from vidclf.search.record import OWNER, OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.standing import mark, show_in_ui
 from vidclf.search.study import StudyDefinition, StudyFile
@@ -43,30 +49,74 @@ _REFRESH_SHARE = 20
 def run_session(
     opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, crew: list[Worker], shown: Display
 ) -> Ending:
-    """Searches, measures and delivers, with the study's own run open; ``crew`` is kept up to date."""
+    """Searches, measures and delivers; ``crew`` is kept up to date.
+
+    The supervisor that leads keeps the study's own run and page, and ends last.
+    """
     deliverer = DelivererThread(opened.store)
     ending: Ending = "interrupted"
     try:
-        own = _open_own_attempt(opened, definition)
-        # At once, so that the study can be watched from its first trial.
-        show_in_ui(opened, definition, Deliverer(opened.store).deliver(own), standing=False)
-        with contextlib.suppress(MlflowError):  # it is away: the next session mends
-            mend_runs(opened)
-        for attempt in (own, *_attempts(opened)):
-            deliverer.register(attempt)
-        refresher = Refresher(opened, own, shown.line)
+        if ownership.leads:
+            _begin_leading(opened, definition, deliverer)
+            for attempt in _attempts(opened):
+                deliverer.register(attempt)
+        refresher = Refresher(opened, shown.line) if ownership.leads else None
         supervisor = _supervisor(
             opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
         )
-        with _stop_signals(supervisor.stop), refresher:
+        with _stop_signals(supervisor.stop), refresher or contextlib.nullcontext():
             ending, crew[:] = supervisor.run(crew)
         if ending != "interrupted":
-            finish_trials(opened, definition, crew, shown)
+            with _finishing():
+                finish_trials(opened, definition, crew, shown, _own_trials(opened, ownership))
+            _wait_for_others(ownership, shown)
     except KeyboardInterrupt:
         ending = "interrupted"
     finally:
-        _close(opened, definition, ending, shown, deliverer)
+        if not ownership.leads and ownership.first() and ending != "interrupted":
+            ownership.lead()  # who led has gone
+            _begin_leading(opened, definition, deliverer)
+        _close(opened, definition, ending, shown, deliverer=deliverer, ownership=ownership)
     return ending
+
+
+def _begin_leading(opened: OpenStudy, definition: StudyDefinition, deliverer: DelivererThread) -> None:
+    """Opens the study's own run, and mends what dead supervisors left of the trials' runs."""
+    own = _open_own_attempt(opened, definition)
+    # At once, so that the study can be watched from its first trial.
+    show_in_ui(opened, definition, Deliverer(opened.store).deliver(own), standing=False)
+    with contextlib.suppress(MlflowError):  # it is away: the next session mends
+        mend_runs(opened)
+    deliverer.register(own)
+
+
+def _own_trials(opened: OpenStudy, ownership: Ownership) -> Callable[[FrozenTrial], bool]:
+    """Which trials this supervisor finishes: its own, and those of dead ones whose folders are here."""
+    others = ownership.others()
+
+    def own(trial: FrozenTrial) -> bool:
+        here = (opened.attempt(trial.number).folder / "attempt.json").exists()
+        return here and trial.user_attrs.get(OWNER) not in others
+
+    return own
+
+
+@contextlib.contextmanager
+def _finishing() -> Iterator[None]:
+    """One supervisor of a host at a time: latencies are measured with nothing else running."""
+    with FileLock(Path(tempfile.gettempdir(), f"vidclf-{os.getuid()}-finishing.lock")):
+        yield
+
+
+def _wait_for_others(ownership: Ownership, shown: Display) -> None:
+    """Who ends last writes the study's page: it waits until the others have delivered their models."""
+    told = False
+    while ownership.first() and (others := ownership.others()):
+        if not told:
+            shown.line(f"waiting for {', '.join(map(str, others.values()))} to deliver their models …")
+            told = True
+        ownership.renew()
+        time.sleep(LOOK_SECONDS)
 
 
 def _attempts(opened: OpenStudy) -> Iterator[Attempt]:
@@ -145,10 +195,11 @@ def _supervisor(
     shown: Display,
     *,
     deliverer: DelivererThread,
-    refresher: "Refresher",
+    refresher: "Refresher | None",
 ) -> Supervisor:
     file = definition.file
-    opened.study.sampler = build_sampler(file.sampler, definition.space, len(opened.trials()))
+    start = [len(opened.trials())] if ownership.leads else [len(opened.trials()), ownership.uuid]
+    opened.study.sampler = build_sampler(file.sampler, definition.space, *start)
     opened.study.pruner = build_pruner(file.pruner, definition.space, file.objectives[0].repeats)
     state = StudyState(
         opened.name, file.question, opened.objective.metric, total=file.budget.trials, workers=file.workers
@@ -170,7 +221,7 @@ def _supervisor(
         dataset=_dataset(definition),
         register=deliverer.register,
         clip=a_clip(definition),
-        settled=refresher.settled,
+        settled=refresher.settled if refresher else lambda: None,
     )
 
 
@@ -186,19 +237,18 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _close(
-    opened: OpenStudy, definition: StudyDefinition, ending: Ending, shown: Display, deliverer: DelivererThread
+    opened: OpenStudy,
+    definition: StudyDefinition,
+    ending: Ending,
+    shown: Display,
+    *,
+    deliverer: DelivererThread,
+    ownership: Ownership,
 ) -> None:
-    """Writes the study's page, delivers everything, and keeps the best models."""
-    own = opened.own_attempt
+    """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
     rows = opened.rows()
-    _refresh(opened, own, shown.line)
-    data_page = own.artifacts / "data.html"
-    if ending != "interrupted" and not data_page.exists():
-        manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
-        shown.line("writing the report on the data …")
-        write_report(manifest.entries, manifest.path.parent.name, data_page)
-    status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
-    own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
+    if ownership.leads:
+        _finish_own_attempt(opened, definition, ending, rows, shown)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
         shown.line(
@@ -206,18 +256,49 @@ def _close(
         )
     elif ending != "interrupted":
         stay = compare.kept(rows, opened.objective.direction, definition.file.keep)
-        for row in rows:
-            if row not in stay:
-                opened.attempt(row.number).drop_model()
-        for row in stay:
-            try:
-                deliver_model(Deliverer(opened.store), opened.attempt(row.number))
-            except InputError as error:
-                shown.line(f"warning: {error}")
+        _keep_models(opened, rows, stay, _own_trials(opened, ownership), shown)
         try:
-            mark(opened, definition, rows, stay)
+            if ownership.leads and ownership.shared:
+                mend_runs(opened)  # of those that died meanwhile
+            if ownership.leads:
+                mark(opened, definition, rows, stay)
         except MlflowError as error:
             shown.line(f"warning: the best trials are not marked in MLflow: {error}")
+
+
+def _finish_own_attempt(
+    opened: OpenStudy, definition: StudyDefinition, ending: Ending, rows: list[TrialRow], shown: Display
+) -> None:
+    own = opened.own_attempt
+    _refresh(opened, shown.line)
+    data_page = own.artifacts / "data.html"
+    if ending != "interrupted" and not data_page.exists():
+        manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
+        shown.line("writing the report on the data …")
+        write_report(manifest.entries, manifest.path.parent.name, data_page)
+    status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
+    own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
+
+
+def _keep_models(
+    opened: OpenStudy,
+    rows: list[TrialRow],
+    stay: list[TrialRow],
+    own: Callable[[FrozenTrial], bool],
+    shown: Display,
+) -> None:
+    """Delivers the models of the trials that stay, and deletes the others."""
+    here = {trial.number for trial in opened.trials() if own(trial)}
+    for row in rows:
+        if row.number not in here:
+            continue
+        if row not in stay:
+            opened.attempt(row.number).drop_model()
+            continue
+        try:
+            deliver_model(Deliverer(opened.store), opened.attempt(row.number))
+        except InputError as error:
+            shown.line(f"warning: {error}")
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
@@ -228,8 +309,8 @@ def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
 class Refresher:
     """Rewrites the study's page, table and description in a thread as trials end, now and then."""
 
-    def __init__(self, opened: OpenStudy, own: Attempt, say: Callable[[str], None]) -> None:
-        self._opened, self._own, self._say = opened, own, say
+    def __init__(self, opened: OpenStudy, say: Callable[[str], None]) -> None:
+        self._opened, self._say = opened, say
         self._news, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="vidclf-refresher", daemon=True)
 
@@ -253,15 +334,15 @@ class Refresher:
                 return
             self._news.clear()
             begun = time.monotonic()
-            if not _refresh(self._opened, self._own, self._say):
+            if not _refresh(self._opened, self._say):
                 return
             self._closing.wait(max(_REFRESH_SECONDS, _REFRESH_SHARE * (time.monotonic() - begun)))
 
 
-def _refresh(opened: OpenStudy, own: Attempt, say: Callable[[str], None]) -> bool:
+def _refresh(opened: OpenStudy, say: Callable[[str], None]) -> bool:
     """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
     try:
-        page.refresh(opened, own)
+        page.refresh(opened, opened.own_attempt)
     except Exception as error:
         say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
         return False

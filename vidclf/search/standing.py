@@ -4,6 +4,7 @@ from vidclf import compare
 from vidclf.compare import TrialRow
 from vidclf.search.record import OpenStudy
 from vidclf.search.study import StudyDefinition
+from vidclf.tracking.checks import runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.views import INFEASIBLE, mark_standings, save_study_view
 
@@ -33,6 +34,7 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
     best = compare.ranked(rows, opened.objective.direction)
     front = compare.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
+    run_ids = _run_ids(opened, deliverer, rows)
     standings = {}
     for row in rows:
         words = {
@@ -42,7 +44,7 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
             "kept": row in stay,
             INFEASIBLE: row.value is not None and not row.feasible,
         }
-        run_id = deliverer.receipt(opened.attempt(row.number)).run_id
+        run_id = run_ids.get(row.number)
         word = next((word for word, holds in words.items() if holds), None)
         if word and run_id is not None:
             standings[run_id] = word
@@ -50,3 +52,14 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
     if parent is not None:
         mark_standings(deliverer, parent, standings)
         show_in_ui(opened, definition, parent, standing=True)
+
+
+def _run_ids(opened: OpenStudy, deliverer: Deliverer, rows: list[TrialRow]) -> dict[int, str]:
+    """Each trial's run, from its receipt; MLflow is asked for those of other supervisors."""
+    found = {row.number: deliverer.receipt(opened.attempt(row.number)).run_id for row in rows}
+    if None in found.values():
+        runs = runs_by_attempt(opened.store)
+        for number in [number for number, run_id in found.items() if run_id is None]:
+            run = runs.get(opened.attempt_id(number))
+            found[number] = run.info.run_id if run else None
+    return {number: run_id for number, run_id in found.items() if run_id is not None}

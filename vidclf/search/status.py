@@ -1,11 +1,9 @@
 """Where a study stands."""
 
-import contextlib
-import json
 from typing import Any
 
 from vidclf import compare
-from vidclf.search.reconcile import live_owner
+from vidclf.search.ownership import live_owners
 from vidclf.search.record import OpenStudy
 from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
@@ -18,13 +16,13 @@ def status(opened: OpenStudy) -> dict[str, Any]:
     for row in rows:
         found[row.state] += 1
     best = compare.ranked(rows, opened.objective.direction)[:1]
-    owner = live_owner(opened)
+    owners = live_owners(opened)
     return {
         "study": opened.name,
         "question": opened.stored["question"],
         "objective": dict(opened.stored["objectives"][0]),
         "trials": found,
-        "budget": {"total": _last_budget(opened), "used": opened.logical()},
+        "budget": {"total": opened.budget(), "used": opened.logical()},
         "best": {
             "number": best[0].number,
             "value": best[0].value,
@@ -34,19 +32,8 @@ def status(opened: OpenStudy) -> dict[str, Any]:
         }
         if best
         else None,
-        "owner": {"host": owner.host, "pid": owner.pid} if owner else None,
+        "owners": [{"host": owner.host, "pid": owner.pid} for owner in owners],
     }
-
-
-def _last_budget(opened: OpenStudy) -> int | None:
-    """The budget of the study's latest session."""
-    sessions = opened.own_attempt.artifacts / "sessions.jsonl"
-    if not sessions.exists():
-        return None
-    for line in reversed(sessions.read_bytes().splitlines()):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut short
-            return int(json.loads(line)["trials"])
-    return None
 
 
 def test_words(opened: OpenStudy) -> str:

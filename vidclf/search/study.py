@@ -1,6 +1,7 @@
 """Study files: what is searched, checked before the first trial, and compared on resume."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from vidclf.store import Store, check_name
 CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy")
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
 
+_MAKING_SECONDS = 10.0
+"""Longest wait for another process to make a study: it takes three statements."""
 _LATER = ("resources",)
 
 
@@ -121,6 +124,7 @@ class StudyDefinition:
         overrides: ``--set`` values that its bases carry.
         per_gpu: Workers that share a GPU; ``None``: each takes what it finds.
         continued: The study whose finished trials this one takes over.
+        join: Other supervisors may run it too.
     """
 
     name: str
@@ -129,6 +133,7 @@ class StudyDefinition:
     overrides: Mapping[str, Any]
     per_gpu: int | None = None
     continued: str | None = None
+    join: bool = False
 
     @property
     def experiment(self) -> str:
@@ -244,6 +249,8 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     """
     storage = open_storage(store)
     fingerprint = definition.fingerprint()
+    if definition.join:
+        _wait_until_made(definition.name, store)
     stored = check_same(definition, fingerprint, store)
     if stored:
         study = optuna.load_study(study_name=definition.name, storage=storage)
@@ -254,11 +261,20 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
         try:
             study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
         except optuna.exceptions.DuplicatedStudyError:
+            if definition.join:  # another that joins was faster
+                return open_study(definition, store)
             raise InputError(f"the study {definition.name} is being made by another process") from None
         enqueue_first(study, definition.space, definition.file.start)
         stored = _record(definition, fingerprint)
         study.set_user_attr(DEFINITION, json.dumps(stored))
     return OpenStudy(study, storage, stored, store)
+
+
+def _wait_until_made(name: str, store: Store) -> None:
+    """Waits while another process makes the study; not for one that was cut off while it did."""
+    end = time.monotonic() + _MAKING_SECONDS
+    while name in study_names(store) and not stored_definition(store, name) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def check_same(

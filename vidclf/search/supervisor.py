@@ -1,5 +1,6 @@
 """The supervisor: the one process that holds a study; it hands trials to its workers."""
 
+import contextlib
 import json
 import multiprocessing.connection
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from vidclf import compare, config, profiling
 from vidclf.compare import TrialRow
@@ -16,27 +19,29 @@ from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.naming import trial_name
 from vidclf.search import display as screen
+from vidclf.search.company import Company
 from vidclf.search.exhaustive import exhausted
 from vidclf.search.judging import Course, finite, judge
 from vidclf.search.latency import Stopwatch
-from vidclf.search.points import START
+from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import (
-    Ownership,
+    FencedError,
     bound_sizes,
     deaths,
     put_back,
     queue_again,
+    release,
     root_of,
     settle,
     settle_or_interrupt,
 )
-from vidclf.search.record import AHEAD, BASE, Budget, OpenStudy
+from vidclf.search.record import AHEAD, BASE, INTERRUPTED, OWNER, START, Budget, OpenStudy
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
 from vidclf.store import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
 
-RENEWAL_SECONDS = 15.0
+_FENCED = "taken over by another supervisor, to which this one seemed dead"
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Running:
     attempt: Attempt
     started: float
     course: Course = field(default_factory=Course)
+    fenced: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ class Supervisor:
         self._dataset = dataset
         self._register = register
         self._clip = clip
-        self._stopwatch = Stopwatch(opened, shown.line)
+        self._company = Company(opened, ownership, shown.line)
+        self._stopwatch = Stopwatch(opened, shown.line, lambda: self._company.alone_here)
         self._held: list[tuple[Worker, Message | None]] = []
         self._settled = settled
         self._running: dict[Worker, Running] = {}
@@ -115,8 +122,7 @@ class Supervisor:
         self._ahead: Asked | None = None
         self._models: set[int] = set()
         self._stop = False
-        self._renewed = time.monotonic()
-        self._tally = Tally(opened, budget, state)
+        self._tally = Tally(opened, budget, state, ownership.uuid)
         environment = profiling.environment()
         self._machine = {key: environment[key] for key in ("cpu", "cores", "device", "torch")}
 
@@ -141,27 +147,39 @@ class Supervisor:
                 put_back(self._opened, self._ahead.trial.number)
             for worker, running in self._running.items():
                 worker.stop()
-                settle_or_interrupt(self._opened, running.trial, "asked to stop")
+                self._interrupt(running)
             self._running.clear()
             self._tally.refresh()
             self._tally.save_seconds()
 
+    def _interrupt(self, running: Running) -> None:
+        """Settles a trial that is cut; where others run the study, it is for them to run again."""
+        with contextlib.suppress(FencedError):
+            settle_or_interrupt(self._opened, running.trial, "asked to stop")
+            cut = self._opened.frozen(running.trial.number)
+            if self._company.others and cut.state == TrialState.FAIL:
+                queue_again(self._opened, cut)
+
     def _loop(self) -> Ending:
         while not self._stop:
+            self._look_around()
             ending = self._ending()
-            if ending is None and self._idle and self._budget_left():
+            if ending is None and self._idle and (self._ahead or self._budget_left()):
                 self._start()
                 continue
-            if not self._running:
+            if not self._running and (ending or not self._tally.elsewhere):
                 return ending or "finished"
             if not self._listen() and ending is None and self._may_ask_ahead():
                 self._ahead = self._ask(ahead=True)
             self._shown.refresh(self._state)
-            if time.monotonic() - self._renewed > RENEWAL_SECONDS:
-                self._ownership.renew()
-                self._tally.save_seconds()
-                self._renewed = time.monotonic()
         return "interrupted"
+
+    def _look_around(self) -> None:
+        """Shows that this supervisor lives, and takes over from others that do not."""
+        if self._company.renew():
+            self._tally.save_seconds()
+        if self._company.look(waiting=not self._running):
+            self._tally.count()
 
     def _ending(self) -> Ending | None:
         ending = self._tally.ending()
@@ -171,7 +189,9 @@ class Supervisor:
 
     def _budget_left(self, after: int = 0) -> bool:
         """Whether there are more than ``after`` trials to begin."""
-        return self._state.total - self._state.used - len(self._running) > after
+        if self._company.others:
+            self._tally.count()
+        return self._tally.room(len(self._running)) > after
 
     def _may_ask_ahead(self) -> bool:
         """Whether a worker that becomes free would have to wait, and the sampler knows enough by now."""
@@ -181,10 +201,15 @@ class Supervisor:
     def _ask(self, *, ahead: bool = False) -> Asked | None:
         """A configuration that is to be run; ``None`` where it was settled at once.
 
-        That is so where its value is known already, and where its values exclude each other.
+        That is so where its value is known already, where its values exclude each other, and where
+        other supervisors have used up the budget at the same moment.
         """
         trial = self._opened.study.ask()
-        trial.set_user_attr("owner", self._ownership.uuid)
+        trial.set_user_attr(OWNER, self._ownership.uuid)
+        if not self._tally.admits(trial.number):
+            release(self._opened, trial)
+            self._tally.count()
+            return None
         try:
             stem, experiment = self._space.suggest(trial)
         except InputError as error:
@@ -203,6 +228,8 @@ class Supervisor:
         """Hands the next configuration to an idle worker."""
         ahead, self._ahead = self._ahead, None
         if ahead:
+            if not self._still_own(ahead.trial):
+                return
             ahead.trial.set_user_attr(AHEAD, False)
             earlier = self._tally.earlier(ahead.trial.params)
             if earlier is not None:  # the same has ended since it was asked for
@@ -227,6 +254,11 @@ class Supervisor:
         self._state.running[trial.number] = screen.TrialState(stem)
         worker.send(RunTask(config.dump(asked.experiment), running.attempt.folder, self._opened.repeats))
         self._register(running.attempt)
+
+    def _still_own(self, trial: optuna.Trial) -> bool:
+        """Whether nobody has taken the trial over meanwhile, as from a machine that slept."""
+        frozen = self._opened.frozen(trial.number)
+        return frozen.state == TrialState.RUNNING and frozen.user_attrs.get(OWNER) == self._ownership.uuid
 
     def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
         """Settles a trial whose model is known to be too slow before it is trained."""
@@ -319,7 +351,11 @@ class Supervisor:
             return
         running = self._running[worker]
         if isinstance(message, Progress):
-            worker.send(self._judge(running, message))
+            try:
+                worker.send(self._judge(running, message))
+            except UpdateFinishedTrialError:
+                running.fenced = True
+                worker.send(Verdict(_FENCED))
             return
         del self._running[worker]
         if isinstance(message, Outcome):
@@ -359,9 +395,10 @@ class Supervisor:
             cause = f"given up: {cause}" + (f", {died + 1} times in all" if died else "")
         outcome = Outcome("failed", cause, {}, now_ms())
         # Optuna first: from a folder that says failed, the next session would give the trial up.
-        self._settle(running, outcome, again=again)
-        running.attempt.finish(outcome)
-        if again:
+        settled = self._settle(running, outcome, again=again)
+        if settled:
+            running.attempt.finish(outcome)
+        if settled and again:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
 
     def _judge(self, running: Running, progress: Progress) -> Verdict:
@@ -371,17 +408,18 @@ class Supervisor:
         shown.step, shown.value = running.course.step, running.course.value
         return verdict
 
-    def _settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> None:
-        """Tells Optuna, and the user."""
+    def _settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> bool:
+        """Tells Optuna, and the user; ``False`` where another supervisor has done so."""
         metric = self._opened.objective.metric
         checked = finite(self._opened, outcome)
         if checked is not outcome:
             outcome = checked
             running.attempt.finish(outcome)
-        if outcome.status == "complete" and self._stopwatch.wanted:
-            shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
-            bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
-        settle(self._opened, running.trial, outcome, again=again)
+        try:
+            self._tell(running, outcome, again)
+        except FencedError:
+            self._drop(running)
+            return False
         number = running.trial.number
         value = outcome.metrics.get(metric) if outcome.status == "complete" else None
         rows = self._tally.add(running.trial, outcome)
@@ -405,6 +443,23 @@ class Supervisor:
                 params=params,
             )
         )
+        return True
+
+    def _tell(self, running: Running, outcome: Outcome, again: bool) -> None:
+        if running.fenced:
+            raise FencedError
+        if outcome.status == "complete" and self._stopwatch.wanted:
+            shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
+            with contextlib.suppress(UpdateFinishedTrialError):  # which `settle` says, too
+                bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
+        settle(self._opened, running.trial, outcome, again=again)
+
+    def _drop(self, running: Running) -> None:
+        """Keeps the folder of a trial that was taken over, as one that was cut."""
+        running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {_FENCED}", {}, now_ms()))
+        self._state.running.pop(running.trial.number, None)
+        self._tally.count()
+        self._shown.line(f"trial {running.trial.number} was {_FENCED}")
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""

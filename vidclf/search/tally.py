@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.search.display import StudyState
-from vidclf.search.record import DIED, INTERRUPTED, Budget, OpenStudy, counts
+from vidclf.search.record import DIED, INTERRUPTED, OWNER, Budget, OpenStudy, counts
 from vidclf.store import Outcome
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
@@ -30,22 +30,26 @@ class Tally:
     repeats: int
     """Configurations in a row whose value was known already."""
 
-    def __init__(self, opened: OpenStudy, budget: Budget, state: StudyState) -> None:
+    elsewhere: int
+    """Trials that other supervisors run."""
+
+    def __init__(self, opened: OpenStudy, budget: Budget, state: StudyState, uuid: str) -> None:
         """Args:
         opened: The study.
         budget: When it ends.
         state: What the user sees; its counts are kept up to date.
+        uuid: The supervisor whose session it is.
         """
         self._opened = opened
         self._budget = budget
         self._state = state
+        self._uuid = uuid
         self.repeats = 0
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self._begun = time.monotonic()
         self._seconds_before = opened.seconds()
-        self._complete = {
-            _key(trial.params): trial.number for trial in reversed(opened.trials([TrialState.COMPLETE]))
-        }
+        self._complete: dict[str, int] = {}
+        self._known: set[int] = set()
         self.refresh()
 
     def earlier(self, params: Mapping[str, Any]) -> int | None:
@@ -64,10 +68,25 @@ class Tally:
             return "patience"
         return None
 
+    def room(self, running: int) -> int:
+        """How many trials may begin, beside this supervisor's ``running`` ones; as last counted."""
+        if self._all_asked:
+            return 0
+        return self._state.total - self._state.used - self.elsewhere - running
+
+    def admits(self, number: int) -> bool:
+        """Whether the budget has room for a trial that was just asked for.
+
+        Every supervisor counts the trials below it, whose numbers the database has given out, so that all
+        agree which are within. What runs again has been admitted before.
+        """
+        trials = self._opened.trials()
+        if "retry_of" in trials[number].user_attrs:
+            return True
+        return self._opened.admitted(trials, below=number) < self._state.total
+
     def add(self, trial: optuna.Trial, outcome: Outcome) -> list[TrialRow]:
         """Counts a trial that has been settled; the rows of all."""
-        if outcome.status == "complete":
-            self._complete.setdefault(_key(trial.params), trial.number)
         self._errors.append(outcome.fingerprint)
         self._state.running.pop(trial.number, None)
         self._state.finished_here += 1
@@ -85,11 +104,25 @@ class Tally:
             for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
             if found[state]
         }
-        self._state.used = self._opened.logical(trials)
+        self.count(trials)
         best = compare.ranked(rows, self._opened.objective.direction)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
         self._state.since_best = _since(trials, best[0].number) if best else 0
         return rows
+
+    def count(self, trials: Sequence[FrozenTrial] | None = None) -> None:
+        """Counts what the budget is used for and who runs what; of all trials, or of these."""
+        trials = self._opened.trials() if trials is None else trials
+        self._state.used = self._opened.logical(trials)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self.elsewhere = sum(trial.user_attrs.get(OWNER) != self._uuid for trial in running)
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        # Cut trials that are not queued again yet make room that is not for new ones.
+        self._all_asked = not waiting and self._opened.admitted(trials) >= self._state.total
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE and trial.number not in self._known:
+                self._known.add(trial.number)
+                self._complete.setdefault(_key(trial.params), trial.number)
 
     def save_seconds(self) -> None:
         """Has the study remember the wall time of all its sessions."""

@@ -16,8 +16,8 @@ from vidclf.repeats import Repeats
 from vidclf.search.checks import mend_study
 from vidclf.search.crew import gpu_count, hire
 from vidclf.search.display import Display
+from vidclf.search.ownership import Ownership
 from vidclf.search.points import seed
-from vidclf.search.reconcile import Ownership
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
@@ -38,6 +38,7 @@ class Request:
         workers: Worker processes in place of the file's.
         per_gpu: Workers that share a GPU; there are as many as all GPUs take where ``workers`` is not given.
         continue_as: Name of a new study that takes over the finished trials of the one in the file.
+        join: Run trials beside other supervisors of the study; where there is none, begin it.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Request:
     workers: int | None = None
     per_gpu: int | None = None
     continue_as: str | None = None
+    join: bool = False
 
 
 def plan(request: Request, store: Store) -> StudyDefinition:
@@ -54,7 +56,11 @@ def plan(request: Request, store: Store) -> StudyDefinition:
     Raises:
         InputError: Every problem of its files.
     """
-    definition = load_study(request.path, request.overrides, store)
+    definition = dataclasses.replace(load_study(request.path, request.overrides, store), join=request.join)
+    if request.join and request.continue_as:
+        raise InputError(
+            "--join and --continue-as: begin the new study first, then join it by a file of its own"
+        )
     file = definition.file
     if request.trials is not None:
         file = file.model_copy(update={"budget": file.budget.model_copy(update={"trials": request.trials})})
@@ -99,10 +105,15 @@ def tune(
             f"{taken} finished trials of {definition.continued} are known to the search"
             + (f"; {left} lie outside of this space" if left else "")
         )
-    ownership = Ownership(opened, shown.line)
+    ownership = Ownership(opened, shown.line, join=definition.join)
     crew: list[Worker] = []
+    requeued = 0
     try:
-        requeued = mend_study(opened)
+        if ownership.leads:
+            opened.set_budget(definition.file.budget.trials)
+            requeued = 0 if ownership.others() else mend_study(opened)
+        else:
+            definition = _with_common_budget(definition, opened, shown)
         if opened.logical() < definition.file.budget.trials:
             # Started before MLflow is, because their imports take as long.
             crew += hire(definition, definition.file.workers)
@@ -117,6 +128,16 @@ def tune(
         for worker in crew:
             worker.stop()
         ownership.release()
+
+
+def _with_common_budget(definition: StudyDefinition, opened: OpenStudy, shown: Display) -> StudyDefinition:
+    """The definition with the budget of the supervisor that leads: all keep the same."""
+    file, trials = definition.file, opened.budget()
+    if trials is None or trials == file.budget.trials:
+        return definition
+    shown.line(f"the study's budget is {trials} trials, as the supervisor that leads it has set")
+    budget = file.budget.model_copy(update={"trials": trials})
+    return dataclasses.replace(definition, file=file.model_copy(update={"budget": budget}))
 
 
 def check(

@@ -159,6 +159,11 @@ def runs_by_attempt(store: Store) -> dict[str, Run]:
     return {run.data.tags[ATTEMPT_TAG]: run for run in _search(store, _OURS, ViewType.ALL)}
 
 
+def is_running(run: Run) -> bool:
+    """Whether MLflow shows it as running."""
+    return bool(run.info.status == RUNNING and run.info.lifecycle_stage == LifecycleStage.ACTIVE)
+
+
 def _search(store: Store, condition: str, view: int) -> Iterator[Run]:
     if not _exists(store):
         return

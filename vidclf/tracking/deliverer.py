@@ -167,7 +167,10 @@ class Deliverer:
         return created
 
     def _parent_run(self, identity: Identity) -> str | None:
-        """The run of the study that the attempt belongs to, delivered first where MLflow lacks it."""
+        """The run of the study that the attempt belongs to, delivered first where MLflow lacks it.
+
+        ``None`` outside studies, and where the supervisor that leads the study has not delivered it yet.
+        """
         if identity.parent is None:
             return None
         if identity.parent not in self._runs:
@@ -177,7 +180,17 @@ class Deliverer:
                     run_id = self.receipt(attempt).run_id
                     if run_id is not None:
                         self._runs[identity.parent] = run_id
+        if identity.parent not in self._runs and (experiment := self.experiment(identity.experiment)):
+            found = self._find(experiment, identity.parent)
+            if found is not None:
+                self._runs[identity.parent] = found.info.run_id
         return self._runs.get(identity.parent)
+
+    def _find(self, experiment: Experiment, attempt_id: str) -> Run | None:
+        found = self.client.search_runs(
+            [experiment.experiment_id], f"tags.`{ATTEMPT_TAG}` = '{attempt_id}'", ViewType.ALL, 1
+        )
+        return found[0] if found else None
 
     def _run(self, attempt: Attempt, identity: Identity, receipt: Receipt) -> Run | None:
         """The attempt's run: remembered, found by its tag, or created; ``None`` where it is gone."""
@@ -191,10 +204,7 @@ class Deliverer:
         experiment = self.experiment(identity.experiment)
         if experiment is None:
             return None
-        found = self.client.search_runs(
-            [experiment.experiment_id], f"tags.`{ATTEMPT_TAG}` = '{identity.id}'", ViewType.ALL, 1
-        )
-        run = found[0] if found else self._create_run(experiment, attempt, identity)
+        run = self._find(experiment, identity.id) or self._create_run(experiment, attempt, identity)
         receipt.run_id = run.info.run_id
         receipt.save(attempt)
         return run
@@ -270,6 +280,8 @@ class Deliverer:
         }
         if _has_images(attempt):
             tags[IMAGES_TAG] = "True"
+        if PARENT_TAG not in run.data.tags and (parent := self._parent_run(identity)):
+            tags[PARENT_TAG] = parent
         if NOTE_FILE in news.files:  # else what the user has written there stays
             tags[NOTE_TAG] = _note(news.files[NOTE_FILE][0])
         elif outcome and NOTE_FILE not in receipt.files and run.data.tags.get(NOTE_TAG) == receipt.note:
