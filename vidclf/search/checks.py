@@ -1,7 +1,7 @@
 """Where Optuna, the attempt folders and MLflow can disagree."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 
@@ -9,13 +9,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from vidclf import config
 from vidclf.config import InputError
 from vidclf.naming import trial_name
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
 from vidclf.search.ownership import Ownership, live_owners
 from vidclf.search.reconcile import reconcile
-from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OpenStudy, counts, open_storage
-from vidclf.store import TRAIN, Attempt, Identity, Outcome, Status, Store, now_ms
+from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OWNER, OpenStudy, counts, open_storage
+from vidclf.store import SEARCHED_TAG, TRAIN, Attempt, Identity, Outcome, Status, Store, now_ms
 from vidclf.tracking.checks import disagreeing_runs, is_running, runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer, prepare
 
@@ -92,11 +93,16 @@ def mend_study(opened: OpenStudy) -> int:
     return requeued
 
 
-def mend_runs(opened: OpenStudy) -> None:
-    """Mends what MLflow, which must answer, shows of the finished trials; the caller owns the study."""
+def mend_runs(opened: OpenStudy, live: Container[str] = ()) -> None:
+    """Mends what MLflow, which must answer, shows of the finished trials; the caller leads the study.
+
+    Args:
+        opened: The study.
+        live: Other supervisors, by uuid: they are about to deliver their own.
+    """
     attempts = (opened.attempt(trial.number) for trial in opened.trials(_FINISHED))
     _mend(disagreeing_runs(opened.store, lambda _: None, attempts))
-    _mend(_without_run(opened))
+    _mend(_without_run(opened, live))
 
 
 def _mend(problems: Iterable[Problem]) -> None:
@@ -105,12 +111,13 @@ def _mend(problems: Iterable[Problem]) -> None:
             problem.mend()
 
 
-def _without_run(opened: OpenStudy) -> Iterator[Problem]:
+def _without_run(opened: OpenStudy, live: Container[str] = ()) -> Iterator[Problem]:
     """Finished trials without a folder here whose run is missing, or still open: their supervisor died."""
     missing = [
         trial
         for trial in opened.trials(_FINISHED)
         if not (opened.attempt(trial.number).folder / "attempt.json").exists()
+        and trial.user_attrs.get(OWNER) not in live
     ]
     runs = runs_by_attempt(opened.store) if missing else {}
     for trial in missing:
@@ -160,6 +167,7 @@ def _told(opened: OpenStudy, trial: FrozenTrial) -> Outcome:
 def _rebuild(opened: OpenStudy, trial: FrozenTrial) -> None:
     attempt, outcome = opened.attempt(trial.number), _told(opened, trial)
     base = str(trial.params.get(BASE, next(iter(opened.stored["bases"]))))
+    searched = {key: value for key, value in trial.params.items() if key != BASE}
     identity = Identity(
         id=opened.attempt_id(trial.number),
         experiment=opened.stored["experiment"],
@@ -171,10 +179,11 @@ def _rebuild(opened: OpenStudy, trial: FrozenTrial) -> None:
             "vidclf.trial": str(trial.number),
             "vidclf.base": base,
             "vidclf.rebuilt": "from Optuna's record",
+            SEARCHED_TAG: json.dumps(searched),
         },
-        params=dict(trial.params),
     )
     attempt.create(identity)
+    config.write_toml(config.override(opened.stored["bases"][base], searched), attempt.config)
     if outcome.metrics:
         attempt.record(0, outcome.metrics)
     attempt.finish(outcome)
@@ -189,7 +198,10 @@ def _take_over(opened: OpenStudy) -> None:
         reconcile(opened)
         own = opened.own_attempt
         if (own.folder / "attempt.json").exists() and own.outcome() is None:
-            _interrupt(own, "its supervisor died")
+            if opened.logical() < (opened.budget() or 0):
+                _interrupt(own, "its supervisor died")
+            else:  # others have finished it
+                own.finish(Outcome("complete", "", {}, now_ms()))
     finally:
         ownership.release()
 

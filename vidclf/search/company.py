@@ -55,12 +55,12 @@ class Company:
         live = {*others, self._ownership.uuid}
         for uuid in self._ownership.registered() - live:
             self._ownership.forget(uuid)
+        self._announce(others)
         queued = take_over(self._opened, live, self._overdue)
         if self._ownership.first():  # one of them only, or a trial would be queued twice
             queued += queue_lost(self._opened, self._overdue if others else lambda _: True)
         if queued:
             self._say(f"{queued} trials of a supervisor that died run again")
-        self._announce(others)
         self.others, self._looked = others, time.monotonic()
         return True
 
@@ -68,7 +68,7 @@ class Company:
         for uuid in others.keys() - self.others.keys():
             self._say(f"{others[uuid]} runs trials of this study too")
         for uuid in self.others.keys() - others.keys():
-            self._say(f"{self.others[uuid]} has left the study")
+            self._say(f"{self.others[uuid]} does not run this study any more")
 
     def _overdue(self, number: int) -> bool:
         """Whether the trial has been seen so for a minute; by this host's clock, as hosts' clocks differ."""

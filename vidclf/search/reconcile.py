@@ -9,7 +9,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
-from vidclf.search.record import AHEAD, DIED, FIXED, INTERRUPTED, OWNER, RELEASED, RUN_AGAIN, OpenStudy
+from vidclf.search.record import AHEAD, DIED, FIXED, INTERRUPTED, OWNER, RELEASED, RUN_AGAIN, START, OpenStudy
 from vidclf.store import Outcome, now_ms
 
 
@@ -124,13 +124,14 @@ def _tell(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, again: bool)
 def release(opened: OpenStudy, trial: optuna.Trial) -> None:
     """Gives back a trial that the budget has no room for: others had asked at the same moment.
 
-    One that was queued goes back to the queue; a new one ends, and is left out of all counts.
+    It ends, and is left out of all counts; the values of one that was queued are queued behind the others.
     """
-    if FIXED in opened.frozen(trial.number).system_attrs:
-        put_back(opened, trial.number)
-    else:
-        trial.set_user_attr(RELEASED, True)
-        opened.study.tell(trial, state=TrialState.FAIL)
+    frozen = opened.frozen(trial.number)
+    trial.set_user_attr(RELEASED, True)
+    opened.study.tell(trial, state=TrialState.FAIL)
+    if FIXED in frozen.system_attrs:
+        first = {key: value for key, value in frozen.user_attrs.items() if key == START}
+        opened.study.enqueue_trial(frozen.system_attrs[FIXED], user_attrs=first)
 
 
 def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, float]) -> list[str]:

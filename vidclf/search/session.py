@@ -57,9 +57,7 @@ def run_session(
     ending: Ending = "interrupted"
     try:
         if ownership.leads:
-            _begin_leading(opened, definition, deliverer)
-            for attempt in _attempts(opened):
-                deliverer.register(attempt)
+            _begin_leading(opened, definition, ownership, deliverer)
         refresher = Refresher(opened, shown.line) if ownership.leads else None
         supervisor = _supervisor(
             opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
@@ -67,27 +65,39 @@ def run_session(
         with _stop_signals(supervisor.stop), refresher or contextlib.nullcontext():
             ending, crew[:] = supervisor.run(crew)
         if ending != "interrupted":
+            _succeed(opened, definition, ownership, deliverer)
             with _finishing():
                 finish_trials(opened, definition, crew, shown, _own_trials(opened, ownership))
             _wait_for_others(ownership, shown)
     except KeyboardInterrupt:
         ending = "interrupted"
     finally:
-        if not ownership.leads and ownership.first() and ending != "interrupted":
-            ownership.lead()  # who led has gone
-            _begin_leading(opened, definition, deliverer)
+        if ending != "interrupted":
+            _succeed(opened, definition, ownership, deliverer)
         _close(opened, definition, ending, shown, deliverer=deliverer, ownership=ownership)
     return ending
 
 
-def _begin_leading(opened: OpenStudy, definition: StudyDefinition, deliverer: DelivererThread) -> None:
+def _succeed(
+    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, deliverer: DelivererThread
+) -> None:
+    """Leads from now on where the supervisor that led has gone and this one is next."""
+    if not ownership.leads and ownership.first():
+        ownership.lead()
+        _begin_leading(opened, definition, ownership, deliverer)
+
+
+def _begin_leading(
+    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, deliverer: DelivererThread
+) -> None:
     """Opens the study's own run, and mends what dead supervisors left of the trials' runs."""
     own = _open_own_attempt(opened, definition)
     # At once, so that the study can be watched from its first trial.
     show_in_ui(opened, definition, Deliverer(opened.store).deliver(own), standing=False)
     with contextlib.suppress(MlflowError):  # it is away: the next session mends
-        mend_runs(opened)
+        mend_runs(opened, ownership.others())
     deliverer.register(own)
+    _register(opened, ownership, deliverer)
 
 
 def _own_trials(opened: OpenStudy, ownership: Ownership) -> Callable[[FrozenTrial], bool]:
@@ -119,11 +129,12 @@ def _wait_for_others(ownership: Ownership, shown: Display) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _attempts(opened: OpenStudy) -> Iterator[Attempt]:
+def _register(opened: OpenStudy, ownership: Ownership, deliverer: DelivererThread) -> None:
+    """Has the deliverer look after all trials but those of other live supervisors."""
+    own = _own_trials(opened, ownership)
     for trial in opened.trials():
-        attempt = opened.attempt(trial.number)
-        if (attempt.folder / "attempt.json").exists():
-            yield attempt
+        if own(trial):
+            deliverer.register(opened.attempt(trial.number))
 
 
 def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt:
@@ -249,6 +260,7 @@ def _close(
     rows = opened.rows()
     if ownership.leads:
         _finish_own_attempt(opened, definition, ending, rows, shown)
+        _register(opened, ownership, deliverer)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
         shown.line(

@@ -427,7 +427,7 @@ class Supervisor:
         if running.attempt.model.is_dir():
             self._models.add(number)
             self._drop_models(rows)
-        if self._state.best:
+        if self._state.best and self._ownership.leads:
             self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
         params = {key: item for key, item in running.trial.params.items() if key != BASE}
         state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status

@@ -80,8 +80,11 @@ class Tally:
         Every supervisor counts the trials below it, whose numbers the database has given out, so that all
         agree which are within. What runs again has been admitted before.
         """
-        trials = self._opened.trials()
-        if "retry_of" in trials[number].user_attrs:
+        return self._admits(self._opened.trials(), number)
+
+    def _admits(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """The same of a trial that is yet to be asked for, the next new one too."""
+        if any("retry_of" in trial.user_attrs for trial in trials[number : number + 1]):
             return True
         return self._opened.admitted(trials, below=number) < self._state.total
 
@@ -116,9 +119,9 @@ class Tally:
         self._state.used = self._opened.logical(trials)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         self.elsewhere = sum(trial.user_attrs.get(OWNER) != self._uuid for trial in running)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        # Cut trials that are not queued again yet make room that is not for new ones.
-        self._all_asked = not waiting and self._opened.admitted(trials) >= self._state.total
+        # Cut trials that are not queued again yet make room that is for nothing else.
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        self._all_asked = not any(self._admits(trials, number) for number in [*waiting, len(trials)])
         for trial in trials:
             if trial.state == TrialState.COMPLETE and trial.number not in self._known:
                 self._known.add(trial.number)
