@@ -11,6 +11,7 @@ import typer
 from vidclf.cli_compare import compare as compare_command
 from vidclf.cli_data import data_app
 from vidclf.cli_doctor import doctor
+from vidclf.cli_init import init
 from vidclf.cli_models import bench, export, predict, ui
 from vidclf.cli_registry import confirm, promote, rollback
 from vidclf.terminal import (
@@ -55,6 +56,9 @@ SetOption = Annotated[
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+app.command(epilog="Example: `vidclf init my_clips`")(init)
 
 
 @app.command(epilog="Example: `vidclf train experiments/gestures3/svm.toml --set model.C=10`")

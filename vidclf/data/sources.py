@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -70,6 +70,7 @@ def import_clips(
     group_scope: GroupScope = "dataset",
     extend: Path | None = None,
     by_scene: bool = False,
+    leave_out: Container[Path] = (),
 ) -> Imported:
     """Reads clips, splits them, and writes the manifest.
 
@@ -85,12 +86,14 @@ def import_clips(
         group_scope: Whether equal group names in different classes are one group.
         extend: A manifest whose clips are kept, its groups in their splits.
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
+        leave_out: Clips that are not to be in the manifest.
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
     fractions = parse_shares(shares)
-    entries = _read_all(sources, classes, group_scope, split)
+    entries = read_sources(sources, classes, group_scope, split)
+    entries = [entry for entry in entries if entry.clip_path not in leave_out]
     if by_scene:
         entries = group_by_scene(entries)
     if extend is not None:
@@ -113,10 +116,17 @@ def import_clips(
     return replace(imported, notes=tuple(_notes(imported)))
 
 
-def _read_all(
-    sources: Sequence[Path], classes: Sequence[str] | None, group_scope: GroupScope, split: str | None
+def read_sources(
+    sources: Sequence[Path],
+    classes: Sequence[str] | None = None,
+    group_scope: GroupScope = "dataset",
+    split: str | None = None,
 ) -> list[Entry]:
-    """Clips of every source, with the splits that it gives."""
+    """Clips of every source, with the splits that it gives; arguments as those of `import_clips`.
+
+    Raises:
+        InputError: Every problem of the sources.
+    """
     official = _OFFICIAL.fullmatch(split or "")
     if split not in (None, "group", "file", "random") and not official:
         raise InputError(f"--split {split}: one of group, file, official:1, official:2, official:3, random")

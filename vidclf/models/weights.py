@@ -46,10 +46,14 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def downloaded_file(network: str) -> Path:
+    """Where torch.hub keeps a network's published weights, whether they are there or not."""
+    name = str(published_weights(network).url).rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 def _downloaded_weights(network: str) -> Mapping[str, Tensor]:
-    weights = published_weights(network)
-    name = weights.url.rpartition("/")[2]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    weights, file = published_weights(network), downloaded_file(network)
     try:
         # torch.hub prints to stdout, which belongs to the command's result.
         with contextlib.redirect_stdout(sys.stderr):
@@ -59,8 +63,8 @@ def _downloaded_weights(network: str) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"the pretrained weights {weights} of {network} could not be downloaded or read ({error}); "
-            f"download {name} elsewhere and put it into {folder}, or set model.weights to a local file "
-            'of them, or to "none"'
+            f"download {file.name} elsewhere and put it into {file.parent}, or set model.weights to a local "
+            'file of them, or to "none"'
         ) from None
     return state
 

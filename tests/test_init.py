@@ -1,0 +1,137 @@
+"""What `vidclf init` writes for a folder of clips: files that work, values with reasons."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from tests.clips import write_squares
+from vidclf import starter
+from vidclf.cli import app
+from vidclf.config import InputError
+from vidclf.experiment import load_experiment
+from vidclf.search.study import load_study
+from vidclf.starter import Machine, Started, start
+from vidclf.store import Store, open_store
+
+LAPTOP, SERVER = Machine(4, None), Machine(16, "NVIDIA H200")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    write_squares(tmp_path / "my clips", groups=10)
+    (tmp_path / "my clips" / "manifest.csv").unlink()
+    return tmp_path / "my clips"
+
+
+def begin(clips: Path, machine: Machine = LAPTOP, reachable: bool = True) -> Started:
+    return start(clips, clips.parent / "work", machine=machine, reachable=lambda _: reachable)
+
+
+def values(started: Started) -> dict[str, object]:
+    return {choice.key: choice.value for choice in started.choices}
+
+
+def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
+    started = begin(clips)
+    study = load_study(started.study, {}, store)
+    assert study.name == "my_clips"
+    assert list(study.space.bases) == ["svm", "2d", "3d"]
+    kinds = {stem: load_experiment(path).model.kind for stem, path in started.experiments.items()}
+    assert kinds == {"svm": "svm", "2d": "frames2d", "3d": "volume3d"}
+    assert set(pd.read_csv(started.manifest)["label"]) == {"down", "right"}
+    text = started.study.read_text() + "".join(path.read_text() for path in started.experiments.values())
+    for choice in started.choices:
+        assert choice.reason in text, f"{choice.key} is not explained in any file"
+        assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in text
+
+
+def test_the_experiment_runs_as_it_is(clips: Path) -> None:
+    started = begin(clips)
+    result = CliRunner().invoke(
+        app, ["train", str(started.experiments["svm"]), "--set", "data.frames=4", "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["metrics"]["val/accuracy"] >= 0.5
+
+
+def test_machine_and_clips_decide(clips: Path) -> None:
+    laptop = values(begin(clips))
+    assert laptop["data.frames"] == 8  # the clips have 8
+    assert laptop["model.frozen_stages"] == 5
+    assert laptop["model.network"] == "squeezenet1_1"
+    assert laptop["workers"] == 2
+    shutil.rmtree(clips.parent / "work")
+    server = values(begin(clips, SERVER))
+    assert (server["model.network"], server["workers"]) == ("resnet18", 1)
+    assert server["budget.trials"] == 60
+    assert "train.balance" not in server
+
+
+def test_unequal_classes_are_balanced(clips: Path) -> None:
+    for extra in sorted((clips / "down").iterdir())[3:]:
+        extra.unlink()
+    started = begin(clips)
+    chosen = values(started)
+    assert (chosen["train.balance"], chosen["model.class_weight"]) == ("loss", "balanced")
+    assert load_experiment(started.experiments["2d"]).train.balance == "loss"
+    assert load_experiment(started.experiments["svm"]).model.class_weight == "balanced"
+
+
+@pytest.mark.parametrize(("few", "repeats"), [(100, 3), (2, 1)])
+def test_few_groups_in_val_are_judged_by_folds(
+    clips: Path, store: Store, monkeypatch: pytest.MonkeyPatch, few: int, repeats: int
+) -> None:
+    monkeypatch.setattr(starter, "_FEW_GROUPS", few)
+    study = load_study(begin(clips).study, {}, store).file
+    assert study.objectives[0].repeats == repeats
+    assert study.pruner.name == ("none" if repeats > 1 else "median")
+
+
+def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store: Store) -> None:
+    started = begin(clips, reachable=False)
+    assert list(started.waiting) == ["2d", "3d"]
+    assert list(load_study(started.study, {}, store).space.bases) == ["svm"]
+    assert "r3d_18-b3b3357e.pth" in started.study.read_text()
+    assert load_experiment(started.experiments["3d"]).model.network == "r3d_18"
+
+
+def test_clips_that_cannot_be_decoded_are_left_out_and_named(clips: Path) -> None:
+    bad = clips / "down" / "v_down_g99_c00.avi"
+    bad.write_bytes(b"not a video")
+    started = begin(clips)
+    assert list(started.look.left_out) == [str(bad)]
+    assert len(pd.read_csv(started.manifest)) == 20
+
+
+def test_nothing_is_overwritten_unless_asked(clips: Path) -> None:
+    started = begin(clips)
+    started.study.write_text("mine")
+    with pytest.raises(InputError, match=r"my_clips.toml.*--force"):
+        begin(clips)
+    assert started.study.read_text() == "mine"
+    start(clips, clips.parent / "work", force=True)
+    assert started.study.read_text() != "mine"
+
+
+def test_the_command_teaches(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clips.parent)
+    monkeypatch.setattr("vidclf.cli_init._answers", lambda url: False)
+    shown = CliRunner().invoke(app, ["init", str(clips)])
+    assert shown.exit_code == 0, shown.stderr
+    assert "20 clips: down 10, right 10" in shown.stdout
+    assert "vidclf tune studies/my_clips.toml" in shown.stderr
+    again = CliRunner().invoke(app, ["init", str(clips)])
+    assert again.exit_code == 2
+    as_json = CliRunner().invoke(app, ["init", str(clips), "--name", "other", "--json"])
+    assert json.loads(as_json.stdout)["study"] == "studies/other.toml"
+    missing = CliRunner().invoke(app, ["init", "nowhere"])
+    assert (missing.exit_code, "nowhere: no such folder" in missing.stderr) == (2, True)
+
+
+def test_the_store_of_a_started_study_is_the_usual_one(clips: Path) -> None:
+    study = load_study(begin(clips).study, {}, open_store())
+    assert study.experiment == "my_clips"
