@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.store import Store
@@ -13,6 +14,9 @@ from .attempts import fresh_store
 from .clips import write_squares
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+settings.register_profile("vidclf")  # a time is no property of the code
+settings.load_profile("vidclf")
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,7 @@ def test_crops_take_the_share_of_area_asked_for() -> None:
     assert 105 < max(spans) < 119
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 6),
     st.tuples(st.integers(1, 90), st.integers(1, 90)),

@@ -21,7 +21,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def entries() -> list[Path]:
-    return [path for path in cache.folder().rglob("*") if path.is_file()]
+    return [path for path in cache.folder().glob("[!.]*/**/*") if path.is_file()]
 
 
 def test_pixels_are_the_same_with_the_store_and_without(manifest: Path) -> None:

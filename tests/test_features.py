@@ -226,7 +226,7 @@ def pictures(seed: int, frames: int, size: int, coarse: int) -> Frames:
     return noise.repeat(coarse, axis=1).repeat(coarse, axis=2)[:, :size, :size]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     frames=st.integers(1, 12),

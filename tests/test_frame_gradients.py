@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 small = st.integers(1, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 2), st.just(4), st.integers(1, 6), st.integers(4, 7), st.integers(4, 7)),
     kernel=st.tuples(small, small, small),

@@ -113,7 +113,7 @@ def test_equal_groups_by_luck_are_no_certainty() -> None:
     assert found.high - found.low > 0.25
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.integers(3, 15),

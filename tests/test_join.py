@@ -101,7 +101,7 @@ class Player:
     STEPS = ("look", "ask", "admit", "finish", "cut", "die")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Player.STEPS)), max_size=120),
     budget=st.integers(1, 6),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.clips import moving_square
 from vidclf.data import video, windows
@@ -56,7 +57,8 @@ def test_folders_patterns_and_files_are_found_once_each(tmp_path: Path) -> None:
 
     def found(*given: str) -> list[str]:
         return [
-            str(path.relative_to(tmp_path)) for path in find_videos([f"{tmp_path}/{item}" for item in given])
+            str(Path(path).relative_to(tmp_path))
+            for path in find_videos([f"{tmp_path}/{item}" for item in given])
         ]
 
     assert found("a") == ["a/deep/y.AVI", "a/x.mp4"]
@@ -68,6 +70,25 @@ def test_folders_patterns_and_files_are_found_once_each(tmp_path: Path) -> None:
         "none.mp4",
         "no*.mp4",
         "empty",
+    ]
+
+
+@pytest.mark.usefixtures("model")
+def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(tmp_path: Path) -> None:
+    files = MemoryFileSystem()
+    files.pipe_file("/b/light.avi", write_shades(tmp_path / "light.avi", [250]).read_bytes())
+    names = ["memory://b/light.avi", "memory://b/none*.avi", "memory://b", "xyz://b/a.avi"]
+    try:
+        found = predict_files(Path("model"), find_videos([*names, *names]), lambda done, total: None)
+    finally:
+        files.rm("/b", recursive=True)
+    assert [item.clip_path for item in found] == names
+    assert [item.label for item in found] == ["light", None, None, None]
+    assert [item.error for item in found] == [
+        None,
+        "unreadable: no such file",
+        "unreadable: a folder; expected a file",
+        "unreadable: ValueError: Protocol not known: xyz",
     ]
 
 

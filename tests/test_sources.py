@@ -43,7 +43,7 @@ def ucf(folder: Path, groups: int = 5) -> Path:
 
 def refusal(source: Path, classes: Sequence[str] | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        read_folder(source, classes, "dataset")
+        read_folder(str(source), classes, "dataset")
     return str(caught.value)
 
 
@@ -58,7 +58,8 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
         ".git/y.avi",
     )
     found = [
-        (entry.clip_path.name, entry.label, entry.group) for entry in read_folder(tmp_path, None, "dataset")
+        (entry.clip_path.name, entry.label, entry.group)
+        for entry in read_folder(str(tmp_path), None, "dataset")
     ]
     assert found == [
         ("holiday.MP4", "A", ""),
@@ -70,7 +71,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
 
 def test_group_scope_decides_whether_equal_names_are_one_group(tmp_path: Path) -> None:
     ucf(tmp_path)
-    assert {entry.group for entry in read_folder(tmp_path, ["Punch"], "class")} == {
+    assert {entry.group for entry in read_folder(str(tmp_path), ["Punch"], "class")} == {
         f"Punch/g{g:02}" for g in range(5)
     }
 

@@ -126,7 +126,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5))
 def test_a_broken_file_is_a_clip_or_a_clip_error(
     encoded: bytes, tmp_path: Path, cut: float, changes: list[tuple[float, int]]

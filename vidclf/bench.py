@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vidclf import config, profiling
-from vidclf.data import video
+from vidclf.data import remote, video
 from vidclf.data.demo import render_demo
+from vidclf.data.remote import named
 from vidclf.models import load_model
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import SavedModel
@@ -39,12 +40,12 @@ class Bench:
         return {"clip": self.clip, "conditions": dict(self.conditions), "metrics": dict(self.metrics)}
 
 
-def bench(model: Path, clip: Path | None, batch: int) -> Bench:
+def bench(model: Path, clip: str | Path | None, batch: int) -> Bench:
     """Measures a saved model, with all cores and with nothing looked up in a cache.
 
     Args:
         model: Its folder.
-        clip: A video file; ``None``: one is rendered.
+        clip: A video file, as path or URL; ``None``: one is rendered.
         batch: Clips that go through the model together for the throughput.
 
     Raises:
@@ -67,10 +68,11 @@ def bench(model: Path, clip: Path | None, batch: int) -> Bench:
 
 
 @contextmanager
-def clip_or_rendered(given: Path | None) -> Iterator[tuple[Path, str]]:
+def clip_or_rendered(given: str | Path | None) -> Iterator[tuple[Path, str]]:
     """The clip to measure on, and what it is."""
     if given is not None:
-        yield given, _described(given, str(given))
+        path = remote.local_file(str(given))
+        yield path, _described(path, named(path))
         return
     with tempfile.TemporaryDirectory(prefix="vidclf-") as folder:
         small = render_demo(Path(folder, "small"), subjects=1, takes=1)[0]

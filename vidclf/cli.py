@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,10 +81,10 @@ def train(
     from vidclf.train import train as run
 
     opened = open_store(store)
-    if test:
-        _check_test(experiment, config.parse_assignments(set_ or []))
     started = time.perf_counter()
     with progress_bar("Preparing clips") as progress:
+        if test:
+            _check_test(experiment, config.parse_assignments(set_ or []), progress)
         trained = run(
             experiment,
             config.parse_assignments(set_ or []),
@@ -121,15 +121,15 @@ def train(
         say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
 
 
-def _check_test(experiment: Path, overrides: Mapping[str, Any]) -> None:
+def _check_test(experiment: Path, overrides: Mapping[str, Any], progress: Callable[[int, int], None]) -> None:
     """Refuses to train for a test split that is not there."""
     from vidclf.config import InputError
     from vidclf.data.manifest import read_manifest
     from vidclf.experiment import load_experiment
 
-    manifest = read_manifest(Path(load_experiment(experiment, overrides).data.manifest))
+    manifest = read_manifest(load_experiment(experiment, overrides).data.manifest, progress, say)
     if not any(entry.split == "test" for entry in manifest.entries):
-        raise InputError(f"--test: {manifest.path} has no test clips")
+        raise InputError(f"--test: {manifest.name} has no test clips")
 
 
 def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":

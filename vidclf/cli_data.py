@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.terminal import FAILED, JsonOption, counted, make_console, print_json, say
+from vidclf.terminal import FAILED, JsonOption, counted, make_console, print_json, progress_bar, say
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, render, split."
 )
+
+
+ManifestArgument = Annotated[
+    str,
+    typer.Argument(metavar="MANIFEST", help="A CSV file with a column clip_path; a path or URL."),
+]
 
 
 class GroupScope(StrEnum):
@@ -55,9 +61,12 @@ def data_demo(
 @data_app.command("import", epilog="Example: `vidclf data import my_clips --to data/mine/manifest.csv`")
 def data_import(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folders with a folder per class, or CSV files.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders with a folder per class, or CSV files; paths or URLs."
+        ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="MANIFEST.csv", help="The manifest to write.")],
+    to: Annotated[str, typer.Option("--to", metavar="MANIFEST.csv", help="The manifest to write.")],
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")] = None,
     split: Annotated[
         str | None,
@@ -84,7 +93,7 @@ def data_import(
         ),
     ] = Groups.NAME,
     extend: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),
     ] = None,
     json_: JsonOption = False,
@@ -94,22 +103,25 @@ def data_import(
     A group is read from UCF-101's naming: `v_PullUps_g03_c02.avi` is group `g03`. Where
     the names carry none, each clip is its own group.
     """
+    from vidclf.data.remote import local_target
     from vidclf.data.sources import import_clips
 
-    imported = import_clips(
-        sources,
-        to,
-        classes=classes.split(",") if classes else None,
-        split=split,
-        shares=shares,
-        seed=seed,
-        group_scope=group_scope.value,
-        extend=extend,
-        by_scene=groups == Groups.SCENES,
-    )
+    with progress_bar("Fetching clips") as progress:
+        imported = import_clips(
+            sources,
+            local_target("--to", to),
+            classes=classes.split(",") if classes else None,
+            split=split,
+            shares=shares,
+            seed=seed,
+            group_scope=group_scope.value,
+            extend=extend,
+            by_scene=groups == Groups.SCENES,
+            progress=progress,
+        )
     if json_:
         counts = {"clips": imported.counts(), "groups": imported.groups()}
-        print_json({"manifest": str(to), **counts, "notes": list(imported.notes)})
+        print_json({"manifest": to, **counts, "notes": list(imported.notes)})
         return
     _print_imported(imported)
     for note in imported.notes:
@@ -119,9 +131,9 @@ def data_import(
 
 @data_app.command("check", epilog="Example: `vidclf data check data/mine/manifest.csv --drop clean.csv`")
 def data_check(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A CSV file with a column clip_path.")],
+    manifest: ManifestArgument,
     drop: Annotated[
-        Path | None, typer.Option(metavar="CLEAN.csv", help="Write a manifest without the bad clips.")
+        str | None, typer.Option(metavar="CLEAN.csv", help="Write a manifest without the bad clips.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -131,8 +143,11 @@ def data_check(
     take the command down. Exit 1 where any clip is not ok or a split leaks.
     """
     from vidclf.data import check
+    from vidclf.data.remote import local_target
 
-    table, entries = check.read_clip_list(manifest)
+    clean = local_target("--drop", drop) if drop else None
+    with progress_bar("Fetching") as progress:
+        table, entries = check.read_clip_list(manifest, progress)
     with counted("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     leaks = check.find_leaks(entries, by_look=True)
@@ -144,25 +159,28 @@ def data_check(
     else:
         _print_checks(bad, len(checks))
         for leak in leaks:
-            say(f"leak: {leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}", "yellow")
-    if drop:
-        check.write_clean(table, checks, drop)
-        say(f"Written: {drop}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
+            say(f"leak: {leak}", "yellow")
+    if clean:
+        check.write_clean(table, checks, clean)
+        say(f"Written: {clean}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
     if bad or leaks:
         raise typer.Exit(FAILED)
 
 
 @data_app.command("report", epilog="Example: `vidclf data report data/mine/manifest.csv --to report.html`")
 def data_report(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A CSV file with a column clip_path.")],
-    to: Annotated[Path, typer.Option("--to", metavar="report.html", help="The page to write.")],
+    manifest: ManifestArgument,
+    to: Annotated[str, typer.Option("--to", metavar="report.html", help="The page to write.")],
 ) -> None:
     """Writes one HTML page: classes, durations, sizes, imbalance, groups, bad files, leaks, sample frames."""
     from vidclf.data import check, report
+    from vidclf.data.remote import local_target, public
 
-    _, entries = check.read_clip_list(manifest)
+    page = local_target("--to", to)
+    with progress_bar("Fetching") as progress:
+        _, entries = check.read_clip_list(manifest, progress)
     with counted("Checking", len(entries)) as advance:
-        report.write_report(entries, str(manifest), to, advance)
+        report.write_report(entries, public(manifest), page, advance)
     say(f"Written: {to}")
 
 
@@ -171,7 +189,10 @@ def data_store(
     clear: Annotated[bool, typer.Option("--clear", help="Empty the caches.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """What the caches of decoded clips hold, and how much they may take."""
+    """What the caches of fetched and decoded clips hold, and how much they may take.
+
+    Fetched clips that a running command works with are not cleared.
+    """
     from vidclf.data import cache
 
     held = cache.clear() if clear else cache.usage()
@@ -185,6 +206,8 @@ def data_store(
         say(f"{name}: {count} entries, {held.bytes[name] / 1e9:.2f} GB")
     word = "cleared" if clear else f"of {cache.limit_bytes() / 1e9:.1f} GB (VIDCLF_CACHE_GB) in"
     say(f"{held.total / 1e9:.2f} GB {word} {cache.folder()}")
+    if clear and (left := cache.usage()).total:
+        say(f"{left.total / 1e9:.2f} GB of that are still there: a running command uses them", "yellow")
 
 
 def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
@@ -194,7 +217,7 @@ def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
     if bad:
         table = Table("clip", "verdict", "why", box=SIMPLE_HEAD)
         for item in bad:
-            table.add_row(str(item.clip_path), item.verdict, item.reason)
+            table.add_row(item.name, item.verdict, item.reason)
         make_console(stderr=False).print(table)
     say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
 

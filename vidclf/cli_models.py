@@ -29,7 +29,7 @@ def predict(
     model: ModelArgument,
     videos: Annotated[
         list[str],
-        typer.Argument(metavar="VIDEO...", help="Video files, folders of them, or quoted patterns."),
+        typer.Argument(metavar="VIDEO...", help="Video files, folders of them, quoted patterns, or URLs."),
     ],
     window: Annotated[
         float | None,
@@ -84,7 +84,7 @@ def _seconds(value: float | None) -> str:
 def bench(
     model: ModelArgument,
     clip: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The clip to measure with; none: a rendered one.")
+        str | None, typer.Option(metavar="FILE", help="The clip to measure with; none: a rendered one.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips at once, for the throughput.")] = 8,
     store: StoreOption = None,
@@ -137,7 +137,7 @@ def export(
     form: Annotated[Literal["onnx", "pt2"], typer.Option("--format", help="What is written.")],
     to: Annotated[Path, typer.Option(metavar="FILE", help="The file; a JSON file about it goes beside it.")],
     clip: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The clip to compare on; none: a rendered one.")
+        str | None, typer.Option(metavar="FILE", help="The clip to compare on; none: a rendered one.")
     ] = None,
     store: StoreOption = None,
     json_: JsonOption = False,

@@ -49,7 +49,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class PathKey:
-    """Marks a string field as a path: variables expand, then it is made absolute.
+    """Marks a string field as a path or URL: variables expand, then a path is made absolute.
 
     Attributes:
         keywords: Values that are words, not paths.
@@ -116,6 +116,9 @@ _LONG_KEY = re.compile(
     rf"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}"""
 )
 """A key as a.b.c of more parts than `_DEEPEST`; tomllib's time grows with the square of their number."""
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_URL = re.compile(rf"{_SCHEME}(::{_SCHEME})*://")
+"""How a URL begins, also one of fsspec's chains, as simplecache::s3://."""
 _TOO_DEEP = f"sections or lists are nested more than {_DEEPEST} deep"
 
 
@@ -230,15 +233,22 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def expand_path(text: str, folder: Path) -> str:
-    """An absolute path: variables and ``~`` expand, then it is relative to ``folder``.
+def is_url(text: str) -> bool:
+    """Whether a text names something behind a URL, as ``s3://bucket/a.avi``, and no path."""
+    return _URL.match(text) is not None
 
-    ``VIDCLF_DATA`` is relative to the current folder, and defaults to ``data`` there.
+
+def expand_path(text: str, folder: Path) -> str:
+    """An absolute path or URL: variables and ``~`` expand, then a path is relative to ``folder``.
+
+    ``VIDCLF_DATA``, a path or URL too, is relative to the current folder, and defaults to ``data`` there.
     """
-    data = str(Path.cwd() / os.environ.get("VIDCLF_DATA", "data"))
+    given = os.environ.get("VIDCLF_DATA", "data")
+    data = given.rstrip("/") if is_url(given) else str(Path.cwd() / given)
     text = re.sub(r"\$(VIDCLF_DATA\b|\{VIDCLF_DATA\})", lambda _: data, text)
-    path = Path(os.path.expandvars(text)).expanduser()
-    return os.path.normpath(folder / path)
+    text = os.path.expandvars(text)
+    # Path would make one slash of the two behind the scheme.
+    return text if is_url(text) else os.path.normpath(folder / Path(text).expanduser())
 
 
 def schema_fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
@@ -260,7 +270,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def resolve_paths(schema: type[BaseModel], values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The flat ``values`` with every path key of ``schema`` made absolute from ``folder``."""
+    """The flat ``values`` with every path key of ``schema`` absolute from ``folder``, URLs as they are."""
     fields = schema_fields(schema)
     resolved = dict(values)
     for dotted, value in values.items():

@@ -173,7 +173,7 @@ def weigh(store: Store) -> list[Weight]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def _weight(part: str, name: str, folder: Path) -> Weight:

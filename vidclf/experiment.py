@@ -18,9 +18,10 @@ from typing import Any
 from vidclf import config, metrics, pictures, plots, profiling
 from vidclf.calibration import Calibration, calibrate
 from vidclf.config import InputError
-from vidclf.data import cache
-from vidclf.data.clips import ClipSet, ClipStore, Say
+from vidclf.data import cache, remote
+from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
+from vidclf.data.remote import Say
 from vidclf.data.splitting import split_by_fold
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Probabilities, Report
@@ -99,7 +100,7 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
     }
     weights = values.get("model.weights")
     if weights not in (None, "pretrained", "none"):
-        values["model.weights"] = f"sha256 {content_digest(Path(weights))}"
+        values["model.weights"] = f"sha256 {content_digest(remote.local_file(weights))}"
     return values
 
 
@@ -116,7 +117,7 @@ def dataset_record(experiment: ExperimentConfig, manifest: Manifest) -> dict[str
     return {
         "name": Path(experiment.data.manifest).parent.name,
         "digest": manifest.digest()[:32],
-        "source": str(manifest.path),
+        "source": manifest.name,
         "profile": json.dumps(profile),
     }
 
@@ -155,9 +156,9 @@ def prepare(
 
     Args:
         experiment: What is to be run.
-        progress: Called with (clips done, clips in all) while clips are decoded, then from the first one
-            again while what the model wants of them is computed.
-        say: Told beforehand how much decoding will take, where that is much.
+        progress: Called with (clips done, clips in all) while clips are fetched, then from the first one
+            again while they are decoded, and again while what the model wants of them is computed.
+        say: Told beforehand how much fetching and decoding will take, where that is much.
 
     Returns:
         The manifest, and warnings about clips.
@@ -165,12 +166,12 @@ def prepare(
     Raises:
         InputError: Nothing has been written then but entries of the cache.
     """
-    manifest = read_manifest(Path(experiment.data.manifest))
+    manifest = read_manifest(experiment.data.manifest, progress, say)
     splits = divided(experiment, manifest)
     for split, entries in splits.items():
         if not entries:
             raise InputError(
-                f"{manifest.path}: split {split} is empty; import again with a share for it, "
+                f"{manifest.name}: split {split} is empty; import again with a share for it, "
                 "as --shares 70,15,15, or set data.folds"
             )
     experiment.check_weights()
@@ -187,7 +188,7 @@ def prepare(
     for note in experiment.notes(len(splits["train"]), len(splits["val"])):
         say(note)
     if manifest.leaks:
-        warnings.append(f"{manifest.path}: groups stand in several splits, so the figures are too good")
+        warnings.append(f"{manifest.name}: groups stand in several splits, so the figures are too good")
     return manifest, warnings
 
 
@@ -252,7 +253,7 @@ def train_and_score(
         record: Called at every report of the model.
         draw: Whether to write pictures of the model, beside the confusion matrix that all have.
     """
-    manifest = read_manifest(Path(experiment.data.manifest))
+    manifest = read_manifest(experiment.data.manifest)
     store = clip_store(experiment)
     splits = divided(experiment, manifest)
     train = ClipSet.of_entries(splits["train"], manifest.classes, store)

@@ -1,12 +1,13 @@
 """What is made of a trial only once it is wanted: its model, where it has none, and its pictures."""
 
 import shutil
-from pathlib import Path
 
 from vidclf import pictures
 from vidclf.config import InputError
+from vidclf.data import remote
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
+from vidclf.data.remote import named
 from vidclf.experiment import ExperimentConfig, clip_store, divided, experiment_of, train_and_score
 from vidclf.models import load_model
 from vidclf.models.base import Report
@@ -40,7 +41,7 @@ def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lamb
 def draw(attempt: Attempt, repeats: Repeats | None) -> None:
     """Writes the pictures of a complete trial's model that cost too much to have of every trial."""
     experiment = _final_experiment(attempt, repeats)
-    manifest = read_manifest(Path(experiment.data.manifest))
+    manifest = read_manifest(experiment.data.manifest)
     splits = divided(experiment, manifest)
     store = clip_store(experiment)
     train, val = (ClipSet.of_entries(splits[split], manifest.classes, store) for split in ("train", "val"))
@@ -55,7 +56,7 @@ def _final_experiment(attempt: Attempt, repeats: Repeats | None) -> ExperimentCo
     experiment = experiment_of(attempt)
     if repeats is None or repeats.by == "seed":
         return experiment
-    splits = divided(experiment, read_manifest(Path(experiment.data.manifest)))
+    splits = divided(experiment, read_manifest(experiment.data.manifest))
     return experiment if all(splits.values()) else repeats.variant(experiment, 0)
 
 
@@ -63,9 +64,11 @@ def check_clips(attempt: Attempt) -> None:
     """Raises:
     InputError: The clips are not those that the trial was made from.
     """
-    experiment = experiment_of(attempt)
-    path = Path(experiment.data.manifest)
+    source = experiment_of(attempt).data.manifest
+    path = remote.local_file(source)
     if not path.is_file():
-        raise InputError(f"{path}: the manifest that this trial was made from is not there any more")
-    if read_manifest(path).digest()[:32] != attempt.identity().dataset.get("digest"):
-        raise InputError(f"{path}: its clips or splits are not those any more that this trial was made from")
+        raise InputError(f"{named(path)}: the manifest that this trial was made from is not there any more")
+    if read_manifest(source).digest()[:32] != attempt.identity().dataset.get("digest"):
+        raise InputError(
+            f"{named(path)}: its clips or splits are not those any more that this trial was made from"
+        )

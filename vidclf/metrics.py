@@ -24,6 +24,8 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from vidclf.data.remote import named
+
 Labels = NDArray[np.int64]
 BINS = 15
 """Bins of confidence for calibration, as in the source of `reliability`."""
@@ -173,7 +175,7 @@ def predictions_table(
     names = np.array(classes)
     guesses = predicted(probabilities)
     described = {
-        "clip_path": [str(path) for path in paths],
+        "clip_path": [named(path) for path in paths],
         "group": list(groups),
         "label": names[labels],
         "predicted": names[guesses],

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from vidclf import metrics, plots
-from vidclf.data import video
+from vidclf.data import remote, video
 from vidclf.data.clips import ClipSet
+from vidclf.data.remote import named
 from vidclf.data.video import Frames
 from vidclf.models import Classifier
 from vidclf.models.estimators import ClassicalClassifier
@@ -68,8 +69,8 @@ def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
         return
     shown = table.head(_MOST_WRONG)
     frames = []
-    for path in shown["clip_path"]:
-        clip = read(Path(path))
+    for path in remote.local_files(list(shown["clip_path"])):
+        clip = read(path)
         frames.append(clip[len(clip) // 2])
     columns = zip(shown["label"], shown["predicted"], shown["confidence"], strict=True)
     captions = [
@@ -100,7 +101,7 @@ def _write_projection(classifier: Classifier, splits: Mapping[str, ClipSet], art
     tables = [
         pd.DataFrame(
             {
-                "clip_path": [str(path) for path in clips.paths],
+                "clip_path": [named(path) for path in clips.paths],
                 "split": name,
                 "label": np.array(classes)[clips.labels],
                 "x": points[name][:, 0],

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vidclf.config import InputError, is_url
+from vidclf.data import remote
+from vidclf.data.remote import named, public
 from vidclf.data.sources import VIDEO_SUFFIXES
 from vidclf.data.video import ClipError
 from vidclf.data.windows import FalseTimestamps, windows
@@ -23,7 +26,7 @@ class Prediction:
     """What a model makes of one file, or of one window of it.
 
     Attributes:
-        clip_path: The file, as given.
+        clip_path: The file or URL, as given, without passwords.
         label: The most probable class; ``None`` on an error.
         probabilities: By class; empty on an error.
         seconds: From file to label, the model being loaded.
@@ -46,15 +49,18 @@ class Prediction:
         return fields if windowed else {key: fields[key] for key in fields if key not in ("start", "end")}
 
 
-def find_videos(given: Sequence[str]) -> list[Path]:
+def find_videos(given: Sequence[str]) -> list[str]:
     """The files that names on the command line mean, in their order, each once.
 
     A folder means the videos in it and below; a pattern as ``clips/*/*.mp4`` the files that it matches.
-    What means nothing stays as it is, to be an error of its own.
+    What means nothing stays as it is, to be an error of its own; so does a URL, which is that of a file.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     for name in given:
         path = Path(name).expanduser()
+        if is_url(name):
+            found[name] = None
+            continue
         if path.is_dir():
             below = (item for item in path.rglob("*") if item.suffix.lower() in VIDEO_SUFFIXES)
             means = sorted(item for item in below if item.is_file())
@@ -63,18 +69,21 @@ def find_videos(given: Sequence[str]) -> list[Path]:
             means = sorted(item for item in matches if item.is_file())
         else:
             means = [path]
-        found |= dict.fromkeys(means or [path])
+        found |= dict.fromkeys(map(str, means or [path]))
     return list(found)
 
 
 def predict_files(
-    model: Path, videos: Sequence[Path], progress: Callable[[int, int], None], window: float | None = None
+    model: Path,
+    videos: Sequence[str | Path],
+    progress: Callable[[int, int], None],
+    window: float | None = None,
 ) -> list[Prediction]:
     """Labels each file by itself; a bad file spoils no other.
 
     Args:
         model: Folder of a saved model.
-        videos: Video files.
+        videos: Video files, as paths or URLs.
         progress: Called with (files done, files in all).
         window: Label every window of so many seconds, each sampled like a clip; ``None``: files as wholes.
 
@@ -86,15 +95,20 @@ def predict_files(
     """
     saved = load_model(model)
     predictions: list[Prediction] = []
-    for done, video in enumerate(videos, start=1):
+    for done, name in enumerate(videos, start=1):
         started = time.perf_counter()
+        error = None
         try:
+            video = remote.local_file(str(name))
             if not video.is_file():
                 raise ClipError(video, "unreadable", _absence(video))
             predictions += _labelled(saved, video, window)
         except ClipError as found:
             error = f"{found.verdict}: {found.reason}"
-            predictions.append(Prediction(str(video), None, {}, time.perf_counter() - started, error))
+        except InputError as found:
+            error = f"unreadable: {str(found).removeprefix(f'{public(str(name))}: ')}"
+        if error:
+            predictions.append(Prediction(public(str(name)), None, {}, time.perf_counter() - started, error))
         progress(done, len(videos))
     return predictions
 
@@ -102,7 +116,7 @@ def predict_files(
 def _absence(video: Path) -> str:
     if video.is_dir():
         return "a folder without videos"
-    return "no file matches" if glob.has_magic(str(video)) else "no such file"
+    return "no file matches" if glob.has_magic(str(video)) and not is_url(named(video)) else "no such file"
 
 
 def _labelled(saved: SavedModel, video: Path, window: float | None) -> list[Prediction]:
@@ -127,7 +141,7 @@ def _by_window(saved: SavedModel, video: Path, seconds: float, *, counted: bool)
 def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], started: float) -> Prediction:
     probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
     label = max(probabilities, key=lambda name: probabilities[name])
-    return Prediction(str(video), label, probabilities, time.perf_counter() - started)
+    return Prediction(named(video), label, probabilities, time.perf_counter() - started)
 
 
 def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> pd.DataFrame:

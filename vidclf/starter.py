@@ -149,7 +149,7 @@ def start(
     study = to / "studies" / f"{name}.toml"
     experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "2d", "3d")}
     _refuse_existing([manifest, study, *experiments.values()], force)
-    entries = read_sources([folder])
+    entries = read_sources([str(folder)])
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}

@@ -66,10 +66,10 @@ def _counts(block: Block) -> list[Counts]:
     recorded = next(_records(block), None)
     if recorded is not None and not block.clips.folds:
         return [recorded]
-    path = Path(block.lines[0].manifest)
-    entries = read_manifest(path).entries
+    manifest = read_manifest(block.lines[0].manifest)
+    entries = manifest.entries
     if recorded is not None and _counted(entries) != recorded:
-        raise InputError(f"{path}: holds other clips now")
+        raise InputError(f"{manifest.name}: holds other clips now")
     match block.clips.folds.split():
         case []:
             return [_counted(entries)]

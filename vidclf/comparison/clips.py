@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from vidclf import pages
 from vidclf.comparison.gather import Line
-from vidclf.data import video
+from vidclf.data import remote, video
 from vidclf.data.video import ClipError
 from vidclf.metrics import read_predictions
 
@@ -147,9 +146,15 @@ def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
 
 
 def thumbnail(clip_path: str) -> str:
-    """The middle frame as a picture of the page; empty where the file is gone or gives none."""
+    """The middle frame as a picture of the page; empty where the file is gone or gives none.
+
+    Nothing is fetched for it: of a clip behind a URL it shows the copy that this machine has, if any.
+    """
+    path = remote.known_copy(clip_path)
+    if path is None:
+        return ""
     try:
-        frame = video.decode(Path(clip_path), 1, _SIDE).frames[0]
+        frame = video.decode(path, 1, _SIDE).frames[0]
     except (ClipError, OSError):
         return ""
-    return pages.picture(frame, Path(clip_path).name)
+    return pages.picture(frame, path.name)

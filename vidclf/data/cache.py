@@ -1,5 +1,6 @@
 """The caches on disk: where they lie, how much they may take, and entries that are whole or not there."""
 
+import fcntl
 import functools
 import os
 import shutil
@@ -46,23 +47,46 @@ def usage() -> Usage:
     """Counts every file of every cache."""
     entries: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for cache in sorted(folder().iterdir()) if folder().is_dir() else ():
+    for cache in sorted(folder().glob("[!.]*")):
         files = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
         entries[cache.name], sizes[cache.name] = len(files), sum(files)
     return Usage(entries, sizes)
 
 
 def clear() -> Usage:
-    """Empties the caches; what runs meanwhile decodes anew.
+    """Empties the caches but those that a process holds; what runs meanwhile decodes anew.
 
     Returns:
         What they held.
     """
     held = usage()
     for name in held.entries:
-        shutil.rmtree(folder() / name, ignore_errors=True)
-    _room(folder()).used = 0
+        with lock_file(name).open("wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder() / name, ignore_errors=True)
+    _room(folder()).used = usage().total
     return held
+
+
+def hold(name: str) -> None:
+    """Keeps `clear` from a cache while this process lives, as one whose files are used where they lie."""
+    lock = lock_file(name)
+    if lock not in _held:
+        _held[lock] = lock.open("wb")
+        fcntl.flock(_held[lock], fcntl.LOCK_SH)
+
+
+_held: dict[Path, IO[bytes]] = {}
+
+
+def lock_file(name: str) -> Path:
+    """A file to lock among the caches, of which it is none."""
+    path = folder() / ".locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def limit_bytes() -> int:
@@ -93,14 +117,14 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
 
     Args:
         entry: The file.
-        size: How much it will take, in bytes.
+        size: How much it will take, in bytes, as far as that is known.
         write: Writes its content.
 
     Returns:
         Whether there was room for it.
     """
-    room = _room(folder())
-    if not room.take(size, limit_bytes()):
+    room, limit, kept = _room(folder()), limit_bytes(), False
+    if not room.take(size, limit):
         return False
     entry.parent.mkdir(parents=True, exist_ok=True)
     partial = entry.with_name(f"{entry.stem}.{uuid.uuid4().hex}.partial")
@@ -109,14 +133,18 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(entry)
+            rest = os.fstat(file.fileno()).st_size - size
+        if room.take(rest, limit):
+            size += rest
+            partial.replace(entry)
+            kept = True
     except OSError:
-        # A full disk is no reason to fail: the entry is computed at each access then.
-        room.take(-size, 0)
-        return False
+        pass  # a full disk is no reason to fail: the entry is computed at each access then
     finally:
+        if not kept:
+            room.take(-size, 0)
         partial.unlink(missing_ok=True)
-    return True
+    return kept
 
 
 @dataclass

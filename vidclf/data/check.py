@@ -12,9 +12,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from vidclf.config import InputError
-from vidclf.data import video
+from vidclf.data import remote, video
 from vidclf.data.guarded import Child, GuardError
-from vidclf.data.manifest import COLUMNS, Entry, content_digest, read_table, relative_path
+from vidclf.data.manifest import Entry, content_digest, read_entries, read_table, relative_path
+from vidclf.data.remote import Progress, named, silent
 from vidclf.data.scenes import copies_of
 from vidclf.data.video import ClipError, Facts
 
@@ -44,12 +45,17 @@ class ClipCheck:
     seconds: float
     facts: Facts | None = None
 
+    @property
+    def name(self) -> str:
+        """What people know the clip by: its path or URL."""
+        return named(self.clip_path)
+
     def as_dict(self) -> dict[str, Any]:
         """All of it, flat; facts of a file that could not be opened are null."""
         names = [item.name for item in fields(Facts) if item.name not in ("errors", "seconds")]
         known = {name: getattr(self.facts, name, None) for name in names}
         return {
-            "clip_path": str(self.clip_path),
+            "clip_path": self.name,
             "verdict": self.verdict,
             "reason": self.reason,
             "seconds": self.seconds,
@@ -78,7 +84,10 @@ class Leak:
     why: str
 
     def as_dict(self) -> dict[str, Any]:
-        return {"a": str(self.a), "b": str(self.b), "splits": list(self.splits), "why": self.why}
+        return {"a": named(self.a), "b": named(self.b), "splits": list(self.splits), "why": self.why}
+
+    def __str__(self) -> str:
+        return f"{self.why} in {' and '.join(self.splits)}: {named(self.a)} and {named(self.b)}"
 
 
 def check_clips(
@@ -123,8 +132,12 @@ def check_clips(
     return [found[index] for index in range(len(paths))]
 
 
-def read_clip_list(path: Path) -> tuple[pd.DataFrame, list[Entry]]:
+def read_clip_list(source: str | Path, progress: Progress = silent) -> tuple[pd.DataFrame, list[Entry]]:
     """A CSV file of clips, of which only ``clip_path`` is required.
+
+    Args:
+        source: Its path or URL, from which its clips' paths go.
+        progress: Called with (clips fetched, clips to fetch).
 
     Returns:
         The table as it is, and an entry for each row; missing columns are empty.
@@ -132,17 +145,13 @@ def read_clip_list(path: Path) -> tuple[pd.DataFrame, list[Entry]]:
     Raises:
         InputError: The file is missing, no CSV, or has no column ``clip_path``.
     """
+    path = remote.local_file(str(source))
     table = read_table(path)
     if "clip_path" not in table.columns:
-        raise InputError(f"{path}: column clip_path is missing")
+        raise InputError(f"{named(path)}: column clip_path is missing")
     if table.empty:
-        raise InputError(f"{path}: holds no clips")
-    rows = table.reindex(columns=list(COLUMNS), fill_value="")
-    entries = [
-        Entry((path.parent / clip_path).absolute(), label, group, split)
-        for clip_path, label, group, split in rows.itertuples(index=False)
-    ]
-    return table, entries
+        raise InputError(f"{named(path)}: holds no clips")
+    return table, read_entries(table, remote.parent(str(source)), progress)
 
 
 def write_clean(table: pd.DataFrame, checks: Sequence[ClipCheck], path: Path) -> list[ClipCheck]:

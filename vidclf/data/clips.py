@@ -14,9 +14,8 @@ from vidclf import config
 from vidclf.config import InputError
 from vidclf.data import cache, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
+from vidclf.data.remote import Say, named, silent
 from vidclf.data.video import ClipError, Frames
-
-Say = Callable[[str], None]
 
 _WORTH_TELLING = 10**9
 """Bytes from which on a build's size is told beforehand."""
@@ -65,7 +64,7 @@ class ClipStore:
         return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
 
     def build(
-        self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None, say: Say = lambda _: None
+        self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None, say: Say = silent
     ) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
 
@@ -89,7 +88,7 @@ class ClipStore:
                 return str(error), ""
             finally:
                 progress()
-            return "", f"{path}: {remark}" if remark else ""
+            return "", f"{named(path)}: {remark}" if remark else ""
 
         lacking = [path for path in paths if not self.entry(path).exists()]
         needed = sum(map(self.predicted_bytes, lacking))
@@ -163,7 +162,7 @@ class ClipSet:
         return cls(
             paths=tuple(entry.clip_path for entry in entries),
             labels=np.array([classes.index(entry.label) for entry in entries], dtype=np.int64),
-            groups=tuple(entry.group or entry.clip_path.as_posix() for entry in entries),
+            groups=tuple(entry.group or entry.name for entry in entries),
             classes=classes,
             read=store.read,
             store=store,

@@ -7,19 +7,23 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import pandas as pd
 
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.config import InputError, is_url
+from vidclf.data import remote
+from vidclf.data.remote import Progress, Say, named, silent
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = ("clip_path", "label", "group", "split")
 _LARGEST = 2**27
 """Bytes of a list of clips: about a million of them."""
+_SHOWN_ABSENT = 100
+"""Missing clips that are named."""
 _MOST_COLUMNS = 1000
 """pandas takes hours for a hundred thousand of one name."""
 SPLIT_BY = "split_by"
@@ -31,7 +35,7 @@ class Entry:
     """One clip of a manifest.
 
     Attributes:
-        clip_path: The video file, absolute.
+        clip_path: The video file, absolute; the copy of one behind a URL.
         label: The class.
         group: What must not be cut by a split (a person, a scene); empty: the clip is its own group.
         split: ``train``, ``val`` or ``test``.
@@ -44,18 +48,28 @@ class Entry:
     split: str
     split_by: str = ""
 
+    @property
+    def name(self) -> str:
+        """What people know the clip by: its path or URL."""
+        return named(self.clip_path)
+
 
 @dataclass(frozen=True)
 class Manifest:
     """A checked manifest; every clip exists, every non-empty split has every class.
 
     Attributes:
-        path: The CSV file.
+        path: The CSV file; the copy of one behind a URL.
         entries: Its rows, in the file's order.
     """
 
     path: Path
     entries: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        """What people know it by: its path or URL."""
+        return named(self.path)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,28 +103,54 @@ class Manifest:
         return config.digest(sorted(rows))
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Reads and checks a manifest.
+def read_manifest(
+    source: str | Path,
+    progress: Progress = silent,
+    say: Say = silent,
+) -> Manifest:
+    """Reads and checks a manifest; what lies behind URLs is fetched where that was not done before.
+
+    Args:
+        source: Its path or URL, from which its clips' paths go.
+        progress: Called with (clips fetched, clips to fetch).
+        say: Told the amount before a fetch that is worth telling.
 
     Raises:
         InputError: Missing file, columns or clips, unknown splits, or a split that lacks a class.
     """
+    path = remote.local_file(str(source))
     table = read_table(path)
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise InputError(
-            f"{path}: column {', '.join(missing)} is missing; a manifest has {', '.join(COLUMNS)}"
+            f"{named(path)}: column {', '.join(missing)} is missing; a manifest has {', '.join(COLUMNS)}"
         )
-    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
-    entries = tuple(
-        Entry((path.parent / clip_path).absolute(), label, group, split, split_by)
-        for clip_path, label, group, split, split_by in columns.itertuples(index=False)
-    )
+    entries = tuple(read_entries(table, remote.parent(str(source)), progress, say))
     sound = [entry for entry in entries if entry.label and entry.split in SPLITS]
-    problems = [f"{path}: {problem}" for problem in (*_row_problems(entries), *split_problems(sound))]
+    problems = [f"{named(path)}: {problem}" for problem in (*_row_problems(entries), *split_problems(sound))]
     if problems:
         raise InputError(*problems)
     return Manifest(path, entries)
+
+
+def read_entries(
+    table: pd.DataFrame,
+    folder: str,
+    progress: Progress = silent,
+    say: Say = silent,
+) -> list[Entry]:
+    """An entry for each row, unchecked: empty texts for columns that lack, paths where no file may be.
+
+    Args:
+        table: Texts, with a column ``clip_path``.
+        folder: Path or URL from which relative clip paths go.
+        progress: Called with (clips fetched, clips to fetch).
+        say: Told the amount before a fetch that is worth telling.
+    """
+    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
+    paths = remote.local_files([remote.join(folder, text) for text in columns["clip_path"]], progress, say)
+    rest = columns[[*COLUMNS[1:], SPLIT_BY]].itertuples(index=False)
+    return [Entry(path, *row) for path, row in zip(paths, rest, strict=True)]
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -119,20 +159,19 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file is missing or no CSV.
     """
+    name = named(path)
     try:
         if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path}: larger than {_LARGEST:,} bytes, this is no list of clips")
+            raise InputError(f"{name}: larger than {_LARGEST:,} bytes, this is no list of clips")
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             if len(next(csv.reader(file), [])) > _MOST_COLUMNS:
-                raise InputError(f"{path}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
+                raise InputError(f"{name}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such manifest; make one with: "
-            f"vidclf data import CLIPS_FOLDER --to {shlex.quote(str(path))}"
-        ) from None
+        hint = f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
+        raise InputError(f"{name}: no such manifest{'' if is_url(name) else hint}") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable CSV file: {error}") from None
+        raise InputError(f"{name}: not a readable CSV file: {error}") from None
 
 
 def _row_problems(entries: Sequence[Entry]) -> list[str]:
@@ -144,14 +183,15 @@ def _row_problems(entries: Sequence[Entry]) -> list[str]:
             problems.append(f"line {number}: the label is empty")
         if entry.split not in SPLITS:
             problems.append(f"line {number}: split {entry.split!r} is none of {', '.join(SPLITS)}")
-    absent = [entry.clip_path for entry in entries if not entry.clip_path.is_file()]
+    absent = [entry.name for entry in entries if not entry.clip_path.is_file()]
     if absent:
-        shown = ", ".join(str(clip_path) for clip_path in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        rest = len(absent) - _SHOWN_ABSENT
+        more = f" and {rest} more" if rest > 0 else ""
+        shown = ", ".join(absent[:_SHOWN_ABSENT])
         problems.append(f"{len(absent)} of {len(entries)} clips are missing: {shown}{more}")
     repeated = [path for path, count in Counter(entry.clip_path for entry in entries).items() if count > 1]
     if repeated:
-        problems.append(f"{len(repeated)} clips are listed more than once: {repeated[0]}")
+        problems.append(f"{len(repeated)} clips are listed more than once: {named(repeated[0])}")
     return problems
 
 
@@ -174,15 +214,22 @@ def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to it where the clips lie below its folder's parent."""
     rows = [
         (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split, entry.split_by)
-        for entry in sorted(entries)
+        for entry in in_order(entries)
     ]
     table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY])
     path.parent.mkdir(parents=True, exist_ok=True)
     (table if table[SPLIT_BY].any() else table[list(COLUMNS)]).to_csv(path, index=False, lineterminator="\n")
 
 
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries by name: places of copies have no order that would be the same elsewhere."""
+    return sorted(entries, key=lambda entry: (PurePosixPath(entry.name), entry))
+
+
 def relative_path(clip_path: Path, folder: Path) -> str:
-    """The clip's path from ``folder`` where it lies below it, else its absolute path."""
+    """The clip's path from ``folder`` where it lies below it, else its absolute path, or its URL."""
+    if is_url(name := named(clip_path)):
+        return name
     try:
         return clip_path.absolute().relative_to(folder.absolute()).as_posix()
     except ValueError:

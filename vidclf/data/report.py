@@ -147,12 +147,11 @@ def _problems(checks: Sequence[ClipCheck], leaks: Sequence[Leak]) -> Iterator[st
     bad = [check for check in checks if check.verdict != "ok"]
     yield "<h2>Files</h2>" + ("" if bad else "<p>Every clip decodes to its end.</p>")
     for check in bad:
-        text = f"{check.clip_path}: {check.verdict}: {check.reason}"
+        text = f"{check.name}: {check.verdict}: {check.reason}"
         yield f'<p class="bad">{html.escape(text)}</p>'
     yield "<h2>Leakage</h2>" + ("" if leaks else "<p>No group and no file is in two splits.</p>")
     for leak in leaks:
-        text = f"{leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}"
-        yield f'<p class="bad">{html.escape(text)}</p>'
+        yield f'<p class="bad">{html.escape(str(leak))}</p>'
 
 
 def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from vidclf.data import video
-from vidclf.data.manifest import Entry
+from vidclf.data.manifest import Entry, in_order
 from vidclf.data.video import ClipError
 
 SCENE_BITS = 12
@@ -121,7 +121,7 @@ def _spread(sets: NDArray[np.int64], readable: Sequence[int], clips: int) -> lis
 
 def group_by_scene(entries: Sequence[Entry], progress: Callable[[], None] = lambda: None) -> list[Entry]:
     """The entries, sorted, with scenes as groups, numbered by their first clip."""
-    ordered = sorted(entries)
+    ordered = in_order(entries)
     names: dict[int, str] = {}
     return [
         replace(entry, group=names.setdefault(scene, f"scene{len(names):05}"))

@@ -4,13 +4,24 @@ import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.config import InputError, is_url
+from vidclf.data import remote
 from vidclf.data.check import find_leaks
-from vidclf.data.manifest import SPLIT_BY, SPLITS, Entry, Split, read_manifest, read_table, write_manifest
+from vidclf.data.manifest import (
+    SPLIT_BY,
+    SPLITS,
+    Entry,
+    Split,
+    in_order,
+    read_manifest,
+    read_table,
+    write_manifest,
+)
+from vidclf.data.remote import Progress, silent
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.splitting import carve_val, group_of, parse_shares, split_at_random, split_by_group
 
@@ -60,7 +71,7 @@ class Imported:
 
 
 def import_clips(
-    sources: Sequence[Path],
+    sources: Sequence[str | Path],
     to: Path,
     *,
     classes: Sequence[str] | None = None,
@@ -68,15 +79,17 @@ def import_clips(
     shares: str = "70,15,15",
     seed: int = 0,
     group_scope: GroupScope = "dataset",
-    extend: Path | None = None,
+    extend: str | Path | None = None,
     by_scene: bool = False,
     leave_out: Container[Path] = (),
+    progress: Progress = silent,
 ) -> Imported:
     """Reads clips, splits them, and writes the manifest.
 
     Args:
         sources: Folders with a folder per class, also below ``train``, ``val`` and ``test``; UCF-101's
-            folder; CSV files of clips and labels, with a column ``split`` or one file per split.
+            folder; CSV files of clips and labels, with a column ``split`` or one file per split; as
+            paths or URLs.
         to: The manifest to write; the same clips give the same bytes.
         classes: Only these; ``None``: all.
         split: ``group``; ``file``: as the sources say; ``official:N``: UCF-101's list N, with val carved
@@ -87,12 +100,13 @@ def import_clips(
         extend: A manifest whose clips are kept, its groups in their splits.
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
         leave_out: Clips that are not to be in the manifest.
+        progress: Called with (clips fetched, clips to fetch).
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
     fractions = parse_shares(shares)
-    entries = read_sources(sources, classes, group_scope, split)
+    entries = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
     entries = [entry for entry in entries if entry.clip_path not in leave_out]
     if by_scene:
         entries = group_by_scene(entries)
@@ -112,15 +126,16 @@ def import_clips(
             case _:
                 entries = carve_val(entries, fractions[1] / max(fractions[0] + fractions[1], 1e-9), seed)
     write_manifest(entries, to)
-    imported = Imported(tuple(sorted(entries)), ())
+    imported = Imported(tuple(in_order(entries)), ())
     return replace(imported, notes=tuple(_notes(imported)))
 
 
 def read_sources(
-    sources: Sequence[Path],
+    sources: Sequence[str],
     classes: Sequence[str] | None = None,
     group_scope: GroupScope = "dataset",
     split: str | None = None,
+    progress: Progress = silent,
 ) -> list[Entry]:
     """Clips of every source, with the splits that it gives; arguments as those of `import_clips`.
 
@@ -134,12 +149,14 @@ def read_sources(
     problems: list[str] = []
     for source in sources:
         try:
-            if source.suffix.lower() == ".csv":
-                entries += read_csv(source, classes, group_scope)
+            if PurePath(source).suffix.lower() == ".csv":
+                found = read_csv(source, classes, group_scope, progress)
             elif official:
-                entries += read_official(source, int(official[1]), classes, group_scope)
+                found = read_official(source, int(official[1]), classes, group_scope, progress)
             else:
-                entries += read_folder(source, classes, group_scope)
+                found = read_folder(source, classes, group_scope, progress)
+            problems += _missing(source, found)
+            entries += found
         except InputError as error:
             problems += error.problems
     labels = sorted({entry.label for entry in entries})
@@ -151,7 +168,7 @@ def read_sources(
 
 
 def _extended(
-    entries: Sequence[Entry], extend: Path, shares: tuple[float, float, float], seed: int
+    entries: Sequence[Entry], extend: str | Path, shares: tuple[float, float, float], seed: int
 ) -> list[Entry]:
     """The old manifest's clips in their splits, and the new ones placed around them."""
     old = read_manifest(extend).entries
@@ -162,7 +179,29 @@ def _extended(
     return [*old, *placed[len(old) :]]
 
 
-def read_folder(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:
+@dataclass(frozen=True)
+class _Found:
+    """A clip of a source: its path or URL, and what the source says of it."""
+
+    name: str
+    label: str
+    group: str
+    split: str
+    split_by: str = ""
+
+
+def _entries(found: Sequence[_Found], group_scope: GroupScope, progress: Progress) -> list[Entry]:
+    """The clips on this machine, in groups of the scope that is asked for."""
+    paths = remote.local_files([clip.name for clip in found], progress)
+    return [
+        Entry(path, clip.label, _scoped(clip.group, clip.label, group_scope), clip.split, clip.split_by)
+        for path, clip in zip(paths, found, strict=True)
+    ]
+
+
+def read_folder(
+    source: str, classes: Sequence[str] | None, group_scope: GroupScope, progress: Progress = silent
+) -> list[Entry]:
     """The clips of a folder per class, or of such folders below ``train``, ``val`` and ``test``.
 
     A group is read from UCF-101's naming (``v_PullUps_g03_c02.avi``: ``g03``), else it is empty.
@@ -172,50 +211,40 @@ def read_folder(source: Path, classes: Sequence[str] | None, group_scope: GroupS
     """
     folders = _subfolders(source)
     if not set(map(str.lower, folders)) <= _SPLIT_NAMES.keys():
-        return _read_classes(source, folders, classes, group_scope, "")
-    entries = []
-    for name, folder in folders.items():
-        split = _SPLIT_NAMES[name.lower()]
-        entries += _read_classes(folder, _subfolders(folder), classes, group_scope, split)
-    return entries
+        return _entries(_in_classes(source, folders, classes, ""), group_scope, progress)
+    found = []
+    for name in folders:
+        below = remote.join(source, name)
+        found += _in_classes(below, _subfolders(below), classes, _SPLIT_NAMES[name.lower()])
+    return _entries(found, group_scope, progress)
 
 
-def _subfolders(source: Path) -> dict[str, Path]:
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder")
-    folders = {
-        child.name: child for child in sorted(source.iterdir()) if child.is_dir() and child.name[0] != "."
-    }
+def _subfolders(source: str) -> list[str]:
+    folders = [name for name in remote.children(source)[0] if name[0] != "."]
     if not folders:
         raise InputError(f"{source}: holds no folders; expected one for each class")
     return folders
 
 
-def _read_classes(
-    source: Path,
-    folders: dict[str, Path],
-    classes: Sequence[str] | None,
-    group_scope: GroupScope,
-    split: str,
-) -> list[Entry]:
-    problems = _unknown_classes(source, classes, list(folders))
-    entries = []
+def _in_classes(
+    source: str, folders: Sequence[str], classes: Sequence[str] | None, split: str
+) -> list[_Found]:
+    problems = _unknown_classes(source, classes, folders)
+    found = []
     for label in [name for name in classes or folders if name in folders]:
-        clips = sorted(path for path in folders[label].iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-        if not clips:
-            problems.append(
-                f"{folders[label]}: the class is empty; add clips, or leave it out with --classes"
-            )
-        entries += [
-            Entry(path.absolute(), label, _scoped(_named_group(path), label, group_scope), split)
-            for path in clips
+        folder = remote.join(source, label)
+        clips = [
+            name for name in remote.children(folder)[1] if PurePath(name).suffix.lower() in VIDEO_SUFFIXES
         ]
+        if not clips:
+            problems.append(f"{folder}: the class is empty; add clips, or leave it out with --classes")
+        found += [_Found(remote.join(folder, name), label, _named_group(name), split) for name in clips]
     if problems:
         raise InputError(*problems)
-    return entries
+    return found
 
 
-def _unknown_classes(source: Path, classes: Sequence[str] | None, known: list[str]) -> list[str]:
+def _unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     return [
         f"{source}: no class {name}{config.did_you_mean(name, known)} (it has {', '.join(known)})"
         for name in classes or ()
@@ -224,61 +253,66 @@ def _unknown_classes(source: Path, classes: Sequence[str] | None, known: list[st
 
 
 def read_official(
-    source: Path, number: int, classes: Sequence[str] | None, group_scope: GroupScope
+    source: str,
+    number: int,
+    classes: Sequence[str] | None,
+    group_scope: GroupScope,
+    progress: Progress = silent,
 ) -> list[Entry]:
-    """UCF-101's folder with the splits train and test of its list ``number``.
+    """UCF-101's folder with the splits train and test of its list ``number``; clips may be missing.
 
     The lists (``trainlist01.txt``, ``testlist01.txt``) lie in the folder, in
     ``ucfTrainTestlist`` below it, or beside it, as UCF's archives unpack.
 
     Raises:
-        InputError: The lists or clips that they name are missing.
+        InputError: A list is missing.
     """
-    places = (source, source / "ucfTrainTestlist", source.parent / "ucfTrainTestlist")
-    entries: list[Entry] = []
-    problems: list[str] = []
+    places = [remote.join(source, place) for place in ("", "ucfTrainTestlist", "../ucfTrainTestlist")]
+    found: list[_Found] = []
     labels: set[str] = set()
     for split in ("train", "test"):
         name = f"{split}list{number:02}.txt"
-        found = next((place / name for place in places if (place / name).is_file()), None)
-        if found is None:
-            raise InputError(f"{source}: {name} is not in {', '.join(map(str, places))}")
-        for line in found.read_text(encoding="utf-8").splitlines():
+        lists = remote.local_files([remote.join(place, name) for place in places])
+        path = next((path for path in lists if path.is_file()), None)
+        if path is None:
+            raise InputError(f"{source}: {name} is not in {', '.join(places)}")
+        for line in path.read_text(encoding="utf-8").splitlines():
             if not line.strip():
                 continue
-            path = source / line.split()[0]
-            labels.add(path.parent.name)
-            if classes is None or path.parent.name in classes:
-                group = _scoped(_named_group(path), path.parent.name, group_scope)
-                entries.append(Entry(path.absolute(), path.parent.name, group, split))
-    problems += _unknown_classes(source, classes, sorted(labels))
-    problems += _missing(source, entries)
+            clip = PurePath(line.split()[0])
+            label = clip.parent.name
+            labels.add(label)
+            if classes is None or label in classes:
+                found.append(_Found(remote.join(source, str(clip)), label, _named_group(clip.name), split))
+    problems = _unknown_classes(source, classes, sorted(labels))
     if problems:
         raise InputError(*problems)
-    return entries
+    return _entries(found, group_scope, progress)
 
 
-def read_csv(source: Path, classes: Sequence[str] | None, group_scope: GroupScope) -> list[Entry]:
-    """Clips of a CSV file with ``clip_path`` and a label.
+def read_csv(
+    source: str, classes: Sequence[str] | None, group_scope: GroupScope, progress: Progress = silent
+) -> list[Entry]:
+    """Clips of a CSV file with ``clip_path`` and a label; clips may be missing.
 
     The split is its column ``split``, else the file's name (``train.csv``); the
     group its column ``group``, else UCF-101's naming. A path is relative to the
-    file's folder or the one above, with or without a leading slash.
+    file's folder or, on this machine, the one above, with or without a leading slash.
 
     Raises:
-        InputError: Missing columns or clips, unknown splits.
+        InputError: Missing columns, unknown splits.
     """
-    table = read_table(source)
+    table = read_table(remote.local_file(source))
     label_column = next((name for name in _LABEL_COLUMNS if name in table.columns), None)
     if "clip_path" not in table.columns or label_column is None:
         raise InputError(
             f"{source}: needs the columns clip_path and {' or '.join(_LABEL_COLUMNS)} "
             f"(it has {', '.join(table.columns)})"
         )
-    words = re.split(r"[^a-z]+", source.stem.lower())
+    words = re.split(r"[^a-z]+", PurePath(source).stem.lower())
     of_file = next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "")
     problems = _unknown_classes(source, classes, sorted(set(table[label_column])))
-    entries = []
+    found = []
     for number, row in enumerate(table.to_dict("records"), start=2):
         label, given = row[label_column], row.get("split", of_file)
         if classes is not None and label not in classes:
@@ -286,32 +320,32 @@ def read_csv(source: Path, classes: Sequence[str] | None, group_scope: GroupScop
         split = _SPLIT_NAMES.get(given.lower(), "")
         if given and not split:
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
-        path = _located(row["clip_path"], source.parent)
-        group = row.get("group") or _named_group(path)
-        split_by = row.get(SPLIT_BY, "")
-        entries.append(Entry(path, label, _scoped(group, label, group_scope), split, split_by))
-    problems += _missing(source, entries)
+        name = _located(row["clip_path"], remote.parent(source))
+        group = row.get("group") or _named_group(PurePath(name).name)
+        found.append(_Found(name, label, group, split, row.get(SPLIT_BY, "")))
     if problems:
         raise InputError(*problems)
-    return entries
+    return _entries(found, group_scope, progress)
 
 
-def _located(text: str, folder: Path) -> Path:
+def _located(text: str, folder: str) -> str:
     """The clip that a path of a CSV file means; the first guess where there is none."""
     relative = text.lstrip("/")
-    guesses = [folder / text, folder / relative, folder.parent / relative]
-    return next((guess for guess in guesses if guess.is_file()), folder / relative).absolute()
+    if is_url(text) or is_url(folder):
+        return remote.join(folder, relative)
+    guesses = [Path(folder, text), Path(folder, relative), Path(folder).parent / relative]
+    return str(next((guess for guess in guesses if guess.is_file()), Path(folder, relative)).absolute())
 
 
-def _missing(source: Path, entries: Sequence[Entry]) -> list[str]:
-    absent = [entry.clip_path for entry in entries if not entry.clip_path.is_file()]
+def _missing(source: str, entries: Sequence[Entry]) -> list[str]:
+    absent = [entry.name for entry in entries if not entry.clip_path.is_file()]
     if not absent:
         return []
     return [f"{source}: {len(absent)} of {len(entries)} clips are missing, as {absent[0]}"]
 
 
-def _named_group(path: Path) -> str:
-    named = _UCF_NAME.fullmatch(path.stem)
+def _named_group(file: str) -> str:
+    named = _UCF_NAME.fullmatch(PurePath(file).stem)
     return named[1] if named else ""
 
 
@@ -329,7 +363,7 @@ def _notes(imported: Imported) -> list[str]:
         )
     leaks = find_leaks(imported.entries)
     for leak in leaks[:_SHOWN_LEAKS]:
-        notes.append(f"the split leaks: {leak.why} in {' and '.join(leak.splits)}: {leak.a} and {leak.b}")
+        notes.append(f"the split leaks: {leak}")
     if len(leaks) > _SHOWN_LEAKS:
         notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
     if any(entry.split_by == "random" for entry in imported.entries):

@@ -130,8 +130,8 @@ def carve_val(entries: Sequence[Entry], share: float, seed: int) -> list[Entry]:
 
 
 def group_of(entry: Entry) -> str:
-    """A clip's group, its own path where it names none."""
-    return entry.group or f"/{entry.clip_path.as_posix()}"
+    """A clip's group, its own name where it names none."""
+    return entry.group or f"/{entry.name}"
 
 
 def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], names: Sequence[str]) -> None:

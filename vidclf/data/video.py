@@ -21,6 +21,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from vidclf.data.remote import named
+
 Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
 Verdict = Literal["ok", "short", "damaged", "empty", "unreadable", "oversized"]
@@ -54,7 +56,7 @@ class ClipError(Exception):
     """
 
     def __init__(self, path: Path, verdict: Verdict, reason: str) -> None:
-        super().__init__(f"{path}: {verdict}: {reason}")
+        super().__init__(f"{named(path)}: {verdict}: {reason}")
         self.path, self.verdict, self.reason = path, verdict, reason
 
 

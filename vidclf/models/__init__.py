@@ -44,7 +44,7 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
     Args:
         experiment: Resolved, of a kind whose models are (`ExperimentConfig.timed_untrained`).
     """
-    classes = read_manifest(Path(experiment.data.manifest)).classes
+    classes = read_manifest(experiment.data.manifest).classes
     classifier = MODELS[experiment.kind].build(experiment, classes)
     assert isinstance(classifier, NeuralClassifier)
     classifier.initialise()

@@ -47,7 +47,7 @@ class DataConfig(Section):
     """Which clips, and which of their frames and pixels."""
 
     manifest: Annotated[str, PathKey()]
-    """CSV file with clip_path, label, group, split."""
+    """CSV file with clip_path, label, group, split; also a URL that fsspec opens, as ``s3://bucket/m.csv``."""
     frames: int = Field(16, ge=1)
     """Frames taken from each clip, at the midpoints of equal parts of its grid."""
     size: int | None = Field(None, ge=16)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vidclf.config import InputError
+from vidclf.data import remote
+from vidclf.data.remote import named
 from vidclf.models.archive import check_archive
 from vidclf.models.networks import NETWORKS, published_weights
 
@@ -25,7 +27,9 @@ def load_backbone(network: str, weights: str) -> nn.Module:
     backbone = NETWORKS[network].build()
     if weights == "none":
         return backbone
-    given = _downloaded_weights(network) if weights == "pretrained" else _read_weights(Path(weights))
+    given = (
+        _downloaded_weights(network) if weights == "pretrained" else _read_weights(remote.local_file(weights))
+    )
     head = f"{NETWORKS[network].head}."
     given = {name: values for name, values in given.items() if not name.startswith(head)}
     wanted = {name: values for name, values in backbone.state_dict().items() if not name.startswith(head)}
@@ -71,7 +75,7 @@ def _downloaded_weights(network: str) -> Mapping[str, Tensor]:
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise InputError(f'model.weights: {path}: no such file (nor is it "pretrained" or "none")')
+        raise InputError(f'model.weights: {named(path)}: no such file (nor is it "pretrained" or "none")')
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -82,9 +86,10 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         raise
     except Exception as error:  # a foreign file makes its readers raise anything
         first_line = str(error).partition("\n")[0]
-        raise InputError(f"model.weights: {path}: not a file of weights: {first_line}") from None
+        raise InputError(f"model.weights: {named(path)}: not a file of weights: {first_line}") from None
     if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(
-            f"model.weights: {path}: not a state dict: expected what torch.save(network.state_dict()) writes"
+            f"model.weights: {named(path)}: not a state dict: expected what "
+            "torch.save(network.state_dict()) writes"
         )
     return state

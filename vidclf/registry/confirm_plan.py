@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vidclf import compare
 from vidclf.compare import TrialRow
@@ -117,4 +116,4 @@ def _fresh_folds(experiment: ExperimentConfig) -> list[Fold]:
 
 def manifest_of(experiment: ExperimentConfig) -> Manifest:
     """The clips that an experiment is about."""
-    return read_manifest(Path(experiment.data.manifest))
+    return read_manifest(experiment.data.manifest)

@@ -147,9 +147,9 @@ def _champion(deliverer: Deliverer, request: Request) -> Champion | None:
 def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
     split = TestSplit.of(attempt)
     if not split.entries:
-        detail = f"{split.manifest.path} has no test clips, so nothing tells what to expect of the model"
+        detail = f"{split.manifest.name} has no test clips, so nothing tells what to expect of the model"
         return [Gate("a test split", False, 0, 1, detail)]
-    groups = [entry.group or str(entry.clip_path) for entry in split.entries]
+    groups = [entry.group or entry.name for entry in split.entries]
     return [
         gates.group_gate(groups, request.accepted),
         *gates.cost_gates(request.gates, _figures(attempt)),

@@ -42,8 +42,8 @@ class TestSplit:
 
     @classmethod
     def of(cls, attempt: Attempt) -> "TestSplit":
-        path = Path(config.read_toml(attempt.config)["data"]["manifest"])
-        return cls(read_manifest(path), path.parent.name)
+        source = config.read_toml(attempt.config)["data"]["manifest"]
+        return cls(read_manifest(source), Path(source).parent.name)
 
     @cached_property
     def digest(self) -> str:
@@ -65,10 +65,10 @@ class TestSplit:
         if card.classes != self.manifest.classes:
             raise Incomparable(
                 f"it knows the classes {', '.join(card.classes)}, and the test split of "
-                f"{self.manifest.path} has {', '.join(self.manifest.classes)}"
+                f"{self.manifest.name} has {', '.join(self.manifest.classes)}"
             )
         trained = {clip for clip, _ in card.trained_on}
-        known = [entry.clip_path for entry in self.entries if content_digest(entry.clip_path) in trained]
+        known = [entry.name for entry in self.entries if content_digest(entry.clip_path) in trained]
         if known:
             raise Incomparable(
                 f"it was trained on {len(known)} of the {len(self.entries)} test clips, as {known[0]}"

@@ -117,4 +117,4 @@ def a_clip(definition: StudyDefinition) -> Path:
     first = definition.file.objectives[0]
     if first.repeats > 1:
         base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
-    return divided(base, read_manifest(Path(base.data.manifest)))["val"][0].clip_path
+    return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path

@@ -1,7 +1,6 @@
 """What a study would do, before it does anything."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -39,7 +38,7 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
     )
     used = opened.logical() if opened else 0
     base = next(iter(definition.space.bases.values()))
-    splits = divided(base, read_manifest(Path(base.data.manifest)))
+    splits = divided(base, read_manifest(base.data.manifest))
     bases = {stem: config.dump(each.resolved()) for stem, each in definition.space.bases.items()}
     return {
         "study": definition.name,

@@ -192,7 +192,7 @@ def _strategies(file: StudyFile) -> dict[str, Any]:
 
 def _dataset(definition: StudyDefinition) -> dict[str, str]:
     base = next(iter(definition.space.bases.values()))
-    return dataset_record(base, read_manifest(Path(base.data.manifest)))
+    return dataset_record(base, read_manifest(base.data.manifest))
 
 
 def _short_json(value: Any) -> str:
@@ -216,7 +216,7 @@ def _supervisor(
         opened.name, file.question, opened.objective.metric, total=file.budget.trials, workers=file.workers
     )
     tags = {
-        stem: provenance(base, read_manifest(Path(base.data.manifest)))
+        stem: provenance(base, read_manifest(base.data.manifest))
         for stem, base in definition.space.bases.items()
     }
     return Supervisor(
@@ -285,9 +285,9 @@ def _finish_own_attempt(
     _refresh(opened, shown.line)
     data_page = own.artifacts / "data.html"
     if ending != "interrupted" and not data_page.exists():
-        manifest = read_manifest(Path(next(iter(definition.space.bases.values())).data.manifest))
+        manifest = read_manifest(next(iter(definition.space.bases.values())).data.manifest)
         shown.line("writing the report on the data …")
-        write_report(manifest.entries, manifest.path.parent.name, data_page)
+        write_report(manifest.entries, Path(manifest.name).parent.name, data_page)
     status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
     own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
 

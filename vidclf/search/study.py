@@ -154,7 +154,7 @@ class StudyDefinition:
             for path, value in portable(base).items():
                 if path != "train.precision":
                     flat[f"base {stem}: {path}"] = value
-            flat[f"base {stem}: clips"] = read_manifest(Path(base.data.manifest)).digest()
+            flat[f"base {stem}: clips"] = read_manifest(base.data.manifest).digest()
         return cast(dict[str, Any], json.loads(json.dumps(flat)))
 
 

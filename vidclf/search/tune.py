@@ -174,7 +174,7 @@ def check(
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
-    digests = {stem: read_manifest(Path(base.data.manifest)).digest() for stem, base in space.bases.items()}
+    digests = {stem: read_manifest(base.data.manifest).digest() for stem, base in space.bases.items()}
     if len(set(digests.values())) > 1:
         raise InputError(
             f"the bases {', '.join(digests)} have different clips or splits, so their figures can't be ranked"

@@ -24,6 +24,8 @@ from vidclf.tracking.deliverer import Deliverer, locked
 _PACKAGE = Path(vidclf.__file__).parent
 REQUIREMENTS = (
     "av",
+    "filelock",
+    "fsspec",
     "mlflow",
     "numpy",
     "opencv-python-headless",
