@@ -96,7 +96,6 @@ def test_help_imports_nothing_heavy() -> None:
         (("rollback", "nothing"), "no such registered model"),
         (("confirm", "nothing"), "no study nothing"),
         (("tune", "{folder}/nothing.toml"), "nothing.toml: no such file"),
-        (("tune", "{folder}/study.toml", "--ray", "auto"), "--ray is not in this version of vidclf"),
         (("tune", "{folder}/study.toml", "--set", "model.C=1"), "searches over it"),
         (("status", "nothing"), "no study nothing"),
         (("promote", "nothing", "--as", "x"), "no study or run"),

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,6 +45,7 @@ class ScriptedWorker:
     """A worker whose process is a thread: it answers each task as the script says; ``None`` is its death."""
 
     script: Script
+    machine: Mapping[str, str] = {}
 
     def __init__(self, threads: int = 1) -> None:
         self.connection, theirs = multiprocessing.Pipe()

@@ -40,7 +40,7 @@ from vidclf.models.feature_store import Framing, feature_matrix
 from vidclf.search import supervisor
 from vidclf.search.reconcile import reconcile
 from vidclf.search.record import OpenStudy, find_study
-from vidclf.search.worker import Worker
+from vidclf.search.worker import LocalWorker
 from vidclf.store import Store, open_store
 from vidclf.tracking.deliverer import ATTEMPT_TAG, PARENT_TAG, Deliverer
 
@@ -347,7 +347,7 @@ def test_a_supervisor_that_dies_after_its_worker_gives_no_configuration_up(
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_message_is_dead() -> None:
-    worker = object.__new__(Worker)
+    worker = object.__new__(LocalWorker)
     worker.connection, theirs = multiprocessing.Pipe()
     os.write(theirs.fileno(), struct.pack("!i", 100) + b"half")
     theirs.close()

@@ -23,7 +23,6 @@ from vidclf.terminal import (
     make_console,
     print_json,
     progress_bar,
-    refuse_later,
     report_epoch,
     say,
     tell,
@@ -181,7 +180,16 @@ def tune(
             "--join", help="Run trials beside other processes or machines that run this study, or begin it."
         ),
     ] = False,
-    ray: Annotated[str | None, typer.Option("--ray", hidden=True)] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: HOST:6379 from one of its nodes, ray://HOST:10001 from outside, "
+            "auto: the one that runs here, local: one started here. The study's [resources] say what each "
+            "worker takes, and --workers how many there are at most.",
+        ),
+    ] = None,
     per_gpu: Annotated[
         int | None, typer.Option("--per-gpu", min=1, metavar="N", help="Workers that share each GPU.")
     ] = None,
@@ -207,10 +215,9 @@ def tune(
     from vidclf.search.status import status as state_of
     from vidclf.store import find_store, open_store
 
-    refuse_later({"--ray": ray})
     opened_store = find_store(store) if dry_run else open_store(store)
     request = search.Request(
-        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join
+        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray
     )
     definition = search.plan(request, opened_store)
     if dry_run:
@@ -242,6 +249,7 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     console.print(plan["study"], plan["question"])
     clips = ", ".join(f"{count} {split}" for split, count in plan["clips"].items())
     console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done; clips: {clips}")
+    console.print(plan["resources"], highlight=False)
     table = Table("base", "key", "searched")
     for row in plan["space"]:
         table.add_row(row["base"], row["key"], row["searched"])

@@ -271,17 +271,22 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def resolve_paths(schema: type[BaseModel], values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The flat ``values`` with every path key of ``schema`` absolute from ``folder``, URLs as they are."""
-    fields = schema_fields(schema)
+    keys = path_keys(schema)
     resolved = dict(values)
     for dotted, value in values.items():
-        markers = (
-            [mark for mark in fields[dotted].metadata if isinstance(mark, PathKey)]
-            if dotted in fields
-            else []
-        )
-        if markers and isinstance(value, str) and value not in markers[0].keywords:
+        if dotted in keys and isinstance(value, str) and value not in keys[dotted].keywords:
             resolved[dotted] = expand_path(value, folder)
     return resolved
+
+
+def path_keys(schema: type[BaseModel]) -> dict[str, PathKey]:
+    """The leaf fields of a schema that hold paths, by dotted path."""
+    return {
+        dotted: mark
+        for dotted, field in schema_fields(schema).items()
+        for mark in field.metadata
+        if isinstance(mark, PathKey)
+    }
 
 
 def validate(schema: type[T], tree: Mapping[str, Any], source: str) -> T:

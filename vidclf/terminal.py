@@ -109,15 +109,6 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def refuse_later(options: Mapping[str, object]) -> None:
-    """Names the options that are asked for and come in a later version."""
-    from vidclf.config import InputError
-
-    asked = [f"{option} is not in this version of vidclf" for option, value in options.items() if value]
-    if asked:
-        raise InputError(*asked)
-
-
 def report_epoch(step: int, metrics: Mapping[str, float]) -> None:
     """One line for each epoch of a fit."""
     if step:

@@ -41,6 +41,7 @@ class StudyState:
         since_best: How many of these ended after the best one.
         cache_lookups: How often this session's trials asked the caches.
         cache_hits: How often what they asked for was there.
+        awaited: Workers that have been asked for and are not there yet.
     """
 
     name: str
@@ -57,6 +58,7 @@ class StudyState:
     since_best: int = 0
     cache_lookups: float = 0
     cache_hits: float = 0
+    awaited: int = 0
 
     def hourly(self) -> float:
         """Trials an hour in this session."""
@@ -147,6 +149,8 @@ def _panel(state: StudyState) -> Group:
         best = f"best so far: {state.metric} {state.best[0]:.4f}, trial {state.best[1]} ({state.best[2]})"
     if state.cache_lookups:
         best += f"   caches: {state.cache_hits / state.cache_lookups:.0%} found"
+    if state.awaited:
+        best += f"   {state.awaited} of {state.workers} workers still to come"
     return Group(head, bar, running, Text(best))
 
 

@@ -7,11 +7,11 @@ from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vidclf import compare
+from vidclf import compare, config
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
 from vidclf.repeats import Repeats
-from vidclf.search.crew import hire
+from vidclf.search.crew import hire, machine_of, ready
 from vidclf.search.display import Display
 from vidclf.search.latency import measure_latencies
 from vidclf.search.record import CONTENDED, OpenStudy
@@ -32,8 +32,8 @@ def finish_trials(
     Args:
         opened: The study; all its trials are done.
         definition: The same, as its file has it.
-        crew: Idle workers. Kept up to date: more are hired where none is left, and only one outlives the
-            timing.
+        crew: Idle workers. Kept up to date: one is hired where none is left, and one of each machine outlives
+            the timing.
         shown: Told what is done.
         own: Which trials are for this supervisor.
     """
@@ -65,19 +65,19 @@ def _hand_out(
     shown: Display,
 ) -> None:
     """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is."""
-    crew += hire(definition, 1) if not crew else []
+    crew += [ready(worker, shown.line) for worker in hire(definition, 1)] if not crew else []
     left, busy = list(attempts), dict[Worker, Attempt]()
     while left or busy:
         for worker in crew:
             if left and worker not in busy:
                 busy[worker] = left.pop(0)
                 worker.send(FinishTask(busy[worker].folder, opened.repeats))
-        ready = multiprocessing.connection.wait([worker.connection for worker in busy])
-        for worker in [worker for worker in busy if worker.connection in ready]:
+        news = multiprocessing.connection.wait([worker.connection for worker in busy])
+        for worker in [worker for worker in busy if worker.connection in news]:
             attempt, message = busy.pop(worker), worker.receive()
             if message is None:
                 shown.line(f"trial {int(attempt.folder.name)}: {worker.death()}")
-                crew[crew.index(worker)] = worker.replacement()
+                crew[crew.index(worker)] = ready(worker.replacement(), shown.line)
             elif error := cast(Finished, message).error:
                 shown.line(f"trial {int(attempt.folder.name)} has no model or pictures: {error}")
 
@@ -89,26 +89,44 @@ def _measure(
     shown: Display,
     own: Callable[[FrozenTrial], bool],
 ) -> None:
-    """Measures the latency of each shape that has none yet, with one worker left, and hands it on."""
+    """Measures the latency of each shape that has none yet, on its own machine with one worker left there.
+
+    ``crew`` has those workers afterwards; the latencies are handed on.
+    """
     unknown: dict[str, Path] = {}
+    machines: dict[str, str | None] = {}
     complete = [trial for trial in opened.trials([TrialState.COMPLETE]) if own(trial)]
     for trial in complete:
         shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
         if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
             unknown.setdefault(shape, model)
+            machines[shape] = trial.user_attrs.get("machine")
     if unknown:
-        while len(crew) > 1:
-            crew.pop().stop()
-        if not crew:
-            crew += hire(definition, 1)
+        crew += [ready(worker, shown.line) for worker in hire(definition, 1)] if not crew else []
+        left = _one_each(crew)
         shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
-        for shape, metrics in measure_latencies(unknown, a_clip(definition), crew[0], shown.line):
-            opened.set_latency(shape, metrics)
+        for machine, worker in left.items():
+            # Before there were other machines, trials did not say on which they ran.
+            here = {shape: model for shape, model in unknown.items() if machines[shape] in (machine, None)}
+            for shape, metrics in measure_latencies(here, a_clip(definition), worker, shown.line):
+                opened.set_latency(shape, metrics)
+        if away := sum(machine not in (*left, None) for machine in machines.values()):
+            shown.line(f"{away} shapes were not measured: no worker is left on the machine that they ran on")
     for trial in complete:
         attempt = opened.attempt(trial.number)
         outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
         if outcome and known and compare.LATENCY not in outcome.metrics:
             attempt.add_metrics(known)
+
+
+def _one_each(crew: list[Worker]) -> dict[str, Worker]:
+    """One worker for each machine that the crew is on, by the machine's digest; the others are stopped."""
+    left: dict[str, Worker] = {}
+    for worker in crew:
+        if left.setdefault(config.digest(machine_of(worker)), worker) is not worker:
+            worker.stop()
+    crew[:] = left.values()
+    return left
 
 
 def a_clip(definition: StudyDefinition) -> Path:

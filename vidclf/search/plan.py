@@ -21,7 +21,8 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
     """What a study would do, as plain data; creates nothing.
 
     Returns:
-        ``study``, ``question``, ``objective``, ``used`` and ``total`` trials, ``workers``; ``clips`` by
+        ``study``, ``question``, ``objective``, ``used`` and ``total`` trials, ``workers``; ``resources``:
+        who they are, in words; ``clips`` by
         split; ``space``: what is searched in each base; ``bases``: each as resolved here; ``first``: the
         points that are tried before anything is sampled; ``sample``: one random configuration;
         ``seconds_left`` and ``store_bytes``: from the trials so far, ``None`` before the first.
@@ -47,6 +48,7 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
         "used": used,
         "total": file.budget.trials,
         "workers": file.workers,
+        "resources": _resources(definition),
         "clips": {split: len(entries) for split, entries in splits.items()},
         "space": [
             {
@@ -61,6 +63,15 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
         "sample": _sample(definition),
         **_estimates(opened, max(0, file.budget.trials - used), file.workers),
     }
+
+
+def _resources(definition: StudyDefinition) -> str:
+    file = definition.file
+    if definition.ray is None:
+        return f"{file.workers} worker{'s' * (file.workers > 1)} on this machine"
+    most = file.resources.max_workers
+    count = f"up to {most}" if most else "as many as the cluster holds now"
+    return f"workers on Ray ({definition.ray}): {count}, each with {file.resources.words()}"
 
 
 def _shown(dimension: Dimension) -> dict[str, Any]:

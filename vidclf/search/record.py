@@ -136,6 +136,32 @@ class Budget(Section):
     """How often a configuration whose worker dies is run again before it is given up."""
 
 
+class Resources(Section):
+    """What a worker takes of a machine, for `--ray`."""
+
+    cpus: float = Field(1.0, gt=0)
+    """Cores of each worker; of one and more, a whole number."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs of each worker: 0.25 packs four of them on one; of one and more, a whole number."""
+    max_workers: int | None = Field(None, ge=1)
+    """Most workers at once, also when the cluster grows; unset: as many as it holds when the study starts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, value in (("cpus", self.cpus), ("gpus", self.gpus)):
+            if value > 1 and value != int(value):  # Ray's rule
+                raise ValueError(f"{name} = {value:g}: more than one is a whole number")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Of each worker."""
+        return max(1, int(self.cpus))
+
+    def words(self) -> str:
+        return f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
+
+
 def open_storage(store: Store) -> optuna.storages.BaseStorage:
     """Optuna's database, created and migrated where needed: once, before any worker starts."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

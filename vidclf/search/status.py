@@ -12,7 +12,7 @@ from vidclf.tracking.deliverer import Deliverer
 def status(opened: OpenStudy) -> dict[str, Any]:
     """Where a study stands, in the shape of ``--json``."""
     rows = opened.rows()
-    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "running", "waiting"), 0)
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
     for row in rows:
         found[row.state] += 1
     best = compare.ranked(rows, opened.objective.direction)[:1]

@@ -12,7 +12,7 @@ import optuna
 from pydantic import Field, model_validator
 
 from vidclf import config
-from vidclf.config import InputError, Scalar, Section, Tree
+from vidclf.config import InputError, Scalar, Section
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import experiment_name, load_experiment, portable
 from vidclf.models.base import ExperimentConfig
@@ -25,6 +25,7 @@ from vidclf.search.record import (
     Constraint,
     Objective,
     OpenStudy,
+    Resources,
     open_storage,
     stored_definition,
     study_names,
@@ -39,7 +40,6 @@ CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accur
 
 _MAKING_SECONDS = 10.0
 """Longest wait for another process to make a study: it takes three statements."""
-_LATER = ("resources",)
 
 
 class StudyFile(Section):
@@ -61,6 +61,8 @@ class StudyFile(Section):
     """Bounds that a trial must keep."""
     budget: Budget
     """When the search ends."""
+    resources: Resources = Resources()
+    """What each worker takes of a machine of a Ray cluster; may change when the study is resumed."""
     gates: Gates = Gates()
     """What its best model must reach to be promoted; may change when the study is resumed."""
     sampler: SamplerConfig = SamplerConfig()
@@ -125,6 +127,7 @@ class StudyDefinition:
         per_gpu: Workers that share a GPU; ``None``: each takes what it finds.
         continued: The study whose finished trials this one takes over.
         join: Other supervisors may run it too.
+        ray: Address of the Ray cluster whose workers run it; ``None``: this machine's do.
     """
 
     name: str
@@ -134,6 +137,7 @@ class StudyDefinition:
     per_gpu: int | None = None
     continued: str | None = None
     join: bool = False
+    ray: str | None = None
 
     @property
     def experiment(self) -> str:
@@ -172,7 +176,6 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     if not path.suffix and not path.exists():
         raise InputError(f"{path}: no such file; a study is given as its file, as studies/{path.name}.toml")
     tree = config.read_toml(path)
-    _refuse_later(tree, str(path))
     file = config.validate(StudyFile, tree, str(path))
     name = file.name or path.stem
     check_name(name)
@@ -198,14 +201,6 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     if problems:
         raise InputError(*problems)
     return StudyDefinition(name, file, space, overrides)
-
-
-def _refuse_later(tree: Tree, source: str) -> None:
-    problems = [
-        f"{source}: {key} is not in this version of vidclf" for key in _LATER if config.lookup(tree, key)
-    ]
-    if problems:
-        raise InputError(*problems)
 
 
 def _load_bases(

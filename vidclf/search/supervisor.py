@@ -13,13 +13,14 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from vidclf import compare, config, profiling
+from vidclf import compare, config
 from vidclf.compare import TrialRow
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.naming import trial_name
 from vidclf.search import display as screen
 from vidclf.search.company import Company
+from vidclf.search.crew import Arrivals, machine_of
 from vidclf.search.exhaustive import exhausted
 from vidclf.search.judging import Course, finite, judge
 from vidclf.search.latency import Stopwatch
@@ -119,12 +120,12 @@ class Supervisor:
         self._settled = settled
         self._running: dict[Worker, Running] = {}
         self._idle: list[Worker] = []
+        self._arrivals = Arrivals(shown.line)
         self._ahead: Asked | None = None
         self._models: set[int] = set()
         self._stop = False
         self._tally = Tally(opened, budget, state, ownership.uuid)
-        environment = profiling.environment()
-        self._machine = {key: environment[key] for key in ("cpu", "cores", "device", "torch")}
+        self._machines: dict[Worker, Mapping[str, str]] = {}
 
     def stop(self) -> None:
         """Ends the study at the next opportunity; running trials are interrupted."""
@@ -134,12 +135,12 @@ class Supervisor:
         """Runs trials until the budget is used up.
 
         Args:
-            crew: Idle workers.
+            crew: Workers that are idle, or on their way.
 
         Returns:
             Why it ended, and the workers that are idle and well.
         """
-        self._idle = list(crew)
+        self._idle = self._arrivals.admit(crew)
         try:
             return self._loop(), self._idle
         finally:
@@ -149,6 +150,7 @@ class Supervisor:
                 worker.stop()
                 self._interrupt(running)
             self._running.clear()
+            self._arrivals.stop()
             self._tally.refresh()
             self._tally.save_seconds()
 
@@ -167,12 +169,19 @@ class Supervisor:
             if ending is None and self._idle and (self._ahead or self._budget_left()):
                 self._start()
                 continue
-            if not self._running and (ending or not self._tally.elsewhere):
+            if not self._running and (ending or not self._more_to_come()):
                 return ending or "finished"
+            self._arrivals.remind(others=bool(self._running or self._idle))
             if not self._listen() and ending is None and self._may_ask_ahead():
                 self._ahead = self._ask(ahead=True)
+            self._state.awaited = len(self._arrivals.workers)
             self._shown.refresh(self._state)
         return "interrupted"
+
+    def _more_to_come(self) -> bool:
+        """Whether a trial is to begin yet, here or because another supervisor's does not end."""
+        unfinished = self._company.others and self._state.used < self._state.total
+        return bool(self._ahead or self._budget_left() or self._tally.elsewhere or unfinished)
 
     def _look_around(self) -> None:
         """Shows that this supervisor lives, and takes over from others that do not."""
@@ -244,10 +253,9 @@ class Supervisor:
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
         running.course = Course.after(frozen.intermediate_values)
-        shape = {**self._machine, **asked.experiment.resolved().shape()}
-        trial.set_user_attr("shape", config.digest(shape))
         worker = self._idle.pop()
-        if self._too_slow(worker, running, asked.experiment, config.digest(shape)):
+        shape = self._shape(trial, asked.experiment, worker)
+        if self._too_slow(worker, running, asked.experiment, shape):
             self._idle.append(worker)
             return
         self._running[worker] = running
@@ -259,6 +267,17 @@ class Supervisor:
         """Whether nobody has taken the trial over meanwhile, as from a machine that slept."""
         frozen = self._opened.frozen(trial.number)
         return frozen.state == TrialState.RUNNING and frozen.user_attrs.get(OWNER) == self._ownership.uuid
+
+    def _shape(self, trial: optuna.Trial, experiment: ExperimentConfig, worker: Worker) -> str:
+        """Records what latency depends on: the worker's machine, and what of the model decides it."""
+        machine = self._machines.setdefault(worker, machine_of(worker))
+        shape = {**machine, **experiment.resolved().shape()}
+        if worker.machine:  # there, what is automatic may be another than here
+            shape["asked"] = config.lookup(config.dump(experiment), "train.precision")
+        digest = config.digest(shape)
+        trial.set_user_attr("shape", digest)
+        trial.set_user_attr("machine", config.digest(machine))
+        return digest
 
     def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
         """Settles a trial whose model is known to be too slow before it is trained."""
@@ -325,6 +344,7 @@ class Supervisor:
         before = self._opened.frozen(earlier).user_attrs
         trial.set_user_attr("reused_from", earlier)
         trial.set_user_attr("shape", before.get("shape"))
+        trial.set_user_attr("machine", before.get("machine"))
         config.write_toml(config.dump(experiment), running.attempt.config)
         running.attempt.record(0, before["metrics"])
         outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
@@ -335,7 +355,8 @@ class Supervisor:
         held, self._held = self._held, []
         for worker, message in held:
             self._hear(worker, message)
-        connections = {worker.connection: worker for worker in self._running}
+        listened = (*self._running, *self._idle, *self._arrivals.workers)
+        connections = {worker.connection: worker for worker in listened}
         # A worker that is free must not wait for a question that nobody waits for yet.
         timeout = 0.0 if self._may_ask_ahead() else 0.5
         news = multiprocessing.connection.wait(list(connections), timeout)
@@ -348,6 +369,14 @@ class Supervisor:
         """Answers one message; ``None`` is the worker's death."""
         if isinstance(message, Paused):  # too late, or after an answer that it waited for
             worker.send(Resume())
+            return
+        if worker in self._arrivals.workers:
+            arrived = self._arrivals.hear(worker, message)
+            self._idle += [arrived] if arrived else []
+            return
+        if worker in self._idle:  # it can only have died
+            self._idle.remove(worker)
+            self._idle += self._arrivals.admit([worker.replacement()])
             return
         running = self._running[worker]
         if isinstance(message, Progress):
@@ -364,7 +393,7 @@ class Supervisor:
             self._settle(running, message)
         else:
             self._bury(running, worker.death())
-            self._idle.append(worker.replacement())
+            self._idle += self._arrivals.admit([worker.replacement()])
 
     def _time_once(self, worker: Worker, running: Running, outcome: Outcome) -> None:
         """Measures a trained model of a new shape where a constraint asks for its latency."""

@@ -14,7 +14,7 @@ from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare
 from vidclf.repeats import Repeats
 from vidclf.search.checks import mend_study
-from vidclf.search.crew import gpu_count, hire
+from vidclf.search.crew import check_ray, gpu_count, hire, placed
 from vidclf.search.display import Display
 from vidclf.search.ownership import Ownership
 from vidclf.search.points import seed
@@ -39,6 +39,8 @@ class Request:
         per_gpu: Workers that share a GPU; there are as many as all GPUs take where ``workers`` is not given.
         continue_as: Name of a new study that takes over the finished trials of the one in the file.
         join: Run trials beside other supervisors of the study; where there is none, begin it.
+        ray: Address of a Ray cluster whose workers run it; ``auto``: the one that runs here; ``local``:
+            one that is started here for it.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Request:
     per_gpu: int | None = None
     continue_as: str | None = None
     join: bool = False
+    ray: str | None = None
 
 
 def plan(request: Request, store: Store) -> StudyDefinition:
@@ -56,11 +59,19 @@ def plan(request: Request, store: Store) -> StudyDefinition:
     Raises:
         InputError: Every problem of its files.
     """
-    definition = dataclasses.replace(load_study(request.path, request.overrides, store), join=request.join)
     if request.join and request.continue_as:
         raise InputError(
             "--join and --continue-as: begin the new study first, then join it by a file of its own"
         )
+    if request.ray is not None:
+        if request.per_gpu is not None:
+            raise InputError(
+                "--per-gpu: with --ray the study's [resources] say it, as gpus = 0.25 for four on each GPU"
+            )
+        check_ray(request.ray)
+    definition = dataclasses.replace(
+        load_study(request.path, request.overrides, store), join=request.join, ray=request.ray
+    )
     file = definition.file
     if request.trials is not None:
         file = file.model_copy(update={"budget": file.budget.model_copy(update={"trials": request.trials})})
@@ -68,7 +79,8 @@ def plan(request: Request, store: Store) -> StudyDefinition:
     if request.per_gpu is not None:
         workers = workers or request.per_gpu * gpu_count()
     if workers is not None:
-        file = file.model_copy(update={"workers": workers})
+        resources = file.resources.model_copy(update={"max_workers": workers})
+        file = file.model_copy(update={"workers": workers, "resources": resources})
     if request.continue_as is None:
         return dataclasses.replace(definition, file=file, per_gpu=request.per_gpu)
     if request.continue_as == definition.name:
@@ -85,6 +97,16 @@ def plan(request: Request, store: Store) -> StudyDefinition:
 
 
 def tune(
+    definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
+) -> tuple[OpenStudy, Ending]:
+    """Starts or resumes a study where its workers are, see `_tune`."""
+    if definition.ray is None and "resources" in definition.file.model_fields_set:
+        warnings = [*warnings, "[resources] are for --ray; here the study has its number of workers"]
+    with placed(definition) as ready:
+        return _tune(ready, store, shown, warnings)
+
+
+def _tune(
     definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
     """Starts or resumes a study and runs it until its budget is used up or it is stopped.

@@ -5,9 +5,11 @@ It knows neither Optuna nor MLflow, and it ends when its supervisor does.
 
 import contextlib
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -15,10 +17,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
+from vidclf import config
 from vidclf.repeats import Repeats
-from vidclf.store import Outcome
+from vidclf.store import Outcome, now_ms
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,12 @@ class FinishTask:
     repeats: Repeats | None = None
 
 
-Task = RunTask | LatencyTask | FinishTask
+@dataclass(frozen=True)
+class HelloTask:
+    """Say what you are."""
+
+
+Task = RunTask | LatencyTask | FinishTask | HelloTask
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,82 @@ class Resume:
     """Go on after a pause."""
 
 
-Message = Progress | Outcome | Measured | Finished | Paused
+@dataclass(frozen=True)
+class Ready:
+    """The answer to a `HelloTask`: what a worker on another machine is, once it can be given tasks.
+
+    Attributes:
+        node: Name of its machine.
+        version: See `own_version`.
+        machine: See `vidclf.profiling.environment`, and ``precision``: what ``auto`` means there.
+    """
+
+    node: str
+    version: str
+    machine: Mapping[str, str]
 
 
-class Worker:
-    """The supervisor's end of a worker process."""
+Message = Progress | Outcome | Measured | Finished | Paused | Ready
+
+
+def refusal(task: Task, reason: str) -> Message:
+    """The answer to a task that could not even be begun."""
+    if isinstance(task, RunTask):
+        return Outcome("failed", reason, {}, now_ms(), "a task that could not be begun")
+    return Measured({}, reason) if isinstance(task, LatencyTask) else Finished(reason)
+
+
+def own_version() -> str:
+    """Of vidclf, with a digest of its code: between two checkouts the number need not differ."""
+    try:
+        number = importlib.metadata.version("vidclf")
+    except importlib.metadata.PackageNotFoundError:
+        number = "from a folder"
+    package = Path(__file__).parents[1]
+    sources = sorted(package.rglob("*.py"))
+    code = config.digest([(path.relative_to(package).as_posix(), path.read_text()) for path in sources])
+    return f"{number} (code {code[:8]})"
+
+
+class Worker(Protocol):
+    """The supervisor's end of a worker."""
+
+    connection: Connection
+    """Readable when there is something to `receive`."""
+    machine: Mapping[str, str] | None
+    """In what its machine differs from this one, see `Ready`; ``None``: it cannot be given tasks yet."""
+
+    def send(self, message: Task | Verdict | Resume) -> None:
+        """Sends; a worker that has died is noticed when it is read from."""
+
+    def receive(self) -> Message | None:
+        """The next message, ``None`` where the worker has died."""
+
+    def pause(self) -> None:
+        """Asks it to answer `Paused` as soon as it can, and to wait then."""
+
+    def death(self) -> str:
+        """How it ended, in words."""
+
+    def hope(self, waited: float) -> str:
+        """What is to be said of one that cannot be given tasks after so many seconds.
+
+        Raises:
+            InputError: There is no hope.
+        """
+
+    def stop(self) -> None:
+        """Ends the worker at once, whatever it is doing."""
+
+    def replacement(self) -> "Worker":
+        """Ends this worker, where it still lives, and starts another in its place."""
+
+
+class LocalWorker:
+    """A worker that is a process of this machine."""
+
+    machine: Mapping[str, str] | None = MappingProxyType({})
+    """Tasks can be sent at once: they wait in the pipe."""
 
     def __init__(self, threads: int, gpu: int | None = None) -> None:
         """Starts the process.
@@ -116,18 +196,15 @@ class Worker:
         self.process.start()
         theirs.close()
 
-    def replacement(self) -> "Worker":
-        """Ends this process, where it still lives, and starts another in its place."""
+    def replacement(self) -> "LocalWorker":
         self.stop()
-        return Worker(self._threads, self._gpu)
+        return LocalWorker(self._threads, self._gpu)
 
     def send(self, message: Task | Verdict | Resume) -> None:
-        """Sends; a worker that has died is noticed when it is read from."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
     def receive(self) -> Message | None:
-        """The next message, ``None`` where the worker has died."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):  # the latter also where it died in the middle of a message
@@ -135,21 +212,21 @@ class Worker:
         return message
 
     def pause(self) -> None:
-        """Asks it to answer `Paused` as soon as it can, and to wait then."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGUSR1)
 
     def death(self) -> str:
-        """How the process ended, in words."""
         self.process.join(timeout=10)
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"the worker died: {signal.Signals(-code).name}"
         return f"the worker died: exit code {code}"
 
+    def hope(self, waited: float) -> str:
+        return f"its process has been starting for {waited:.0f} s"
+
     def stop(self) -> None:
-        """Ends the process at once, whatever it is doing."""
         self.connection.close()
         self.process.kill()
         self.process.join()
@@ -231,7 +308,17 @@ def _end_with_parent() -> None:
 def _do(task: Task, line: _Line) -> Message:
     if isinstance(task, RunTask):
         return _run(task, line)
+    if isinstance(task, HelloTask):
+        return _introduce()
     return _measure(task) if isinstance(task, LatencyTask) else _finish(task)
+
+
+def _introduce() -> Ready:
+    from vidclf import profiling  # noqa: PLC0415
+    from vidclf.models.training import auto_precision  # noqa: PLC0415
+
+    machine = {**profiling.environment(), "precision": auto_precision()}
+    return Ready(socket.gethostname(), own_version(), machine)
 
 
 def _run(task: RunTask, line: _Line) -> Outcome:
