@@ -1,108 +1,198 @@
-"""Servers that tests start on this machine; where one is not installed, its tests are skipped."""
+"""Real servers that tests start, stop and start again; each in a folder of its own, on 127.0.0.1."""
 
-import importlib
-import logging
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-
-def need_module(name: str) -> Any:
-    """A module that a service needs; without it the test is skipped, or fails where services are required."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        if os.environ.get("VIDCLF_REQUIRE_SERVICES"):
-            raise
-        pytest.skip(f"{name} is not installed")
+START_SECONDS = 180.0
+PROXY = """
+import sys
+from optuna.storages import get_storage, run_grpc_proxy_server
+run_grpc_proxy_server(get_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+"""
 
 
-@dataclass
-class S3Server:
-    """An S3 server in this process, with one bucket.
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
-    Attributes:
-        endpoint: Its address.
-        bucket: The bucket's name.
-        requests: How often each method was called on each object, as ``("GET", "folder/a.avi")``.
-    """
 
-    endpoint: str
-    bucket: str = "clips"
-    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+def missing(service: str) -> None:
+    """Skips the test; a failure where every service must be there."""
+    if os.environ.get("VIDCLF_REQUIRE_SERVICES"):
+        pytest.fail(f"{service} is not installed")
+    pytest.skip(f"needs {service}")
 
-    @property
-    def url(self) -> str:
-        return f"s3://{self.bucket}"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What any S3 client on this machine needs to find it."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+class Server(ABC):
+    """A process that answers at a port until it is stopped; used as a context."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder, free_port()
+        self.environment: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def client(self) -> Any:
-        return need_module("boto3").client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id="somebody",
-            aws_secret_access_key="secret",
-            region_name="us-east-1",
-        )
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
-    def put(self, key: str, content: bytes) -> str:
-        """Writes an object; its URL."""
-        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
-        return f"{self.url}/{key}"
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
 
-    def put_folder(self, folder: Path, key: str) -> str:
-        """Writes all files below a folder; the URL of its counterpart."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.put(f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-        return f"{self.url}/{key}"
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What starts it."""
 
-    def reads(self, key: str) -> dict[str, int]:
-        """How often each object below ``key`` was fetched."""
-        return {
-            name.removeprefix(f"{key}/"): count
-            for (method, name), count in self.requests.items()
-            if method == "GET" and name.startswith(f"{key}/")
-        }
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.environment},
+                **self.options(),
+            )
+        wait_until(lambda: self.answers() or self._process.poll() is not None)  # type: ignore[union-attr]
+        assert self.answers(), self.log.read_text()
+
+    def options(self) -> dict[str, Any]:
+        """Further ones of its process."""
+        return {}
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
-@contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """A running S3 server; this process's own clients find it by ``S3Server.environment`` only."""
-    moto = need_module("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        server = S3Server(f"http://{host}:{port}")
-        moto._server.app = _counting(moto._server.app, server)
-        server.client.create_bucket(Bucket=server.bucket)
-        yield server
-    finally:
-        moto.stop()
-        need_module("s3fs").S3FileSystem.clear_instance_cache()  # they remember the address
+def wait_until(holds: Callable[[], object], seconds: float = START_SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
-def _counting(app: Callable[..., Iterable[bytes]], server: S3Server) -> Callable[..., Iterable[bytes]]:
-    def counted(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        key = environ["PATH_INFO"].removeprefix(f"/{server.bucket}").lstrip("/")
-        server.requests[environ["REQUEST_METHOD"], key] += 1
-        return app(environ, start_response)
+class PostgreSQL(Server):
+    """Debian's PostgreSQL with a database of its own; it refuses to run as root, so root lends it a user."""
 
-    return counted
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+        if not found:
+            missing("PostgreSQL")
+        self._programs = found[-1]
+        self._data = folder / "data"
+        self._user = "postgres" if os.getuid() == 0 else None
+        self.name = self._user or pwd.getpwuid(os.getuid()).pw_name
+
+    @property
+    def uri(self) -> str:
+        return f"postgresql://{self.name}:secret@127.0.0.1:{self.port}/postgres"
+
+    def options(self) -> dict[str, Any]:
+        return {"user": self._user, "cwd": self.folder} if self._user else {"cwd": self.folder}
+
+    def command(self) -> list[str]:
+        settings = [f"unix_socket_directories={self.folder}", "fsync=off", "listen_addresses=127.0.0.1"]
+        options = [word for setting in settings for word in ("-c", setting)]
+        return [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
+
+    def answers(self) -> bool:
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False, cwd=self.folder).returncode == 0
+
+    def start(self) -> None:
+        if not self._data.exists():
+            self._initialize()
+        super().start()
+
+    def create(self, name: str) -> str:
+        """Another database of it; its address, as MLflow takes it."""
+        import psycopg  # noqa: PLC0415
+
+        with psycopg.connect(self.uri, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.uri.replace("postgresql:", "postgresql+psycopg:").removesuffix("postgres") + name
+
+    def _initialize(self) -> None:
+        if self._user:
+            shutil.chown(self.folder, self._user)
+            for parent in self.folder.parents:  # pytest's are private
+                if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        password = self.folder / "password"
+        password.write_text("secret\n")
+        command = [str(self._programs / "initdb"), "-D", str(self._data), "--no-sync", "-E", "UTF8"]
+        options = ["-U", self.name, "--auth=scram-sha-256", f"--pwfile={password}"]
+        subprocess.run([*command, *options], check=True, capture_output=True, **self.options())
+
+    def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """At once, as after a crash; SIGINT: an orderly stop that cuts connections."""
+        if self._process is not None:
+            self._process.send_signal(number)  # its own children are its own
+            self._process.wait(timeout=60)
+            self._process = None
+
+
+class OptunaProxy(Server):
+    """Optuna's gRPC proxy in front of a database."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        super().__init__(folder)
+        self._database = database.replace("postgresql://", "postgresql+psycopg://")
+
+    @property
+    def uri(self) -> str:
+        return f"grpc://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-W", "ignore", "-c", PROXY, self._database, str(self.port)]
+
+
+class MlflowServer(Server):
+    """A tracking server; its artifacts lie in its folder where nothing else is said."""
+
+    def __init__(self, folder: Path, *options: str, backend: str | None = None) -> None:
+        super().__init__(folder)
+        self._backend = backend or f"sqlite:///{folder / 'server.db'}"
+        self._options = options or ("--artifacts-destination", str(folder / "served"))
+
+    def command(self) -> list[str]:
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._backend]
+        return [*command, *self._options, "--port", str(self.port), "--workers", "1"]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+            return True
+        return False

@@ -32,7 +32,8 @@ from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.experiment import clip_store, load_experiment
 from vidclf.models import MODELS
-from vidclf.search.record import DEFINITION, open_storage
+from vidclf.search.record import DEFINITION
+from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store
 
 BASES = CategoricalDistribution(["svm", "tiny"])

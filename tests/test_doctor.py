@@ -29,7 +29,8 @@ from vidclf.doctor import CHECKS, Check, Finding, examine, weigh
 from vidclf.registry.find import resolve_model
 from vidclf.search.checks import mend_runs, mend_study
 from vidclf.search.ownership import Ownership
-from vidclf.search.record import DEFINITION, OpenStudy, open_storage
+from vidclf.search.record import DEFINITION, OpenStudy
+from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, find_store, locate_store, now_ms
 from vidclf.tracking.deliverer import Deliverer
 

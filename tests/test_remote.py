@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.clips import CLASSES, moving_square, write_experiment
-from tests.services import S3Server, need_module, s3_server
+from tests.s3 import S3Server, need_module, s3_server
 from vidclf import cli, metrics, pictures
 from vidclf.comparison.clips import thumbnail
 from vidclf.config import InputError, expand_path, is_url

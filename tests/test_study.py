@@ -12,6 +12,7 @@ from vidclf import metrics
 from vidclf.config import InputError
 from vidclf.search import record
 from vidclf.search.plan import describe_plan
+from vidclf.search.storage import open_storage
 from vidclf.search.study import CURVE_METRICS, load_study, open_study
 from vidclf.search.tune import check
 from vidclf.store import Store, open_store
@@ -221,7 +222,7 @@ def test_relative_overrides_mean_the_same_from_another_folder(
 
 
 def test_a_study_cut_off_while_it_was_made_is_made_anew(folder: Path, store: Store) -> None:
-    optuna.create_study(study_name="s", storage=record.open_storage(store), direction="minimize")
+    optuna.create_study(study_name="s", storage=open_storage(store), direction="minimize")
     opened = open_study(load_study(write(folder), {}, store), store)
     assert opened.study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert opened.stored["objectives"][0]["metric"] == "val/macro_f1"

@@ -1,18 +1,15 @@
 """Studies whose processes are killed again and again, and files that are cut: nothing is lost or doubled."""
 
-import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
-import socket
 import sqlite3
 import struct
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -28,6 +25,7 @@ from optuna.trial import TrialState
 
 from tests.attempts import ENDED, end
 from tests.clips import write_experiment, write_squares
+from tests.services import MlflowServer
 from tests.test_doctor import METRIC, add_trial, make_folder, make_optuna_study
 from tests.test_supervisor import Bench
 from vidclf.data import cache
@@ -61,7 +59,7 @@ name = "random"
 "model.C" = {{ low = 0.1, high = 10.0, log = true }}
 "train.lr" = {{ low = 1e-4, high = 1e-2, log = true }}
 """
-SESSION_SECONDS = 100.0
+SESSION_SECONDS = 240.0
 RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 FOLDER_STATUS = {
     TrialState.COMPLETE: {"complete"},
@@ -73,7 +71,7 @@ FOLDER_STATUS = {
 class Ordeal:
     """One study, its sessions one after another, and all that was done to them."""
 
-    def __init__(self, folder: Path, store: Store, seed: int) -> None:
+    def __init__(self, folder: Path, store: Store, seed: int, study: str = STUDY) -> None:
         self.folder, self.store, self.seed = folder, store, seed
         self.random = random.Random(seed)
         self.story: list[str] = []
@@ -82,7 +80,7 @@ class Ordeal:
         manifest = write_squares(folder / "squares")
         write_experiment(folder / "svm.toml", "svm", manifest)
         write_experiment(folder / "tiny.toml", "frames2d", manifest, train="epochs = 4\nbatch_size = 2")
-        (folder / "ordeal.toml").write_text(STUDY)
+        (folder / "ordeal.toml").write_text(study)
 
     def note(self, text: str) -> None:
         self.story.append(f"{time.monotonic() - self._begun:6.1f} s  {text}")
@@ -149,14 +147,14 @@ class Ordeal:
         return "\n".join([f"seed {self.seed}", *self.story, log[-6000:]])
 
 
-def check_survival(ordeal: Ordeal) -> OpenStudy:
+def check_survival(ordeal: Ordeal, trials_wanted: int = TRIALS) -> OpenStudy:
     """The databases, folders and processes after a study that was completed in the end."""
     store, opened = ordeal.store, find_study("ordeal", ordeal.store)
     trials = opened.trials()
     states = Counter(trial.state.name for trial in trials)
     assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}, f"{states}\n{ordeal}"
     assert [trial.number for trial in trials] == list(range(len(trials))), ordeal
-    assert opened.logical() == TRIALS, ordeal
+    assert opened.logical() == trials_wanted, ordeal
     retried = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
     assert set(retried.values()) <= {1}, f"retried twice: {retried}\n{ordeal}"
 
@@ -265,41 +263,11 @@ def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -
     assert not kinds["died"] + kinds["failed"], f"a stop is no failure: {kinds}\n{ordeal}"
 
 
-class MlflowServer:
-    """A real tracking server that can be away for a while."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        backend = f"sqlite:///{self.folder / 'server.db'}"
-        places = ["--backend-store-uri", backend, "--artifacts-destination", str(self.folder / "served")]
-        command = [sys.executable, "-m", "mlflow", "server", *places, "--port", str(self.port)]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True
-            )
-        end = time.monotonic() + 90
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return
-            time.sleep(0.2)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
 @pytest.mark.slow
 def test_a_study_goes_on_while_its_mlflow_server_is_away(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = MlflowServer(tmp_path)
+    server = MlflowServer(tmp_path / "server")
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -311,7 +279,7 @@ def test_a_study_goes_on_while_its_mlflow_server_is_away(
         while len(list(store.folder.glob(results))) < 4 and time.monotonic() < end:
             assert ordeal.watch(process, time.monotonic() + 0.2) is None, ordeal
         before = len(list(store.folder.glob(results)))
-        server.kill()
+        server.stop()
         ordeal.note(f"the server is killed after {before} trials")
         ordeal.watch(process, time.monotonic() + 20)
         meanwhile = len(list(store.folder.glob(results))) - before
@@ -324,7 +292,7 @@ def test_a_study_goes_on_while_its_mlflow_server_is_away(
         ordeal.finish()  # delivers what the first session could not
         check_survival(ordeal)
     finally:
-        server.kill()
+        server.stop()
 
 
 def test_a_supervisor_that_dies_after_its_worker_gives_no_configuration_up(

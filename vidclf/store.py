@@ -17,6 +17,7 @@ Optuna decides, the folder is the record, MLflow is the mirror.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,24 @@ _LONGEST_NAME = 200
 """Bytes; file systems take 255, and suffixes come on top."""
 TRAIN = "train"
 """Folder of the attempts that belong to no study."""
+
+
+class DatabaseAway(Exception):  # noqa: N818  (a state, not an error)
+    """The server of a study's database went away and was not waited for any longer; the study goes on later.
+
+    Attributes:
+        interrupted: The user stopped the waiting.
+    """
+
+    def __init__(self, message: str, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be shown; up to the last @, as people forget to write one in a password as %40."""
+    hidden = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", uri)
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)
 
 
 def now_ms() -> int:

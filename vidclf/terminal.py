@@ -53,12 +53,16 @@ def explained(error: Exception) -> int | None:
     """Prints an error's message; its exit code, ``None`` where it is the command line's own signal."""
     from vidclf.config import InputError
     from vidclf.data.video import ClipError
+    from vidclf.store import DatabaseAway
 
     if type(error).__module__.startswith(("typer", "click")):
         return None
     if isinstance(error, InputError | ClipError):
         say("error: " + "\n       ".join(str(error).splitlines()), "red")
         return BAD_INPUT
+    if isinstance(error, DatabaseAway):
+        say(f"{error}; nothing that was finished is lost: when it is back, repeat the command", "red")
+        return INTERRUPTED if error.interrupted else FAILED
     if type(error).__name__ == "GateRefused":
         say(f"refused: {error}", "yellow")
         return GATE_REFUSED

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from vidclf import compare, config
 from vidclf.config import InputError
-from vidclf.registry.confirm_report import winner_of
+from vidclf.registry.confirm_report import REPORT, winner_of
+from vidclf.registry.fetch import fetch_run, fetch_study_file, fetch_trial
 from vidclf.repeats import Repeats
 from vidclf.search.gates import Gates
 from vidclf.search.record import OpenStudy, find_study, study_names
@@ -49,6 +50,9 @@ def find_candidate(study_or_run: str, store: Store) -> Candidate:
     for attempt in store.all_attempts():
         if deliverer.receipt(attempt).run_id == study_or_run:
             return _of_run(attempt, study_or_run, store, names)
+    fetched = fetch_run(store, study_or_run)
+    if fetched is not None:
+        return _of_run(fetched, study_or_run, store, names)
     known = f"studies here: {', '.join(names)}" if names else "there is no study here yet"
     raise InputError(f"{study_or_run}: no study or run of {store.folder} ({known})")
 
@@ -73,6 +77,7 @@ def _in_study(opened: OpenStudy, attempt: Attempt, label: str, metrics: Mapping[
 def _gates(opened: OpenStudy) -> Gates:
     """The gates of the study's file, as it was when the study last ran."""
     path = opened.own_attempt.artifacts / "study.toml"
+    fetch_study_file(opened, path.name)
     tree = config.read_toml(path) if path.exists() else {}
     return config.validate(Gates, tree.get("gates", {}), str(path))
 
@@ -84,9 +89,10 @@ def _best_of_study(name: str, store: Store) -> Candidate:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
         )
+    fetch_study_file(opened, REPORT)
     confirmed = winner_of(opened)
     row = next((row for row in best if row.number == confirmed), best[0])
     value = f"{opened.objective.metric} {row.value:.4f}"
     seal = ", confirmed" if row.number == confirmed else ""
     label = f"trial {row.number} of {opened.name} ({row.base}, {value}{seal})"
-    return _in_study(opened, opened.attempt(row.number), label, row.metrics)
+    return _in_study(opened, fetch_trial(opened, row.number), label, row.metrics)

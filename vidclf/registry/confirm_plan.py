@@ -10,6 +10,7 @@ from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.experiment import ExperimentConfig, divided, experiment_of
 from vidclf.finish import check_clips
+from vidclf.registry.fetch import fetch_trial
 from vidclf.search.ownership import live_owners
 from vidclf.search.record import OpenStudy
 
@@ -71,8 +72,13 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
         )
+    if not (opened.own_attempt.folder / "attempt.json").exists():
+        raise InputError(
+            f"the study {opened.name} ran in another store than {opened.store.folder}, and what is confirmed "
+            "is written beside it: confirm it with --store where it ran; promote works from anywhere"
+        )
     for row in rows:
-        check_clips(opened.attempt(row.number))
+        check_clips(fetch_trial(opened, row.number))
     by_fold = opened.repeats is not None and opened.repeats.by == "fold"
     experiments = {row.number: experiment_of(opened.attempt(row.number)) for row in rows}
     folds = {

@@ -12,7 +12,8 @@ from vidclf.intervals import CONFIDENCE, Interval, Paired
 from vidclf.search.record import OpenStudy
 from vidclf.store import Attempt
 
-_REPORT = "confirm.json"
+REPORT = "confirm.json"
+"""Artifact of the study's own run."""
 """Artifact of the study's own run: what was found."""
 
 
@@ -135,12 +136,12 @@ def as_dict(found: Confirmation) -> dict[str, object]:
 def write_report(opened: OpenStudy, found: Confirmation) -> None:
     """Keeps it beside the study, for `winner_of` to find."""
     text = json.dumps(as_dict(found), indent=1) + "\n"
-    (opened.own_attempt.artifacts / _REPORT).write_text(text, encoding="utf-8")
+    (opened.own_attempt.artifacts / REPORT).write_text(text, encoding="utf-8")
 
 
 def winner_of(opened: OpenStudy) -> int | None:
     """The trial that `confirm` found best, ``None`` where it was not asked."""
-    path = opened.own_attempt.artifacts / _REPORT
+    path = opened.own_attempt.artifacts / REPORT
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["winner"])
     except (FileNotFoundError, ValueError, KeyError):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import mlflow.artifacts
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vidclf.config import InputError, did_you_mean, digest
 from vidclf.data import cache
 from vidclf.store import Store
-from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.deliverer import Deliverer, check_reachable
 
 PACKAGED = Path("artifacts", "model")
 """Where a logged model holds the folder that `vidclf.models.load_model` reads."""
@@ -63,14 +64,24 @@ def _of_run(deliverer: Deliverer, run_id: str) -> Path:
         run = deliverer.client.get_run(run_id)
     except MlflowException:
         raise InputError(_unknown(deliverer.client, run_id)) from None
+    return model_of_run(deliverer, run)
+
+
+def model_of_run(deliverer: Deliverer, run: Run) -> Path:
+    """The local folder of the saved model that a run's logged model holds.
+
+    Raises:
+        InputError: It has none.
+    """
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
-        raise InputError(f"{run_id}: this run kept no model")
+        raise InputError(f"{run.info.run_id}: this run kept no model")
     return _download(deliverer, deliverer.client.get_logged_model(outputs[-1].model_id).artifact_location)
 
 
 def _download(deliverer: Deliverer, location: str) -> Path:
     """The packaged model's folder; files that lie on this machine are not copied."""
+    check_reachable(location)
     url = urllib.parse.urlsplit(location)
     if url.scheme == "file":
         return Path(urllib.parse.unquote(url.path)) / PACKAGED

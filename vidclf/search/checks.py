@@ -15,8 +15,19 @@ from vidclf.naming import trial_name
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
 from vidclf.search.ownership import Ownership, live_owners
 from vidclf.search.reconcile import reconcile
-from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OWNER, OpenStudy, counts, open_storage
-from vidclf.store import SEARCHED_TAG, TRAIN, Attempt, Identity, Outcome, Status, Store, now_ms
+from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OWNER, OpenStudy, counts
+from vidclf.search.storage import open_storage
+from vidclf.store import (
+    SEARCHED_TAG,
+    TRAIN,
+    Attempt,
+    Identity,
+    Outcome,
+    Status,
+    Store,
+    now_ms,
+    without_password,
+)
 from vidclf.tracking.checks import disagreeing_runs, is_running, runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer, prepare
 
@@ -28,9 +39,10 @@ def unreachable(store: Store, note: Note) -> Iterator[Problem]:
     try:
         if _exists(store):
             open_storage(store)
-    except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
+    except (InputError, SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
         reason = str(error).splitlines()[0]
-        yield Problem(store.optuna_uri, f"Optuna cannot use it: {reason}", blocks=frozenset(("optuna",)))
+        where = without_password(store.optuna_uri)
+        yield Problem(where, f"Optuna cannot use it: {reason}", blocks=frozenset(("optuna",)))
 
 
 def abandoned_trials(store: Store, note: Note) -> Iterator[Problem]:
@@ -198,10 +210,11 @@ def _take_over(opened: OpenStudy) -> None:
         reconcile(opened)
         own = opened.own_attempt
         if (own.folder / "attempt.json").exists() and own.outcome() is None:
-            if opened.logical() < (opened.budget() or 0):
-                _interrupt(own, "its supervisor died")
-            else:  # others have finished it
+            total = opened.budget()
+            if total is not None and opened.logical() >= total:  # others have finished it
                 own.finish(Outcome("complete", "", {}, now_ms()))
+            else:
+                _interrupt(own, "its supervisor died")
     finally:
         ownership.release()
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
 from vidclf.search.record import AHEAD, DIED, FIXED, INTERRUPTED, OWNER, RELEASED, RUN_AGAIN, START, OpenStudy
-from vidclf.store import Outcome, now_ms
+from vidclf.store import DatabaseAway, Outcome, now_ms
 
 
 class FencedError(Exception):
@@ -83,9 +83,13 @@ def queue_lost(opened: OpenStudy, overdue: Callable[[int], bool] = lambda _: Tru
 
 
 def put_back(opened: OpenStudy, number: int) -> None:
-    """Has a trial that was asked for ahead, and not begun, asked for again before any new one."""
-    opened.trial(number).set_user_attr(AHEAD, False)
-    opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
+    """Has a trial that was asked for ahead, and not begun, asked for again before any new one.
+
+    Where the database is away, the next session does.
+    """
+    with contextlib.suppress(DatabaseAway):
+        opened.trial(number).set_user_attr(AHEAD, False)
+        opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
 
 
 def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: bool = False) -> None:
@@ -159,7 +163,8 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> Non
     """Settles a trial that nobody runs any more.
 
     One whose attempt had finished keeps its outcome; any other is failed as
-    interrupted: it does not count, and `reconcile` queues it again.
+    interrupted: it does not count, and `reconcile` queues it again. Where the
+    database is away, the next session settles it by its folder.
 
     Raises:
         FencedError: Another supervisor settled it first.
@@ -171,7 +176,8 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> Non
         outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
         if (attempt.folder / "attempt.json").exists():
             attempt.finish(outcome)
-    settle(opened, trial, outcome)
+    with contextlib.suppress(DatabaseAway):
+        settle(opened, trial, outcome)
 
 
 def queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:

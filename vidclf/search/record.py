@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -14,7 +15,8 @@ from vidclf import config
 from vidclf.compare import TrialRow
 from vidclf.config import InputError, Section
 from vidclf.repeats import RepeatBy, Repeats
-from vidclf.store import Attempt, Store
+from vidclf.search.storage import existing_storage, open_storage
+from vidclf.store import Attempt, Store, without_password
 
 Direction = Literal["maximize", "minimize"]
 BASE = "base"
@@ -162,31 +164,15 @@ class Resources(Section):
         return f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
 
 
-def open_storage(store: Store) -> optuna.storages.BaseStorage:
-    """Optuna's database, created and migrated where needed: once, before any worker starts."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    embedded = store.optuna_uri.startswith("sqlite:")
-    options = {"connect_args": {"timeout": 60}} if embedded else {}
-    return optuna.storages.RDBStorage(store.optuna_uri, engine_kwargs=options)
-
-
-def _existing_storage(store: Store) -> optuna.storages.BaseStorage | None:
-    """Optuna's database, ``None`` where there is none yet: asking creates none."""
-    embedded = store.optuna_uri.startswith("sqlite:")
-    if embedded and not Path(store.optuna_uri.removeprefix("sqlite:///")).exists():
-        return None
-    return open_storage(store)
-
-
 def study_names(store: Store) -> list[str]:
     """Names of all studies of the store, oldest first; asking creates no database."""
-    storage = _existing_storage(store)
+    storage = existing_storage(store)
     return list(optuna.get_all_study_names(storage)) if storage else []
 
 
 def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
     """What the study ``name`` was made from, ``None`` where there is no such study."""
-    storage = _existing_storage(store)
+    storage = existing_storage(store)
     if storage is None or name not in optuna.get_all_study_names(storage):
         return None
     return _definition(optuna.load_study(study_name=name, storage=storage), store)
@@ -201,7 +187,8 @@ def _definition(study: optuna.Study, store: Store) -> dict[str, Any] | None:
         return None
     if DEFINITION not in attributes:
         raise InputError(
-            f"the study {study.study_name} in {store.optuna_uri} was not made by vidclf; choose another name"
+            f"the study {study.study_name} in {without_password(store.optuna_uri)} was not made by vidclf; "
+            "choose another name"
         )
     return cast(dict[str, Any], json.loads(attributes[DEFINITION]))
 
@@ -274,8 +261,11 @@ class OpenStudy:
 
     def trial_id(self, number: int) -> int:
         """Optuna's own key of a trial."""
-        study_id = self.storage.get_study_id_from_name(self.name)
-        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    @cached_property
+    def _study_id(self) -> int:
+        return self.storage.get_study_id_from_name(self.name)
 
     def latency(self, shape: str) -> dict[str, float] | None:
         """Latency metrics of a shape, ``None`` where they were not measured yet."""
@@ -385,14 +375,15 @@ def find_study(name_or_file: str, store: Store) -> OpenStudy:
     if stored is None:
         names = study_names(store)
         known = f"it has {', '.join(names)}" if names else "it has none yet: vidclf tune STUDY.toml makes one"
-        raise InputError(f"{store.folder}: no study {name}{config.did_you_mean(name, names)} ({known})")
+        where = store.folder if "optuna" in store.databases else without_password(store.optuna_uri)
+        raise InputError(f"{where}: no study {name}{config.did_you_mean(name, names)} ({known})")
     storage = open_storage(store)
     return OpenStudy(optuna.load_study(study_name=name, storage=storage), storage, stored, store)
 
 
 def all_studies(store: Store) -> list[OpenStudy]:
     """Every study that vidclf made, oldest first, through one connection; others are left out."""
-    storage = _existing_storage(store)
+    storage = existing_storage(store)
     if storage is None:
         return []
     studies = (

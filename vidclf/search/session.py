@@ -34,7 +34,7 @@ from vidclf.search.study import StudyDefinition, StudyFile
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Ending
 from vidclf.search.worker import Worker
-from vidclf.store import Attempt, Identity, Outcome, now_ms
+from vidclf.store import Attempt, DatabaseAway, Identity, Outcome, now_ms
 from vidclf.tracking.checks import MlflowError
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model
@@ -71,6 +71,9 @@ def run_session(
             _wait_for_others(ownership, shown)
     except KeyboardInterrupt:
         ending = "interrupted"
+    except DatabaseAway:
+        ending = "interrupted"
+        raise
     finally:
         if ending != "interrupted":
             _succeed(opened, definition, ownership, deliverer)
@@ -257,10 +260,14 @@ def _close(
     ownership: Ownership,
 ) -> None:
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
-    rows = opened.rows()
+    try:
+        rows = opened.rows()
+    except DatabaseAway:  # what can be delivered is; the next session does the rest
+        rows = []
     if ownership.leads:
         _finish_own_attempt(opened, definition, ending, rows, shown)
-        _register(opened, ownership, deliverer)
+        with contextlib.suppress(DatabaseAway):
+            _register(opened, ownership, deliverer)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
         shown.line(
@@ -355,6 +362,8 @@ def _refresh(opened: OpenStudy, say: Callable[[str], None]) -> bool:
     """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
     try:
         page.refresh(opened, opened.own_attempt)
+    except DatabaseAway:
+        return False
     except Exception as error:
         say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
         return False

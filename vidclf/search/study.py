@@ -26,12 +26,12 @@ from vidclf.search.record import (
     Objective,
     OpenStudy,
     Resources,
-    open_storage,
     stored_definition,
     study_names,
 )
 from vidclf.search.samplers import SamplerConfig
 from vidclf.search.space import Space, build_space
+from vidclf.search.storage import open_storage
 from vidclf.search.strategies import check_strategies
 from vidclf.store import Store, check_name
 

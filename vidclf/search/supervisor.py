@@ -40,7 +40,7 @@ from vidclf.search.record import AHEAD, BASE, INTERRUPTED, OWNER, START, Budget,
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
-from vidclf.store import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
+from vidclf.store import SEARCHED_TAG, Attempt, DatabaseAway, Identity, Outcome, now_ms
 
 _FENCED = "taken over by another supervisor, to which this one seemed dead"
 
@@ -156,7 +156,7 @@ class Supervisor:
 
     def _interrupt(self, running: Running) -> None:
         """Settles a trial that is cut; where others run the study, it is for them to run again."""
-        with contextlib.suppress(FencedError):
+        with contextlib.suppress(FencedError, DatabaseAway):
             settle_or_interrupt(self._opened, running.trial, "asked to stop")
             cut = self._opened.frozen(running.trial.number)
             if self._company.others and cut.state == TrialState.FAIL:

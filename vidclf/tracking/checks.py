@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts
-from vidclf.store import Attempt, Outcome, Store, now_ms
+from vidclf.store import Attempt, Outcome, Store, now_ms, without_password
 from vidclf.tracking.deliverer import (
     ATTEMPT_TAG,
     PARENT_TAG,
@@ -33,7 +33,8 @@ def unreachable(store: Store, note: Note) -> Iterator[Problem]:
             Deliverer(store).client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        yield Problem(store.mlflow_uri, f"MLflow cannot be used: {reason}", blocks=frozenset(("mlflow",)))
+        where = without_password(store.mlflow_uri)
+        yield Problem(where, f"MLflow cannot be used: {reason}", blocks=frozenset(("mlflow",)))
 
 
 def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import logging
 import math
@@ -31,7 +32,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
-from vidclf.store import Attempt, Identity, Store
+from vidclf.store import Attempt, Identity, Store, without_password
 from vidclf.tracking.news import News, Receipt
 from vidclf.tracking.notes import run_note
 
@@ -76,12 +77,22 @@ def prepare(store: Store) -> None:
                     fresh.replace(database)
             MlflowClient(store.mlflow_uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
-        raise config.InputError(f"{store.mlflow_uri}: MLflow cannot be used: {error}") from None
+        raise config.InputError(
+            f"{without_password(store.mlflow_uri)}: MLflow cannot be used: {error}"
+        ) from None
 
 
 def embedded(store: Store) -> bool:
     """Whether MLflow's database and artifacts lie in the store's own folder."""
     return "mlflow" in store.databases
+
+
+def check_reachable(location: str) -> None:
+    """Raises:
+    InputError: Files there are read and written from here, and what that takes is not installed.
+    """
+    if location.startswith("s3:") and importlib.util.find_spec("boto3") is None:
+        raise config.InputError(f'MLflow keeps files in {location}, which needs pip install "vidclf[server]"')
 
 
 def artifact_folder(experiment: str) -> str:
@@ -151,6 +162,7 @@ class Deliverer:
             if found.lifecycle_stage != LifecycleStage.ACTIVE:
                 log.warning("the experiment %s was deleted in MLflow; its runs are not delivered", name)
                 return None
+            check_reachable(found.artifact_location)
             self._experiments[name] = found
         return self._experiments[name]
 
