@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vidclf import compare
+from vidclf import ranking
 from vidclf.data.demo import render_demo_set
 from vidclf.registry.confirm import confirm
 from vidclf.registry.confirm_plan import plan
@@ -70,7 +70,7 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     definition = tune.plan(tune.Request(folder / "luck.toml"), store)
     tune.check(definition, lambda done, total: None, lambda _: None)
     opened, _ = tune.tune(definition, store, PlainDisplay(Console(file=(folder / "log").open("w"))), [])
-    rows = compare.ranked(opened.rows(), opened.objective.direction)
+    rows = ranking.ranked(opened.rows(), opened.objective.direction)
     found = confirm(opened, plan(opened, 5, seeds))
     confirmed = {each.row.number: each.mean for each in found.finalists}
 

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,7 @@ def s3_server() -> Iterator[S3Server]:
         host, port = moto.get_host_and_port()
         server = S3Server(f"http://{host}:{port}")
         moto._server.app = _counting(moto._server.app, server)
+        urllib.request.urlopen(f"{server.endpoint}/moto-api/reset", data=b"").close()  # what another one had
         server.client.create_bucket(Bucket=server.bucket)
         yield server
     finally:

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from vidclf import compare
-from vidclf.compare import LATENCY, SIZE, TrialRow
+from vidclf import ranking
+from vidclf.ranking import LATENCY, SIZE, TrialRow
 
 
 def row(
@@ -23,13 +23,13 @@ def numbers(rows: list[TrialRow]) -> list[int]:
 
 def test_ranking_is_by_value_then_size_then_latency_then_number() -> None:
     rows = [row(0, 0.5), row(1, 0.9, mb=2.0), row(2, 0.9, ms=3.0), row(3, 0.9, ms=2.0), row(4, 0.9, ms=2.0)]
-    assert numbers(compare.ranked(rows, "maximize")) == [3, 4, 2, 1, 0]
-    assert numbers(compare.ranked(rows, "minimize"))[0] == 0
+    assert numbers(ranking.ranked(rows, "maximize")) == [3, 4, 2, 1, 0]
+    assert numbers(ranking.ranked(rows, "minimize"))[0] == 0
 
 
 def test_only_own_complete_feasible_trials_are_ranked() -> None:
     rows = [row(0, None), row(1, 0.9, feasible=False), row(2, 0.9, reused_from=3), row(3, 0.9)]
-    assert numbers(compare.ranked(rows, "maximize")) == [3]
+    assert numbers(ranking.ranked(rows, "maximize")) == [3]
 
 
 def test_the_front_holds_what_nothing_beats_at_once() -> None:
@@ -40,12 +40,12 @@ def test_the_front_holds_what_nothing_beats_at_once() -> None:
         row(3, 0.6, ms=5.0, mb=0.1),
         row(4, 0.8, ms=2.0),
     ]
-    assert numbers(compare.pareto_front(rows, "maximize")) == [0, 1, 3]
+    assert numbers(ranking.pareto_front(rows, "maximize")) == [0, 1, 3]
 
 
 def shown(rows: list[TrialRow]) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(compare.leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
+    console.print(ranking.leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
     return console.export_text()
 
 

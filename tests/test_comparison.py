@@ -21,7 +21,6 @@ from typer.testing import CliRunner, Result
 from tests.attempts import fresh_store
 from tests.clips import CLASSES, write_experiment
 from vidclf import cli, cli_compare, config, metrics
-from vidclf.compare import LATENCY, SIZE
 from vidclf.comparison import clips, growth, words
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gather import Block, Clips, Line, gather
@@ -32,6 +31,7 @@ from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.experiment import clip_store, load_experiment
 from vidclf.models import MODELS
+from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.record import DEFINITION
 from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store

@@ -17,8 +17,8 @@ from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment
 from vidclf import config
-from vidclf.compare import LATENCY, SIZE
 from vidclf.experiment import load_experiment, parse_experiment
+from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
 from vidclf.search.record import AHEAD, OpenStudy

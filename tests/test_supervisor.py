@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.clips import write_experiment, write_squares
 from tests.test_study import STUDY
-from vidclf import compare
+from vidclf import ranking
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
 from vidclf.search import latency, ownership, points, reconcile, supervisor, tally
@@ -410,7 +410,7 @@ def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(
     sizes = iter([12.0, 8.0, 12.0, 12.0])
     opened, _ = bench.run(lambda task, _: complete(0.5, **{"size/file_mb": next(sizes)}))
     assert [row.feasible for row in opened.rows()] == [False, True, False, False]
-    assert compare.ranked(opened.rows(), "maximize")[0].number == 1
+    assert ranking.ranked(opened.rows(), "maximize")[0].number == 1
 
 
 def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:

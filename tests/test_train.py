@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from vidclf.data.manifest import Manifest
+from vidclf.experiment import load_experiment
 from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.train import Trained, train
@@ -55,8 +56,8 @@ class Session:
             report(step, metrics)
 
         return train(
-            self._experiment,
-            overrides or {},
+            load_experiment(self._experiment, overrides),
+            self._experiment.stem,
             self._store,
             again=again,
             report=watched,
@@ -109,13 +110,15 @@ def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, 
 def test_a_killed_run_is_called_interrupted_by_the_one_that_goes_on(experiment: Path, store: Store) -> None:
     script = f"""
 import os, time, pathlib
+from vidclf.experiment import load_experiment
 from vidclf.train import train
 from vidclf.store import Store
 def report(step, metrics):
     if step == 2:
         print("epoch 2", flush=True)
         time.sleep(60)
-train(pathlib.Path({str(experiment)!r}), {{}}, Store(pathlib.Path({str(store.folder)!r})), again=False,
+train(load_experiment(pathlib.Path({str(experiment)!r})), {experiment.stem!r},
+      Store(pathlib.Path({str(store.folder)!r})), again=False,
       report=report, progress=lambda done, total: None, say=lambda text: None)
 """
     session = Session(experiment, store)

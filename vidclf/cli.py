@@ -29,6 +29,7 @@ from vidclf.terminal import (
 )
 
 if TYPE_CHECKING:
+    from vidclf.models.base import ExperimentConfig
     from vidclf.search.record import OpenStudy
     from vidclf.store import Attempt, Outcome, Store
 
@@ -76,17 +77,19 @@ def train(
 ) -> None:
     """Trains one experiment as a tracked run, and saves its model."""
     from vidclf import config
+    from vidclf.experiment import load_experiment
     from vidclf.store import open_store
     from vidclf.train import train as run
 
     opened = open_store(store)
     started = time.perf_counter()
     with progress_bar("Preparing clips") as progress:
+        loaded = load_experiment(experiment, config.parse_assignments(set_ or []))
         if test:
-            _check_test(experiment, config.parse_assignments(set_ or []), progress)
+            _check_test(loaded, progress)
         trained = run(
-            experiment,
-            config.parse_assignments(set_ or []),
+            loaded,
+            experiment.stem,
             opened,
             again=again,
             report=report_epoch,
@@ -120,13 +123,12 @@ def train(
         say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
 
 
-def _check_test(experiment: Path, overrides: Mapping[str, Any], progress: Callable[[int, int], None]) -> None:
+def _check_test(experiment: "ExperimentConfig", progress: Callable[[int, int], None]) -> None:
     """Refuses to train for a test split that is not there."""
     from vidclf.config import InputError
     from vidclf.data.manifest import read_manifest
-    from vidclf.experiment import load_experiment
 
-    manifest = read_manifest(load_experiment(experiment, overrides).data.manifest, progress, say)
+    manifest = read_manifest(experiment.data.manifest, progress, say)
     if not any(entry.split == "test" for entry in manifest.entries):
         raise InputError(f"--test: {manifest.name} has no test clips")
 
@@ -273,15 +275,15 @@ def _assignments(values: Mapping[str, Any]) -> str:
 
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
-    from vidclf import compare
+    from vidclf import ranking
     from vidclf.search.status import test_words
 
     console = make_console(stderr=False)
     rows = opened.rows()
     objective = opened.objective
-    if compare.ranked(rows, objective.direction):
+    if ranking.ranked(rows, objective.direction):
         test = test_words(opened)
-        console.print(compare.leaderboard(rows, objective.metric, objective.direction, test=test))
+        console.print(ranking.leaderboard(rows, objective.metric, objective.direction, test=test))
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
@@ -296,7 +298,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     say(words[ending])
     if ending == "interrupted":
         say(f"Go on with the same command: vidclf tune {shlex.quote(str(study))}")
-    elif ending != "errors" and compare.ranked(rows, objective.direction):
+    elif ending != "errors" and ranking.ranked(rows, objective.direction):
         name = shlex.quote(opened.name)
         say(f"Look at it:     {_where_to_look(opened)}\nShip the best:  vidclf promote {name} --as NAME")
 
@@ -319,7 +321,7 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Where a study stands; without a name, all studies."""
-    from vidclf import compare
+    from vidclf import ranking
     from vidclf.search.record import find_study, study_names
     from vidclf.search.status import status as state_of
     from vidclf.search.status import test_words
@@ -347,7 +349,7 @@ def status(
         if study and state["best"]:
             objective = opened.objective
             test = test_words(opened)
-            table = compare.leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
+            table = ranking.leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
             make_console(stderr=False).print(table)
 
 

@@ -62,7 +62,7 @@ def compare(
     Models that were judged on different clips are never ranked together. Published figures come from the
     files below `experiments/` in the current folder, and from what the runs were made from.
     """
-    from vidclf.comparison.report import build, write_csv
+    from vidclf.comparison.report import build
     from vidclf.store import find_store
     from vidclf.tracking.ledger import Ledger
 
@@ -79,7 +79,8 @@ def compare(
             progress=progress if learning_curve else None,
         )
     if csv:
-        write_csv(comparison, csv)
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        comparison.as_table().to_csv(csv, index=False, lineterminator="\n")
     if to:
         with _without_collection():
             _write(comparison, to)
@@ -144,8 +145,8 @@ def _table(part: "Part", title: str, lines: "list[Line]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from vidclf.compare import FILE_LATENCY, LATENCY, SIZE, figure
     from vidclf.comparison.words import values_of
+    from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE, figure
 
     block = part.block
     front = {id(line) for line in block.front}

@@ -3,8 +3,6 @@
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from vidclf import config, profiling
 from vidclf.config import InputError
@@ -14,7 +12,6 @@ from vidclf.experiment import (
     dataset_record,
     divided,
     experiment_name,
-    load_experiment,
     portable,
     prepare,
     provenance,
@@ -50,8 +47,8 @@ class Trained:
 
 
 def train(
-    path: Path,
-    overrides: Mapping[str, Any],
+    experiment: ExperimentConfig,
+    name: str,
     store: Store,
     *,
     again: bool,
@@ -62,8 +59,8 @@ def train(
     """Trains one experiment and mirrors it to MLflow.
 
     Args:
-        path: The experiment file.
-        overrides: ``--set`` values.
+        experiment: What to train, and on what.
+        name: Of the run and its folder: the stem of the experiment's file.
         store: Where the run lies.
         again: Train even where the same config was trained on the same clips before.
         report: Told of each epoch.
@@ -74,7 +71,6 @@ def train(
         InputError: Before anything was written.
         KeyboardInterrupt: The run was stopped; its folder says so.
     """
-    experiment = load_experiment(path, overrides)
     manifest, warnings = prepare(experiment, progress, say)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -84,7 +80,7 @@ def train(
         return earlier
     prepare_mlflow(store)
     dead = _settle_dead(store, tags[_FINGERPRINT])
-    attempt = _open_attempt(store, path.stem, experiment, manifest, tags)
+    attempt = _open_attempt(store, name, experiment, manifest, tags)
     deliverer = DelivererThread(store)
     for each in (*dead, attempt):
         deliverer.register(each)

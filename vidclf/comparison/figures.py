@@ -11,12 +11,12 @@ import numpy as np
 from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
-from vidclf import compare
-from vidclf.compare import LATENCY, SIZE
+from vidclf import ranking
 from vidclf.comparison.clips import predictions
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.words import cost_words, metric_words
 from vidclf.pages import COLOURS
+from vidclf.ranking import LATENCY, SIZE
 
 if TYPE_CHECKING:
     from vidclf.comparison.growth import Growth
@@ -43,7 +43,7 @@ def pareto(block: Block, floor: Line | None) -> Figure | None:
     names = {LATENCY: "ms a clip (p50)", SIZE: "MB"}
     figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.05)
     on_front = {id(line) for line in block.front}
-    rest = compare.thinned([line for line in block.ranked if id(line) not in on_front], _POINTS)
+    rest = ranking.thinned([line for line in block.ranked if id(line) not in on_front], _POINTS)
     for column, cost in enumerate(costs, start=1):
         for family, colour in colours(block).items():
             for front in (False, True):
@@ -118,9 +118,9 @@ def _steps(block: Block, cost: str) -> Scatter:
 
 def _hover(line: Line) -> str:
     parts = [f"<b>{html.escape(line.family)}</b>, {html.escape(line.label)}"]
-    parts += [f"{compare.figure(line.value, '.4f')}, {cost_words(line)}"]
+    parts += [f"{ranking.figure(line.value, '.4f')}, {cost_words(line)}"]
     if line.origin == "trial":
-        parts += [html.escape(f"{key} {compare.short(value)}") for key, value in line.params.items()]
+        parts += [html.escape(f"{key} {ranking.short(value)}") for key, value in line.params.items()]
     return "<br>".join(parts)
 
 
@@ -133,7 +133,7 @@ def confusion(lines: Sequence[Line]) -> Figure | None:
     place = {name: index for index, name in enumerate(classes)}
     across = min(_ACROSS, len(tables))
     down = -(-len(tables) // across)
-    titles = [f"{line.family} · {compare.figure(line.value, '.3f')}" for line, _ in tables]
+    titles = [f"{line.family} · {ranking.figure(line.value, '.3f')}" for line, _ in tables]
     edge = max(260, min(620, 130 + 18 * len(classes)))
     figure = make_subplots(
         down,

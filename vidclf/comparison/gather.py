@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from vidclf import compare, config
-from vidclf.compare import TrialRow
+from vidclf import config, ranking
 from vidclf.config import InputError
+from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy, all_studies, find_study, study_names
 from vidclf.store import TRAIN, Attempt, Store
 
@@ -92,12 +92,12 @@ class Block:
     @cached_property
     def ranked(self) -> list[Line]:
         """Complete, feasible lines, best first."""
-        return compare.ranked(self.lines, self.direction)
+        return ranking.ranked(self.lines, self.direction)
 
     @cached_property
     def front(self) -> list[Line]:
         """Those above the floor that no other beats in score, latency and size at once."""
-        return [line for line in compare.pareto_front(self.lines, self.direction) if self.useful(line)]
+        return [line for line in ranking.pareto_front(self.lines, self.direction) if self.useful(line)]
 
     @cached_property
     def best(self) -> list[Line]:

@@ -4,7 +4,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from vidclf.comparison.report import Comparison, write_csv
+from vidclf.comparison.report import Comparison
 from vidclf.comparison.words import name_of
 from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
 from vidclf.tracking.deliverer import Deliverer, prepare
@@ -55,7 +55,7 @@ def log_page(comparison: Comparison, page: Path, store: Store) -> str | None:
         )
     )
     shutil.copyfile(page, attempt.artifacts / "compare.html")
-    write_csv(comparison, attempt.artifacts / "compare.csv")
+    comparison.as_table().to_csv(attempt.artifacts / "compare.csv", index=False, lineterminator="\n")
     headlines = [f"**{name_of(part.block, blocks)}**: {part.answer.headline}" for part in comparison.parts]
     notes = [f"- {note}" for note in comparison.notes]
     text = "\n\n".join([*headlines, "## How sure this is", "\n".join(notes)])

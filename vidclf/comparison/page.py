@@ -7,13 +7,13 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from vidclf import compare, pages
-from vidclf.compare import FILE_LATENCY, LATENCY, SIZE
+from vidclf import pages, ranking
 from vidclf.comparison import figures
 from vidclf.comparison.clips import Pooled, pool, thumbnail
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.report import Comparison, Part
 from vidclf.comparison.words import metric_words, name_of, values_of
+from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.search.figures import importances
 from vidclf.search.overview import FEWEST, Overview
 
@@ -118,9 +118,9 @@ def _facts(part: Part) -> str:
     if block.ranked:
         best = block.ranked[0]
         facts = {
-            f"{metric_words(block.metric)} on val": compare.figure(best.value, ".3f"),
-            "ms a clip": compare.figure(best.metrics.get(LATENCY), ".1f"),
-            "MB": compare.figure(best.metrics.get(SIZE), ".2f"),
+            f"{metric_words(block.metric)} on val": ranking.figure(best.value, ".3f"),
+            "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
+            "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
             **facts,
         }
     if part.measured.val_clips:
@@ -157,9 +157,9 @@ def _table(part: Part, shown: Sequence[Line], hidden: int) -> Iterator[str]:
         state += "" if line.feasible else ", outside a constraint"
         yield f'<td class="text"><span class="swatch" style="background:{colour}"></span>'
         yield f'{html.escape(line.family)} <span class="id">{html.escape(line.label + state)}</span></td>'
-        yield f"<td>{compare.figure(line.value, '.4f')}</td><td>{_accuracy(line)}</td>"
+        yield f"<td>{ranking.figure(line.value, '.4f')}</td><td>{_accuracy(line)}</td>"
         for key, form in ((LATENCY, ".1f"), (FILE_LATENCY, ".1f"), (SIZE, ".2f")):
-            yield f"<td>{compare.figure(line.metrics.get(key), form)}</td>"
+            yield f"<td>{ranking.figure(line.metrics.get(key), form)}</td>"
         yield f'<td class="text">{html.escape(values_of(line))}</td></tr>'
     yield "</table></div>"
 
@@ -168,7 +168,7 @@ def _accuracy(line: Line) -> str:
     value = line.metrics.get("val/accuracy")
     if value is None and "test/accuracy" in line.metrics:
         return f"{line.metrics['test/accuracy']:.3f} (test)"
-    return compare.figure(value, ".3f")
+    return ranking.figure(value, ".3f")
 
 
 def _drawn(

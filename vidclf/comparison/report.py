@@ -1,10 +1,11 @@
 """One comparison, read once for all that is printed and written of it."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gather import Block, Line, gather, run_ids
@@ -69,6 +70,14 @@ class Comparison:
             f"{'; '.join(name_of(block, blocks) for block in blocks)}."
         ]
         return said + [f"{name_of(part.block, blocks)}: {note}" for part in self.parts for note in part.notes]
+
+    def as_table(self) -> pd.DataFrame:
+        """One line a row of ``--json``, with a column for every metric and value."""
+        rows = self.as_dict()["rows"]
+        plain = [key for key in rows[0] if key not in ("metrics", "params")]
+        nested = [sorted({key for row in rows for key in row[part]}) for part in ("metrics", "params")]
+        flat = [{**row, **row["params"], **row["metrics"]} for row in rows]
+        return pd.DataFrame(flat, columns=[*plain, *nested[0], *nested[1]])
 
     def as_dict(self) -> dict[str, Any]:
         """In the shape of ``--json``."""
@@ -187,18 +196,3 @@ def _row(block: Block, dataset: str, line: Line, run_id: str | None) -> dict[str
         "feasible": line.feasible,
         "source": line.source or None,
     }
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """One line a row of ``--json``, with a column for every metric and value."""
-    rows = comparison.as_dict()["rows"]
-    nested = ("metrics", "params")
-    plain = [key for key in rows[0] if key not in nested]
-    columns = {part: sorted({key for row in rows for key in row[part]}) for part in nested}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*plain, *columns["metrics"], *columns["params"]])
-        for row in rows:
-            values = [row[part].get(key) for part in nested for key in columns[part]]
-            writer.writerow([row[key] for key in plain] + values)

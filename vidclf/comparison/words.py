@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vidclf import compare
-from vidclf.compare import LATENCY, SIZE
+from vidclf import ranking
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.separate import Verdict
+from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.record import CONTENDED
 
 _CHEAPER = 1.5
@@ -47,11 +47,11 @@ def answer(block: Block, measured: Baselines) -> Answer:
     best, metric = block.ranked[0], metric_words(block.metric)
     clips = f" of {measured.val_clips} clips" if measured.val_clips else ""
     costs = cost_words(best)
-    found = f"{metric} {compare.figure(best.value, '.3f')} on val{clips}{', ' + costs if costs else ''}"
+    found = f"{metric} {ranking.figure(best.value, '.3f')} on val{clips}{', ' + costs if costs else ''}"
     if not block.useful(best):
         return Answer(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
-            f"saying the most frequent class ({metric} {compare.figure(block.floor, '.3f')}).",
+            f"saying the most frequent class ({metric} {ranking.figure(block.floor, '.3f')}).",
             [],
         )
     others = list(_cheaper(block, best))
@@ -77,7 +77,7 @@ def values_of(line: Line) -> str:
     """The searched values of a trial, or the source of a published figure."""
     if line.origin != "trial":
         return line.source
-    return ", ".join(f"{key.rpartition('.')[2]} {compare.short(value)}" for key, value in line.params.items())
+    return ", ".join(f"{key.rpartition('.')[2]} {ranking.short(value)}" for key, value in line.params.items())
 
 
 def _cheaper(block: Block, best: Line) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _cheaper(block: Block, best: Line) -> Iterator[str]:
                 words.append(f"{mine / theirs:.1f} times {word}")
                 break
     for line, words in found.values():
-        value = f"{metric_words(block.metric)} {compare.figure(line.value, '.3f')}"
+        value = f"{metric_words(block.metric)} {ranking.figure(line.value, '.3f')}"
         yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {cost_words(line)}."
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vidclf import compare, config
+from vidclf import config, ranking
 from vidclf.config import InputError
 from vidclf.registry.confirm_report import REPORT, winner_of
 from vidclf.registry.fetch import fetch_run, fetch_study_file, fetch_trial
@@ -84,7 +84,7 @@ def _gates(opened: OpenStudy) -> Gates:
 
 def _best_of_study(name: str, store: Store) -> Candidate:
     opened = find_study(name, store)
-    best = compare.ranked(opened.rows(), opened.objective.direction)
+    best = ranking.ranked(opened.rows(), opened.objective.direction)
     if not best:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"

@@ -14,13 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf import config, intervals, metrics, profiling
-from vidclf.compare import TrialRow
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import ExperimentConfig, clip_store, dataset_record, experiment_of
 from vidclf.finish import train_model
 from vidclf.intervals import CONFIDENCE, Paired
 from vidclf.models import MODELS, load_model
+from vidclf.ranking import TrialRow
 from vidclf.registry.confirm_plan import FIRST_SEED, Fold, Plan, manifest_of
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
 from vidclf.search.record import OpenStudy

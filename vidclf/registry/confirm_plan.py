@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vidclf import compare
-from vidclf.compare import TrialRow
+from vidclf import ranking
 from vidclf.config import InputError
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.experiment import ExperimentConfig, divided, experiment_of
 from vidclf.finish import check_clips
+from vidclf.ranking import TrialRow
 from vidclf.registry.fetch import fetch_trial
 from vidclf.search.ownership import live_owners
 from vidclf.search.record import OpenStudy
@@ -67,7 +67,7 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
             f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
-    rows = compare.ranked(opened.rows(), opened.objective.direction)[:top]
+    rows = ranking.ranked(opened.rows(), opened.objective.direction)[:top]
     if not rows:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"

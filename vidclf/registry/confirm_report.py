@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.compare import TrialRow
 from vidclf.intervals import CONFIDENCE, Interval, Paired
+from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy
 from vidclf.store import Attempt
 

@@ -11,9 +11,9 @@ import optuna
 from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.subplots import make_subplots
 
-from vidclf import compare
-from vidclf.compare import LATENCY, SIZE, TrialRow
+from vidclf import ranking
 from vidclf.pages import COLOURS
+from vidclf.ranking import LATENCY, SIZE, TrialRow
 from vidclf.search.overview import FEWEST, Overview
 from vidclf.search.record import BASE
 
@@ -48,7 +48,7 @@ def _hover(row: TrialRow) -> str:
     lines = [f"<b>trial {row.number}</b>, {html.escape(row.base)}"]
     lines += [f"value {row.value:.4f}"] if row.value is not None else []
     lines += [", ".join(costs)] if costs else []
-    lines += [html.escape(f"{key} {compare.short(value)}") for key, value in row.params.items()]
+    lines += [html.escape(f"{key} {ranking.short(value)}") for key, value in row.params.items()]
     return "<br>".join(lines + ([html.escape(row.reason[:80])] if row.reason else []))
 
 
@@ -147,7 +147,7 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
     if not names:
         return []
     metric = overview.metric
-    lines = compare.thinned(best_first, _LINES)
+    lines = ranking.thinned(best_first, _LINES)
     present = [name for name in names if any(name in row.params for row in lines)]
     study = overview.as_study(lines)
     figures = [optuna.visualization.plot_parallel_coordinate(study, present, target_name=metric)]
@@ -161,7 +161,7 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
         together = [row for row in best_first if set(pair) <= row.params.keys()]
         if len(together) < FEWEST:
             continue
-        points = overview.as_study(compare.thinned(together, _POINTS))
+        points = overview.as_study(ranking.thinned(together, _POINTS))
         contour = optuna.visualization.plot_contour(points, list(pair), target_name=metric)
         figures.append(contour.update_layout(height=460))
         break

@@ -7,7 +7,7 @@ from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vidclf import compare, config
+from vidclf import config, ranking
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
 from vidclf.repeats import Repeats
@@ -53,7 +53,7 @@ def _kept(
     opened: OpenStudy, definition: StudyDefinition, own: Callable[[FrozenTrial], bool]
 ) -> list[Attempt]:
     trials = opened.trials()
-    kept = compare.kept(opened.rows(trials), opened.objective.direction, definition.file.keep)
+    kept = ranking.kept(opened.rows(trials), opened.objective.direction, definition.file.keep)
     return [opened.attempt(row.number) for row in kept if own(trials[row.number])]
 
 
@@ -115,7 +115,7 @@ def _measure(
     for trial in complete:
         attempt = opened.attempt(trial.number)
         outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
-        if outcome and known and compare.LATENCY not in outcome.metrics:
+        if outcome and known and ranking.LATENCY not in outcome.metrics:
             attempt.add_metrics(known)
 
 

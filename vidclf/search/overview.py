@@ -14,8 +14,8 @@ import tomli_w
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vidclf import compare, config
-from vidclf.compare import TrialRow
+from vidclf import config, ranking
+from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy
 from vidclf.search.status import test_words
 
@@ -58,7 +58,7 @@ class Overview:
     def of(cls, opened: OpenStudy) -> "Overview":
         rows, direction = opened.rows(), opened.objective.direction
         trials = {trial.number: trial for trial in opened.trials()}
-        best, front = compare.ranked(rows, direction), compare.pareto_front(rows, direction)
+        best, front = ranking.ranked(rows, direction), ranking.pareto_front(rows, direction)
         return cls(opened, rows, trials, best, front, test_words(opened))
 
     @property
@@ -85,7 +85,7 @@ class Overview:
         rows = self.judged(stem)
         if len(rows) < FEWEST or len({row.value for row in rows}) == 1:
             return {}
-        rows = compare.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)
+        rows = ranking.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)
         part = max(_PART, min(0.5, _TOP / len(rows)))
         study = self.as_study(rows, numbered=False)
         with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def best_config(overview: Overview) -> str | None:
     if manifest.is_relative_to(data):
         tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
     origin = f"trial {best.number} of the study {overview.opened.name}, base {best.base}"
-    figure = f"{overview.metric} {compare.figure(best.value, '.4f')}, selected on val and so optimistic"
+    figure = f"{overview.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
     comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
     scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
     return comment + tomli_w.dumps({**scalars, **tree})

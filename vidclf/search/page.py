@@ -9,8 +9,8 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from vidclf import compare, pages
-from vidclf.compare import LATENCY, SIZE
+from vidclf import pages, ranking
+from vidclf.ranking import LATENCY, SIZE
 from vidclf.search import figures
 from vidclf.search.overview import FEWEST, Overview, best_config, trials_csv
 from vidclf.search.record import OpenStudy
@@ -77,11 +77,11 @@ def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
     if overview.ranked:
         best = overview.ranked[0]
         facts = {
-            f"best {overview.metric}": compare.figure(best.value, ".4f"),
+            f"best {overview.metric}": ranking.figure(best.value, ".4f"),
             "trial": str(best.number),
             "base": best.base,
-            "ms a clip": compare.figure(best.metrics.get(LATENCY), ".1f"),
-            "MB": compare.figure(best.metrics.get(SIZE), ".2f"),
+            "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
+            "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
         }
         cells = (
             f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
@@ -101,7 +101,7 @@ def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
 
 def _leaderboard(overview: Overview) -> Iterator[str]:
     front = {row.number for row in overview.front}
-    shown = compare.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
+    shown = ranking.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
     yield "<h2>The best trials</h2>"
     yield '<p class="note">The ten best, the best of each base, and, shaded, the Pareto front: no other '
     yield "trial is better, faster and smaller at once."
@@ -112,13 +112,13 @@ def _leaderboard(overview: Overview) -> Iterator[str]:
     yield '<th class="text">searched values</th></tr>'
     for rank, row in shown:
         values = ", ".join(
-            f"{key.rpartition('.')[2]} {compare.short(value)}" for key, value in row.params.items()
+            f"{key.rpartition('.')[2]} {ranking.short(value)}" for key, value in row.params.items()
         )
         shade = ' class="front"' if row.number in front else ""
         yield f"<tr{shade}><td>{rank}</td><td>{row.number}</td>"
-        yield f'<td class="text">{html.escape(row.base)}</td><td>{compare.figure(row.value, ".4f")}</td>'
-        yield f"<td>{compare.figure(row.metrics.get(LATENCY), '.1f')}</td>"
-        yield f"<td>{compare.figure(row.metrics.get(SIZE), '.2f')}</td>"
+        yield f'<td class="text">{html.escape(row.base)}</td><td>{ranking.figure(row.value, ".4f")}</td>'
+        yield f"<td>{ranking.figure(row.metrics.get(LATENCY), '.1f')}</td>"
+        yield f"<td>{ranking.figure(row.metrics.get(SIZE), '.2f')}</td>"
         yield f'<td class="text">{html.escape(values)}</td></tr>'
     yield "</table>"
 

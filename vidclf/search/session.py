@@ -14,12 +14,12 @@ from typing import Any, Self
 from filelock import FileLock
 from optuna.trial import FrozenTrial
 
-from vidclf import compare, config
-from vidclf.compare import TrialRow
+from vidclf import config, ranking
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.data.report import write_report
 from vidclf.experiment import dataset_record, provenance
+from vidclf.ranking import TrialRow
 from vidclf.search import page
 from vidclf.search.checks import mend_runs
 from vidclf.search.company import LOOK_SECONDS
@@ -274,7 +274,7 @@ def _close(
             f"{deliverer.undelivered} runs could not be delivered to MLflow; the next tune delivers them"
         )
     elif ending != "interrupted":
-        stay = compare.kept(rows, opened.objective.direction, definition.file.keep)
+        stay = ranking.kept(rows, opened.objective.direction, definition.file.keep)
         _keep_models(opened, rows, stay, _own_trials(opened, ownership), shown)
         try:
             if ownership.leads and ownership.shared:
@@ -321,7 +321,7 @@ def _keep_models(
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
-    best = compare.ranked(rows, opened.objective.direction)
+    best = ranking.ranked(rows, opened.objective.direction)
     return {"study/best": best[0].value} if best and best[0].value is not None else {}
 
 

@@ -1,7 +1,7 @@
 """What MLflow's UI is told of a study: its views, and which trials stand out."""
 
-from vidclf import compare
-from vidclf.compare import TrialRow
+from vidclf import ranking
+from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy
 from vidclf.search.study import StudyDefinition
 from vidclf.tracking.checks import runs_by_attempt
@@ -31,8 +31,8 @@ def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | Non
 def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], stay: list[TrialRow]) -> None:
     """Says in MLflow which trials stand out, and which cannot win."""
     deliverer = Deliverer(opened.store)
-    best = compare.ranked(rows, opened.objective.direction)
-    front = compare.pareto_front(rows, opened.objective.direction)
+    best = ranking.ranked(rows, opened.objective.direction)
+    front = ranking.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
     run_ids = _run_ids(opened, deliverer, rows)
     standings = {}

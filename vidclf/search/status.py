@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vidclf import compare
+from vidclf import ranking
 from vidclf.search.ownership import live_owners
 from vidclf.search.record import OpenStudy
 from vidclf.tracking import ledger
@@ -15,7 +15,7 @@ def status(opened: OpenStudy) -> dict[str, Any]:
     found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
     for row in rows:
         found[row.state] += 1
-    best = compare.ranked(rows, opened.objective.direction)[:1]
+    best = ranking.ranked(rows, opened.objective.direction)[:1]
     owners = live_owners(opened)
     return {
         "study": opened.name,

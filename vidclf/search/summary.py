@@ -17,8 +17,8 @@ from optuna.distributions import (
 )
 from scipy.stats import spearmanr
 
-from vidclf import compare, config
-from vidclf.compare import LATENCY, SIZE, TrialRow
+from vidclf import config, ranking
+from vidclf.ranking import LATENCY, SIZE, TrialRow
 from vidclf.search.overview import FEWEST, Overview, best_config
 from vidclf.search.record import BASE, OpenStudy
 
@@ -64,12 +64,12 @@ def _found(overview: Overview) -> Iterator[str]:
 
 
 def _words(overview: Overview, row: TrialRow) -> str:
-    parts = [f"{_escaped(overview.metric)} **{compare.figure(row.value, '.4f')}**"]
+    parts = [f"{_escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"]
     if LATENCY in row.metrics:
         parts.append(f"{row.metrics[LATENCY]:.1f} ms a clip")
     if SIZE in row.metrics:
         parts.append(f"{row.metrics[SIZE]:.2f} MB")
-    values = ", ".join(f"{_code(key)} {_escaped(compare.short(value))}" for key, value in row.params.items())
+    values = ", ".join(f"{_code(key)} {_escaped(ranking.short(value))}" for key, value in row.params.items())
     return f"trial {row.number} of {_escaped(row.base)}: {', '.join(parts)}" + (
         f"; {values}" if values else ""
     )
@@ -105,7 +105,7 @@ def _trend(overview: Overview, rows: Sequence[TrialRow], name: str) -> str:
         if len(medians) < 2:
             return ""
         shown = ", ".join(
-            f"{median:.4f} with {_escaped(compare.short(choice))} ({len(groups[choice])})"
+            f"{median:.4f} with {_escaped(ranking.short(choice))} ({len(groups[choice])})"
             for choice, median in sorted(medians.items(), key=lambda item: str(item[0]))
         )
         return f"{_code(name)}: median {_escaped(overview.metric)} {shown}."
@@ -207,7 +207,7 @@ def _bound(constraint: Mapping[str, Any]) -> str:
 
 def _range(kind: BaseDistribution) -> str:
     if isinstance(kind, CategoricalDistribution):
-        return " or ".join(_escaped(compare.short(choice)) for choice in kind.choices)
+        return " or ".join(_escaped(ranking.short(choice)) for choice in kind.choices)
     assert isinstance(kind, FloatDistribution | IntDistribution)
     return f"{kind.low:g} to {kind.high:g}" + (", logarithmic" if kind.log else "")
 
@@ -226,9 +226,9 @@ def _table(overview: Overview, rows: Sequence[TrialRow]) -> str:
             str(overview.ranked.index(row) + 1),
             str(row.number),
             _escaped(row.base),
-            compare.figure(row.value, ".4f"),
-            compare.figure(row.metrics.get(LATENCY), ".1f"),
-            compare.figure(row.metrics.get(SIZE), ".2f"),
+            ranking.figure(row.value, ".4f"),
+            ranking.figure(row.metrics.get(LATENCY), ".1f"),
+            ranking.figure(row.metrics.get(SIZE), ".2f"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -13,11 +13,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from vidclf import compare, config
-from vidclf.compare import TrialRow
+from vidclf import config, ranking
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.naming import trial_name
+from vidclf.ranking import TrialRow
 from vidclf.search import display as screen
 from vidclf.search.company import Company
 from vidclf.search.crew import Arrivals, machine_of
@@ -492,7 +492,7 @@ class Supervisor:
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
-        stay = compare.kept(rows, self._opened.objective.direction, self._keep)
+        stay = ranking.kept(rows, self._opened.objective.direction, self._keep)
         for number in self._models - {row.number for row in stay}:
             self._opened.attempt(number).drop_model()
             self._models.discard(number)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vidclf import compare, config
-from vidclf.compare import TrialRow
+from vidclf import config, ranking
+from vidclf.ranking import TrialRow
 from vidclf.search.display import StudyState
 from vidclf.search.record import DIED, INTERRUPTED, OWNER, Budget, OpenStudy, counts
 from vidclf.store import Outcome
@@ -108,7 +108,7 @@ class Tally:
             if found[state]
         }
         self.count(trials)
-        best = compare.ranked(rows, self._opened.objective.direction)[:1]
+        best = ranking.ranked(rows, self._opened.objective.direction)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
         self._state.since_best = _since(trials, best[0].number) if best else 0
         return rows

@@ -1,0 +1,95 @@
+"""vidclf from Python: the five names, and the notebook that shows them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vidclf
+from tests.clips import write_experiment
+from tests.test_study import STUDY
+from vidclf.config import InputError
+from vidclf.data.manifest import Manifest
+from vidclf.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_there_are_five_names_and_they_cost_nothing_before_they_are_used() -> None:
+    assert sorted(vidclf.__all__) == [
+        "compare",
+        "load_experiment",
+        "load_model",
+        "run_experiment",
+        "run_study",
+    ]
+    script = (
+        "import sys, vidclf; assert not {'torch', 'mlflow', 'optuna'} & sys.modules.keys(); vidclf.load_model"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'train_everything'"):
+        vidclf.train_everything  # noqa: B018
+
+
+def test_a_run_and_its_model(tmp_path: Path, squares: Manifest, store: Store) -> None:
+    path = write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
+    experiment = vidclf.load_experiment(path, {"model.C": 3.0})
+    assert experiment.model.C == 3.0  # type: ignore[attr-defined]
+    run = vidclf.run_experiment(experiment, name="mine")
+    assert (run.status, run.reused) == ("complete", False)
+    assert run.folder.name.startswith("mine-")
+    assert run.folder.is_relative_to(store.folder)
+    again = vidclf.run_experiment(path, overrides={"model.C": 3.0})
+    assert (again.reused, again.run_id, again.metrics) == (True, run.run_id, run.metrics)
+
+    clip = squares.split("test")[0]
+    for model in (run.model(), vidclf.load_model(str(run.run_id))):
+        assert model.classes == ("down", "right")
+        good, bad = model.predict([clip.clip_path, tmp_path / "missing.avi"])
+        assert (good.label, good.error) == (clip.label, None)
+        assert bad.label is None and "missing" in str(bad.clip_path)
+        assert model.predict(clip.clip_path)[0].probabilities == good.probabilities
+
+    table = vidclf.compare()
+    assert set(table["model"]) == {"svm", "majority"}
+    assert table["val/macro_f1"].is_monotonic_decreasing
+    assert any("val" in note for note in table.attrs["notes"])
+
+
+@pytest.mark.slow
+def test_a_study(tmp_path: Path, squares: Manifest) -> None:
+    write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
+    path = tmp_path / "mine.toml"
+    path.write_text(STUDY.format(base='"svm.toml"', more=""))
+    lines: list[str] = []
+    study = vidclf.run_study(path, trials=3, workers=1, store=tmp_path / "store", say=lines.append)
+    assert (study.name, study.ending) == ("mine", "finished")
+    assert list(study.trials["trial"]) == [0, 1, 2]
+    assert study.best is not None
+    assert study.best["value"] == study.trials["value"].max()
+    assert study.best["params"]["model.C"] in set(study.trials["model.C"])
+    assert sum(line.startswith("trial ") for line in lines) == 3
+    with pytest.raises(InputError, match="no such file"):
+        vidclf.run_study(tmp_path / "nothing.toml")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Its cells one after another, as a notebook would, on a small rendered set."""
+    cells = json.loads((ROOT / "examples" / "from_python.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 6
+    assert not any(cell.get("outputs") for cell in cells), "outputs are not kept in the file"
+    for folder in ("experiments", "studies"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    demo = [sys.executable, "-m", "vidclf", "data", "demo", "data/demo", "--subjects", "6", "--takes", "1"]
+    subprocess.run(demo, cwd=tmp_path, check=True, capture_output=True)
+    body = "\n".join(code).replace("\n", "\n    ")
+    (tmp_path / "cells.py").write_text(f'if __name__ == "__main__":\n    {body}\n')
+    ran = subprocess.run(
+        [sys.executable, "cells.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "missing.avi None unreadable" in ran.stdout
