@@ -46,6 +46,9 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
     text = started.study.read_text() + "".join(path.read_text() for path in started.experiments.values())
     for choice in started.choices:
         assert choice.reason in text, f"{choice.key} is not explained in any file"
+        if choice.key == "shares":  # of the manifest, not of a file of settings
+            assert f"{choice.value} percent" in text
+            continue
         assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in text
 
 
@@ -64,11 +67,23 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert laptop["model.frozen_stages"] == 5
     assert laptop["model.network"] == "squeezenet1_1"
     assert laptop["workers"] == 2
+    assert laptop["train.views"] == 4
+    assert laptop["shares"] == "40,30,30"  # ten groups
     shutil.rmtree(clips.parent / "work")
     server = values(begin(clips, SERVER))
     assert (server["model.network"], server["workers"]) == ("resnet18", 1)
     assert server["budget.trials"] == 60
     assert "train.balance" not in server
+    assert "train.views" not in server
+
+
+def test_test_gets_three_groups_where_there_are_so_many(clips: Path, tmp_path: Path) -> None:
+    assert begin(clips).look.groups == {"train": 4, "val": 3, "test": 3}
+    write_squares(tmp_path / "more", groups=22)
+    (tmp_path / "more" / "manifest.csv").unlink()
+    many = start(tmp_path / "more", tmp_path / "work2", machine=LAPTOP)
+    assert values(many)["shares"] == "70,15,15"
+    assert many.look.groups["test"] >= 3
 
 
 def test_unequal_classes_are_balanced(clips: Path) -> None:

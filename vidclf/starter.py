@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import statistics
@@ -30,6 +31,10 @@ _ROOM = 3.0
 _FEW_GROUPS = 5
 """Groups of val below which one division of the clips says more about the division than about the model."""
 _FOLDS = 3
+_USUAL_SHARE = 15
+"""Percent of the clips in val, and in test."""
+_TESTABLE = 3
+"""Groups of test from which on there is an interval."""
 _HEAD_ONLY = 5
 """Stages of R3D-18: all frozen, only the head learns."""
 _LONG_SECONDS = 6.0
@@ -153,7 +158,8 @@ def start(
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
-    imported = import_clips([folder], manifest, leave_out=unusable.keys())
+    shares = _shares([entry for entry in entries if entry.clip_path not in unusable])
+    imported = import_clips([folder], manifest, shares=shares.value, leave_out=unusable.keys())
     look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
     machine = machine or Machine.here()
     waiting = {
@@ -161,7 +167,7 @@ def start(
         for stem, network in (("2d", _network2d(machine)), ("3d", "r3d_18"))
         if (reason := _lacks(network, reachable))
     }
-    choices = _choices(look, machine)
+    choices = [shares, *_choices(look, machine)]
     values = {choice.key: choice for choice in choices}
     for stem, path in experiments.items():
         _write(path, _EXPERIMENTS[stem](name, look, values))
@@ -191,6 +197,16 @@ def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[
         size=Counter((fact.width, fact.height) for fact in facts).most_common(1)[0][0],
         left_out={str(path): reason for path, reason in unusable.items()},
     )
+
+
+def _shares(entries: Sequence[Entry]) -> Choice:
+    """How much of the clips val and test get each."""
+    groups = len({group_of(entry) for entry in entries})
+    if groups * _USUAL_SHARE / 100 >= _TESTABLE:
+        return Choice("shares", f"{100 - 2 * _USUAL_SHARE},{_USUAL_SHARE},{_USUAL_SHARE}", "the default")
+    share = min(33, math.ceil(100 * _TESTABLE / groups))
+    words = f"{groups} groups: of fewer than {_TESTABLE} in test nothing could be told"
+    return Choice("shares", f"{100 - 2 * share},{share},{share}", words)
 
 
 def _network2d(machine: Machine) -> str:
@@ -223,6 +239,8 @@ def _choices(look: Look, machine: Machine) -> list[Choice]:
     if machine.gpu:
         stages = Choice("model.frozen_stages", 3, "of 5: the first ones keep their weights")
     else:
+        views = "no GPU: what the frozen stages give for four views of a clip is kept"
+        chosen.append(Choice("train.views", 4, views))
         stages = Choice(
             "model.frozen_stages", _HEAD_ONLY, "no GPU: only the head is trained, on features kept"
         )
@@ -315,6 +333,7 @@ def _train(values: Values) -> str:
         + _line(values, "train.epochs")
         + _line(values, "train.batch_size")
         + _said("lr = 1e-3", "the study tries others")
+        + _line(values, "train.views")
         + _line(values, "train.balance")
     )
 
@@ -331,6 +350,7 @@ def _study(name: str, values: Values, stems: Sequence[str], waiting: Mapping[str
     frames = values["data.frames"].value
     deep = values["model.frozen_stages"].value < _HEAD_ONLY
     return (
+        f"# Clips in train, val and test: {values['shares'].value} percent ({values['shares'].reason}).\n"
         f'question = "{name}: which classifier is worth shipping?"\n'
         f"base     = [{bases}]\n{later}"
         + _line(values, "workers")
