@@ -69,6 +69,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert laptop["workers"] == 2
     assert laptop["train.views"] == 4
     assert laptop["shares"] == "40,30,30"  # ten groups
+    assert load_experiment(clips.parent / "work/experiments/my_clips/2d.toml").model.frozen_stages == 4
     shutil.rmtree(clips.parent / "work")
     server = values(begin(clips, SERVER))
     assert (server["model.network"], server["workers"]) == ("resnet18", 1)

@@ -307,7 +307,11 @@ def _2d(name: str, look: Look, values: Values) -> str:
         + '\n[model]\nkind = "frames2d"\n'
         + _line(values, "model.network")
         + _weights()
-        + _said("frozen_stages = 3", "of 4: the first ones keep their weights")
+        + (
+            _said("frozen_stages = 3", "of 5: the first ones keep their weights")
+            if values["model.frozen_stages"].value < _HEAD_ONLY
+            else _said("frozen_stages = 4", "of 4: only the head is trained, on features kept")
+        )
         + _train(values)
     )
 
