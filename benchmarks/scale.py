@@ -18,12 +18,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,6 +34,8 @@ from rich.table import Table
 from tests.clips import write_experiment, write_squares
 from tests.services import OptunaProxy, PostgreSQL
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.opening import Opening
+from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
@@ -67,6 +68,8 @@ trials = {trials}
 
 class SleepingWorker:
     """A worker whose trials take as long as they are told to; the supervisor sees no difference."""
+
+    machine: Mapping[str, str] = {}
 
     def __init__(self, seconds: float) -> None:
         self.connection, theirs = multiprocessing.Pipe()
@@ -169,7 +172,6 @@ def _supervisor(opened: OpenStudy, definition: StudyDefinition) -> tuple[Supervi
     opened.study.sampler = build_sampler(file.sampler, definition.space, len(opened.trials()))
     opened.study.pruner = build_pruner(file.pruner, definition.space, 1)
     state = StudyState(opened.name, "", opened.objective.metric, file.budget.trials, file.workers)
-    hold: Any = SimpleNamespace(uuid=uuid.uuid4().hex, renew=lambda: None)
     quiet = PlainDisplay(Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
     supervisor = Supervisor(
         opened=opened,
@@ -177,11 +179,10 @@ def _supervisor(opened: OpenStudy, definition: StudyDefinition) -> tuple[Supervi
         budget=file.budget,
         keep=file.keep,
         ask_ahead_from=file.sampler.options.get("startup_trials", 0),
-        ownership=hold,
+        ownership=Ownership(opened, join=True),
         shown=quiet,
         state=state,
-        tags={stem: {} for stem in definition.space.bases},
-        dataset={},
+        opening=Opening(opened, definition.space, {stem: {} for stem in definition.space.bases}, {}),
         register=lambda _: None,
         clip=Path("none"),
     )

@@ -21,6 +21,7 @@ from vidclf.config import InputError
 from vidclf.repeats import Repeats
 from vidclf.search import latency, ownership, points, reconcile, supervisor, tally
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OpenStudy
@@ -140,8 +141,7 @@ class Bench:
             ownership=held,
             shown=display,
             state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
-            tags={"svm": {}, "tiny": {}},
-            dataset={},
+            opening=Opening(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
             register=started.append,
         )
 

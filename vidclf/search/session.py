@@ -25,6 +25,7 @@ from vidclf.search.checks import mend_runs
 from vidclf.search.company import LOOK_SECONDS
 from vidclf.search.display import Display, StudyState
 from vidclf.search.finish import a_clip, finish_trials
+from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OWNER, OpenStudy
@@ -231,8 +232,7 @@ def _supervisor(
         ownership=ownership,
         shown=shown,
         state=state,
-        tags=tags,
-        dataset=_dataset(definition),
+        opening=Opening(opened, definition.space, tags, _dataset(definition)),
         register=deliverer.register,
         clip=a_clip(definition),
         settled=refresher.settled if refresher else lambda: None,

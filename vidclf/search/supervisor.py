@@ -1,11 +1,9 @@
 """The supervisor: the one process that holds a study; it hands trials to its workers."""
 
 import contextlib
-import json
 import multiprocessing.connection
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from optuna.trial import TrialState
 from vidclf import config, ranking
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
-from vidclf.naming import trial_name
 from vidclf.ranking import TrialRow
 from vidclf.search import display as screen
 from vidclf.search.company import Company
@@ -24,6 +21,7 @@ from vidclf.search.crew import Arrivals, machine_of
 from vidclf.search.exhaustive import exhausted
 from vidclf.search.judging import Course, finite, judge
 from vidclf.search.latency import Stopwatch
+from vidclf.search.opening import Asked, Opening, Running
 from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import (
     FencedError,
@@ -36,34 +34,13 @@ from vidclf.search.reconcile import (
     settle,
     settle_or_interrupt,
 )
-from vidclf.search.record import AHEAD, BASE, INTERRUPTED, OWNER, START, Budget, OpenStudy
+from vidclf.search.record import AHEAD, BASE, INTERRUPTED, OWNER, Budget, OpenStudy
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
-from vidclf.store import SEARCHED_TAG, Attempt, DatabaseAway, Identity, Outcome, now_ms
+from vidclf.store import Attempt, DatabaseAway, Outcome, now_ms
 
 _FENCED = "taken over by another supervisor, to which this one seemed dead"
-
-
-@dataclass
-class Running:
-    """A trial that has begun and is not settled yet."""
-
-    trial: optuna.Trial
-    stem: str
-    attempt: Attempt
-    started: float
-    course: Course = field(default_factory=Course)
-    fenced: bool = False
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A configuration that is to be run."""
-
-    trial: optuna.Trial
-    stem: str
-    experiment: ExperimentConfig
 
 
 class Supervisor:
@@ -80,8 +57,7 @@ class Supervisor:
         ownership: Ownership,
         shown: screen.Display,
         state: screen.StudyState,
-        tags: Mapping[str, Mapping[str, str]],
-        dataset: Mapping[str, str],
+        opening: Opening,
         register: Callable[[Attempt], None],
         clip: Path,
         settled: Callable[[], None] = lambda: None,
@@ -96,8 +72,7 @@ class Supervisor:
         ownership: This process's hold on the study.
         shown: What the user sees.
         state: Its content.
-        tags: Provenance by stem.
-        dataset: The data set, as MLflow lists it.
+        opening: Makes the trials' folders.
         register: Told of each new attempt folder.
         clip: What latencies are measured on, where a constraint asks for them.
         settled: Called when a trial has ended.
@@ -110,8 +85,7 @@ class Supervisor:
         self._ownership = ownership
         self._shown = shown
         self._state = state
-        self._tags = tags
-        self._dataset = dataset
+        self._opening = opening
         self._register = register
         self._clip = clip
         self._company = Company(opened, ownership, shown.line)
@@ -248,7 +222,7 @@ class Supervisor:
         if asked is None:
             return
         trial, stem = asked.trial, asked.stem
-        running = self._begin(trial, stem)
+        running = self._opening.begin(trial, stem)
         frozen = self._opened.frozen(trial.number)
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
@@ -296,15 +270,9 @@ class Supervisor:
     def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
-        running = self._begin(trial, stem)
+        running = self._opening.begin(trial, stem)
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
         self._end(running, outcome)
-
-    def _begin(self, trial: optuna.Trial, stem: str, earlier: int | None = None) -> Running:
-        """Makes a trial's folder; ``earlier``: the trial whose value it takes."""
-        attempt = self._opened.attempt(trial.number)
-        attempt.create(self._identity(trial, stem, earlier))
-        return Running(trial, stem, attempt, time.monotonic())
 
     def _end(self, running: Running, outcome: Outcome) -> None:
         """Ends a trial that needs no worker."""
@@ -312,35 +280,10 @@ class Supervisor:
         self._register(running.attempt)
         self._settle(running, outcome)
 
-    def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
-        attributes = self._opened.frozen(trial.number).user_attrs
-        base = config.dump(self._space.bases[stem])
-        paths = (path for owner, path in self._space.dimensions if owner == stem and path in trial.params)
-        searched = {path: trial.params[path] for path in paths}
-        tags = {
-            **self._tags[stem],
-            "vidclf.study": self._opened.name,
-            "vidclf.trial": str(trial.number),
-            "vidclf.base": stem,
-            SEARCHED_TAG: json.dumps(searched),
-            **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
-            **({"vidclf.start": attributes[START]} if START in attributes else {}),
-            **({"vidclf.reused_from": str(earlier)} if earlier is not None else {}),
-        }
-        return Identity(
-            id=self._opened.attempt_id(trial.number),
-            experiment=self._opened.stored["experiment"],
-            run_name=trial_name(trial.number, base, searched),
-            parent=self._opened.attempt_id(),
-            started_ms=now_ms(),
-            tags=tags,
-            dataset=self._dataset,
-        )
-
     def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
         """Tells the value that this very configuration already has."""
         self._tally.repeats += 1
-        running = self._begin(trial, stem, earlier)
+        running = self._opening.begin(trial, stem, earlier)
         before = self._opened.frozen(earlier).user_attrs
         trial.set_user_attr("reused_from", earlier)
         trial.set_user_attr("shape", before.get("shape"))
