@@ -1,6 +1,8 @@
 """Intervals and comparisons: against closed forms, under renaming and reordering, and over simulated sets."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,18 +80,38 @@ def test_an_interval_by_hand() -> None:
     ends = [1 / (1 + math.exp(-(math.log(3) + sign * half))) for sign in (-1, 1)]
     assert [found.low, found.high] == pytest.approx(ends)
     assert found.method == "cluster-robust on the logit scale, 6 groups"
+    assert found.confidence == 0.95
 
 
-def test_all_right_is_no_certainty() -> None:
-    labels, _, groups = clips(0, 6)
+@pytest.mark.parametrize(("count", "freedom"), [(4, 3), (5, 4 + WEIGHT), (6, 5 + WEIGHT)])
+def test_all_right_is_no_certainty(count: int, freedom: int) -> None:
+    labels, _, groups = clips(0, count)
     found = made("accuracy", labels, labels, groups)
-    effective = 1 / (0.8 / 48 + 0.2 / 6)
-    quantile = stats.t.ppf(0.975, 5 + WEIGHT)
+    effective = 1 / (0.8 / (8 * count) + 0.2 / count)
+    quantile = stats.t.ppf(0.975, freedom)
     assert (found.estimate, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(effective / (effective + quantile**2))
-    assert found.method == "Wilson with 20 effective clips, 6 groups"
+    assert found.method == f"Wilson with {effective:.0f} effective clips, {count} groups"
     wrong = made("accuracy", labels, (labels + 1) % 3, groups)
     assert (wrong.low, wrong.high) == pytest.approx((0.0, 1 - found.low))
+
+
+@pytest.mark.parametrize("hits", [(10, 10, 2), (8, 7, 8), (8, 8, 8)])
+def test_three_groups_by_hand(hits: tuple[int, ...]) -> None:
+    """Wilson's interval with as many clips as the groups' variance, or the assumed one, leaves."""
+    guesses = np.concatenate([np.arange(10) >= count for count in hits]).astype(np.int64)
+    found = made("accuracy", np.zeros(30, np.int64), guesses, np.repeat(list("abc"), 10))
+    share = sum(hits) / 30
+    left_out = np.array([(sum(hits) - count) / 20 for count in hits])
+    measured = 2 / 3 * ((left_out - share) ** 2).sum()
+    effective = 1 / (0.8 / 30 + 0.2 / 3)
+    if hits == (10, 10, 2):
+        assert share * (1 - share) / measured < effective
+        effective = share * (1 - share) / measured
+    weight = stats.t.ppf(0.975, 2) ** 2 / effective
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
 
 
 def test_few_groups_say_so_or_nothing() -> None:
@@ -98,19 +120,26 @@ def test_few_groups_say_so_or_nothing() -> None:
     two = np.isin(groups, ["g0", "g1"])
     assert interval("accuracy", labels[two], guesses[:, two], groups[two]) is None
     assert paired("accuracy", labels[two], guesses[0, two], guesses[0, two], groups[two]) is None
-    assert interval("accuracy", labels[:0], guesses[:, :0], groups[:0]) is None
+    for metric in METRICS:
+        assert interval(metric, labels[:0], guesses[:, :0], groups[:0]) is None
     labels[~two] = 0
     labels[two] = 1
     assert interval("recall/1", labels, guesses, groups) is None
     assert interval("recall/2", labels, guesses, groups) is None
-    with pytest.raises(ValueError, match="no interval is known for loss: there are accuracy"):
-        interval("loss", labels, guesses, groups)
+    for metric in ("loss", "recall/Punch"):
+        with pytest.raises(ValueError, match="no interval") as caught:
+            interval(metric, labels, guesses, groups)
+        assert str(caught.value) == (
+            f"no interval is known for {metric}: there are accuracy, balanced_accuracy, macro_f1, "
+            "macro_precision, macro_recall, recall/<index>"
+        )
 
 
 def test_equal_groups_by_luck_are_no_certainty() -> None:
     guesses = np.tile([0, 0, 0, 1], 5)
     found = made("accuracy", np.zeros(20, np.int64), guesses, np.repeat(list("abcde"), 4))
     assert found.high - found.low > 0.25
+    assert found.method == "cluster-robust on the logit scale, 5 groups"
 
 
 @settings(max_examples=60)
@@ -167,13 +196,19 @@ def test_repeats_are_averaged() -> None:
     assert (same.low, same.high) == pytest.approx((one.low, one.high))
 
 
-def test_a_comparison_by_hand() -> None:
+def first(hits: Sequence[int] | NDArray[np.int64], size: int = 10) -> Labels:
+    """Guesses for groups of ``size`` clips of class 0: the first ``hits`` of each are right."""
+    return np.concatenate([np.arange(size) >= count for count in hits]).astype(np.int64)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "recall/0"])
+def test_a_comparison_by_hand(metric: str) -> None:
     """Seven groups of ten clips; the challenger mends 1 to 4 clips in each."""
     mended = np.array([1, 2, 3, 4, 2, 3, 3])
-    labels = np.zeros(70, np.int64)
-    champion = np.tile([0] * 5 + [1] * 5, 7)
-    challenger = np.concatenate([np.arange(10) >= 5 + more for more in mended]).astype(np.int64)
-    found = compared("accuracy", labels, challenger, champion, np.repeat(list("abcdefg"), 10))
+    before = np.array([5, 2, 6, 4, 7, 1, 6])
+    labels, champion, challenger = np.zeros(70, np.int64), first(before), first(before + mended)
+    groups = np.repeat(list("abcdefg"), 10)
+    found = compared(metric, labels, challenger, champion, groups)
     difference = 18 / 70
     error = mended.std(ddof=1) / 10 / math.sqrt(7)
     assert found.difference == pytest.approx(difference)
@@ -183,8 +218,32 @@ def test_a_comparison_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
     # All seven differences are positive: of 128 flips two are as far from 0.
     assert found.p == pytest.approx(max(2 / 128, 2 * stats.t.sf(difference / error, 6)))
-    assert found.verdict == "better"
-    assert "flips" in found.method
+    assert (found.verdict, found.groups, found.alpha) == ("better", 7, 0.05)
+    assert found.method == "t on the differences of 7 groups, and flips of their signs"
+    assert compared(metric, labels, champion, challenger, groups).verdict == "worse"
+
+
+def test_what_t_cannot_tell_is_not_flipped() -> None:
+    mended = np.array([1, -2, 3, 4, -2, 3, 0])
+    groups = np.repeat(list("abcdefg"), 10)
+    found = compared("accuracy", np.zeros(70, np.int64), first(5 + mended), first([5] * 7), groups)
+    t = stats.ttest_1samp(mended, 0)
+    assert (found.p, found.verdict) == (pytest.approx(t.pvalue), "cannot tell")
+    assert (found.low, found.high) == pytest.approx(tuple(t.confidence_interval() / np.array(10)))
+    assert found.method == "t on the differences of 7 groups"
+
+
+def test_flips_are_of_what_unequal_groups_add() -> None:
+    sizes, before = np.array([2, 4, 6, 8, 10, 12, 14, 16]), np.array([1, 2, 3, 8, 3, 10, 10, 0])
+    mended = np.array([1, 2, 2, -1, 4, 2, 4, 0])
+    champion, challenger = (
+        np.concatenate([first([hits], size) for hits, size in zip(right, sizes, strict=True)])
+        for right in (before, before + mended)
+    )
+    groups = np.repeat(list("abcdefgh"), sizes)
+    found = compared("accuracy", np.zeros(72, np.int64), challenger, champion, groups)
+    signs = np.array(list(itertools.product([1, -1], repeat=8)))
+    assert found.p == (np.abs(signs @ mended) >= mended.sum()).mean()
 
 
 def test_five_groups_cannot_tell() -> None:
@@ -193,7 +252,12 @@ def test_five_groups_cannot_tell() -> None:
     found = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10))
     assert (found.difference, found.verdict, found.p) == (1.0, "cannot tell", 1 / 16)
     assert found.low == 0
-    assert "drawn out to 0" in found.method
+    assert found.method == (
+        "t on the differences of 5 groups, and flips of their signs "
+        "(p = 0.062, so the interval is drawn out to 0)"
+    )
+    edge = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10), alpha=1 / 16)
+    assert (edge.verdict, edge.low) == ("cannot tell", 0)
 
 
 def test_many_groups_tell_at_small_alphas() -> None:
@@ -211,6 +275,12 @@ def test_random_flips_know_neither_names_nor_sides() -> None:
     p = intervals._flip_p(differences, 0.05)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.15)
     assert intervals._flip_p(-generator.permutation(differences), 0.05) == p
+    assert intervals._flip_p(differences, 0.001) == pytest.approx(p, rel=0.15)  # five times as many
+
+
+def test_flips_are_all_tried_up_to_fourteen_groups_and_never_give_0() -> None:
+    assert intervals._flip_p(np.ones(14), 0.05) == 2 / 2**14
+    assert intervals._flip_p(np.ones(40), 0.05) == 1 / 10_001
 
 
 @given(st.integers(1, 500), st.floats(0.001, 0.5))

@@ -19,7 +19,10 @@ PROBABILITIES = np.array(
 
 
 def test_evaluate_by_hand() -> None:
-    assert metrics.evaluate(LABELS, PROBABILITIES, CLASSES) == pytest.approx(
+    with warnings.catch_warnings():  # c is never predicted
+        warnings.simplefilter("error")
+        scores = metrics.evaluate(LABELS, PROBABILITIES, CLASSES)
+    assert scores == pytest.approx(
         {
             "accuracy": 4 / 6,
             "balanced_accuracy": 5 / 9,
@@ -55,6 +58,12 @@ def test_areas_and_tops_are_those_of_sklearn(number: int) -> None:
     assert {name: value for name, value in scores.items() if name.startswith("top")} == pytest.approx(tops)
 
 
+def test_tops_know_the_classes_without_a_clip() -> None:
+    shares = np.array([[0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    scores = metrics.evaluate(np.array([2, 3, 3]), shares, list("abcd"))
+    assert scores["top3_accuracy"] == pytest.approx(2 / 3)
+
+
 def test_areas_need_clips_of_every_class() -> None:
     assert "roc_auc" not in metrics.evaluate(LABELS[:5], PROBABILITIES[:5], CLASSES)
     assert "roc_auc" not in metrics.evaluate(np.zeros(3, np.int64), PROBABILITIES[:3, :2], CLASSES[:2])
@@ -71,6 +80,19 @@ def test_reliability_by_hand() -> None:
     np.testing.assert_allclose(bins.accuracy[[5, 6, 14]], [1.0, 0.0, 0.5])
     error = metrics.expected_calibration_error(np.array([0, 1, 0, 2]), probabilities)
     assert error == pytest.approx((0.6 + 0.41 + 2 * 0.5) / 4)
+
+
+def test_the_first_and_the_last_bin_take_what_is_theirs() -> None:
+    even = np.full((2, 20), 1 / 20)
+    assert metrics.reliability(np.array([0, 1]), even).clips.tolist() == [2] + [0] * 14
+    rounded = np.array([[1 + 2**-40, 0.0]])
+    assert metrics.reliability(np.array([0]), rounded).clips.tolist() == [0] * 14 + [1]
+
+
+def test_the_quick_f1_is_that_of_evaluate() -> None:
+    assert metrics.macro_f1(LABELS, metrics.predicted(PROBABILITIES)) == pytest.approx((2 / 3 + 4 / 5) / 3)
+    # A class without a clip is left out, and a guess of it is an error of the present.
+    assert metrics.macro_f1(np.array([0, 1, 1]), np.array([2, 1, 1])) == pytest.approx((0 + 1) / 2)
 
 
 def test_absent_class_neither_warns_nor_counts() -> None:
@@ -115,6 +137,7 @@ def test_report_names_every_class() -> None:
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert rows["a"] == ["0.667", "0.667", "0.667", "3"]
     assert rows["b"] == ["0.667", "1.000", "0.800", "2"]
+    assert rows["c"] == ["0.000", "0.000", "0.000", "1"]
 
 
 def test_tables_of_clips() -> None:
@@ -130,15 +153,27 @@ def test_tables_of_clips() -> None:
     assert wrong["confidence"].tolist() == [0.9, 0.7]
 
 
-def test_predictions_keep_names_that_look_like_numbers_or_gaps(tmp_path: Path) -> None:
-    paths = [Path(f"{name}.mp4") for name in "ab"]
+def test_equally_sure_errors_keep_their_order() -> None:
+    paths = [Path(f"/{index:03}.avi") for index in range(200)]
+    shares = np.tile([[0.9, 0.1], [0.7, 0.3]], (100, 1))
+    table = metrics.predictions_table(paths, np.ones(200, np.int64), shares, ["a", "b"], ["g"] * 200)
+    wanted = [str(path) for path in [*paths[::2], *paths[1::2]]]
+    assert metrics.wrong_clips(table)["clip_path"].tolist() == wanted
+
+
+def test_a_table_wants_a_name_for_every_probability() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        metrics.predictions_table([Path("/a.avi")], np.array([0]), np.array([[0.5, 0.5]]), ["a"], ["g"])
+
+
+@pytest.mark.parametrize("names", [["007", "1e3"], ["None", "NA"], ["", "nan"]])
+def test_predictions_keep_names_that_look_like_numbers_or_gaps(tmp_path: Path, names: list[str]) -> None:
+    paths = [Path(name) for name in ("01", "2")]
     shares = np.array([[0.9, 0.1], [0.2, 0.8]])
-    table = metrics.predictions_table(paths, np.array([0, 1]), shares, ["007", "None"], ["1", "NA"])
+    table = metrics.predictions_table(paths, np.array([0, 1]), shares, names, names)
     table.to_csv(tmp_path / "predictions.csv", index=False)
     read = metrics.read_predictions(tmp_path / "predictions.csv")
-    assert [list(read[name]) for name in ("label", "predicted", "group")] == [
-        ["007", "None"],
-        ["007", "None"],
-        ["1", "NA"],
-    ]
-    assert read["probability/None"].tolist() == [0.1, 0.8]
+    assert read["clip_path"].tolist() == ["01", "2"]
+    assert all(read[name].tolist() == names for name in ("label", "predicted", "group"))
+    assert read["correct"].tolist() == [True, True]
+    assert read[f"probability/{names[1]}"].tolist() == [0.1, 0.8]

@@ -12,7 +12,14 @@ from vidclf.config import InputError
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
 from vidclf.data.manifest import SPLITS, Entry, read_manifest
 from vidclf.data.sources import GroupScope, import_clips, read_folder
-from vidclf.data.splitting import group_of, parse_shares, split_by_fold, split_by_group
+from vidclf.data.splitting import (
+    carve_val,
+    group_of,
+    parse_shares,
+    split_at_random,
+    split_by_fold,
+    split_by_group,
+)
 
 SHARES = (0.7, 0.15, 0.15)
 
@@ -120,7 +127,9 @@ def test_a_missing_folder_and_a_single_class_are_refused(tmp_path: Path) -> None
     assert not (tmp_path / "m.csv").exists()
 
 
-@pytest.mark.parametrize("text", ["70,15", "a,b,c", "70,-5,35", "0,50,50", "inf,1,1", ""])
+@pytest.mark.parametrize(
+    "text", ["70,15", "a,b,c", "70,-5,35", "70,35,-5", "-70,85,85", "0,50,50", "inf,1,1", ""]
+)
 def test_impossible_shares_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--shares"):
         parse_shares(text)
@@ -201,6 +210,65 @@ def test_many_groups_come_near_their_shares(seed: int, groups: int) -> None:
 def test_a_seed_gives_another_split() -> None:
     entries = [Entry(Path(f"/{label}{n}"), label, "", "") for label in "AB" for n in range(20)]
     assert split_by_group(entries, SHARES, 0) != split_by_group(entries, SHARES, 1)
+
+
+def alone(number: int, split: str = "", split_by: str = "") -> list[Entry]:
+    """Clips of two classes, each a group of its own."""
+    return [Entry(Path(f"/{label}{n}"), label, "", split, split_by) for label in "AB" for n in range(number)]
+
+
+def test_a_seed_gives_the_same_split_however_it_is_made() -> None:
+    entries = alone(20, "train")
+    assert split_at_random(entries, SHARES, 3) == split_at_random(entries, SHARES, 3)
+    assert carve_val(entries, 0.3, 3) == carve_val(entries, 0.3, 3)
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes", "val", "test", "counts"),
+    [
+        (16, 7, "g01 g02 g05 g07", "g04 g08", [[29, 27, 32], [15, 13, 11], [7, 7, 7]]),
+        (20, 13, "g02 g06 g08 g13 g19", "g00 g09 g15", [[78, 78, 78], [29, 30, 31], [16, 17, 18]]),
+    ],
+)
+def test_uneven_groups_end_where_neither_a_move_nor_an_exchange_helps(
+    groups: int, sizes: int, val: str, test: str, counts: list[list[int]]
+) -> None:
+    """Placed well, then moved, exchanged, moved and exchanged again; other versions give the same."""
+    entries = [
+        Entry(Path(f"/{label}-{g}-{clip}"), label, f"g{g:02}", "")
+        for weight, label in enumerate("ABC", start=3)
+        for g in range(groups)
+        for clip in range((g + 1) * weight % sizes)
+    ]
+    done = split_by_group(entries, (0.6, 0.25, 0.15), 0)
+    for split, wanted in (("val", val), ("test", test)):
+        assert sorted({entry.group for entry in done if entry.split == split}) == wanted.split()
+    found = Counter((entry.split, entry.label) for entry in done)
+    assert [[found[split, label] for label in "ABC"] for split in SPLITS] == counts
+
+
+def test_a_share_of_train_becomes_val_and_the_rest_stays() -> None:
+    rest = [*alone(2, "test"), *alone(1, "val")]
+    done = carve_val([*rest, *alone(40, "train")], 0.25, 0)
+    assert Counter((entry.label, entry.split) for entry in done[:80]) == {
+        (label, split): number for label in "AB" for split, number in (("train", 30), ("val", 10))
+    }
+    assert done[80:] == rest
+
+
+def test_a_split_by_group_forgets_that_it_was_random() -> None:
+    assert {entry.split_by for entry in split_at_random(alone(4), SHARES, 0)} == {"random"}
+    assert {entry.split_by for entry in split_by_group(alone(4, "", "random"), SHARES, 0)} == {""}
+
+
+def test_a_class_that_no_placement_brings_everywhere_is_named() -> None:
+    entries = [Entry(Path(f"/{label}{n}"), label, f"{label}{n}", "") for label in "AB" for n in range(4)]
+    with pytest.raises(InputError) as caught:
+        split_by_group(entries, (0.5, 0.5, 0.0), 0, {f"A{n}": "train" for n in range(4)})
+    assert str(caught.value) == (
+        "no split by group was found in which val has a clip of A; "
+        "try another --seed, fewer splits (--shares 70,30,0), or --group-scope class"
+    )
 
 
 def counted(path: Path) -> Counter[tuple[str, str]]:
@@ -358,6 +426,7 @@ def test_folds_part_train_and_val_by_group_and_leave_test(folds: int, seed: int,
             sides[entry.group].add(entry.split)
         assert all(len(found) == 1 for found in sides.values())
         assert sides["g99"] == {"test"}
+        assert {entry.split for entry in done} == {"train", "val", "test"}
         val = [entry for entry in done if entry.split == "val"]
         assert {entry.label for entry in val} == {"A", "B"}
         held_out += [entry.clip_path for entry in val]

@@ -285,7 +285,7 @@ def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str])
         weights = np.full(len(labels), 1 / max(len(labels), 1))
         return _Ratios(hits, true, right.mean(axis=0), weights, group)
     classes = int(max(labels.max(initial=0), guesses.max(initial=0))) + 1
-    clips = np.bincount(labels, minlength=classes)
+    clips = np.bincount(labels)
     present = np.flatnonzero(clips)
     hits = _tally(np.where(right, labels, -1), group, number, classes)[..., present]
     true = np.broadcast_to(_tally(labels[None], group, number, classes)[..., present], hits.shape)

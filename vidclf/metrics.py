@@ -70,7 +70,7 @@ def evaluate(labels: Labels, probabilities: NDArray[np.float64], classes: Sequen
         "ece": expected_calibration_error(labels, probabilities),
         **{f"recall/{classes[index]}": value for index, value in zip(present, recall, strict=True)},
     }
-    if len(present) == len(classes) > 1:
+    if len(present) == len(classes):
         scores["roc_auc"] = _roc_auc(labels, probabilities)
     return {name: float(value) for name, value in scores.items()}
 
@@ -87,10 +87,10 @@ def _roc_auc(labels: Labels, probabilities: NDArray[np.float64]) -> float:
     The area is the share of (clip of the class, other clip) pairs in the right order, which is Mann and
     Whitney's U; every class has clips and so have the others.
     """
-    clips, classes = probabilities.shape
-    counts = np.bincount(labels, minlength=classes)
+    clips = len(labels)
+    counts = np.bincount(labels)
     ranks = rankdata(probabilities, axis=0)[np.arange(clips), labels]
-    sums = np.bincount(labels, ranks, classes)
+    sums = np.bincount(labels, ranks)
     areas = (sums - counts * (counts + 1) / 2) / (counts * (clips - counts))
     return float(areas.mean())
 
@@ -113,7 +113,8 @@ class Reliability:
 def reliability(labels: Labels, probabilities: NDArray[np.float64]) -> Reliability:
     """Confidence against accuracy (Guo et al. 2017, arXiv:1706.04599; 15 bins, each with its upper end)."""
     sure = probabilities.max(axis=1)
-    place = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    # Rounding may take a sum of probabilities, and so the largest, a hair above 1.
+    place = np.minimum(np.ceil(sure * BINS).astype(np.int64) - 1, BINS - 1)
     clips = np.bincount(place, minlength=BINS)
     some = np.maximum(clips, 1)
     right = predicted(probabilities) == labels

@@ -27,7 +27,7 @@ def parse_shares(text: str) -> Shares:
     except ValueError:
         raise InputError(f"--shares {text}: expected train,val,test in percent, as 70,15,15") from None
     total = train + val + test
-    if not (min(train, val, test) >= 0 and train > 0 and np.isfinite(total)):
+    if not (train > 0 and min(val, test) >= 0 and np.isfinite(total)):
         raise InputError(f"--shares {text}: shares are at least 0, and train's is above 0")
     return train / total, val / total, test / total
 
