@@ -255,6 +255,22 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     ]
 
 
+def test_a_supervisor_counts_by_itself_until_it_leaves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is busy: training a last model, or asking a slow sampler."""
+    monkeypatch.setattr(ownership, "RENEWAL_SECONDS", 0.02)
+    opened = bench.open()
+    mine = Ownership(opened)
+    stop = time.monotonic() + 20
+    while ownership.live_owners(opened)[0].counter < 3 and time.monotonic() < stop:
+        time.sleep(0.02)
+    assert ownership.live_owners(opened)[0].counter >= 3
+    mine.lead()
+    assert ownership.live_owners(opened)[0].leads
+    mine.release()
+    time.sleep(0.2)
+    assert opened.study.user_attrs[f"owner/{mine.uuid}"] is None
+
+
 def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(bench: Bench) -> None:
     opened = bench.open()
     first, second, third = (Ownership(opened, join=True) for _ in range(3))

@@ -26,7 +26,6 @@ class Company:
         """
         self._opened, self._ownership, self._say = opened, ownership, say
         self.others = {}
-        self._renewed = time.monotonic()
         self._looked = -math.inf
         self._first_seen: dict[int, float] = {}
 
@@ -34,14 +33,6 @@ class Company:
     def alone_here(self) -> bool:
         """Whether no other supervisor of this host computes."""
         return not any(other.here for other in self.others.values())
-
-    def renew(self) -> bool:
-        """Shows that this supervisor lives, where that is due; whether it was."""
-        due = time.monotonic() - self._renewed > RENEWAL_SECONDS
-        if due:
-            self._ownership.renew()
-            self._renewed = time.monotonic()
-        return due
 
     def look(self, *, waiting: bool) -> bool:
         """Sees who is there, and queues what dead supervisors ran, where that is due; whether it was.

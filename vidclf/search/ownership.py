@@ -1,7 +1,9 @@
 """Which supervisors run a study, and which of them live."""
 
+import contextlib
 import json
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +15,7 @@ import psutil
 
 from vidclf.config import InputError
 from vidclf.search.record import OpenStudy
+from vidclf.store import DatabaseAway
 
 _PREFIX = "owner/"
 RENEWAL_SECONDS = 15.0
@@ -92,12 +95,16 @@ class Ownership:
         self.shared = False
         """Whether another supervisor has been seen at work on the study."""
         self._seen: dict[str, tuple[Owner, float]] = {}
+        self._lock, self._leaving = threading.Lock(), threading.Event()
         process = psutil.Process()
         self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
         if join:
             self._join()
         else:
             self._take(say)
+        # By itself, as its supervisor may train a last model or wait for a sampler for minutes.
+        self._thread = threading.Thread(target=self._count, name="vidclf-owner", daemon=True)
+        self._thread.start()
 
     def _take(self, say: Callable[[str], None]) -> None:
         for uuid_, other in _owners(self._study.user_attrs):
@@ -108,7 +115,7 @@ class Ownership:
         for uuid_, other in _owners(self._study.user_attrs):
             # Of two that registered at once the one with the smaller name stays.
             if uuid_ < self.uuid and other.lives():
-                self.release()
+                self.forget(self.uuid)
                 raise self._refusal(other)
 
     def _join(self) -> None:
@@ -141,8 +148,9 @@ class Ownership:
 
     def lead(self) -> None:
         """From now on this supervisor keeps the study's own run and page."""
-        self._owner = replace(self._owner, leads=True)
-        self._write(self._owner)
+        with self._lock:
+            self._owner = replace(self._owner, leads=True)
+            self._write(self._owner)
 
     def first(self) -> bool:
         """Whether this is the supervisor that leads, or is to lead as none does."""
@@ -171,13 +179,22 @@ class Ownership:
         return {uuid_ for uuid_, _ in _owners(self._study.user_attrs)}
 
     def renew(self) -> None:
-        """Shows other hosts that this supervisor lives; due every 15 s."""
-        self._owner = replace(self._owner, counter=self._owner.counter + 1)
-        self._write(self._owner)
+        """Shows other hosts that this supervisor lives; comes every 15 s by itself."""
+        with self._lock:
+            if not self._leaving.is_set():
+                self._owner = replace(self._owner, counter=self._owner.counter + 1)
+                self._write(self._owner)
+
+    def _count(self) -> None:
+        while not self._leaving.wait(RENEWAL_SECONDS):
+            with contextlib.suppress(DatabaseAway):  # which its supervisor hears of, too
+                self.renew()
 
     def release(self) -> None:
         """Leaves the study."""
-        self.forget(self.uuid)
+        self._leaving.set()
+        with self._lock:
+            self.forget(self.uuid)
 
     def forget(self, uuid_: str) -> None:
         """Strikes a supervisor off, its own or a dead one."""

@@ -129,7 +129,6 @@ def _wait_for_others(ownership: Ownership, shown: Display) -> None:
         if not told:
             shown.line(f"waiting for {', '.join(map(str, others.values()))} to deliver their models …")
             told = True
-        ownership.renew()
         time.sleep(LOOK_SECONDS)
 
 

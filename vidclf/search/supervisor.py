@@ -158,11 +158,10 @@ class Supervisor:
         return bool(self._ahead or self._budget_left() or self._tally.elsewhere or unfinished)
 
     def _look_around(self) -> None:
-        """Shows that this supervisor lives, and takes over from others that do not."""
-        if self._company.renew():
-            self._tally.save_seconds()
+        """Takes over from other supervisors that are dead, and notes the time, now and then."""
         if self._company.look(waiting=not self._running):
             self._tally.count()
+            self._tally.save_seconds()
 
     def _ending(self) -> Ending | None:
         ending = self._tally.ending()
