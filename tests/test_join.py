@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -25,7 +25,15 @@ from vidclf.search import company, ownership
 from vidclf.search.company import Company
 from vidclf.search.display import StudyState
 from vidclf.search.ownership import Ownership
-from vidclf.search.reconcile import FencedError, queue_again, reconcile, release, settle, take_over
+from vidclf.search.reconcile import (
+    FencedError,
+    queue_again,
+    queue_lost,
+    reconcile,
+    release,
+    settle,
+    take_over,
+)
 from vidclf.search.record import AHEAD, OWNER, RELEASED, Budget, OpenStudy, find_study
 from vidclf.search.tally import Tally
 from vidclf.search.worker import Progress, RunTask, Verdict
@@ -101,7 +109,9 @@ class Player:
     STEPS = ("look", "ask", "admit", "finish", "cut", "die")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(steps=[("a", "ask"), ("b", "ask"), ("b", "die"), ("b", "ask")], budget=1, queued=0)
+@example(steps=[("a", "ask"), ("a", "die")], budget=1, queued=2)
 @given(
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Player.STEPS)), max_size=120),
     budget=st.integers(1, 6),
@@ -126,6 +136,14 @@ def test_supervisors_keep_the_budget_exactly(
     assert opened.logical() == budget
     trials = opened.trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    # Raised later, it is kept again: nothing that was given back counts, nothing is missing.
+    queue_lost(opened)
+    again = Player(opened, "d", budget + 2)
+    for _ in range(50):
+        for step in ("look", "ask", "admit", "finish"):
+            getattr(again, step)()
+    assert opened.logical() == budget + 2
+    trials = opened.trials()
     # Who is released had asked too late, and is in no count and no row.
     released = [trial for trial in trials if RELEASED in trial.user_attrs]
     assert all(trial.state == TrialState.FAIL for trial in released)

@@ -70,7 +70,8 @@ def queue_lost(opened: OpenStudy, overdue: Callable[[int], bool] = lambda _: Tru
     Returns:
         How many trials were queued.
     """
-    retried = {trial.user_attrs.get("retry_of") for trial in opened.trials()}
+    # What the budget had no room for may find it later, when there are to be more trials.
+    retried = {t.user_attrs.get("retry_of") for t in opened.trials() if RELEASED not in t.user_attrs}
     lost = [
         frozen
         for frozen in opened.trials([TrialState.FAIL])

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vidclf import config, ranking
 from vidclf.ranking import TrialRow
 from vidclf.search.display import StudyState
+from vidclf.search.reconcile import root_of
 from vidclf.search.record import DIED, INTERRUPTED, OWNER, Budget, OpenStudy, counts
 from vidclf.store import Outcome
 
@@ -77,16 +78,15 @@ class Tally:
     def admits(self, number: int) -> bool:
         """Whether the budget has room for a trial that was just asked for.
 
-        Every supervisor counts the trials below it, whose numbers the database has given out, so that all
-        agree which are within. What runs again has been admitted before.
+        Every supervisor counts the configurations below it, whose numbers the database has given out, so that
+        all agree which are within; what runs again counts where it was first asked for.
         """
         return self._admits(self._opened.trials(), number)
 
     def _admits(self, trials: Sequence[FrozenTrial], number: int) -> bool:
         """The same of a trial that is yet to be asked for, the next new one too."""
-        if any("retry_of" in trial.user_attrs for trial in trials[number : number + 1]):
-            return True
-        return self._opened.admitted(trials, below=number) < self._state.total
+        root = next((root_of(trial) for trial in trials[number : number + 1]), number)
+        return self._opened.admitted(trials, below=root) < self._state.total
 
     def add(self, trial: optuna.Trial, outcome: Outcome) -> list[TrialRow]:
         """Counts a trial that has been settled; the rows of all."""
