@@ -186,6 +186,8 @@ class MlflowServer(Server):
     def __init__(self, folder: Path, *options: str, backend: str | None = None) -> None:
         super().__init__(folder)
         self._backend = backend or f"sqlite:///{folder / 'server.db'}"
+        # Its jobs are for other uses of it, and five processes.
+        self.environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self._options = options or ("--artifacts-destination", str(folder / "served"))
 
     def command(self) -> list[str]:

@@ -51,6 +51,7 @@ SPACE = {
     "tiny.toml": '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
 }
 SECONDS = 400.0
+pytestmark = pytest.mark.xdist_group("ray")  # a cluster is as much as two cores carry
 
 
 @pytest.fixture
