@@ -68,7 +68,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert laptop["model.network"] == "squeezenet1_1"
     assert laptop["workers"] == 2
     assert laptop["train.views"] == 4
-    assert laptop["shares"] == "40,30,30"  # ten groups
+    assert laptop["shares"] == "47,23,30"  # ten groups
     assert load_experiment(clips.parent / "work/experiments/my_clips/2d.toml").model.frozen_stages == 4
     shutil.rmtree(clips.parent / "work")
     server = values(begin(clips, SERVER))
@@ -79,7 +79,14 @@ def test_machine_and_clips_decide(clips: Path) -> None:
 
 
 def test_test_gets_three_groups_where_there_are_so_many(clips: Path, tmp_path: Path) -> None:
-    assert begin(clips).look.groups == {"train": 4, "val": 3, "test": 3}
+    assert begin(clips).look.groups["test"] == 3
+    for groups, wanted in ((6, 3), (7, 3), (9, 3), (15, 3), (4, 1)):
+        folder = tmp_path / f"of{groups}"
+        write_squares(folder, groups=groups)
+        (folder / "manifest.csv").unlink()
+        started = start(folder, tmp_path / f"work{groups}", machine=LAPTOP)
+        assert started.look.groups["test"] == wanted, groups
+        assert any("--accept untested" in note for note in started.notes) == (wanted < 3)
     write_squares(tmp_path / "more", groups=22)
     (tmp_path / "more" / "manifest.csv").unlink()
     many = start(tmp_path / "more", tmp_path / "work2", machine=LAPTOP)
@@ -112,6 +119,7 @@ def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store:
     assert list(started.waiting) == ["2d", "3d"]
     assert list(load_study(started.study, {}, store).space.bases) == ["svm"]
     assert "r3d_18-b3b3357e.pth" in started.study.read_text()
+    assert '# "train.lr"' in started.study.read_text()
     assert load_experiment(started.experiments["3d"]).model.network == "r3d_18"
 
 

@@ -302,7 +302,7 @@ def validate(schema: type[T], tree: Mapping[str, Any], source: str) -> T:
 
 
 def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> Iterator[str]:
-    known = [*schema_fields(schema), *schema.model_fields]
+    known = list(dict.fromkeys([*schema_fields(schema), *schema.model_fields]))
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
@@ -328,7 +328,8 @@ def _siblings(dotted: str, known: Sequence[str]) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """``, did you mean …?`` for the closest known word, else an empty text."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = [name for name in known if name.lower() == word.lower()]
+    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
         last = word.rpartition(".")[2]
         close = [name for name in known if name.rpartition(".")[2] == last][:1]

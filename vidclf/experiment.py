@@ -75,6 +75,8 @@ def experiment_of(attempt: Attempt) -> ExperimentConfig:
 
 def _schema(tree: Mapping[str, Any], source: str) -> type[ExperimentConfig]:
     kind = config.lookup(tree, "model.kind")
+    if kind is None and "space" in tree:
+        raise InputError(f"{source}: this is a study; run it with: vidclf tune {source}")
     if kind is None:
         raise InputError(f"{source}: model.kind is required: one of {', '.join(MODELS)}")
     if kind not in MODELS:

@@ -172,7 +172,10 @@ def start(
     for stem, path in experiments.items():
         _write(path, _EXPERIMENTS[stem](name, look, values))
     _write(study, _study(name, values, [stem for stem in experiments if stem not in waiting], waiting))
-    return Started(manifest, experiments, study, look, tuple(choices), waiting, imported.notes)
+    notes = imported.notes
+    if look.groups["test"] < _TESTABLE:
+        notes += ("test has too few groups to tell anything: vidclf promote will want --accept untested",)
+    return Started(manifest, experiments, study, look, tuple(choices), waiting, notes)
 
 
 def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
@@ -204,9 +207,13 @@ def _shares(entries: Sequence[Entry]) -> Choice:
     groups = len({group_of(entry) for entry in entries})
     if groups * _USUAL_SHARE / 100 >= _TESTABLE:
         return Choice("shares", f"{100 - 2 * _USUAL_SHARE},{_USUAL_SHARE},{_USUAL_SHARE}", "the default")
-    share = min(33, math.ceil(100 * _TESTABLE / groups))
+    if groups < 2 * _TESTABLE:
+        words = f"the default; {groups} groups are too few for a test that tells anything"
+        return Choice("shares", f"{100 - 2 * _USUAL_SHARE},{_USUAL_SHARE},{_USUAL_SHARE}", words)
+    test = math.ceil(100 * _TESTABLE / groups)
+    val = min(test, (100 - test) // 3)
     words = f"{groups} groups: of fewer than {_TESTABLE} in test nothing could be told"
-    return Choice("shares", f"{100 - 2 * share},{share},{share}", words)
+    return Choice("shares", f"{100 - val - test},{val},{test}", words)
 
 
 def _network2d(machine: Machine) -> str:
@@ -219,7 +226,7 @@ def _lacks(network: str, reachable: Reachable) -> str:
     url = published_weights(network).url
     if file.exists() or reachable(url):
         return ""
-    return f"{url} does not answer; put that file at {file}, then add this one to base"
+    return f"{url} does not answer; put that file at {file}, then repeat vidclf init with --force"
 
 
 def _choices(look: Look, machine: Machine) -> list[Choice]:
@@ -378,14 +385,16 @@ def _study(name: str, values: Values, stems: Sequence[str], waiting: Mapping[str
         + '"model.C" = { low = 1e-2, high = 1e2, log = true }\n'
         + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
         + '"model.gamma" = { low = 1e-4, high = 1e0, log = true, when = { "model.kernel" = "rbf" } }\n'
-        + (
-            '"train.lr" = { low = 1e-4, high = 1e-2, log = true }\n'
-            '"train.label_smoothing" = { low = 0.0, high = 0.2 }\n'
-            + (_said('"model.frozen_stages" = "default"', "none to all of each network") if deep else "")
-            if neural
-            else ""
-        )
+        + ("" if neural else "# with a network in base, these too:\n")
+        + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
+        + (_said('"model.frozen_stages" = "default"', "none to all of each network") * (neural and deep))
     )
+
+
+_NEURAL_SPACE = (
+    '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
+    '"train.label_smoothing" = { low = 0.0, high = 0.2 }',
+)
 
 
 def _write(path: Path, text: str) -> None:

@@ -176,6 +176,8 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     if not path.suffix and not path.exists():
         raise InputError(f"{path}: no such file; a study is given as its file, as studies/{path.name}.toml")
     tree = config.read_toml(path)
+    if "model" in tree and "space" not in tree:
+        raise InputError(f"{path}: this is an experiment; run it with: vidclf train {path}")
     file = config.validate(StudyFile, tree, str(path))
     name = file.name or path.stem
     check_name(name)
