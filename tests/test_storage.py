@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from tests.services import free_port
 from vidclf import cli
 from vidclf.config import InputError
-from vidclf.search import patience, storage
+from vidclf.search import patience, session, storage
 from vidclf.search.patience import Patience
 from vidclf.search.record import study_names
 from vidclf.search.storage import open_storage
@@ -273,6 +273,32 @@ def test_ctrl_c_ends_the_waiting_and_does_what_it_did() -> None:
         assert signal.getsignal(signal.SIGINT) is ours
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
+    """Optuna's cache holds its lock while it reads: the main thread may wait for that, not for the server."""
+    waiting = Patience("db", lambda error: isinstance(error, ConnectionError), lambda _: None)
+    lock, begun, ended = threading.Lock(), threading.Event(), threading.Event()
+
+    def away(_: bool) -> None:
+        begun.set()
+        raise ConnectionError
+
+    def read() -> None:
+        with lock, contextlib.suppress(DatabaseAway):
+            waiting.call(away)
+        ended.set()
+
+    stopped: list[bool] = []
+    threading.Thread(target=read, daemon=True).start()
+    assert begun.wait(10)
+    with session._stop_signals(lambda: stopped.append(True)):
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert lock.acquire(timeout=30)
+    assert stopped == [True]
+    assert ended.wait(10)
+    with pytest.raises(DatabaseAway, match="you stopped waiting"):
+        waiting.call(lambda _: None)
 
 
 @pytest.mark.parametrize(

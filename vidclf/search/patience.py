@@ -18,6 +18,19 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between two tries; doubled each time."""
 
 
+_all: list["Patience"] = []
+"""One for each server of the process."""
+
+
+def stop_waiting() -> None:
+    """Ends the waiting for every server that is away.
+
+    The main thread hears of Ctrl-C also while it waits for another thread, which waits for a server.
+    """
+    for patience in _all:
+        patience.stop_waiting()
+
+
 def _to_stderr(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
@@ -43,6 +56,12 @@ class Patience:
         self._since: float | None = None
         # Plain flags: a signal's handler may not take a lock that the thread it interrupts may hold.
         self._told = self._interrupted = self._given_up = False
+        _all.append(self)
+
+    def stop_waiting(self) -> None:
+        """Ends the waiting of all threads, if any waits; may be called by a signal's handler."""
+        if self._since is not None:
+            self._interrupted = self._given_up = True
 
     def call(self, ask: Callable[[bool], Answer]) -> Answer:
         """What the server answers, however long it takes to come back.

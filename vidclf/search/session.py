@@ -27,6 +27,7 @@ from vidclf.search.display import Display, StudyState
 from vidclf.search.finish import a_clip, finish_trials
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
+from vidclf.search.patience import stop_waiting
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OWNER, OpenStudy
 from vidclf.search.samplers import build_sampler
@@ -241,7 +242,12 @@ def _supervisor(
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Turns Ctrl-C and SIGTERM into a clean stop."""
-    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop_all(*_: object) -> None:
+        stop()
+        stop_waiting()
+
+    before = {number: signal.signal(number, stop_all) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
