@@ -60,6 +60,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a cluster before has set it in this process
     before = signal.getsignal(signal.SIGTERM)
     made = RayCluster()
     made.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20)
