@@ -15,6 +15,8 @@ An attempt is a folder, and the folder is the record::
 Optuna decides, the folder is the record, MLflow is the mirror.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -324,6 +326,17 @@ class Store:
         """Every attempt folder, sorted by path."""
         for identity in sorted(self.attempts.glob("*/*/attempt.json")):
             yield Attempt(identity.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, against other threads and processes of this host."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_name(name: str) -> None:

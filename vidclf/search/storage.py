@@ -4,6 +4,7 @@ A server may go away while a study runs. Each call to it waits, and is then aske
 was lost may have been to a call that was carried out, those that would do something twice carry a token.
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -35,7 +36,7 @@ from sqlalchemy.exc import (
 
 from vidclf.config import InputError
 from vidclf.search.patience import Patience
-from vidclf.store import Store, without_password
+from vidclf.store import Store, locked, without_password
 
 Storage = TypeVar("Storage", bound="_Patient")
 CALL = "vidclf/call"
@@ -69,7 +70,10 @@ def open_storage(store: Store) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     uri = store.optuna_uri
     if uri.startswith("sqlite:"):
-        embedded = RDBStorage(_literal(uri), engine_kwargs={"connect_args": {"timeout": 60}})
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        # Two processes that make the tables of a fresh file at once break each other's.
+        with locked(folder) if folder.is_dir() else contextlib.nullcontext():
+            embedded = RDBStorage(_literal(uri), engine_kwargs={"connect_args": {"timeout": 60}})
         return get_storage(embedded)
     return _open_server(uri)
 

@@ -79,8 +79,10 @@ def plan(request: Request, store: Store) -> StudyDefinition:
     if request.per_gpu is not None:
         workers = workers or request.per_gpu * gpu_count()
     if workers is not None:
+        file = file.model_copy(update={"workers": workers})
+    if workers is not None and request.ray is not None:
         resources = file.resources.model_copy(update={"max_workers": workers})
-        file = file.model_copy(update={"workers": workers, "resources": resources})
+        file = file.model_copy(update={"resources": resources})
     if request.continue_as is None:
         return dataclasses.replace(definition, file=file, per_gpu=request.per_gpu)
     if request.continue_as == definition.name:

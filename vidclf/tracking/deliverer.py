@@ -1,15 +1,13 @@
 """Mirrors attempt folders to MLflow: idempotent, so it may stop anywhere and start again."""
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import logging
 import math
-import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
-from vidclf.store import Attempt, Identity, Store, without_password
+from vidclf.store import Attempt, Identity, Store, locked, without_password
 from vidclf.tracking.news import News, Receipt
 from vidclf.tracking.notes import run_note
 
@@ -98,17 +96,6 @@ def check_reachable(location: str) -> None:
 def artifact_folder(experiment: str) -> str:
     """Name of an experiment's folder in the embedded store."""
     return re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "experiment"
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, against other threads and processes of this host."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Deliverer:

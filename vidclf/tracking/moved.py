@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from vidclf.problems import Note, Problem, filled, read_only
-from vidclf.store import Store
-from vidclf.tracking.deliverer import artifact_folder, locked
+from vidclf.store import Store, locked
+from vidclf.tracking.deliverer import artifact_folder
 
 _PATHS = (
     ("experiments", "artifact_location"),

@@ -18,8 +18,8 @@ import vidclf
 from vidclf.config import InputError
 from vidclf.data.video import write_video
 from vidclf.models.saved import check_folder
-from vidclf.store import Attempt
-from vidclf.tracking.deliverer import Deliverer, locked
+from vidclf.store import Attempt, locked
+from vidclf.tracking.deliverer import Deliverer
 
 _PACKAGE = Path(vidclf.__file__).parent
 REQUIREMENTS = (
