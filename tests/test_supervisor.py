@@ -235,6 +235,15 @@ def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(bench: Benc
     assert outcome.status == "failed"
 
 
+def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(bench: Bench) -> None:
+    bench.only_svm()
+    bench.text = bench.text.replace("trials = 4", "trials = 1")
+    outcomes = iter([None, complete(0.3)])
+    opened, ending = bench.run(lambda task, _: next(outcomes))
+    assert ending == "finished"
+    assert bench.states(opened) == ["died", "complete"]
+
+
 def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(bench: Bench) -> None:
     bench.text = bench.text.replace("trials = 4", "trials = 2\nretries = 1")
     opened, ending = bench.run(
@@ -374,6 +383,11 @@ def test_another_study_takes_over_the_finished_trials_that_fit(bench: Bench) -> 
     assert new.logical() == 0
     taken = new.trials([TrialState.COMPLETE])
     assert sorted(t.value for t in taken) == sorted(t.value for t in fitting)
+    new, ending = bench.run(lambda task, _: complete(0.9))
+    assert ending == "finished"
+    assert new.logical() == 4
+    own = [t for t in new.trials([TrialState.COMPLETE]) if "seeded_from" not in t.user_attrs]
+    assert [t.value for t in own] == [0.9] * 4, "a value of another study is no value of this one's models"
     bench.text = bench.text.replace('name = "wider"', 'name = "other"').replace('"maximize"', '"minimize"')
     with pytest.raises(InputError, match="their values would be others here"):
         points.seed(bench.open(), old, bench.definition.space)

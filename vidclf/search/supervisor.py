@@ -371,6 +371,7 @@ class Supervisor:
             running.attempt.finish(outcome)
         if settled and again:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
+            self._tally.count()  # or the study might end before it is run again
 
     def _judge(self, running: Running, progress: Progress) -> Verdict:
         """Whether the trial may go on; the user sees how far it has come."""

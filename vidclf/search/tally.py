@@ -12,7 +12,7 @@ from vidclf import config, ranking
 from vidclf.ranking import TrialRow
 from vidclf.search.display import StudyState
 from vidclf.search.reconcile import root_of
-from vidclf.search.record import DIED, INTERRUPTED, OWNER, Budget, OpenStudy, counts
+from vidclf.search.record import DIED, INTERRUPTED, OWNER, SEEDED_FROM, Budget, OpenStudy, counts
 from vidclf.store import Outcome
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
@@ -125,7 +125,8 @@ class Tally:
         for trial in trials:
             if trial.state == TrialState.COMPLETE and trial.number not in self._known:
                 self._known.add(trial.number)
-                self._complete.setdefault(_key(trial.params), trial.number)
+                if SEEDED_FROM not in trial.user_attrs:  # another study's has no run and no model here
+                    self._complete.setdefault(_key(trial.params), trial.number)
 
     def save_seconds(self) -> None:
         """Has the study remember the wall time of all its sessions."""
