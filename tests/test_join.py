@@ -27,6 +27,7 @@ from vidclf.search.display import StudyState
 from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import (
     FencedError,
+    put_back,
     queue_again,
     queue_lost,
     reconcile,
@@ -215,6 +216,9 @@ def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) 
         # Alone it goes back as it was; beside others, one of whom may just take it, it is cut and queued.
         wanted = TrialState.FAIL if alive else TrialState.WAITING
         assert opened.frozen(trial.number).state == wanted
+        if alive:
+            put_back(opened, trial.number)  # its supervisor was not dead, and stops
+            assert opened.frozen(trial.number).state == TrialState.FAIL
         assert sum(t.state == TrialState.WAITING for t in opened.trials()) == 1 or not alive
 
 

@@ -86,9 +86,9 @@ def queue_lost(opened: OpenStudy, overdue: Callable[[int], bool] = lambda _: Tru
 def put_back(opened: OpenStudy, number: int) -> None:
     """Has a trial that was asked for ahead, and not begun, asked for again before any new one.
 
-    Where the database is away, the next session does.
+    Where the database is away, the next session does; where another supervisor took the trial over, it did.
     """
-    with contextlib.suppress(DatabaseAway):
+    with contextlib.suppress(DatabaseAway, UpdateFinishedTrialError):
         opened.trial(number).set_user_attr(AHEAD, False)
         opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
 
