@@ -30,7 +30,7 @@ from vidclf.search import patience, session, storage
 from vidclf.search.patience import Patience
 from vidclf.search.record import study_names
 from vidclf.search.storage import open_storage
-from vidclf.store import DatabaseAway, Store, open_store, without_password
+from vidclf.store import DatabaseAway, Store, locked, open_store, without_password
 
 X = optuna.distributions.FloatDistribution(0.0, 1.0)
 
@@ -364,3 +364,15 @@ def test_braces_in_the_path_of_a_store_are_a_path(tmp_path: Path) -> None:
     open_storage(store)
     assert (store.folder / "optuna.db").exists()
     assert study_names(store) == []
+
+
+def test_of_several_processes_only_one_makes_the_tables_of_a_fresh_store(tmp_path: Path) -> None:
+    """Two at once would break each other's."""
+    store = open_store(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with locked(store.folder):  # as another process has it that makes them
+            opened = pool.submit(open_storage, store)
+            with pytest.raises(TimeoutError):
+                opened.result(timeout=1.0)
+            assert not (store.folder / "optuna.db").exists()
+        assert opened.result().get_all_studies() == []

@@ -86,9 +86,8 @@ def existing_storage(store: Store) -> BaseStorage | None:
     return open_storage(store)
 
 
-@functools.lru_cache(
-    maxsize=4
-)  # all that a process does with a server shares its connections and its patience
+# All that a process does with a server shares its connections and its patience.
+@functools.lru_cache(maxsize=4)
 def _open_server(uri: str) -> BaseStorage:
     shown = without_password(uri)
     try:
