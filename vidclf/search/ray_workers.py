@@ -96,7 +96,7 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
-        options |= {"num_cpus": os.cpu_count(), "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     else:
         options |= {"address": address}
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place
