@@ -54,7 +54,8 @@ def test_values_are_not_coerced(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a = ", "not valid TOML"), (None, "no such file"), (b"\xff\xfe", "cannot be read")]
+    ("text", "message"),
+    [("a = ", "not valid TOML"), (None, "no such file"), (b"\xff\xfe", "not text in UTF-8")],
 )
 def test_unreadable_files_are_named(tmp_path: Path, text: str | bytes | None, message: str) -> None:
     path = tmp_path / "x.toml"
@@ -63,6 +64,20 @@ def test_unreadable_files_are_named(tmp_path: Path, text: str | bytes | None, me
     with pytest.raises(InputError, match=message) as caught:
         config.read_toml(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_names_those_that_could_be_meant(tmp_path: Path) -> None:
+    for stem in ("svm", "tiny"):
+        (tmp_path / f"{stem}.toml").touch()
+    for name, words in {
+        "smv.toml": f"no such file, did you mean {tmp_path / 'svm.toml'}?",
+        "svm": f"no such file, did you mean {tmp_path / 'svm.toml'}?",
+        "other.toml": "no such file (there are svm.toml, tiny.toml)",
+        "": f"a folder, not a file; name one of {tmp_path / 'svm.toml'}, {tmp_path / 'tiny.toml'}",
+    }.items():
+        with pytest.raises(InputError) as caught:
+            config.read_toml(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {words}"
 
 
 scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()

@@ -112,6 +112,8 @@ _LARGEST_TOML = 2**20
 """Bytes of a file of settings; the largest of vidclf's own have some thousands."""
 _DEEPEST = 32
 """Sections and lists within each other; vidclf's own files have four."""
+_FILES_NAMED = 8
+"""Files that a message names at most."""
 _LONG_KEY = re.compile(
     rf"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}"""
 )
@@ -137,9 +139,17 @@ def read_toml(path: Path) -> Tree:
             raise InputError(f"{path}: {_TOO_DEEP}")
         tree = tomllib.loads(content.decode())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        beside = sorted(path.parent.glob("*.toml"))
+        raise InputError(f"{path}: no such file{_suggested(path, beside)}") from None
+    except IsADirectoryError:
+        inside = ", ".join(str(file) for file in sorted(path.glob("*.toml"))[:_FILES_NAMED])
+        raise InputError(
+            f"{path}: a folder, not a file{f'; name one of {inside}' if inside else ''}"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: no TOML file: it is not text in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
@@ -155,6 +165,15 @@ def read_toml(path: Path) -> Tree:
     if level:
         raise InputError(f"{path}: {_TOO_DEEP}")
     return tree
+
+
+def _suggested(path: Path, beside: Sequence[Path]) -> str:
+    """The file that was meant, or, where none has such a name, those that there are."""
+    close = difflib.get_close_matches(path.stem, [file.stem for file in beside], n=1)
+    if close:
+        return f", did you mean {path.with_stem(close[0]).with_suffix('.toml')}?"
+    names = ", ".join(file.name for file in beside[:_FILES_NAMED])
+    return f" (there are {names})" if names else ""
 
 
 def write_toml(tree: Mapping[str, Any], path: Path) -> None:
