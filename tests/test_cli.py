@@ -22,7 +22,8 @@ from vidclf.search.record import find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
-COMMANDS = ["data demo", "data import", "train", "tune", "status", "compare", "confirm", "promote"]
+COMMANDS = ["init", "data demo", "data import", "data check", "data report", "data store"]
+COMMANDS += ["train", "tune", "status", "compare", "confirm", "promote"]
 COMMANDS += ["rollback", "predict", "bench", "export", "ui", "doctor"]
 
 
@@ -182,6 +183,11 @@ def test_train_then_predict(folder: Path) -> None:
     assert (same["run_id"], same["reused"]) == (first["run_id"], True)
     anew = json.loads(run("train", folder / "svm.toml", "--json", "--again").stdout)
     assert anew["run_id"] != first["run_id"]
+
+    told = run("train", folder / "svm.toml").stdout.splitlines()
+    scores = [first["metrics"][f"val/{name}"] for name in ("macro_f1", "accuracy")]
+    assert told[0] == "val: macro F1 {:.4f}, accuracy {:.4f} on 4 clips of 2 groups".format(*scores)
+    assert [line.split() for line in told[2:5:2]] == [["metric", "val"], ["macro_f1", f"{scores[0]:.4f}"]]
 
     clip = sorted((folder / "squares/right").iterdir())[2]
     for model in (first["model_dir"], first["run_id"]):

@@ -1,8 +1,7 @@
 """The command line. Commands parse and print; the work is done elsewhere, and imported when it is needed."""
 
 import shlex
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,24 +13,23 @@ from vidclf.cli_doctor import doctor
 from vidclf.cli_init import init
 from vidclf.cli_models import bench, export, predict, ui
 from vidclf.cli_registry import confirm, promote, rollback
+from vidclf.cli_train import train
 from vidclf.terminal import (
     FAILED,
     INTERRUPTED,
     Commands,
     JsonOption,
+    SetOption,
     StoreOption,
     make_console,
     print_json,
     progress_bar,
-    report_epoch,
     say,
     tell,
 )
 
 if TYPE_CHECKING:
-    from vidclf.models.base import ExperimentConfig
     from vidclf.search.record import OpenStudy
-    from vidclf.store import Attempt, Outcome, Store
 
 app = typer.Typer(
     cls=Commands,
@@ -45,13 +43,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Another value for a key, as train.epochs=2; repeatable."
-    ),
-]
-
 
 def main() -> None:
     """Entry point of the console script."""
@@ -61,106 +52,7 @@ def main() -> None:
 app.command(epilog="Example: `vidclf init my_clips`")(init)
 
 
-@app.command(epilog="Example: `vidclf train experiments/gestures3/svm.toml --set model.C=10`")
-def train(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The run as a file.")],
-    set_: SetOption = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Train even if this very run is there already.")
-    ] = False,
-    test: Annotated[
-        bool,
-        typer.Option("--test", help="Also judge it by the test split; the read is counted, so keep it rare."),
-    ] = False,
-    store: StoreOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Trains one experiment as a tracked run, and saves its model."""
-    from vidclf import config
-    from vidclf.experiment import load_experiment
-    from vidclf.store import open_store
-    from vidclf.train import train as run
-
-    opened = open_store(store)
-    started = time.perf_counter()
-    with progress_bar("Preparing clips") as progress:
-        loaded = load_experiment(experiment, config.parse_assignments(set_ or []))
-        if test:
-            _check_test(loaded, progress)
-        trained = run(
-            loaded,
-            experiment.stem,
-            opened,
-            again=again,
-            report=report_epoch,
-            progress=progress,
-            say=say,
-        )
-    outcome = trained.outcome
-    if test and outcome.status == "complete":
-        outcome = _read_test(opened, trained.attempt)
-    if json_:
-        complete = outcome.status == "complete"
-        print_json(
-            {
-                "run_id": trained.run_id,
-                "status": outcome.status,
-                "metrics": dict(outcome.metrics),
-                "model_dir": str(trained.attempt.model) if complete else None,
-                "reused": trained.reused,
-                "reason": outcome.reason,
-            }
-        )
-    else:
-        _print_trained(trained.reused, outcome.metrics, time.perf_counter() - started)
-        tell(f"Run {trained.run_id} in {trained.attempt.folder}")
-    if outcome.status != "complete":
-        say(f"{outcome.status}: {outcome.reason}", "red")
-        say(f"Traceback: {trained.attempt.artifacts / 'traceback.txt'}")
-        raise typer.Exit(FAILED)
-    if not json_:
-        model = shlex.quote(str(trained.attempt.model))
-        say(f"Label clips:  vidclf predict {model} CLIP...\nLook at it:   vidclf ui")
-
-
-def _check_test(experiment: "ExperimentConfig", progress: Callable[[int, int], None]) -> None:
-    """Refuses to train for a test split that is not there."""
-    from vidclf.config import InputError
-    from vidclf.data.manifest import read_manifest
-
-    manifest = read_manifest(experiment.data.manifest, progress, say)
-    if not any(entry.split == "test" for entry in manifest.entries):
-        raise InputError(f"--test: {manifest.name} has no test clips")
-
-
-def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
-    """Judges a trained model by the test split; its figures are added to the attempt's."""
-    from vidclf.config import InputError
-    from vidclf.registry.testing import Incomparable, read_test
-    from vidclf.tracking.deliverer import Deliverer
-    from vidclf.tracking.ledger import words
-
-    try:
-        with progress_bar("Reading test") as progress:
-            result = read_test(store, attempt, progress=progress)
-    except Incomparable as why:
-        raise InputError(f"--test: {why}") from None
-    say(f"{words(result.reads)}: each further read makes its figures mean less")
-    Deliverer(store).deliver(attempt)
-    outcome = attempt.outcome()
-    assert outcome is not None
-    return outcome
-
-
-def _print_trained(reused: bool, metrics: Mapping[str, float], seconds: float) -> None:
-    from rich.table import Table
-
-    if reused:
-        say("This config was trained on these clips before; here is that run (--again trains anew).")
-    table = Table("metric", "value", title=f"{seconds:.1f} s", title_justify="left")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")
-    make_console(stderr=False).print(table)
+app.command(epilog="Example: `vidclf train experiments/gestures3/svm.toml --set model.C=10`")(train)
 
 
 @app.command(epilog="Example: `vidclf tune studies/demo.toml --trials 20 --workers 2`")
