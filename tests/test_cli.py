@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -158,6 +159,23 @@ def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(store, "find_store", full)
     assert "error: the disk is full" in run("status", expect=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("done", "budget", "words"),
+    [
+        (4, 4, "All 4 trials are done."),
+        (6, 6, "All 6 trials are done."),  # --trials 6
+        (3, 3, "3 trials are done; for all 4 of the file:  vidclf tune '{study}'"),  # --trials 3
+        (2, 4, "Every configuration of the space has been tried, in 2 trials."),
+    ],
+)
+def test_the_end_of_a_study_says_what_is_done_and_what_is_left(
+    folder: Path, done: int, budget: int, words: str
+) -> None:
+    study = folder / "study.toml"
+    opened = SimpleNamespace(logical=lambda: done, budget=lambda: budget)
+    assert cli._all_done(opened, study) == words.format(study=study)  # type: ignore[arg-type]
 
 
 def test_a_plan_runs_nothing(folder: Path) -> None:

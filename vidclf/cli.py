@@ -180,8 +180,8 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
     words = {
-        "finished": "The budget is used up.",
-        "time": "The time is used up.",
+        "finished": _all_done(opened, study),
+        "time": "The time is used up (budget.seconds).",
         "patience": "Stopped: for long no trial has been better (budget.patience).",
         "exhausted": "The space holds nothing new to try.",
         "interrupted": "Stopped; nothing finished is lost.",
@@ -193,6 +193,19 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     elif ending != "errors" and ranking.ranked(rows, objective.direction):
         name = shlex.quote(opened.name)
         say(f"Look at it:     {_where_to_look(opened)}\nShip the best:  vidclf promote {name} --as NAME")
+
+
+def _all_done(opened: "OpenStudy", study: Path) -> str:
+    """What is done; where the file asks for more trials than `--trials` did, how to go on."""
+    from vidclf import config
+
+    done = opened.logical()
+    if done < (opened.budget() or done):
+        return f"Every configuration of the space has been tried, in {done} trials."
+    whole = config.lookup(config.read_toml(study), "budget.trials")
+    if done < whole:
+        return f"{done} trials are done; for all {whole} of the file:  vidclf tune {shlex.quote(str(study))}"
+    return f"All {done} trials are done."
 
 
 def _where_to_look(opened: "OpenStudy") -> str:
