@@ -274,6 +274,14 @@ def test_the_answer_names_the_best_and_what_is_cheaper(made: tuple[Store, Path])
     ]
 
 
+def test_a_single_kind_of_model_is_no_comparison_of_kinds(made: tuple[Store, Path]) -> None:
+    block = with_floor(made, 0.3)
+    alone = replace(block, lines=[line for line in block.lines if line.model == "svm"])
+    said = "Nothing but svm was tried on these clips; another kind may do better."
+    assert words.answer(alone, measured_of()).others[-1] == said
+    assert said not in words.answer(block, measured_of()).others
+
+
 def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Path]) -> None:
     hopeless = words.answer(with_floor(made, 0.95), measured_of())
     assert hopeless.headline.startswith("Ship none of these: the best, trial 0")

@@ -60,6 +60,8 @@ def answer(block: Block, measured: Baselines) -> Answer:
         families = ", ".join(dict.fromkeys(line.family for line in near))
         are = "is one other" if len(near) == 1 else f"are {len(near):,} others"
         others.append(f"Within one val clip of it, where order is chance, {are}: {families}.")
+    if len({line.model for line in block.lines}) == 1:
+        others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
     return Answer(f"Ship {best.family}: {best.label}, {found}.", others)
 
 
