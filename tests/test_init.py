@@ -9,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.clips import write_squares
-from vidclf import starter
 from vidclf.cli import app
 from vidclf.config import InputError
+from vidclf.data.demo import render_demo_set
 from vidclf.experiment import load_experiment
 from vidclf.search.study import load_study
-from vidclf.starter import Machine, Started, start
+from vidclf.starter import choices
+from vidclf.starter.choices import Machine
+from vidclf.starter.start import Started, start
 from vidclf.store import Store, open_store
 
 LAPTOP, SERVER = Machine(4, None), Machine(16, "NVIDIA H200")
@@ -108,7 +110,7 @@ def test_unequal_classes_are_balanced(clips: Path) -> None:
 def test_few_groups_in_val_are_judged_by_folds(
     clips: Path, store: Store, monkeypatch: pytest.MonkeyPatch, few: int, repeats: int
 ) -> None:
-    monkeypatch.setattr(starter, "_FEW_GROUPS", few)
+    monkeypatch.setattr(choices, "_FEW_GROUPS", few)
     study = load_study(begin(clips).study, {}, store).file
     assert study.objectives[0].repeats == repeats
     assert study.pruner.name == ("none" if repeats > 1 else "median")
@@ -129,6 +131,30 @@ def test_clips_that_cannot_be_decoded_are_left_out_and_named(clips: Path) -> Non
     started = begin(clips)
     assert list(started.look.left_out) == [str(bad)]
     assert len(pd.read_csv(started.manifest)) == 20
+
+
+def test_only_the_named_classes_and_groups_by_scene(tmp_path: Path) -> None:
+    render_demo_set(tmp_path / "figures", subjects=4, takes=1, seed=0)
+    for clip in sorted(tmp_path.glob("figures/*/*.avi")):
+        clip.rename(clip.with_name(f"{clip.stem.rpartition('_g')[2]}.avi"))  # so that names tell no group
+    started = start(
+        tmp_path / "figures", tmp_path / "work", classes=["Punch", "PushUps"], by_scene=True, machine=LAPTOP
+    )
+    assert started.look.classes == {"Punch": 4, "PushUps": 4}
+    assert started.look.grouped
+    assert set(pd.read_csv(started.manifest)["group"].str.startswith("scene")) == {True}
+
+
+def test_a_split_by_folders_is_taken_and_not_called_the_default(clips: Path) -> None:
+    for place, clip in enumerate(sorted(clips.glob("*/*.avi"))):
+        side = ("train", "val", "test")[place % 10 // 4]
+        target = clips.parent / "divided" / side / clip.parent.name / clip.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clip.rename(target)
+    started = start(clips.parent / "divided", clips.parent / "work", machine=LAPTOP)
+    assert started.look.splits == {"train": 8, "val": 8, "test": 4}
+    assert "shares" not in values(started)
+    assert "as their folders say" in started.study.read_text()
 
 
 def test_nothing_is_overwritten_unless_asked(clips: Path) -> None:

@@ -38,6 +38,13 @@ class Groups(StrEnum):
     SCENES = "scenes"
 
 
+ClassesOption = Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")]
+GroupsOption = Annotated[
+    Groups,
+    typer.Option(help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."),
+]
+
+
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
 def data_demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to render into.")],
@@ -67,7 +74,7 @@ def data_import(
         ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="MANIFEST.csv", help="The manifest to write.")],
-    classes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")] = None,
+    classes: ClassesOption = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -86,12 +93,7 @@ def data_import(
             help="Whether equal group names in different classes are one group (dataset, the safe default)."
         ),
     ] = GroupScope.DATASET,
-    groups: Annotated[
-        Groups,
-        typer.Option(
-            help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."
-        ),
-    ] = Groups.NAME,
+    groups: GroupsOption = Groups.NAME,
     extend: Annotated[
         str | None,
         typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),

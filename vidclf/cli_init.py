@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidclf.cli_data import ClassesOption, Groups, GroupsOption
 from vidclf.terminal import JsonOption, make_console, print_json, progress_bar, say, tell
 
 if TYPE_CHECKING:
-    from vidclf.starter import Started
+    from vidclf.starter.start import Started
 
 _SECONDS = 3.0
 """Longest wait for a host of weights to answer."""
@@ -24,6 +25,8 @@ def init(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the data set; default: the folder's.")
     ] = None,
+    classes: ClassesOption = None,
+    groups: GroupsOption = Groups.NAME,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -32,10 +35,19 @@ def init(
     Every clip is decoded once: classes, lengths, sizes, groups and this machine decide the
     values. The files are yours: read their comments, change them, and run the study.
     """
-    from vidclf import starter
+    from vidclf.starter.start import start
 
     with progress_bar("Looking at the clips") as progress:
-        started = starter.start(clips, to, name=name, force=force, reachable=_answers, progress=progress)
+        started = start(
+            clips,
+            to,
+            name=name,
+            classes=classes.split(",") if classes else None,
+            by_scene=groups == Groups.SCENES,
+            force=force,
+            reachable=_answers,
+            progress=progress,
+        )
     if json_:
         print_json(started.as_dict())
     else:
@@ -60,7 +72,8 @@ def _print_started(started: "Started") -> None:
 
     look, console = started.look, make_console(stderr=False)
     sides = ", ".join(
-        f"{split} {count} ({look.groups[split]} groups)" for split, count in look.splits.items()
+        f"{split} {count}" + (f" ({look.groups[split]} groups)" if look.grouped else "")
+        for split, count in look.splits.items()
     )
     classes = ", ".join(f"{label} {count}" for label, count in look.classes.items())
     tell(f"{sum(look.classes.values())} clips: {classes}")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
@@ -81,7 +81,6 @@ def import_clips(
     group_scope: GroupScope = "dataset",
     extend: str | Path | None = None,
     by_scene: bool = False,
-    leave_out: Container[Path] = (),
     progress: Progress = silent,
 ) -> Imported:
     """Reads clips, splits them, and writes the manifest.
@@ -99,17 +98,33 @@ def import_clips(
         group_scope: Whether equal group names in different classes are one group.
         extend: A manifest whose clips are kept, its groups in their splits.
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
-        leave_out: Clips that are not to be in the manifest.
         progress: Called with (clips fetched, clips to fetch).
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
-    fractions = parse_shares(shares)
+    parse_shares(shares)  # before anything is fetched
     entries = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
-    entries = [entry for entry in entries if entry.clip_path not in leave_out]
     if by_scene:
         entries = group_by_scene(entries)
+    return divide_clips(entries, to, split=split, shares=shares, seed=seed, extend=extend)
+
+
+def divide_clips(
+    entries: Sequence[Entry],
+    to: Path,
+    *,
+    split: str | None = None,
+    shares: str = "70,15,15",
+    seed: int = 0,
+    extend: str | Path | None = None,
+) -> Imported:
+    """Splits clips and writes their manifest; arguments as those of `import_clips`.
+
+    Raises:
+        InputError: Every problem of the shares or the split; nothing was written then.
+    """
+    fractions = parse_shares(shares)
     if extend is not None:
         entries = _extended(entries, extend, fractions, seed)
     else:
@@ -359,7 +374,8 @@ def _notes(imported: Imported) -> list[str]:
     if without:
         notes.append(
             f"{without} of {len(imported.entries)} clips name no group, so each is its own. If several show "
-            "one scene or person, the split leaks: write the groups into the manifest's column group."
+            "one scene or person, the split leaks: let --groups scenes find groups by how the clips look, or "
+            "write them into the manifest's column group."
         )
     leaks = find_leaks(imported.entries)
     for leak in leaks[:_SHOWN_LEAKS]:

@@ -1,0 +1,1 @@
+"""``vidclf init``: a first study of a folder of clips."""
