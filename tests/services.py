@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from abc import ABC, abstractmethod
@@ -104,15 +105,19 @@ def wait_until(holds: Callable[[], object], seconds: float = START_SECONDS) -> N
 
 
 class PostgreSQL(Server):
-    """Debian's PostgreSQL with a database of its own; it refuses to run as root, so root lends it a user."""
+    """Debian's PostgreSQL with a database of its own; it refuses to run as root, so root lends it a user.
+
+    Its files lie outside of the test's folder: that is private, and each run of pytest makes it so again.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._home = tempfile.TemporaryDirectory(prefix="vidclf-postgresql-")
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
         if not found:
             missing("PostgreSQL")
         self._programs = found[-1]
-        self._data = folder / "data"
+        self._data = Path(self._home.name, "data")
         self._user = "postgres" if os.getuid() == 0 else None
         self.name = self._user or pwd.getpwuid(os.getuid()).pw_name
 
@@ -121,16 +126,16 @@ class PostgreSQL(Server):
         return f"postgresql://{self.name}:secret@127.0.0.1:{self.port}/postgres"
 
     def options(self) -> dict[str, Any]:
-        return {"user": self._user, "cwd": self.folder} if self._user else {"cwd": self.folder}
+        return {"user": self._user, "cwd": self._home.name}
 
     def command(self) -> list[str]:
-        settings = [f"unix_socket_directories={self.folder}", "fsync=off", "listen_addresses=127.0.0.1"]
+        settings = [f"unix_socket_directories={self._home.name}", "fsync=off", "listen_addresses=127.0.0.1"]
         options = [word for setting in settings for word in ("-c", setting)]
         return [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
 
     def answers(self) -> bool:
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(ready, check=False, cwd=self.folder).returncode == 0
+        return subprocess.run(ready, check=False).returncode == 0
 
     def start(self) -> None:
         if not self._data.exists():
@@ -147,11 +152,8 @@ class PostgreSQL(Server):
 
     def _initialize(self) -> None:
         if self._user:
-            shutil.chown(self.folder, self._user)
-            for parent in self.folder.parents:  # pytest's are private
-                if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
-        password = self.folder / "password"
+            shutil.chown(self._home.name, self._user)
+        password = Path(self._home.name, "password")
         password.write_text("secret\n")
         command = [str(self._programs / "initdb"), "-D", str(self._data), "--no-sync", "-E", "UTF8"]
         options = ["-U", self.name, "--auth=scram-sha-256", f"--pwfile={password}"]
@@ -163,6 +165,10 @@ class PostgreSQL(Server):
             self._process.send_signal(number)  # its own children are its own
             self._process.wait(timeout=60)
             self._process = None
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._home.cleanup()
 
 
 class OptunaProxy(Server):

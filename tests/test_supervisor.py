@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -293,14 +294,23 @@ def test_patience_ends_a_search_that_finds_nothing_better(bench: Bench) -> None:
     assert len(opened.trials()) == 6
 
 
-def test_no_trial_begins_after_the_time_is_used_up_over_all_sessions(bench: Bench) -> None:
+def test_no_trial_begins_after_the_time_is_used_up_over_all_sessions(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(tally, "time", SimpleNamespace(monotonic=lambda: now[0]))
     bench.text = bench.text.replace("trials = 4", "trials = 50\nseconds = 100")
     opened = bench.open()
-    opened.set_seconds(99.9)
-    opened, ending = bench.run(lambda task, _: (threading.Event().wait(0.3), complete(0.5))[1])
+    opened.set_seconds(70.0)
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        now[0] += 20.0
+        return complete(0.5)
+
+    opened, ending = bench.run(train)
     assert ending == "time"
-    assert len(opened.trials([TrialState.COMPLETE])) == 1
-    assert opened.seconds() > 100
+    assert len(opened.trials([TrialState.COMPLETE])) == 2
+    assert opened.seconds() == 110.0
 
 
 def test_several_objectives_are_told_together_and_ranked_by_the_first(bench: Bench) -> None:

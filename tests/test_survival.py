@@ -206,6 +206,7 @@ def _lives(pid: int, started: float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path, store: Store) -> None:
     ordeal = Ordeal(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "17")))
     for session in range(2):
@@ -239,6 +240,7 @@ def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -> None:
     ordeal = Ordeal(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "4")))
     for number in (signal.SIGINT, signal.SIGTERM) * 3:
@@ -264,6 +266,7 @@ def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_goes_on_while_its_mlflow_server_is_away(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
