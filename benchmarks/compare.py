@@ -26,22 +26,15 @@ from optuna.distributions import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from vidclf.search.record import OpenStudy
 from vidclf.search.study import load_study, open_study
 from vidclf.store import Store, open_store
 
-STUDY = """
-base = ["svm.toml", "tiny.toml"]
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = {trials}
-[space]
-"model.C" = {{ low = 0.01, high = 100.0, log = true }}
-"train.lr" = {{ low = 1e-5, high = 1e-1, log = true }}
-"train.label_smoothing" = {{ low = 0.0, high = 0.5 }}
+SEARCHED = """
+"model.C" = { low = 0.01, high = 100.0, log = true }
+"train.lr" = { low = 1e-5, high = 1e-1, log = true }
+"train.label_smoothing" = { low = 0.0, high = 0.5 }
 """
 SPACE: dict[str, BaseDistribution] = {
     "base": CategoricalDistribution(["svm", "tiny"]),
@@ -58,7 +51,7 @@ def make_study(folder: Path, trials: int) -> tuple[Store, OpenStudy]:
     manifest = write_squares(folder / "squares")
     write_experiment(folder / "svm.toml", "svm", manifest)
     write_experiment(folder / "tiny.toml", "frames2d", manifest)
-    (folder / "large.toml").write_text(STUDY.format(trials=trials), encoding="utf-8")
+    write_study(folder / "large.toml", ["svm.toml", "tiny.toml"], trials=trials, space=SEARCHED)
     store = open_store(folder / "store")
     opened = open_study(load_study(folder / "large.toml", {}, store), store)
     fill(store.folder / "optuna.db", trials)

@@ -15,10 +15,9 @@ import os
 import random
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,8 +30,9 @@ from optuna.trial import create_trial
 from rich.console import Console
 from rich.table import Table
 
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from tests.services import OptunaProxy, PostgreSQL
+from tests.test_supervisor import ScriptedWorker
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
@@ -43,61 +43,35 @@ from vidclf.search.space import Space
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.worker import Progress, RunTask
-from vidclf.store import Attempt, Outcome, now_ms, open_store
+from vidclf.store import Outcome, now_ms, open_store
 
 EPOCHS = 12
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 HISTORY = 500
 """Trials that the larger study has already."""
-STUDY = """
-name = "{name}"
-base = "tiny.toml"
-workers = {workers}
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = {trials}
-[space]
-"train.lr" = {{ low = 1e-5, high = 1e-1, log = true }}
-"train.weight_decay" = {{ low = 1e-6, high = 1e-1, log = true }}
-"train.label_smoothing" = {{ low = 0.0, high = 0.5 }}
-"model.dropout" = {{ low = 0.0, high = 0.9 }}
+SEARCHED = """
+"train.lr" = { low = 1e-5, high = 1e-1, log = true }
+"train.weight_decay" = { low = 1e-6, high = 1e-1, log = true }
+"train.label_smoothing" = { low = 0.0, high = 0.5 }
+"model.dropout" = { low = 0.0, high = 0.9 }
 """
 
 
-class SleepingWorker:
-    """A worker whose trials take as long as they are told to; the supervisor sees no difference."""
+def sleeping_workers(number: int, seconds: float) -> list[ScriptedWorker]:
+    """Workers whose trials take as long as they are told to; the supervisor sees no difference."""
 
-    machine: Mapping[str, str] = {}
+    def sleep(task: RunTask, connection: Connection) -> Outcome:
+        for step in range(1, EPOCHS + 1):
+            time.sleep(seconds / EPOCHS)
+            connection.send(Progress(step, {"epoch/val/macro_f1": 0.5}))
+            connection.recv()
+        # All alike, so that none is pruned and each takes as long.
+        return Outcome("complete", "", {"val/macro_f1": 0.5, "val/accuracy": 0.5}, now_ms())
 
-    def __init__(self, seconds: float) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        threading.Thread(target=self._work, args=(theirs, seconds), daemon=True).start()
+    class SleepingWorker(ScriptedWorker):
+        script = staticmethod(sleep)
 
-    def _work(self, connection: Connection, seconds: float) -> None:
-        try:
-            while True:
-                task: RunTask = connection.recv()
-                for step in range(1, EPOCHS + 1):
-                    time.sleep(seconds / EPOCHS)
-                    connection.send(Progress(step, {"epoch/val/macro_f1": 0.5}))
-                    connection.recv()
-                # All alike, so that none is pruned and each takes as long.
-                outcome = Outcome("complete", "", {"val/macro_f1": 0.5, "val/accuracy": 0.5}, now_ms())
-                Attempt(task.folder).finish(outcome)
-                connection.send(outcome)
-        except (EOFError, OSError):
-            return
-
-    def send(self, message: Any) -> None:
-        self.connection.send(message)
-
-    def receive(self) -> Any:
-        return self.connection.recv()
-
-    def stop(self) -> None:
-        self.connection.close()
+    return [SleepingWorker() for _ in range(number)]
 
 
 class Clock:
@@ -151,7 +125,7 @@ def supervise(load: Load, start: Any, results: Any) -> None:
     opened = open_study(definition, store)
     opened.own_attempt.folder.mkdir(parents=True, exist_ok=True)
     supervisor, state = _supervisor(opened, definition)
-    crew: Any = [SleepingWorker(load.seconds) for _ in range(load.workers)]
+    crew: Any = sleeping_workers(load.workers, load.seconds)
     start.wait()
     clock = Clock(getattr(opened.storage, "_backend", opened.storage))  # below Optuna's cache
     begun, busy = time.perf_counter(), time.process_time()
@@ -213,7 +187,8 @@ def measure(
     trials = min(160, max(6, 3 * workers))
     name = f"scale-{uuid.uuid4().hex[:8]}"
     file = folder / f"{name}.toml"
-    file.write_text(STUDY.format(name=name, workers=workers, trials=history + trials))
+    top = f'name = "{name}"\nworkers = {workers}'
+    write_study(file, "tiny.toml", trials=history + trials, top=top, space=SEARCHED)
     os.environ["VIDCLF_STUDY_STORAGE"] = uri
     stores = [folder / f"{name}-{number}" for number in range(supervisors)]
     store = open_store(stores[0])

@@ -1,5 +1,7 @@
-"""Rendered clips for tests: a square that moves right or down over a noisy background."""
+"""Rendered clips for tests, a square that moves right or down over noise, and files that run on them."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,31 @@ def write_experiment(path: Path, kind: str, manifest: Path, **values: object) ->
         "volume3d": 'kind = "volume3d"\nnetwork = "tiny3d"\nweights = "none"',
     }
     sections = {"data": f'manifest = "{manifest}"\nframes = 4\nsize = 32\ngrid = 8', "model": models[kind]}
-    for name, lines in values.items():
+    return _write_toml(path, "", sections, values)
+
+
+def write_study(
+    path: Path, base: str | Sequence[str], *, trials: int = 4, top: str = "", **values: object
+) -> Path:
+    """A small study of experiments beside it, for the best macro F1.
+
+    Args:
+        path: The file.
+        base: Name of the experiment's file, or of several.
+        trials: Its budget.
+        top: Lines before the first section.
+        values: Further lines by section, as ``space='"model.C" = { low = 0.1, high = 10.0 }'``.
+    """
+    sections = {
+        "objective": 'metric = "val/macro_f1"\ndirection = "maximize"',
+        "budget": f"trials = {trials}",
+    }
+    return _write_toml(path, f"base = {json.dumps(base)}\n{top}\n", sections, values)
+
+
+def _write_toml(path: Path, top: str, sections: dict[str, str], more: Mapping[str, object]) -> Path:
+    for name, lines in more.items():
         sections[name] = f"{sections.get(name, '')}\n{lines}".strip()
-    path.write_text("".join(f"[{name}]\n{lines}\n\n" for name, lines in sections.items()), encoding="utf-8")
+    body = "".join(f"[{name}]\n{lines}\n\n" for name, lines in sections.items())
+    path.write_text(f"{top}{body}", encoding="utf-8")
     return path

@@ -12,6 +12,7 @@ from vidclf.store import Store
 
 from .attempts import fresh_store
 from .clips import write_squares
+from .memory import Memory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -42,6 +43,14 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     made = fresh_store(tmp_path, tmp_path_factory)
     monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
     return made
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
+    """An empty memory:// file system."""
+    made = Memory(monkeypatch)
+    yield made
+    made.clear()
 
 
 @pytest.fixture

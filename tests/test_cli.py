@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from vidclf import cli, store, terminal
 from vidclf.search.record import find_study
 from vidclf.store import Store
@@ -52,22 +52,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = write_squares(made / "squares", groups=6)
     write_experiment(made / "svm.toml", "svm", manifest)
     write_experiment(made / "tiny.toml", "frames2d", manifest, train="epochs = 2\nbatch_size = 4")
-    (made / "study.toml").write_text(
-        """
-question = "Which?"
-base = ["svm.toml", "tiny.toml"]
-keep = 1
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = 4
-[sampler]
-name = "random"
-[space]
-"model.C" = { low = 0.1, high = 10.0, log = true }
-"train.lr" = { low = 1e-4, high = 1e-2, log = true }
-"""
+    space = '"model.C" = { low = 0.1, high = 10.0, log = true }\n'
+    space += '"train.lr" = { low = 1e-4, high = 1e-2, log = true }'
+    write_study(
+        made / "study.toml",
+        ["svm.toml", "tiny.toml"],
+        top='question = "Which?"\nkeep = 1',
+        sampler='name = "random"',
+        space=space,
     )
     return made
 
