@@ -43,6 +43,8 @@ def test_a_run_and_its_model(tmp_path: Path, squares: Manifest, store: Store) ->
     assert run.folder.is_relative_to(store.folder)
     again = vidclf.run_experiment(path, overrides={"model.C": 3.0})
     assert (again.reused, again.run_id, again.metrics) == (True, run.run_id, run.metrics)
+    with pytest.raises(InputError, match="give them to load_experiment"):
+        vidclf.run_experiment(experiment, overrides={"model.C": 4.0})
 
     clip = squares.split("test")[0]
     for model in (run.model(), vidclf.load_model(str(run.run_id))):

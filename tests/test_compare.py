@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from vidclf import ranking
@@ -66,3 +67,17 @@ def test_without_latency_there_is_no_front() -> None:
     text = shown([row(0, 0.9, ms=None), row(1, 0.8, ms=None)])
     assert "*" not in text
     assert "optimistic" in text
+
+
+@pytest.mark.parametrize(
+    "metric", ["val/loss", "epoch/val/loss", "val/ece", "val/macro_f1_std", SIZE, LATENCY]
+)
+def test_of_these_the_lowest_is_the_best(metric: str) -> None:
+    assert ranking.lower_is_better(metric)
+
+
+@pytest.mark.parametrize(
+    "metric", ["val/macro_f1", "test/roc_auc", "val/recall/loss", "val/recall/weight_loss"]
+)
+def test_of_these_the_highest_is_the_best(metric: str) -> None:
+    assert not ranking.lower_is_better(metric)

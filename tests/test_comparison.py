@@ -24,6 +24,8 @@ from vidclf import cli, cli_compare, config, metrics
 from vidclf.comparison import clips, growth, words
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gather import Block, Clips, Line, gather
+from vidclf.comparison.page import write_page
+from vidclf.comparison.report import Comparison, Part
 from vidclf.comparison.separate import separate
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
@@ -179,7 +181,10 @@ def test_a_trial_is_found_by_its_run(made: tuple[Store, Path]) -> None:
     (attempt.folder / "delivery.json").write_text(json.dumps({**receipt, "model_id": None}))
     block = gather(["abc", "svm-1"], store)[0]
     assert labels(block.leaders) == ["trial 1 of s", "run svm"]
-    assert len(gather(["abc", "s"], store)[0].lines) == 5  # the study holds it anyway
+    both = gather(["abc", "s"], store)[0]
+    assert len(both.lines) == 5  # the study holds it anyway
+    assert "trial 1 of s" in labels(both.leaders)  # which no study alone would show
+    assert "trial 1 of s" not in labels(gather(["s"], store)[0].leaders)
 
 
 def test_names_that_mean_nothing_are_refused_all_at_once(made: tuple[Store, Path]) -> None:
@@ -280,6 +285,16 @@ def test_a_single_kind_of_model_is_no_comparison_of_kinds(made: tuple[Store, Pat
     said = "Nothing but svm was tried on these clips; another kind may do better."
     assert words.answer(alone, measured_of()).others[-1] == said
     assert said not in words.answer(block, measured_of()).others
+
+
+def test_the_answer_names_the_split_that_the_metric_is_of(made: tuple[Store, Path]) -> None:
+    found = words.answer(gather(["s"], made[0], SIZE)[0], measured_of(clips_=8))
+    assert found.headline == ("Ship frames2d tiny2d: trial 3 of s, file mb 0.200, 2.0 ms a clip, 0.20 MB.")
+    tested = [
+        replace(line, metrics={**line.metrics, "test/accuracy": 0.5}) for line in with_floor(made, 0).lines
+    ]
+    block = Block(Clips("c", ""), "test/accuracy", "maximize", tested, {})
+    assert "accuracy 0.900 on test, 20.0 ms" in words.answer(block, measured_of(clips_=8)).headline
 
 
 def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Path]) -> None:
@@ -520,15 +535,38 @@ def test_the_table_marks_the_front_and_says_what_to_ship(
     assert "Ship svm: trial 0 of s" in shown
 
 
+def page_of(comparison: Comparison, folder: Path) -> str:
+    """The page without Plotly's script."""
+    write_page(comparison, folder / "page.html")
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+
+
+def comparison_of(made: tuple[Store, Path], block: Block, measured: Baselines) -> Comparison:
+    return Comparison([Part(block, measured, words.answer(block, measured), [], [])], False, made[0])
+
+
 def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
     line = Line("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
-    from vidclf.comparison.page import write_page  # noqa: PLC0415
-    from vidclf.comparison.report import Comparison, Part  # noqa: PLC0415
-
     block = Block(Clips("<u>", ""), "val/macro_f1", "maximize", [line], {})
-    measured = measured_of()
-    part = Part(block, measured, words.answer(block, measured), [], [])
-    write_page(Comparison([part], False, made[0]), tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    text = re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+    text = page_of(comparison_of(made, block, measured_of()), tmp_path)
     assert not any(tag in text for tag in ("<u>", "<b>s</b>", "<i>", "a<b"))
+
+
+@pytest.mark.parametrize(("metric", "better"), [("val/macro_f1", "up"), ("val/loss", "down")])
+def test_the_page_says_which_way_is_better(
+    made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
+) -> None:
+    line = Line("s", 0, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0, LATENCY: 1.0})
+    block = Block(Clips("c", ""), metric, "maximize" if better == "up" else "minimize", [line], {})
+    assert f"; {better} and to the left is better" in page_of(
+        comparison_of(made, block, measured_of()), tmp_path
+    )
+
+
+def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]) -> None:
+    failed = Line("s", 0, "failed", "svm", "svm", None, {}, {})
+    block = Block(Clips("c", ""), "val/macro_f1", "maximize", [failed], {})
+    comparison = comparison_of(made, block, Baselines([], None, [], []))
+    assert comparison.as_dict()["rows"] == []
+    assert comparison.as_table().empty

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from tests.test_cli import run
 from vidclf import metrics
 from vidclf.comparison import clips
 from vidclf.comparison.gather import gather
+from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.registry import confirm as confirming
-from vidclf.search.record import find_study
+from vidclf.registry.confirm_plan import plan
+from vidclf.search.record import Objective, find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
@@ -107,6 +110,24 @@ def test_after_a_search_by_folds_only_the_seeds_are_new(tmp_path: Path, store: S
     judged = sorted(table[table["repeat"] == 1000]["clip_path"])
     entries = read_manifest(manifest).entries
     assert judged == sorted(str(entry.clip_path) for entry in entries if entry.split != "test")
+
+
+@pytest.mark.slow
+def test_an_interval_is_not_shown_for_a_metric_that_has_none(tmp_path: Path, store: Store) -> None:
+    make_study(tmp_path, STUDY.replace("val/macro_f1", "val/loss").replace("maximize", "minimize"))
+    answer = json.loads(run("confirm", "study", "--top", "2", "--seeds", "1", "--json").stdout)
+    winner, other = answer["finalists"]
+    assert winner["mean"] == winner["scores"][0] < other["mean"]
+    assert (answer["metric"], winner["low"], winner["high"]) == ("loss", None, None)
+    assert winner["figures"]["confirm/macro_f1_low"] <= winner["figures"]["confirm/macro_f1"]
+    assert any(f"trial {other['trial']} at 95%: macro_f1 +" in note for note in answer["notes"])
+
+
+def test_what_chance_has_no_part_in_is_not_confirmed() -> None:
+    objective = Objective(metric="size/file_mb", direction="minimize")
+    opened = SimpleNamespace(name="s", objective=objective)
+    with pytest.raises(InputError, match="there is nothing to confirm"):
+        plan(opened, 1, 1)  # type: ignore[arg-type]
 
 
 def test_nothing_to_confirm_is_said(tmp_path: Path, store: Store) -> None:

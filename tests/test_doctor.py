@@ -33,6 +33,7 @@ from vidclf.search.record import DEFINITION, OpenStudy
 from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, find_store, locate_store, now_ms
 from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.ledger import Ledger
 
 LONG_AGO = time.time() - 7200
 METRIC = "val/macro_f1"
@@ -303,6 +304,23 @@ def test_nothing_is_wrong_with_a_store_that_was_used(store: Store) -> None:
     before = content(store.folder)
     assert not examine(store, fix=True).findings
     assert content(store.folder) == before
+
+
+def test_what_vanishes_while_it_is_weighed_takes_nothing(store: Store) -> None:
+    (store.folder / "mlflow.db-journal").symlink_to(store.folder / "gone")  # SQLite's, of another process
+    assert [weight.name for weight in weigh(store) if weight.part == "databases"] == ["mlflow.db"]
+
+
+def test_looking_at_a_store_does_not_make_the_database_that_it_lost(store: Store) -> None:
+    delivered_trial(store)
+    (store.folder / "mlflow.db").unlink()
+    assert Ledger(store).reads("0" * 64) == []
+    for reference in ("squares@champion", "squares/1", "0123456789abcdef"):
+        with pytest.raises(InputError, match="no such model"):
+            resolve_model(store, reference)
+    assert not (store.folder / "mlflow.db").exists()
+    examination = examine(store, fix=True)  # which could not tell it from one whose runs the user deleted
+    assert ("undelivered", True) in [(finding.what, finding.fixed) for finding in examination.findings]
 
 
 def test_a_store_that_does_not_exist_is_not_made(tmp_path: Path) -> None:

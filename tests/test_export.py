@@ -101,6 +101,8 @@ def test_what_cannot_be_exported_says_why(
     folder = save_network(tmp_path, "volume3d", squares)
     with pytest.raises(InputError, match="there is no folder"):
         export.export(folder, "pt2", tmp_path / "absent" / "x.pt2", clip)
+    with pytest.raises(InputError, match="a folder; name the file to write"):
+        export.export(folder, "pt2", tmp_path, clip)
     monkeypatch.setattr(export, "_ONNX_PACKAGES", ("onnx_that_nobody_has",))
     with pytest.raises(InputError, match=r"pip install 'vidclf\[onnx\]'"):
         export.export(folder, "onnx", tmp_path / "x.onnx", clip)

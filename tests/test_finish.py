@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf.data.manifest import read_manifest, write_manifest
+from vidclf.finish import train_model
 from vidclf.search.record import find_study
-from vidclf.store import Store
+from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 
 STUDY = """
@@ -78,7 +80,9 @@ def _judged(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_model_that_was_not_kept_is_trained_again(tmp_path: Path, store: Store) -> None:
+def test_a_model_that_was_not_kept_is_trained_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = write_squares(tmp_path / "squares", groups=6)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
     text = STUDY.replace('repeats = 2\nrepeat_by = "fold"\n', "")
@@ -87,6 +91,14 @@ def test_a_model_that_was_not_kept_is_trained_again(tmp_path: Path, store: Store
     opened = find_study("study", store)
     dropped = next(row.number for row in opened.rows() if not opened.attempt(row.number).model.is_dir())
     run_id = Deliverer(store).receipt(opened.attempt(dropped)).run_id
+
+    def killed(_attempt: Attempt, _metrics: Mapping[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Attempt, "add_metrics", killed)
+        train_model(opened.attempt(dropped), None)
+    assert not opened.attempt(dropped).model.exists()  # with a model, it would never get its figures
     refused = run("promote", run_id, "--as", "squares", "--json", expect=2)
     assert "was not kept; --yes trains it again" in refused.stderr
     answer = json.loads(

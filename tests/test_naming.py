@@ -22,6 +22,7 @@ SVM = {"data": {"frames": 16}, "model": {"kind": "svm", "features": ["hog", "flo
         (R3D, {"model.network": "mc3_18", "train.epochs": 20}, "#007 mc3_18 · 16f · epochs 20"),
         (SVM, {"model.C": 12.345, "model.kernel": "rbf"}, "#007 svm hog+flow · 16f · C 12 · rbf"),
         (SVM, {"model.features": "hof+mbh", "model.C": 250.0}, "#007 svm hof+mbh · 16f · C 250"),
+        (SVM, {"model.C": 99.7, "model.gamma": 99.4}, "#007 svm hog+flow · 16f · C 100 · gamma 99"),
         (
             {"data": {"frames": 8}, "model": {"kind": "knn", "features": ["deep"], "network": "s3d"}},
             {"model.neighbours": 3, "model.gamma": 20000.0},

@@ -98,7 +98,7 @@ def test_wrong_clips_are_drawn_once_with_what_they_were_taken_for(
     wrong = {
         "clip_path": [f"{number}.avi" for number in range(30)],
         "label": "1",
-        "predicted": "None of them",
+        "predicted": "None",
     }
     pd.DataFrame(wrong | {"confidence": 0.875}).to_csv(tmp_path / "val" / "wrong_clips.csv", index=False)
     asked: list[str] = []
@@ -118,7 +118,7 @@ def test_wrong_clips_are_drawn_once_with_what_they_were_taken_for(
     write_wrong_clips(tmp_path, read)
     assert asked == [f"{number}.avi" for number in range(24)]
     assert drawn == [
-        ([2] * 24, ["1\ntaken for None of them (88%)"] * 24, "Wrong clips of val: 30, the 24 most confident")
+        ([2] * 24, ["1\ntaken for None (88%)"] * 24, "Wrong clips of val: 30, the 24 most confident")
     ]
     assert (tmp_path / "val" / "wrong_clips.png").stat().st_size < 150_000
     assert len(list((tmp_path / "images").glob("val~wrong_clips+*"))) == 2

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.test_cli import run
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.intervals import Paired
-from vidclf.registry import aliases, gates
+from vidclf.registry import aliases, card, gates
 from vidclf.registry.aliases import Move
 from vidclf.registry.gates import Acceptance
 from vidclf.search.gates import Gates
@@ -96,8 +97,10 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     run_id = train(tmp_path, manifest, "majority")
     assert failed(promote(run_id, expect=3)) == ["groups in test"]
-    assert promote(run_id, "--accept", "untested")["version"] == 1
-    version = Deliverer(store).client.get_model_version_by_alias("squares", "champion")
+    assert promote(run_id, "--accept", "untested", "--alias", "trial")["version"] == 1
+    version = Deliverer(store).client.get_model_version_by_alias("squares", "trial")
+    assert "vidclf predict squares@trial CLIP" in version.description
+    assert "squares@champion" not in version.description
     assert version.tags["vidclf.untested"] == "true"
     assert "**Untested**" in version.description
     write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
@@ -167,6 +170,26 @@ def test_gates_of_the_file_and_of_the_command_line() -> None:
     for text in ("not-worse", "not-worse=2", "not-worse=-0.1", "unseen"):
         with pytest.raises(InputError, match=text):
             Acceptance.parse([text])
+
+
+def test_the_card_has_every_class_whatever_it_is_called() -> None:
+    names = ("accuracy", "accuracy_low", "accuracy_high", "recall/kick_low", "recall/kick_high")
+    metrics = {f"test/{name}": 0.1 * number for number, name in enumerate(names, start=1)}
+    evidence = SimpleNamespace(metrics=metrics)
+    rows = card._scores(evidence).splitlines()[4:]  # type: ignore[arg-type]
+    assert rows == [
+        "| accuracy | 0.1000 | 0.200 to 0.300 | – |",
+        "| recall/kick_low | 0.4000 | – | – |",
+        "| recall/kick_high | 0.5000 | – | – |",
+    ]
+
+
+def test_a_lost_database_is_said_before_anything_is_judged(tmp_path: Path, store: Store) -> None:
+    run_id = train(tmp_path, write_squares(tmp_path / "squares", groups=4), "majority")
+    (store.folder / "mlflow.db").unlink()
+    refused = run("promote", run_id, "--as", "squares", "--yes", expect=2)
+    assert "vidclf doctor --fix makes it anew" in " ".join(refused.stderr.split())
+    assert not (store.folder / "mlflow.db").exists()
 
 
 def test_a_rollback_takes_the_last_champion_away() -> None:

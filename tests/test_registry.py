@@ -1,9 +1,12 @@
 """Registering, finding and serving models, with pickle switched off."""
 
 import base64
+import contextlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +23,7 @@ from vidclf import models
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.models.saved import Card, write_card
+from vidclf.registry import find
 from vidclf.registry.find import resolve_model
 from vidclf.registry.serving import VideoClassifier
 from vidclf.store import Attempt, Store
@@ -210,6 +214,26 @@ def test_a_model_on_a_server_is_downloaded_once(
         assert not found.is_relative_to(store.folder)
         assert models.load_model(found).card.classes == CLASSES
     assert downloads == [("mlflow-artifacts:/1/m", store.mlflow_uri)]
+
+
+def test_who_asks_while_a_model_is_downloaded_waits_for_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, calls = Barrier(2), []
+
+    def download(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        calls.append(artifact_uri)
+        (Path(dst_path) / "got" / "artifacts" / "model").mkdir(parents=True)
+        with contextlib.suppress(BrokenBarrierError):
+            began.wait(0.5)  # the other one too, if nothing holds it back
+        return f"{dst_path}/got"
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    with ThreadPoolExecutor() as pool:
+        tasks = [pool.submit(find._download, Deliverer(store), "mlflow-artifacts:/1/m") for _ in range(2)]
+        folders = {task.result() for task in tasks}
+    assert len(calls) == len(folders) == 1
+    assert folders.pop().is_dir()
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,25 @@ def test_finished_repeats_are_not_run_again(
     assert {name: outcome.metrics[name] for name in same} == {name: expected[name] for name in same}
     assert (retry.model / "weights.safetensors").exists()
     assert (retry.artifacts / "val" / "predictions.csv").exists()
+
+
+def test_a_process_that_dies_at_the_very_end_leaves_all_to_the_next_try(
+    squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def killed(_attempt: Attempt, _outcome: Outcome) -> None:
+            if _attempt.folder.name == "cut":
+                raise KeyboardInterrupt
+            finish(_attempt, _outcome)
+
+        finish = Attempt.finish
+        patch.setattr(Attempt, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(squares), tmp_path / "cut", Repeats(2, "seed"))
+    retry = Attempt(tmp_path / "retry")
+    retry.create(Identity("id2", "e", "n", None, 0))
+    retry.take_checkpoint(Attempt(tmp_path / "cut"))
+    outcome = run_experiment(tiny(squares), retry, lambda *_: None, Repeats(2, "seed"))
+    assert outcome.status == "complete", outcome.reason
+    assert (retry.model / "weights.safetensors").exists()

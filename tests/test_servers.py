@@ -11,6 +11,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow.pyfunc
@@ -24,6 +25,7 @@ from tests.services import MlflowServer, OptunaProxy, PostgreSQL, Server, wait_u
 from tests.test_survival import SESSION_SECONDS, STUDY, TRIALS, Ordeal, check_survival
 from vidclf import cli
 from vidclf.config import InputError
+from vidclf.registry import fetch
 from vidclf.search.record import find_study
 from vidclf.store import Store, open_store
 from vidclf.tracking import deliverer
@@ -218,6 +220,21 @@ def test_s3_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyP
     deliverer.check_reachable("mlflow-artifacts:/1")
     with pytest.raises(InputError, match=r's3://b/1, which needs pip install "vidclf\[server\]"'):
         deliverer.check_reachable("s3://b/1")
+
+
+def test_the_course_of_a_fetched_run_is_not_among_its_final_figures() -> None:
+    final = {"val/macro_f1": 0.9, "val/macro_f1_std": 0.1, "repeat/0/val/macro_f1": 0.8, "size/file_mb": 1.0}
+    course = {
+        "epoch/val/loss": 1.0,
+        "repeat/1/epoch/val/loss": 1.0,
+        "repeat/val/loss": 1.0,
+        "mean/val/loss": 1.0,
+    }
+    run = SimpleNamespace(
+        info=SimpleNamespace(end_time=2),
+        data=SimpleNamespace(tags={"vidclf.status": "complete"}, metrics={**final, **course}),
+    )
+    assert fetch._outcome(run).metrics == final  # type: ignore[arg-type]
 
 
 def test_the_compose_file_names_what_vidclf_reads() -> None:

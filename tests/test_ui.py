@@ -17,11 +17,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.attempts import end, fresh_store, make_study, make_trial
+from tests.attempts import STARTED, end, fresh_store, make_study, make_trial
 from vidclf.config import InputError
 from vidclf.plots import write_grid_image
-from vidclf.store import Store
+from vidclf.store import Identity, Store
 from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.ui import links, serve_ui
 from vidclf.tracking.views import (
     COST,
@@ -206,6 +207,27 @@ def test_links_are_those_of_the_study_that_is_asked_for(store: Store) -> None:
     assert others["what was found"].endswith(f"/runs/{ids['demo']}?workflowType=machine_learning")
     with pytest.raises(InputError, match="does not have the study other"):
         links(store, "http://server", "other")
+
+
+def test_a_study_may_have_a_quotation_mark_in_its_name(store: Store) -> None:
+    study = store.attempt("demo", "study")
+    tags = {"vidclf.study": "it's", "vidclf.view": "/#/experiments/1/runs?compareRunsMode=TABLE"}
+    study.create(Identity("study-1", "gestures", "it's", None, STARTED, tags))
+    deliverer = Deliverer(store)
+    run_id = str(deliverer.deliver(study))
+    found = study_view(deliverer, "it's")
+    assert found is not None
+    assert run_id in found.run
+    assert study_view(deliverer, 'it\'s "it"') is None
+
+
+def test_without_a_study_the_newest_run_is_shown_and_not_the_ledger(store: Store) -> None:
+    deliverer = Deliverer(store)
+    assert "/runs" not in runs_view(deliverer)
+    trial = make_trial(store)
+    run = deliverer.client.get_run(str(deliverer.deliver(trial)))
+    Ledger(store).begin("0" * 64, trial.identity().id, "", "test")
+    assert f"/experiments/{run.info.experiment_id}/runs" in runs_view(deliverer)
 
 
 def test_where_mlflow_is_a_server_its_links_are_announced(

@@ -10,6 +10,7 @@ import pandas as pd
 from vidclf import experiment as files
 from vidclf import ranking
 from vidclf.comparison.report import build
+from vidclf.config import InputError
 from vidclf.experiment import ExperimentConfig
 from vidclf.models import load_model as load_saved
 from vidclf.models.saved import SavedModel
@@ -20,7 +21,6 @@ from vidclf.search.display import PlainDisplay
 from vidclf.search.tally import Ending
 from vidclf.store import Status, find_store, open_store
 from vidclf.terminal import make_console, say
-from vidclf.tracking.ledger import Ledger
 from vidclf.train import train
 
 PathLike = str | Path
@@ -132,7 +132,7 @@ def run_experiment(
 
     Args:
         experiment: A file, or what `load_experiment` gave.
-        overrides: Other values by dotted path; of a file only.
+        overrides: Other values by dotted path, for a file: `load_experiment` takes them too.
         name: Of the run; the file's stem, or the kind of model.
         store: Folder of the store; ``None``: ``VIDCLF_STORE``, else ``mlruns``.
         again: Train even where this very run is there already.
@@ -145,6 +145,8 @@ def run_experiment(
     if isinstance(experiment, str | Path):
         name = name or Path(experiment).stem
         experiment = load_experiment(experiment, overrides)
+    elif overrides:
+        raise InputError("overrides: the experiment has been read already; give them to load_experiment")
     trained = train(
         experiment,
         name or experiment.model.kind,
@@ -233,16 +235,12 @@ def compare(
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.
     """
-    opened = find_store(_path(store))
     comparison = build(
         list(studies_or_runs),
-        opened,
+        find_store(_path(store)),
         metric=metric,
         every=every,
-        experiments=Path("experiments"),
-        test_reads=lambda digest: len(Ledger(opened).reads(digest)),
         say=say,
-        progress=None,
     )
     table = comparison.as_table()
     table.attrs["notes"] = comparison.notes

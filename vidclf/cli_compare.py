@@ -64,17 +64,13 @@ def compare(
     """
     from vidclf.comparison.report import build
     from vidclf.store import find_store
-    from vidclf.tracking.ledger import Ledger
 
-    opened = find_store(store)
     with progress_bar("Training") as progress, _without_collection():
         comparison = build(
             studies_or_runs or [],
-            opened,
+            find_store(store),
             metric=metric,
             every=every,
-            experiments=Path("experiments"),
-            test_reads=lambda digest: len(Ledger(opened).reads(digest)),
             say=say,
             progress=progress if learning_curve else None,
         )

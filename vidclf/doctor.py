@@ -164,8 +164,9 @@ class Weight:
 def weigh(store: Store) -> list[Weight]:
     """What the store and the caches take on the disk, and where."""
     weights = [
-        Weight("databases", path.name, path, 1, path.stat().st_size)
+        Weight("databases", path.name, path, 1, size)
         for path in sorted(store.folder.glob("*.db*"))
+        if (size := _size(path)) is not None
     ]
     weights += [_weight("attempts", folder.name, folder) for folder in _folders(store.attempts)]
     weights += [_weight("artifacts", folder.name, folder) for folder in _folders(store.artifacts)]
@@ -182,12 +183,19 @@ def _weight(part: str, name: str, folder: Path) -> Weight:
     for parent, _, names in os.walk(folder):
         kind = Path(parent).relative_to(folder).parts[1:2]
         for file in names:
-            try:
-                size = os.stat(os.path.join(parent, file)).st_size  # noqa: PTH116, PTH118  (twice as fast as Path)
-            except FileNotFoundError:
+            size = _size(os.path.join(parent, file))  # noqa: PTH118  (twice as fast as Path)
+            if size is None:
                 continue
             files += 1
             total += size
             models += size if kind == ("model",) else 0
             checkpoints += size if kind == ("checkpoint",) else 0
     return Weight(part, name, folder, files, total, models, checkpoints)
+
+
+def _size(path: str | Path) -> int | None:
+    """Bytes of a file; ``None`` where it has vanished, as SQLite's journals do while others write."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  (twice as fast as Path)
+    except FileNotFoundError:
+        return None

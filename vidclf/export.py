@@ -76,7 +76,8 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
         clip: A video file to compare on.
 
     Raises:
-        InputError: The model is no network, ``onnx`` is not installed, or the outputs differ.
+        InputError: The model is no network, ``to`` cannot be a file, ``onnx`` is not installed, or the
+            outputs differ.
         ClipError: The clip gives no frames.
     """
     saved = load_model(model)
@@ -86,6 +87,8 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
             f"{model}: a model of the kind {saved.card.kind!r} has no network to export; frames2d and "
             "volume3d have"
         )
+    if to.is_dir():
+        raise InputError(f"{to}: a folder; name the file to write, as {to / f'model.{form}'}")
     if not to.parent.is_dir():
         raise InputError(f"{to}: there is no folder {to.parent}")
     if form == "onnx":

@@ -32,9 +32,9 @@ def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lamb
     figures = train_and_score(experiment, part, report)
     target = attempt.artifacts / "final"
     shutil.copytree(part.artifacts, target, dirs_exist_ok=True)
-    part.model.rename(attempt.model)
     final = {f"final/{name}": value for name, value in figures.items() if name.startswith("val/")}
     attempt.add_metrics({**final, "size/file_mb": figures["size/file_mb"]})
+    part.model.rename(attempt.model)  # last: a trial with a model is not asked for its figures again
     attempt.drop_checkpoint()
 
 
@@ -61,8 +61,10 @@ def _final_experiment(attempt: Attempt, repeats: Repeats | None) -> ExperimentCo
 
 
 def check_clips(attempt: Attempt) -> None:
-    """Raises:
-    InputError: The clips are not those that the trial was made from.
+    """Refuses a trial whose clips have changed since.
+
+    Raises:
+        InputError: The clips, labels or splits are not those that it was made from.
     """
     source = experiment_of(attempt).data.manifest
     path = remote.local_file(source)

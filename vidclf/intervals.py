@@ -36,7 +36,7 @@ _ASSUMED_WEIGHT = 8
 the coverage is then 93 to 98 % from 12 groups on, and hardly less where the correlation is really 0.4; with
 2 or less it falls below 93 % near accuracy 1, with 4 it touches 98 %."""
 _LEAST_LEFT = 2 / 3
-"""Share of a class that is taken to be left where a group is left out. Found by simulation, as the lower ones
+"""Least share of a class that is assumed to remain when a group is left out. Found by simulation: lower ones
 make intervals far too wide where a class has two groups, higher ones too narrow."""
 _FEW_GROUPS = 5
 """Under so many groups their variance is not worth measuring alone."""
@@ -44,6 +44,11 @@ _EXACT_FLIPS = 14
 """Groups up to which all sign flips are tried."""
 _FLIPS_A_CHUNK = 10_000
 _MOST_FLIPS = 1_000_000
+
+
+def comparable(metric: str) -> str:
+    """The metric to compare models by: ``metric`` itself (as ``accuracy``) if intervals are known for it."""
+    return metric if metric in METRICS else "macro_f1"
 
 
 @dataclass(frozen=True)

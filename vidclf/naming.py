@@ -73,6 +73,6 @@ def _short(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+        return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}"  # from there on .2g writes 1e+02
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -63,7 +63,7 @@ def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
         artifacts: Folder of the run's artifacts.
         read: Frames of the clip at a path, uint8 (T, H, W, 3).
     """
-    table = pd.read_csv(artifacts / "val" / "wrong_clips.csv", dtype={"label": str, "predicted": str})
+    table = metrics.read_predictions(artifacts / "val" / "wrong_clips.csv")
     name = "val/wrong_clips"
     if table.empty or (artifacts / f"{name}.png").exists():
         return
@@ -180,10 +180,10 @@ def block_importance(classifier: ClassicalClassifier, clips: ClipSet, seed: int)
 
 def _others(groups: tuple[str, ...]) -> list[NDArray[np.int64]]:
     """For each clip the clips of other groups, or, where there are none, all others."""
-    named = np.array(groups)
-    if (named == named[0]).all():
-        named = np.arange(len(groups))
-    return [np.flatnonzero(named != name) for name in named]
+    names = np.array(groups)
+    if (names == names[0]).all():
+        names = np.arange(len(groups))
+    return [np.flatnonzero(names != name) for name in names]
 
 
 def _write_importance(drops: Mapping[str, list[float]], clips: ClipSet, artifacts: Path) -> None:

@@ -125,7 +125,7 @@ def torn_files(store: Store, note: Note) -> Iterator[Problem]:
 
 
 def _bad_lines(journal: Path) -> Iterator[int]:
-    """Numbers of complete lines that are no records; a last one that was cut short is none."""
+    """Numbers of complete lines that are no records; a last line that was cut short is not complete."""
     if not journal.exists():
         return
     for number, line in enumerate(journal.read_bytes().splitlines(keepends=True), start=1):

@@ -1,5 +1,6 @@
 """Which trial is best, and which are worth keeping: pure functions over summaries of trials."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from rich.table import Table
 SIZE = "size/file_mb"
 LATENCY = "latency/p50_ms"
 FILE_LATENCY = "latency/file_p50_ms"
+_LOWER = re.compile(r"(size|latency|cost)/.*|(\w+/)*((loss|ece)(_\w+)?|\w+_std)")
+"""Costs, losses, calibration errors and deviations; a class may be called ``loss``: ``val/recall/loss``."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class TrialRow:
 
 
 Row = TypeVar("Row", bound=TrialRow)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether the smallest value of a metric (``val/loss``, ``latency/p50_ms``) is the best."""
+    return "recall/" not in metric and _LOWER.fullmatch(metric) is not None
 
 
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
@@ -105,7 +113,7 @@ def kept(rows: Sequence[TrialRow], direction: str, keep: int) -> list[TrialRow]:
 
 
 def thinned(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many trials, evenly from the worst to the best."""
+    """At most ``most`` trials (2 or more), evenly from the first to the last."""
     if len(rows) <= most:
         return list(rows)
     return [rows[round(place * (len(rows) - 1) / (most - 1))] for place in range(most)]
@@ -152,7 +160,8 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, *, test: 
     if front:
         notes.insert(0, "* Pareto front: no other trial is better, faster and smaller at once.")
     if len(shown) < len(best):
-        notes.insert(0, f"{len(best) - len(shown)} complete trials are not shown.")
+        hidden = len(best) - len(shown)
+        notes.insert(0, f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table

@@ -104,11 +104,14 @@ class _Curves:
 
 
 def _collect(part: Attempt, attempt: Attempt, index: int, *, keep_model: bool) -> None:
-    """Moves what a run made to where the attempt's readers look for it; run 0's stand for all."""
+    """Copies what a run made to where the attempt's readers look for it; run 0's stand for all.
+
+    Copies, as a process that dies before the attempt's result is written leaves all of it to the next try.
+    """
     target = attempt.artifacts if index == 0 else attempt.artifacts / "repeats" / str(index)
     shutil.copytree(part.artifacts, target, dirs_exist_ok=True)
     if index == 0 and keep_model:
-        part.model.rename(attempt.model)
+        shutil.copytree(part.model, attempt.model, dirs_exist_ok=True)
 
 
 def _summary(finals: list[Mapping[str, float]]) -> dict[str, float]:

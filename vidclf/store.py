@@ -57,7 +57,7 @@ class DatabaseAway(Exception):  # noqa: N818  (a state, not an error)
 
 
 def without_password(uri: str) -> str:
-    """An address as it may be shown; up to the last @, as people forget to write one in a password as %40."""
+    """An address as it may be shown; hides up to the last @, as a password may hold an unquoted one."""
     hidden = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", uri)
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)
 
@@ -177,7 +177,7 @@ class Attempt:
         shutil.rmtree(self.model, ignore_errors=True)
 
     def take_checkpoint(self, other: "Attempt") -> None:
-        """Goes on from where another attempt at the same was cut short, if it came as far as an epoch."""
+        """Goes on from where another attempt at the same run was cut short, if that finished an epoch."""
         if other.checkpoint.is_dir():
             other.checkpoint.rename(self.checkpoint)
 
@@ -197,10 +197,10 @@ class Attempt:
             return True
 
     def settle_dead(self) -> bool:
-        """Says of an attempt of `vidclf train` whose process died that it did; nobody else is left to.
+        """Marks an attempt of `vidclf train` as interrupted if its process has died: nobody else would.
 
         Returns:
-            Whether its process is dead.
+            Whether it had died.
         """
         try:
             with self.running():
@@ -280,7 +280,7 @@ class Store:
 
     @property
     def databases(self) -> dict[str, Path]:
-        """The embedded databases by the library whose they are; without those that a server stands for."""
+        """The embedded databases by library; one that a server stands in for is not among them."""
         paths = {name: self.folder / f"{name}.db" for name in ("mlflow", "optuna")}
         uris = {"mlflow": self.mlflow_uri, "optuna": self.optuna_uri}
         return {name: path for name, path in paths.items() if uris[name] == f"sqlite:///{path}"}
@@ -290,10 +290,10 @@ class Store:
         return self.folder / "store.json"
 
     def format(self) -> int:
-        """Of the store's files; that of this version where the store is older than the mark, or new.
+        """Format of the store's files; this version's where ``store.json``, which keeps it, does not exist.
 
         Raises:
-            InputError: The mark cannot be read.
+            InputError: That file cannot be read.
         """
         try:
             return int(json.loads(self.format_file.read_text(encoding="utf-8"))["format"])

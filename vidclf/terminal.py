@@ -19,6 +19,8 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
+_USERS_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""Errors of a named file that the user alone can mend."""
 FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal."""
@@ -57,32 +59,41 @@ class Commands(TyperGroup):
 
 def explained(error: Exception) -> int | None:
     """Prints an error's message; its exit code, ``None`` where it is the command line's own signal."""
-    from vidclf.config import InputError
-    from vidclf.data.video import ClipError
-    from vidclf.store import DatabaseAway
-
     if type(error).__module__.startswith(("typer", "click")):
         return None
-    if isinstance(error, InputError | ClipError):
-        say("error: " + "\n       ".join(str(error).splitlines()), "red")
-        return BAD_INPUT
-    if isinstance(error, DatabaseAway):
-        say(f"{error}; nothing that was finished is lost: when it is back, repeat the command", "red")
-        return INTERRUPTED if error.interrupted else FAILED
-    if type(error).__name__ == "GateRefused":
-        say(f"refused: {error}", "yellow")
-        return GATE_REFUSED
-    if _disk_is_full(error):
-        say(
-            "error: the disk is full. Nothing that was finished is lost: make room (vidclf doctor shows what "
-            "the store weighs), then repeat the command",
-            "red",
-        )
-        return FAILED
+    known = _known(error)
+    if known is not None:
+        code, text, style = known
+        say(text, style)
+        return code
     with tempfile.NamedTemporaryFile("w", prefix="vidclf-", suffix=".log", delete=False) as log:
         log.write("".join(traceback.format_exception(error)))
     say(f"a bug in vidclf: {type(error).__name__}: {error} (traceback in {log.name})", "red")
     return OWN_BUG
+
+
+def _known(error: Exception) -> tuple[int, str, str] | None:
+    """Exit code, message and style of an error that is no bug of vidclf."""
+    from vidclf.config import InputError
+    from vidclf.data.video import ClipError
+    from vidclf.store import DatabaseAway
+
+    if isinstance(error, InputError | ClipError):
+        return BAD_INPUT, "error: " + "\n       ".join(str(error).splitlines()), "red"
+    if isinstance(error, DatabaseAway):
+        text = f"{error}; nothing that was finished is lost: when it is back, repeat the command"
+        return (INTERRUPTED if error.interrupted else FAILED), text, "red"
+    if type(error).__name__ == "GateRefused":
+        return GATE_REFUSED, f"refused: {error}", "yellow"
+    if _disk_is_full(error):
+        text = (
+            "error: the disk is full. Nothing that was finished is lost: make room (vidclf doctor shows what "
+            "the store weighs), then repeat the command"
+        )
+        return FAILED, text, "red"
+    if isinstance(error, OSError) and error.errno in _USERS_FILES and error.filename is not None:
+        return BAD_INPUT, f"error: {os.fsdecode(error.filename)}: {error.strerror}", "red"
+    return None
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
@@ -115,8 +126,13 @@ def tell(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=1, default=str)
-    sys.stdout.write("\n")
+    """The one JSON document of ``--json``, on stdout."""
+    try:
+        json.dump(value, sys.stdout, indent=1, default=str)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough, as `head` has; rich ends a table the same way
+        make_console(stderr=False).on_broken_pipe()
 
 
 def report_epoch(step: int, metrics: Mapping[str, float]) -> None:

@@ -101,11 +101,16 @@ def train(
     if deliverer.undelivered:
         say("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
-        try:
-            deliver_model(Deliverer(store), attempt)
-        except InputError as error:
-            say(f"warning: {error}")
+        _deliver_model(store, attempt, say)
     return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+
+
+def _deliver_model(store: Store, attempt: Attempt, say: Callable[[str], None]) -> None:
+    """Gives MLflow the model; where that does not take it, the run's folder still has it."""
+    try:
+        deliver_model(Deliverer(store), attempt)
+    except InputError as error:
+        say(f"warning: {error}")
 
 
 def _open_attempt(
@@ -137,10 +142,10 @@ def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
 
 
 def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
-    """Says of each run of the same config and clips that was killed that it was; nobody else is left to.
+    """Marks runs of the same config and clips whose process has died as interrupted: nobody else would.
 
     Returns:
-        All that were killed or interrupted, the newest first.
+        All that were interrupted, the newest first.
     """
     dead = []
     for attempt in _runs(store, fingerprint):

@@ -130,6 +130,7 @@ class Block:
         return self.floor is None or self.better(line.value or 0.0, self.floor)
 
     def better(self, value: float, than: float) -> bool:
+        """Whether one score beats another, in this block's direction."""
         return value > than if self.direction == "maximize" else value < than
 
 
@@ -150,7 +151,7 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
     objectives = {study.objective.metric: study.objective.direction for study in found.studies.values()}
     common = next(iter(objectives)) if len(objectives) == 1 else METRIC
     metric = metric or (common if common.startswith("val/") else METRIC)
-    direction = objectives.get(metric) or _direction(metric)
+    direction = objectives.get(metric) or ("minimize" if ranking.lower_is_better(metric) else "maximize")
     lines = [line for study in found.studies.values() for line in _trials(study, metric, found)]
     lines += [line for run, named in found.runs.items() if (line := _run(Attempt(run), metric, named))]
     if not lines:
@@ -175,34 +176,38 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
     return blocks
 
 
-def _direction(metric: str) -> str:
-    lower = metric.endswith("loss") or metric.startswith(("size/", "latency/", "cost/"))
-    return "minimize" if lower else "maximize"
-
-
 @dataclass(frozen=True)
 class _Found:
-    """Studies by name, the numbers asked for where not all, and folders of runs with whether named."""
+    """What the names on the command line mean.
+
+    Attributes:
+        studies: Those of which something is compared, by name.
+        whole: Names of those of which every trial is.
+        numbers: Trials that were asked for by their runs, by study.
+        runs: Folders of single runs, and whether each was asked for by itself.
+    """
 
     studies: dict[str, OpenStudy]
+    whole: set[str]
     numbers: dict[str, set[int]]
     runs: dict[Path, bool]
 
 
 def _find(names: Sequence[str], store: Store) -> _Found:
-    found = _Found({}, {}, {})
+    found = _Found({}, set(), {}, {})
     if not names:
         found.studies.update({study.name: study for study in all_studies(store)})
+        found.whole.update(found.studies)
         found.runs.update({run.folder: False for run in _single_runs(store)})
         return found
     known = study_names(store)
-    whole = [name for name in names if name in known or name.endswith(".toml")]
-    for name in whole:
+    studies = [name for name in names if name in known or name.endswith(".toml")]
+    for name in studies:
         study = find_study(name, store)
         found.studies[study.name] = study
-    others = [name for name in names if name not in whole]
+    found.whole.update(found.studies)
+    others = [name for name in names if name not in studies]
     attempts = _attempts_by_name(store) if others else {}
-    everything = set(found.studies)
     problems = []
     for name in others:
         attempt = attempts.get(name)
@@ -216,15 +221,13 @@ def _find(names: Sequence[str], store: Store) -> _Found:
             study = find_study(tags["vidclf.study"], store)
             found.studies.setdefault(study.name, study)
             if "vidclf.trial" not in tags:
-                everything.add(study.name)
+                found.whole.add(study.name)
             else:
                 found.numbers.setdefault(study.name, set()).add(int(tags["vidclf.trial"]))
         else:
             problems.append(_unknown(name, store, known, attempts))
     if problems:
         raise InputError(*problems)
-    for name in everything:
-        found.numbers.pop(name, None)
     return found
 
 
@@ -257,13 +260,13 @@ def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[
 
 
 def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
-    numbers = found.numbers.get(study.name)
+    whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
     bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
     digests = {stem: study.stored.get("fingerprint", {}).get(f"base {stem}: clips", "") for stem in bases}
     repeats, own = study.repeats, study.objective.metric == metric
     parts = f"{repeats.count} folds" if repeats and repeats.by == "fold" else ""
     for row in study.rows():
-        if numbers is not None and row.number not in numbers:
+        if not whole and row.number not in asked:
             continue
         settings = {**bases[row.base], **row.params}
         manifest = str(settings["data.manifest"])
@@ -275,7 +278,7 @@ def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
             network=str(settings.get("model.network") or ""),
             attempt=study.attempt(row.number),
             manifest=manifest,
-            named=numbers is not None,
+            named=row.number in asked,
         )
 
 

@@ -23,7 +23,7 @@ DRAWS = 3
 _MOST_SECONDS = 600.0
 """A neural model that would take longer is left out."""
 _CLEAR = 0.02
-"""Gain from the last quarter of the groups from which on more of them are advised."""
+"""Least gain from the last quarter of the groups that makes more of them worth advising."""
 _NEURAL = ("frames2d", "volume3d")
 
 

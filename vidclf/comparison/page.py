@@ -12,7 +12,7 @@ from vidclf.comparison import figures
 from vidclf.comparison.clips import Pooled, pool, thumbnail
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.report import Comparison, Part
-from vidclf.comparison.words import metric_words, name_of, values_of
+from vidclf.comparison.words import judged_on, metric_words, name_of, values_of
 from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.search.figures import importances
 from vidclf.search.overview import FEWEST, Overview
@@ -76,11 +76,12 @@ def _part(part: Part, name: str, comparison: Comparison, ids: Iterator[int]) -> 
     yield _facts(part)
     yield f'<div class="honest"><h3>How sure this is</h3><ul>{_items(part.notes)}</ul></div>'
     yield from _table(part, shown, hidden)
+    better = "up" if block.direction == "maximize" else "down"
     yield from _drawn(
         "What accuracy costs",
-        "Each point is a finished model; up and to the left is better. Diamonds are the Pareto front: no "
-        "other model is better, faster and smaller at once. The thin line is the best score for at most that "
-        "cost, the dotted one what always saying the most frequent class scores.",
+        f"Each point is a finished model; {better} and to the left is better. Diamonds are the Pareto front: "
+        "no other model is better, faster and smaller at once. The thin line is the best score for at most "
+        "that cost, the dotted one what always saying the most frequent class scores.",
         figures.pareto(block, part.measured.majority),
         "Needs a finished model whose size or latency is known.",
         ids,
@@ -118,7 +119,7 @@ def _facts(part: Part) -> str:
     if block.ranked:
         best = block.ranked[0]
         facts = {
-            f"{metric_words(block.metric)} on val": ranking.figure(best.value, ".3f"),
+            f"{metric_words(block.metric)}{judged_on(block.metric)}": ranking.figure(best.value, ".3f"),
             "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
             "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
             **facts,
@@ -207,9 +208,10 @@ def _doubts(judged: Sequence[Pooled]) -> Iterator[str]:
     if not doubts:
         yield f'<p class="note">None of {clips} labels looks wrong.</p>'
         return
-    yield f'<p class="note">{len(doubts)} of {clips} clips: the models, not trained on them, '
-    yield "find the given label less likely than for its other clips, and another as likely as for its own "
-    yield "(confident learning; Northcutt, Jiang and Chuang, 2021). Weak models doubt good labels too.</p>"
+    yield f'<p class="note">{len(doubts)} of {clips} clips: models that were not trained on them find the '
+    yield "given label less likely than for other clips of that class, and another class as likely as for "
+    yield "its own clips (confident learning; Northcutt, Jiang and Chuang, 2021). Weak models doubt good "
+    yield "labels too.</p>"
     yield '<div class="clips">'
     for doubt in doubts[:_SHOWN_CLIPS]:
         said = f"labelled <b>{html.escape(doubt.label)}</b> ({doubt.given:.0%}), rather "

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vidclf.comparison.growth import Growth
 
 
+_EXPERIMENTS = Path("experiments")
+"""Files whose published figures are looked at; where there is no such folder, none are."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A block with what is said of it.
@@ -72,9 +76,9 @@ class Comparison:
         return said + [f"{name_of(part.block, blocks)}: {note}" for part in self.parts for note in part.notes]
 
     def as_table(self) -> pd.DataFrame:
-        """One line a row of ``--json``, with a column for every metric and value."""
+        """The rows of ``--json``, with a column for every metric and searched value; there may be none."""
         rows = self.as_dict()["rows"]
-        plain = [key for key in rows[0] if key not in ("metrics", "params")]
+        plain = [key for key in (rows[0] if rows else ()) if key not in ("metrics", "params")]
         nested = [sorted({key for row in rows for key in row[part]}) for part in ("metrics", "params")]
         flat = [{**row, **row["params"], **row["metrics"]} for row in rows]
         return pd.DataFrame(flat, columns=[*plain, *nested[0], *nested[1]])
@@ -111,10 +115,8 @@ def build(
     *,
     metric: str | None,
     every: bool,
-    experiments: Path,
-    test_reads: Callable[[str], int],
     say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Gathers, measures and judges; trains nothing unless asked for.
 
@@ -123,8 +125,6 @@ def build(
         store: Where they lie.
         metric: What to rank by; ``None``: see `gather`.
         every: Whether tables are to show every line.
-        experiments: Folder of experiment files with published figures.
-        test_reads: How often the test split of a digest was read.
         say: Told beforehand what is trained.
         progress: Progress of the learning curves, called with (fits done, fits in all); ``None``: none are
             drawn.
@@ -132,7 +132,10 @@ def build(
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.
     """
-    measurements = [(block, baselines(block, experiments)) for block in gather(names, store, metric)]
+    from vidclf.tracking.ledger import Ledger  # noqa: PLC0415  (imports mlflow: some seconds)
+
+    ledger = Ledger(store)
+    measurements = [(block, baselines(block, _EXPERIMENTS)) for block in gather(names, store, metric)]
     blocks = [
         replace(block, floor=measured.majority.value if measured.majority else None)
         for block, measured in measurements
@@ -141,7 +144,7 @@ def build(
     parts = []
     for block, (_, measured) in zip(blocks, measurements, strict=True):
         verdicts = separate(block.ranked, block.metric.rpartition("/")[2])
-        said = notes(block, measured, verdicts, test_reads)
+        said = notes(block, measured, verdicts, lambda digest: len(ledger.reads(digest)))
         parts.append(Part(block, measured, answer(block, measured), said, curves.get(id(block), [])))
     return Comparison(parts, every, store)
 

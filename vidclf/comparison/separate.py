@@ -50,13 +50,13 @@ def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[V
 
     Args:
         lines: Best first.
-        metric: What to compare, as ``macro_f1``.
+        metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
         alpha: Share of wrong verdicts where two are equal.
     """
     from vidclf import intervals  # noqa: PLC0415
 
     tables = [(line, table) for line in lines if (table := unselected(line)) is not None]
-    metric = metric if metric in intervals.METRICS else "macro_f1"
+    metric = intervals.comparable(metric)
     verdicts = []
     for line, theirs in tables[1:]:
         best, mine = tables[0]

@@ -7,11 +7,12 @@ from vidclf import ranking
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.separate import Verdict
+from vidclf.data.manifest import SPLITS
 from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.record import CONTENDED
 
 _CHEAPER = 1.5
-"""Times that another model is faster or smaller from which on it is named beside the best."""
+"""How many times faster or smaller another model must be to be named beside the best."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,22 @@ def metric_words(metric: str) -> str:
     return metric.partition("/")[2].replace("_", " ").replace("f1", "F1")
 
 
+def judged_on(metric: str) -> str:
+    """`` on val`` for ``val/macro_f1``; empty for what no split decides, as ``size/file_mb``."""
+    split = metric.partition("/")[0]
+    return f" on {split}" if split in SPLITS else ""
+
+
 def answer(block: Block, measured: Baselines) -> Answer:
     """What to ship, and which cheaper models come near."""
     if not block.ranked:
         return Answer("Nothing to ship: no model has finished within its constraints.", [])
     best, metric = block.ranked[0], metric_words(block.metric)
-    clips = f" of {measured.val_clips} clips" if measured.val_clips else ""
+    on_val = block.metric.startswith("val/") and measured.val_clips
+    clips = f" of {measured.val_clips} clips" if on_val else ""
     costs = cost_words(best)
-    found = f"{metric} {ranking.figure(best.value, '.3f')} on val{clips}{', ' + costs if costs else ''}"
+    value = f"{metric} {ranking.figure(best.value, '.3f')}{judged_on(block.metric)}{clips}"
+    found = f"{value}{', ' + costs if costs else ''}"
     if not block.useful(best):
         return Answer(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
@@ -100,7 +109,7 @@ def _cheaper(block: Block, best: Line) -> Iterator[str]:
 
 def _near(block: Block, clips: int | None) -> list[Line]:
     """Lines whose score differs from the best by no more than one clip of val."""
-    if not clips or block.metric.endswith("loss") or not block.metric.startswith("val/"):
+    if not clips or ranking.lower_is_better(block.metric) or not block.metric.startswith("val/"):
         return []
     best = block.ranked[0].value or 0.0
     return [line for line in block.ranked[1:] if abs(best - (line.value or 0.0)) <= 1 / clips]
@@ -187,8 +196,8 @@ def _costs(block: Block) -> Iterator[str]:
     known = [line for line in block.ranked if LATENCY in line.metrics]
     if block.ranked and len(known) < len(block.ranked):
         yield (
-            f"Latency is not known of {len(block.ranked) - len(known)} of {len(block.ranked)} models, which "
-            "can be on the Pareto front by score and size only."
+            f"The latency of {len(block.ranked) - len(known)} of {len(block.ranked)} models is not known: "
+            "they can be on the Pareto front by score and size only."
         )
     if any(CONTENDED in line.metrics for line in known):
         yield "Some latencies were measured beside other work and are too high."
@@ -205,7 +214,12 @@ def _left_out(block: Block) -> Iterator[str]:
     }
     ended = ", ".join(f"{count:,} {state}" for state, count in ends.items() if count)
     if infeasible:
-        yield f"{infeasible:,} outside a constraint of their study are not ranked."
+        are = (
+            "model outside a constraint of its study is"
+            if infeasible == 1
+            else ("models outside a constraint of their study are")
+        )
+        yield f"{infeasible:,} {are} not ranked."
     if ended:
         yield f"Not ranked because not complete: {ended}."
     if tags(block).get("split/leak") == "true":

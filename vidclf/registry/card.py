@@ -30,6 +30,7 @@ class Evidence:
 
     Attributes:
         name: Registered model.
+        alias: The alias that its version gets.
         label: What the candidate is, in words.
         metrics: All final figures.
         result: What the read of the test split found.
@@ -38,6 +39,7 @@ class Evidence:
     """
 
     name: str
+    alias: str
     label: str
     metrics: Mapping[str, float]
     result: TestResult
@@ -58,7 +60,12 @@ class Evidence:
 
 
 def model_card(attempt: Attempt, evidence: Evidence) -> str:
-    """Markdown."""
+    """The card as Markdown.
+
+    Args:
+        attempt: What is promoted; its model is there.
+        evidence: What is known of it.
+    """
     sections = [
         f"# {evidence.name}\n\n{evidence.label}, trained with vidclf.",
         _data(attempt, evidence),
@@ -66,7 +73,7 @@ def model_card(attempt: Attempt, evidence: Evidence) -> str:
         _gates(evidence),
         _cost(evidence.metrics),
         _limits(attempt, evidence),
-        _loading(evidence.name),
+        _loading(f"{evidence.name}@{evidence.alias}"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -92,9 +99,11 @@ def _scores(evidence: Evidence) -> str:
         f"| metric | test | {CONFIDENCE:.0%} interval | val (selected, optimistic) |",
         "|---|---|---|---|",
     ]
+    # By name alone the recall of a class called kick_low would be taken for the end of an interval.
+    ends = {f"test/{name}_{end}" for name in intervals.METRICS for end in ("low", "high")}
     for key, value in evidence.metrics.items():
         name = key.removeprefix("test/")
-        if not key.startswith("test/") or name.endswith(("_low", "_high")):
+        if not key.startswith("test/") or key in ends:
             continue
         low, high = (evidence.metrics.get(f"{key}_{end}") for end in ("low", "high"))
         reached = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "–"
@@ -123,8 +132,8 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
         "- The intervals hold for new groups (people, scenes) that are like those of the test split.",
     ]
     if evidence.untested:
-        few = intervals.FEWEST_GROUPS
-        lines.insert(0, f"- **Untested**: the test split has fewer than {few} groups, which tell nothing.")
+        few = f"fewer than {intervals.FEWEST_GROUPS} groups, too few to tell anything"
+        lines.insert(0, f"- **Untested**: the test split has {few}.")
     if evidence.result.reads > 1:
         lines.append(
             f"- The test split was read {evidence.result.reads} times; each read makes its figures "
@@ -133,9 +142,9 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
     return "## Limits\n\n" + "\n".join(lines)
 
 
-def _loading(name: str) -> str:
+def _loading(reference: str) -> str:
     return (
-        f"## How to load it\n\n```\nvidclf predict {name}@champion CLIP...\n```\n\n"
-        f'```python\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
+        f"## How to load it\n\n```\nvidclf predict {reference} CLIP...\n```\n\n"
+        f'```python\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{reference}")\n'
         'model.predict(["data:video/mp4;base64,..."])\n```'
     )

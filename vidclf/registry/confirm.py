@@ -55,6 +55,7 @@ def confirm(
     found = Confirmation(
         opened.name,
         metric,
+        intervals.comparable(metric),
         [winner, *(replace(each, against=_paired(opened, winner, each, metric)) for each in others)],
         finalists[0],
         planned.optimistic,
@@ -88,17 +89,18 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Callable[[
     scores = [each[metric] for each in evaluated]
     labels, groups = _labels(tables[0], manifest.classes), list(tables[0]["group"])
     guesses = np.stack([_indices(table["predicted"], manifest.classes) for table in tables])
-    known = metric if metric in intervals.METRICS else "macro_f1"
-    reached = intervals.interval(known, labels, guesses, groups, CONFIDENCE)
+    compared = intervals.comparable(metric)
+    reached = None
+    if not planned.optimistic:
+        reached = intervals.interval(compared, labels, guesses, groups, CONFIDENCE)
     if len(scores) > 1:
         figures[f"confirm/{metric}_std"] = float(np.std(scores, ddof=1))
-    if reached is not None and not planned.optimistic:
-        figures |= {f"confirm/{known}_low": reached.low, f"confirm/{known}_high": reached.high}
+    if reached is not None:
+        figures |= {f"confirm/{compared}_low": reached.low, f"confirm/{compared}_high": reached.high}
     for folder in (attempt.artifacts, opened.attempt(row.number).artifacts / "confirm"):
         folder.mkdir(parents=True, exist_ok=True)
         pd.concat(tables).to_csv(folder / "predictions.csv", index=False)
-    reached = None if planned.optimistic else reached
-    return Finalist(row, attempt, scores, reached, figures, guesses)
+    return Finalist(row, attempt, scores, reached if compared == metric else None, figures, guesses)
 
 
 def _own_attempt(opened: OpenStudy, row: TrialRow, experiment: ExperimentConfig) -> Attempt:
@@ -178,9 +180,13 @@ def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str) -
         return None
     classes = manifest_of(experiment_of(opened.attempt(winner.row.number))).classes
     groups = list(first["group"])
-    known = metric if metric in intervals.METRICS else "macro_f1"
     return intervals.paired(
-        known, _labels(first, classes), winner.guesses, other.guesses, groups, 1 - CONFIDENCE
+        intervals.comparable(metric),
+        _labels(first, classes),
+        winner.guesses,
+        other.guesses,
+        groups,
+        1 - CONFIDENCE,
     )
 
 

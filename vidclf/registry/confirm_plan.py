@@ -1,7 +1,7 @@
 """Who is tried again, and on which clips: a study's finalists, fresh seeds, and folds to judge them by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vidclf import ranking
 from vidclf.config import InputError
@@ -52,15 +52,27 @@ class Plan:
 
     @property
     def fits(self) -> int:
+        """How many models there are to train."""
         return len(self.seeds) * sum(map(len, self.folds.values()))
 
 
 def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
     """Chooses finalists and divides the clips.
 
+    Args:
+        opened: The study.
+        top: How many of its best trials are tried again.
+        seeds: How often each.
+
     Raises:
-        InputError: The study runs, has nothing complete, or its clips cannot be divided.
+        InputError: The study runs, has nothing complete, searches for what no chance decides, or its clips
+            cannot be divided.
     """
+    if not opened.objective.metric.startswith("val/"):
+        raise InputError(
+            f"the study {opened.name} searches for the best {opened.objective.metric}, which other seeds and "
+            "clips do not change: there is nothing to confirm"
+        )
     owners = live_owners(opened)
     if owners:
         raise InputError(
@@ -101,7 +113,7 @@ def _searched_folds(opened: OpenStudy, experiment: ExperimentConfig) -> list[Fol
 def _fresh_folds(experiment: ExperimentConfig) -> list[Fold]:
     """Folds over train, as many as its groups allow; val stands beside each."""
     splits = divided(experiment, manifest_of(experiment))
-    own = [replace(entry, split="train") for entry in splits["train"]]
+    own = splits["train"]
     problem = ""
     for count in range(min(_MOST_FOLDS, len(own)), 1, -1):
         try:

@@ -13,7 +13,6 @@ from vidclf.search.record import OpenStudy
 from vidclf.store import Attempt
 
 REPORT = "confirm.json"
-"""Artifact of the study's own run."""
 """Artifact of the study's own run: what was found."""
 
 
@@ -25,7 +24,8 @@ class Finalist:
         row: The trial.
         attempt: Where its new figures are.
         scores: The objective of each seed.
-        reached: Where the true value lies; ``None`` where there are too few groups.
+        reached: Where the objective's true value lies; ``None`` where there are too few groups, or where no
+            intervals are known for that metric.
         figures: Means over the seeds as ``confirm/…``, latencies among them.
         guesses: Predicted classes, shape (seeds, clips).
         against: The paired comparison with the winner, ``None`` for the winner or without enough groups.
@@ -41,6 +41,7 @@ class Finalist:
 
     @property
     def mean(self) -> float:
+        """Of the scores; the finalists are ranked by it."""
         return float(np.mean(self.scores))
 
 
@@ -51,6 +52,7 @@ class Confirmation:
     Attributes:
         study: Name of the study.
         metric: The objective's name without its split, as ``macro_f1``.
+        compared: What the finalists are compared by: the objective, or macro F1 in its place.
         finalists: By mean, the winner first.
         leader: Who was ahead in the search.
         optimistic: Whether the clips had chosen the finalists before.
@@ -58,6 +60,7 @@ class Confirmation:
 
     study: str
     metric: str
+    compared: str
     finalists: Sequence[Finalist]
     leader: Finalist
     optimistic: bool
@@ -90,21 +93,18 @@ def _notes(found: Confirmation) -> Iterator[str]:
 
 
 def _verdicts(found: Confirmation) -> Iterator[str]:
+    measure = "" if found.compared == found.metric else f"{found.compared} "
     for other in found.finalists[1:]:
         against, name = other.against, f"trial {other.row.number}"
         if against is None:
             yield f"Against {name}: too few groups to tell."
-        elif against.verdict == "cannot tell":
-            yield (
-                f"Not distinguishable from {name} at {CONFIDENCE:.0%}: {against.difference:+.4f} "
-                f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
-            )
-        else:
-            yield (
-                f"{against.verdict.capitalize()} than {name} at {CONFIDENCE:.0%}: "
-                f"{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}], "
-                f"{against.groups} groups."
-            )
+            continue
+        unclear = against.verdict == "cannot tell"
+        relation = "Not distinguishable from" if unclear else f"{against.verdict.capitalize()} than"
+        yield (
+            f"{relation} {name} at {CONFIDENCE:.0%}: {measure}{against.difference:+.4f} "
+            f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
+        )
 
 
 def as_dict(found: Confirmation) -> dict[str, object]:

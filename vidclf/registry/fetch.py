@@ -1,6 +1,7 @@
 """Brings the record of an attempt that ran elsewhere from MLflow, so that it can be promoted here."""
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,9 +23,13 @@ from vidclf.tracking.deliverer import (
     STATUS_TAG,
     Deliverer,
     embedded,
+    mlflow_exists,
 )
 from vidclf.tracking.news import Receipt, file_stamp
 from vidclf.tracking.views import STANDING_TAG
+
+_COURSE = re.compile(r"(repeat/\d+/)?epoch/|repeat/val/|mean/")
+"""Metrics of the course of a run, which are not among its final ones."""
 
 
 def fetch_trial(opened: OpenStudy, number: int) -> Attempt:
@@ -85,7 +90,7 @@ def fetch_study_file(opened: OpenStudy, name: str) -> None:
 
 
 def _run(deliverer: Deliverer, attempt_id: str, experiment: str) -> Run | None:
-    if embedded(deliverer.store) and not deliverer.store.databases["mlflow"].exists():
+    if not mlflow_exists(deliverer.store):
         return None
     found = deliverer.client.get_experiment_by_name(experiment)
     if found is None:
@@ -158,5 +163,5 @@ def _is_mlflows(tag: str) -> bool:
 def _outcome(run: Run) -> Outcome:
     tags = run.data.tags
     status = cast(Status, tags.get(STATUS_TAG, "failed"))
-    metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("epoch/")}
+    metrics = {key: value for key, value in run.data.metrics.items() if not _COURSE.match(key)}
     return Outcome(status, tags.get(REASON_TAG, ""), metrics, run.info.end_time)

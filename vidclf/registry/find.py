@@ -5,14 +5,13 @@ import urllib.parse
 from pathlib import Path
 
 import mlflow.artifacts
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from vidclf.config import InputError, did_you_mean, digest
 from vidclf.data import cache
-from vidclf.store import Store
-from vidclf.tracking.deliverer import Deliverer, check_reachable
+from vidclf.store import Store, locked
+from vidclf.tracking.deliverer import Deliverer, check_reachable, mlflow_exists
 
 PACKAGED = Path("artifacts", "model")
 """Where a logged model holds the folder that `vidclf.models.load_model` reads."""
@@ -38,6 +37,8 @@ def resolve_model(store: Store, reference: str) -> Path:
 
 
 def _registered(deliverer: Deliverer, reference: str) -> Path:
+    if not mlflow_exists(deliverer.store):
+        raise InputError(_unknown(deliverer, reference))
     client = deliverer.client
     name, at, alias = reference.rpartition("@")
     try:
@@ -47,7 +48,7 @@ def _registered(deliverer: Deliverer, reference: str) -> Path:
             name, _, number = reference.rpartition("/")
             found = client.get_model_version(name, number)
     except MlflowException:
-        raise InputError(_unknown(client, reference)) from None
+        raise InputError(_unknown(deliverer, reference)) from None
     return version_folder(deliverer, found.name, int(found.version))
 
 
@@ -60,10 +61,12 @@ def _of_run(deliverer: Deliverer, run_id: str) -> Path:
     for attempt in deliverer.store.all_attempts():
         if deliverer.receipt(attempt).run_id == run_id and attempt.model.is_dir():
             return attempt.model
+    if not mlflow_exists(deliverer.store):
+        raise InputError(_unknown(deliverer, run_id))
     try:
         run = deliverer.client.get_run(run_id)
     except MlflowException:
-        raise InputError(_unknown(deliverer.client, run_id)) from None
+        raise InputError(_unknown(deliverer, run_id)) from None
     return model_of_run(deliverer, run)
 
 
@@ -86,22 +89,20 @@ def _download(deliverer: Deliverer, location: str) -> Path:
     if url.scheme == "file":
         return Path(urllib.parse.unquote(url.path)) / PACKAGED
     folder = cache.folder() / "models" / digest([deliverer.store.mlflow_uri, location])
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
-            downloaded = mlflow.artifacts.download_artifacts(
-                artifact_uri=location, dst_path=scratch, tracking_uri=deliverer.store.mlflow_uri
-            )
-            Path(downloaded).replace(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent):  # who comes second waits, and finds it there
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
+                downloaded = mlflow.artifacts.download_artifacts(
+                    artifact_uri=location, dst_path=scratch, tracking_uri=deliverer.store.mlflow_uri
+                )
+                Path(downloaded).replace(folder)
     return folder / PACKAGED
 
 
-def _unknown(client: MlflowClient, reference: str) -> str:
-    known = [
-        f"{model.name}@{alias}"
-        for model in client.search_registered_models()
-        for alias in sorted(model.aliases)
-    ]
+def _unknown(deliverer: Deliverer, reference: str) -> str:
+    models = deliverer.client.search_registered_models() if mlflow_exists(deliverer.store) else []
+    known = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
     exists = (
         f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
     )

@@ -103,13 +103,23 @@ def _bounds(gates: Gates, metrics: Mapping[str, float]) -> list[Gate]:
 def recall_gates(
     floor: float | None, labels: Labels, guesses: Labels, groups: Sequence[str], classes: Sequence[str]
 ) -> list[Gate]:
-    """No class may be certainly below the floor: its recall's interval must reach it."""
+    """No class may be certainly below the floor: its recall's interval must reach it.
+
+    Args:
+        floor: The least recall, in [0, 1]; ``None``: there are no gates.
+        labels: True classes, shape (clips,).
+        guesses: Predicted classes, shape (clips,).
+        groups: Name of each clip's group.
+        classes: Names by index; one without a clip has no gate.
+    """
+    if floor is None:
+        return []
     found: list[Gate] = []
-    for index, name in enumerate(classes if floor is not None else ()):
-        reached = intervals.interval(f"recall/{index}", labels, guesses, groups, CONFIDENCE)
-        if not (labels == index).any() or floor is None:
+    for index, name in enumerate(classes):
+        if not (labels == index).any():
             continue
         recall = float((guesses[labels == index] == index).mean())
+        reached = intervals.interval(f"recall/{index}", labels, guesses, groups, CONFIDENCE)
         if reached is None:
             found.append(Gate(f"recall of {name}", True, recall, floor, "too few groups to be certain"))
             continue

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from vidclf import intervals
 from vidclf.config import InputError
+from vidclf.data.splitting import group_of
 from vidclf.registry import aliases, gates
 from vidclf.registry.candidate import Candidate
 from vidclf.registry.card import Evidence, model_card
@@ -18,11 +19,10 @@ from vidclf.registry.gates import Acceptance, Gate
 from vidclf.registry.testing import Champion, Incomparable, TestResult, TestSplit, read_test
 from vidclf.search.gates import Gates
 from vidclf.store import Attempt, Store
-from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer, mlflow_exists
 from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.package import deliver_model
 
-ATTEMPT_TAG = "vidclf.attempt"
 _ALPHA = 0.05
 """How often, over all reads of one test split together, an equal challenger may be promoted."""
 _CARD = "model_card.md"
@@ -52,7 +52,7 @@ class Request:
     """
 
     name: str
-    alias: str = "champion"
+    alias: str = aliases.CHAMPION
     gates: Gates = field(default_factory=Gates)
     accepted: Acceptance = field(default_factory=Acceptance)
 
@@ -96,8 +96,12 @@ def promote(
 
     Raises:
         GateRefused: It fails a gate, or cannot be compared with the champion.
-        InputError: The attempt kept no model, or MLflow does not take the name.
+        InputError: The attempt kept no model, MLflow does not take the name, or its database is lost.
     """
+    if not mlflow_exists(store):
+        raise InputError(
+            f"{store.folder}: MLflow's database is not there any more; vidclf doctor --fix makes it anew"
+        )
     attempt = candidate.attempt
     deliverer = Deliverer(store)
     try:
@@ -135,8 +139,7 @@ def _figures(attempt: Attempt) -> Mapping[str, float]:
 def _champion(deliverer: Deliverer, request: Request) -> Champion | None:
     """Who has the alias now."""
     client = deliverer.client
-    quoted = request.name.replace("'", "''")
-    for version in client.search_model_versions(f"name = '{quoted}'"):
+    for version in _versions(client, request.name):
         if request.alias in client.get_model_version(request.name, version.version).aliases:
             number = int(version.version)
             attempt = version.tags.get(ATTEMPT_TAG, "")
@@ -149,9 +152,8 @@ def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
     if not split.entries:
         detail = f"{split.manifest.name} has no test clips, so nothing tells what to expect of the model"
         return [Gate("a test split", False, 0, 1, detail)]
-    groups = [entry.group or entry.name for entry in split.entries]
     return [
-        gates.group_gate(groups, request.accepted),
+        gates.group_gate([group_of(entry) for entry in split.entries], request.accepted),
         *gates.cost_gates(request.gates, _figures(attempt)),
     ]
 
@@ -165,7 +167,7 @@ def _after_test(
         *gates.recall_gates(request.gates.class_recall, own.labels, own.guesses, own.groups, own.classes),
     ]
     if champion is not None and result.champion is not None:
-        metric = candidate.metric if candidate.metric in intervals.METRICS else "macro_f1"
+        metric = intervals.comparable(candidate.metric)
         alpha = intervals.spent_alpha(result.read.number, _ALPHA)
         compared = intervals.paired(
             metric, own.labels, own.guesses, result.champion.guesses, own.groups, alpha
@@ -186,6 +188,7 @@ def _register(
     metrics = _figures(attempt)
     evidence = Evidence(
         name=request.name,
+        alias=request.alias,
         label=candidate.label,
         metrics=metrics,
         result=result,
@@ -232,9 +235,12 @@ def intervals_known(result: TestResult) -> bool:
 
 
 def _own_version(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
+    return next((version for version in _versions(client, name) if version.run_id == run_id), None)
+
+
+def _versions(client: MlflowClient, name: str) -> Sequence[ModelVersion]:
     quoted = name.replace("'", "''")
-    versions = client.search_model_versions(f"name = '{quoted}'")
-    return next((version for version in versions if version.run_id == run_id), None)
+    return list(client.search_model_versions(f"name = '{quoted}'"))
 
 
 def _create(client: MlflowClient, attempt: Attempt, name: str, model_id: str, run_id: str) -> ModelVersion:

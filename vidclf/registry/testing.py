@@ -42,6 +42,11 @@ class TestSplit:
 
     @classmethod
     def of(cls, attempt: Attempt) -> "TestSplit":
+        """As the manifest has it now.
+
+        Raises:
+            InputError: The manifest or the attempt's config cannot be read.
+        """
         source = config.read_toml(attempt.config)["data"]["manifest"]
         return cls(read_manifest(source), Path(source).parent.name)
 
@@ -52,14 +57,18 @@ class TestSplit:
 
     @cached_property
     def entries(self) -> list[Entry]:
+        """Its clips, in the order of the manifest."""
         return [entry for entry in self.manifest.entries if entry.split == "test"]
 
     def clips(self, store: ClipStore) -> ClipSet:
+        """Its clips with their pictures, in the same order."""
         return ClipSet.of_entries(self.entries, self.manifest.classes, store)
 
     def check(self, model: Path) -> None:
-        """Raises:
-        Incomparable: The model knows other classes, or was trained on one of the clips.
+        """Refuses a model whose figures on this split would mean nothing.
+
+        Raises:
+            Incomparable: It knows other classes, or was trained on one of the clips.
         """
         card = read_card(model)
         if card.classes != self.manifest.classes:
@@ -71,7 +80,7 @@ class TestSplit:
         known = [entry.name for entry in self.entries if content_digest(entry.clip_path) in trained]
         if known:
             raise Incomparable(
-                f"it was trained on {len(known)} of the {len(self.entries)} test clips, as {known[0]}"
+                f"it was trained on {len(known)} of the {len(self.entries)} test clips, one is {known[0]}"
             )
 
     def predictions(self, model: Path, progress: Progress = lambda done, total: None) -> pd.DataFrame:
@@ -111,6 +120,7 @@ class Scored:
 
     @classmethod
     def of(cls, table: pd.DataFrame, classes: tuple[str, ...]) -> "Scored":
+        """From a `vidclf.metrics.predictions_table` and the names of its classes by index."""
         index = {name: place for place, name in enumerate(classes)}
         return cls(
             labels=np.array([index[name] for name in table["label"]], dtype=np.int64),

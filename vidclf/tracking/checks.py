@@ -7,7 +7,7 @@ from mlflow.entities import LifecycleStage, LoggedModelStatus, Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts
+from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, readable_attempts
 from vidclf.store import Attempt, Outcome, Store, now_ms, without_password
 from vidclf.tracking.deliverer import (
     ATTEMPT_TAG,
@@ -17,6 +17,7 @@ from vidclf.tracking.deliverer import (
     STATUS_TAG,
     Deliverer,
     embedded,
+    mlflow_exists,
     prepare,
 )
 from vidclf.tracking.news import STATUS, News
@@ -29,7 +30,7 @@ _OURS = f"tags.`{ATTEMPT_TAG}` LIKE '%'"
 def unreachable(store: Store, note: Note) -> Iterator[Problem]:
     """An MLflow that does not answer, or a database that it refuses."""
     try:
-        if _exists(store):
+        if mlflow_exists(store):
             Deliverer(store).client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
@@ -39,7 +40,7 @@ def unreachable(store: Store, note: Note) -> Iterator[Problem]:
 
 def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:
     """Finished attempts that MLflow lacks, or has only a part of; not those that the user deleted there."""
-    lost = embedded(store) and not _exists(store)
+    lost = not mlflow_exists(store)
     candidates = [
         attempt
         for attempt, _, outcome in readable_attempts(store)
@@ -77,7 +78,7 @@ def _deliver(store: Store, attempt: Attempt, anew: bool) -> None:
 
 def half_sent_models(store: Store, note: Note) -> Iterator[Problem]:
     """Kept models whose upload was cut short."""
-    if not _exists(store):
+    if not mlflow_exists(store):
         return
     client = Deliverer(store).client
     attempts = {
@@ -166,7 +167,7 @@ def is_running(run: Run) -> bool:
 
 
 def _search(store: Store, condition: str, view: int) -> Iterator[Run]:
-    if not _exists(store):
+    if not mlflow_exists(store):
         return
     client = Deliverer(store).client
     experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
@@ -180,13 +181,8 @@ def _search(store: Store, condition: str, view: int) -> Iterator[Run]:
 
 
 def _deleted_experiments(store: Store) -> set[str]:
-    found = Deliverer(store).client.search_experiments(ViewType.DELETED_ONLY) if _exists(store) else []
+    found = Deliverer(store).client.search_experiments(ViewType.DELETED_ONLY) if mlflow_exists(store) else []
     return {experiment.name for experiment in found}
-
-
-def _exists(store: Store) -> bool:
-    """Whether there is an MLflow to ask: asking a missing database would make it."""
-    return not embedded(store) or filled(store.databases["mlflow"])
 
 
 def _has_news(store: Store, attempt: Attempt) -> bool:

@@ -30,6 +30,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
+from vidclf.problems import filled
 from vidclf.store import Attempt, Identity, Store, locked, without_password
 from vidclf.tracking.news import News, Receipt
 from vidclf.tracking.notes import run_note
@@ -85,9 +86,16 @@ def embedded(store: Store) -> bool:
     return "mlflow" in store.databases
 
 
+def mlflow_exists(store: Store) -> bool:
+    """Whether there is an MLflow to ask; asking an embedded database that is not there would create it."""
+    return not embedded(store) or filled(store.databases["mlflow"])
+
+
 def check_reachable(location: str) -> None:
-    """Raises:
-    InputError: Files there are read and written from here, and what that takes is not installed.
+    """Refuses a place of files that this process has no means to read and write.
+
+    Raises:
+        InputError: It is in S3, and boto3 is not installed.
     """
     if location.startswith("s3:") and importlib.util.find_spec("boto3") is None:
         raise config.InputError(f'MLflow keeps files in {location}, which needs pip install "vidclf[server]"')
@@ -168,7 +176,9 @@ class Deliverer:
     def _parent_run(self, identity: Identity) -> str | None:
         """The run of the study that the attempt belongs to, delivered first where MLflow lacks it.
 
-        ``None`` outside studies, and where the supervisor that leads the study has not delivered it yet.
+        Returns:
+            Its id; ``None`` outside studies, and where the supervisor that leads the study has not delivered
+            it yet.
         """
         if identity.parent is None:
             return None

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from vidclf.config import InputError
 from vidclf.store import Attempt, Store, now_ms
-from vidclf.tracking.deliverer import Deliverer, metric_key
+from vidclf.tracking.deliverer import Deliverer, metric_key, mlflow_exists
 
 if TYPE_CHECKING:  # to look at a study is to be quick
     import pandas as pd
@@ -52,6 +52,7 @@ class Read:
 
     @property
     def complete(self) -> bool:
+        """Whether its figures are known; the same read goes on where they are not."""
         return bool(self.metrics)
 
 
@@ -63,6 +64,8 @@ class Ledger:
 
     def reads(self, split: str) -> list[Read]:
         """The reads of one test split, the first one first; deleted ones count, they have happened."""
+        if not mlflow_exists(self._deliverer.store):
+            return []
         found = self._deliverer.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             return []

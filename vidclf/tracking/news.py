@@ -59,6 +59,7 @@ class Receipt:
         return receipt if receipt.uri == uri else cls(uri)
 
     def save(self, attempt: Attempt) -> None:
+        """Writes it into the attempt's folder; a reader sees the whole file or the one before."""
         partial = attempt.folder / "delivery.partial"
         partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         partial.replace(attempt.folder / "delivery.json")
@@ -84,6 +85,11 @@ class News:
 
     @classmethod
     def of(cls, attempt: Attempt, receipt: Receipt) -> "News":
+        """Compares the folder with its receipt; costs a look at each file, and reads the journal's new part.
+
+        Raises:
+            InputError: The attempt's result is damaged.
+        """
         outcome = attempt.outcome()
         stamp = file_stamp(attempt.config)
         files = {
@@ -100,6 +106,7 @@ class News:
         )
 
     def any(self, receipt: Receipt) -> bool:
+        """Whether there is anything to send."""
         return bool(
             receipt.run_id is None or self.config or self.lines or self.files or self.ended != receipt.ended
         )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
-from vidclf.tracking.deliverer import NOTE_TAG, PARENT_TAG, STATUS_TAG, Deliverer
+from vidclf.tracking.deliverer import ATTEMPT_TAG, NOTE_TAG, PARENT_TAG, STATUS_TAG, Deliverer
 
 VIEW_TAG = "vidclf.view"
 """On a study's own run: the link to its view, without the server."""
@@ -185,14 +185,20 @@ def study_view(deliverer: Deliverer, study: str | None = None) -> StudyView | No
     """The view of a study, or of the newest; ``None`` where MLflow has none."""
     condition = _HAS_VIEW
     if study is not None:
-        condition += f" AND tags.`{STUDY_TAG}` = '{study}'"
+        if {"'", '"'} <= set(study):
+            return None  # MLflow's filters have no way to write such a name
+        quote = '"' if "'" in study else "'"
+        condition += f" AND tags.`{STUDY_TAG}` = {quote}{study}{quote}"
     newest = _newest(deliverer, condition)
     return StudyView.of(newest) if newest else None
 
 
 def runs_view(deliverer: Deliverer) -> str:
-    """The link to the newest run's experiment; without a run to all experiments."""
-    newest = _newest(deliverer, "")
+    """The link to the newest run's experiment; without a run to all experiments.
+
+    What the ledger keeps of reads of test splits is no run to look at.
+    """
+    newest = _newest(deliverer, f"tags.`{ATTEMPT_TAG}` LIKE '%'")
     return runs_link(newest.info.experiment_id) if newest else experiments_link()
 
 

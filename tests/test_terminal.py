@@ -1,0 +1,50 @@
+"""What all commands share: how they print."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vidclf import terminal
+
+LONG = """
+import typer
+from vidclf.terminal import Commands, print_json
+app = typer.Typer(cls=Commands)
+app.callback()(lambda: None)
+app.command("answer")(lambda: print_json(list(range(200_000))))
+app()
+"""
+
+
+def test_json_may_be_read_in_part() -> None:
+    """A reader that stops, as `head` does, is no bug of the command."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, "answer"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "[\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("place", ["folder", "file/below"])
+def test_a_file_that_cannot_be_written_is_no_bug(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="directory") as caught:
+        (tmp_path / place).write_text("")
+    assert terminal.explained(caught.value) == terminal.BAD_INPUT
+    assert str(tmp_path / place) in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_file_that_nobody_named_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert terminal.explained(FileNotFoundError(2, "No such file", "own.json")) == terminal.OWN_BUG
+    assert "own.json" in next(tmp_path.glob("vidclf-*.log")).read_text()
