@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vidclf.data import video
+from vidclf.data import sampling, video
 from vidclf.data.clips import ClipStore
 from vidclf.data.video import Frames
 
@@ -26,7 +26,7 @@ def grab(path: Path) -> Frames:
     """One pass, converting only what is wanted."""
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(video.sample_indices(count, FRAMES).tolist())
+    wanted = set(sampling.sample_indices(count, FRAMES).tolist())
     frames = []
     for index in range(count):
         if not capture.grab():
@@ -41,7 +41,7 @@ def seek(path: Path) -> Frames:
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     frames = []
-    for index in video.sample_indices(count, FRAMES):
+    for index in sampling.sample_indices(count, FRAMES):
         capture.set(cv2.CAP_PROP_POS_FRAMES, int(index))
         frames.append(capture.read()[1][..., ::-1])
     return np.stack(frames)
@@ -53,7 +53,7 @@ def read_all(path: Path) -> Frames:
     frames = []
     while (frame := capture.read()[1]) is not None:
         frames.append(frame[..., ::-1])
-    return np.stack(frames)[video.sample_indices(len(frames), FRAMES)]
+    return np.stack(frames)[sampling.sample_indices(len(frames), FRAMES)]
 
 
 def ours(path: Path) -> Frames:
@@ -75,7 +75,7 @@ def readers() -> dict[str, Reader]:
 
     def torchcodec(path: Path) -> Frames:
         decoder = VideoDecoder(str(path), seek_mode="exact")
-        indices = video.sample_indices(len(decoder), FRAMES).tolist()
+        indices = sampling.sample_indices(len(decoder), FRAMES).tolist()
         frames: Frames = decoder.get_frames_at(indices).data.numpy()
         return frames
 
@@ -127,7 +127,7 @@ def main(paths: list[Path]) -> None:
 
             def warm(path: Path = path, store: ClipStore = store) -> Frames:
                 grid = store.read(path)
-                return grid[video.sample_indices(len(grid), FRAMES)]
+                return grid[sampling.sample_indices(len(grid), FRAMES)]
 
             show(
                 f"{path.name}: the clip store, 64 instants",

@@ -220,7 +220,7 @@ def test_the_note_before_a_run_predicts_what_will_be_kept(squares: Manifest) -> 
         files = list((cache.folder() / "activations").rglob("*.npy"))
         predicted = sum(np.load(file).nbytes for file in files)
         assert len(files) == views
-        assert f"run once for each of {views} views and kept, {predicted / 1e3:.3g} kB" in note
+        assert f"run once for each of {views} views and kept, {predicted / 1e3:.1f} kB" in note
 
 
 def test_the_note_says_what_does_not_fit_and_what_new_views_cost(
@@ -233,7 +233,7 @@ def test_the_note_says_what_does_not_fit_and_what_new_views_cost(
     }
     (note,) = parse_experiment(tree, "test").notes(TRAIN, VAL)
     assert "stage1: run once for each of 4 views" in note
-    assert "of which 1 kB fit (VIDCLF_CACHE_GB)" in note
+    assert "of which 1.0 kB fit (VIDCLF_CACHE_GB)" in note
     assert "train.views = 4" in note
     assert parse_experiment(config.override(tree, {"model.frozen_stages": 0}), "test").notes(TRAIN, VAL) == []
 

@@ -1,3 +1,4 @@
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from torchvision.transforms.v2 import functional
 
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.data import video
-from vidclf.data.augmentation import AugmentConfig, eval_view, train_view
+from vidclf.data import sampling
+from vidclf.data.augmentation import AugmentConfig, as_tensor, eval_view, train_view
 from vidclf.data.video import Frames
 
 OFF: dict[str, Any] = AugmentConfig(
@@ -69,7 +70,7 @@ def test_temporal_jitter_stays_inside_each_frames_part() -> None:
     assert all(torch.equal(view // 8, torch.arange(8)) for view in jittered)
     assert len({tuple(view.tolist()) for view in jittered}) > 1
     fixed = train_view(grid, 8, 20, **IDENTITY, **OFF)
-    assert fixed[:, 0, 10, 10].tolist() == video.sample_indices(64, 8).tolist()
+    assert fixed[:, 0, 10, 10].tolist() == sampling.sample_indices(64, 8).tolist()
 
 
 def test_certain_flip_mirrors_and_leaves_the_other_draws_alone() -> None:
@@ -78,6 +79,20 @@ def test_certain_flip_mirrors_and_leaves_the_other_draws_alone() -> None:
     mirrored = train_view(noise(), 4, 32, **IDENTITY, **settings_ | {"flip": 1.0})
     # Contrast shifts around a mean that is summed in another order.
     assert (mirrored.flip(-1).int() - plain.int()).abs().max() <= 1
+
+
+def test_read_only_pictures_become_a_tensor_without_a_warning() -> None:
+    pictures = noise(2, 5, 7)
+    assert as_tensor(pictures).data_ptr() == pictures.ctypes.data
+    pictures.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tensor = as_tensor(pictures)
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(tensor.permute(0, 2, 3, 1), pictures)
 
 
 @pytest.mark.parametrize("strength", ["brightness", "contrast", "saturation", "hue", "rotation"])
@@ -118,7 +133,7 @@ def test_views_of_any_clip_have_the_shape_asked_for(
 
 def test_eval_view_is_torchvisions_own_preprocessing() -> None:
     grid = noise(20, 300, 400)
-    chosen = torch.from_numpy(grid[video.sample_indices(20, 4)]).permute(0, 3, 1, 2)
+    chosen = torch.from_numpy(grid[sampling.sample_indices(20, 4)]).permute(0, 3, 1, 2)
     transforms = ResNet18_Weights.IMAGENET1K_V1.transforms()
     ours = functional.normalize(eval_view(grid, 4, 224, 256) / 255, transforms.mean, transforms.std)
     one_grey_level = 1 / 255 / min(transforms.std)

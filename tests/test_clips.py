@@ -1,7 +1,11 @@
 """The clip store changes no pixel and never leaves half an entry."""
 
+import errno
+import itertools
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,10 +122,86 @@ def test_the_caches_can_be_shown_and_cleared(manifest: Path) -> None:
     assert entries() == []
 
 
-def test_a_limit_that_is_no_number_is_refused(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIDCLF_CACHE_GB", "lots")
+@pytest.mark.parametrize("text", ["lots", "", "nan", "inf", "-1"])
+def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDCLF_CACHE_GB", text)
     with pytest.raises(InputError, match="expected a number of gigabytes"):
         cache.limit_bytes()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_files_may_vanish_while_they_are_counted(
+    left: int, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ClipStore(6, 16).build([entry.clip_path for entry in read_manifest(manifest).entries])
+    (cache.folder() / "clips/zz").mkdir()
+    gone = cache.folder() / "clips/zz/partial"
+    gone.touch()
+    real, looks = os.stat, itertools.count()
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        """Another process deletes its partial file once it has been looked at so many times."""
+        if Path(path) == gone and next(looks) == left:
+            gone.unlink()
+        return real(path, **options)
+
+    monkeypatch.setattr("os.stat", stat)
+    assert cache.usage().entries["clips"] == 8 + left
+
+
+def test_a_folder_that_cannot_be_made_only_costs_time(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = read_manifest(manifest).entries[0]
+    store = ClipStore(6, 16)
+    monkeypatch.setenv("VIDCLF_CACHE_GB", "1")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    [warning] = store.build([entry.clip_path])
+    assert "1 of 1 clips do not fit into the cache" in warning
+    assert store.read(entry.clip_path).shape == (6, 16, 16, 3)
+    assert cache.free_bytes() == 10**9
+
+
+def test_an_entry_survives_that_memory_does_not_hold_it(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = read_manifest(manifest).entries[0].clip_path
+    store = ClipStore(6, 16)
+    store.read(path)
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("numpy.load", exhausted)
+    with pytest.raises(MemoryError):
+        store.read(path)
+    assert store.entry(path).is_file()
+
+
+def test_an_entry_never_loses_its_remark(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = read_manifest(manifest).entries[0].clip_path
+    real, synced = video.decode, os.fsync
+    calls: list[int] = []
+
+    def killed_at_the_second(file: int) -> None:
+        calls.append(file)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        synced(file)
+
+    def short(path: Path, grid: int, side: int) -> video.Clip:
+        return video.Clip(real(path, grid, side).frames, 10, 8)
+
+    monkeypatch.setattr(video, "decode", short)
+    monkeypatch.setattr("os.fsync", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        ClipStore(6, 16).read(path)
+    assert len(calls) == 2
+    assert ClipStore(6, 16).build([path]) == [f"{path}: short: 8 of 10 declared frames"]
 
 
 def test_every_bad_clip_is_named_and_short_ones_are_warned_of(

@@ -1,6 +1,9 @@
 """Decoding in a child process: what it gives, what it refuses, and what it survives."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -68,8 +71,19 @@ def test_a_child_says_how_a_task_failed(task: str, how: str, text: str) -> None:
 def test_the_kernel_ends_a_child_whose_parent_does_not_come_back() -> None:
     child = Child(act, time_limit_s=0.5, memory_limit_mb=256)
     child.give("hang")
-    process = psutil.Process(child._process.pid)
-    process.wait(timeout=10)
+    assert child._process.wait(timeout=10) == -signal.SIGALRM
+
+
+def test_a_limit_of_the_surroundings_is_kept() -> None:
+    """As a batch system sets it: a hard limit on the address space, which no process may raise."""
+    code = (
+        "import resource; from tests.test_guarded import act; from vidclf.data.guarded import Child;"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36));"
+        "child = Child(act, time_limit_s=20, memory_limit_mb=2**20); child.give('done'); print(child.take());"
+        "print(resource.prlimit(child._process.pid, resource.RLIMIT_AS)); child.stop()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["done", str((2**36, 2**36))], done.stderr
 
 
 def test_frames_are_those_of_plain_decoding(clip: Path) -> None:

@@ -43,6 +43,22 @@ def test_what_is_wrong_is_said(manifest: Path, before: str, after: str, message:
     assert message in refusal(manifest)
 
 
+def test_lines_are_counted_as_an_editor_does(manifest: Path) -> None:
+    header, first, *rest = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(["", header, "", first, ",,,", " ", *rest, ""]))
+    assert len(read_manifest(manifest).entries) == 8
+    manifest.write_text(manifest.read_text().replace("g00,train", "g00,tarin", 1))
+    assert "line 4: split 'tarin' is none of" in refusal(manifest)
+    manifest.write_text("\n")
+    assert "not a readable CSV file: No columns" in refusal(manifest)
+
+
+def test_lines_that_are_longer_than_the_first_are_refused(manifest: Path) -> None:
+    header, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([header, *(f"{row}," for row in rows)]))
+    assert "lines hold more values than its first line has columns" in refusal(manifest)
+
+
 def test_an_empty_file_and_an_empty_table_are_refused(manifest: Path) -> None:
     manifest.write_text("clip_path,label,group,split\n")
     assert "holds no clips" in refusal(manifest)

@@ -123,6 +123,8 @@ def test_every_window_is_labelled_by_its_own_frames(model: Brightness, tmp_path:
     assert [(item.start, item.end) for item in halves] == [(0, 1.5), (1.5, 3)]
     uneven = predict([clip], window=2)
     assert [(item.start, item.end) for item in uneven] == [(0, 2), (2, pytest.approx(3))]
+    one_frame_left = predict([clip], window=2.96)
+    assert [(item.start, item.end) for item in one_frame_left] == [(0, 2.96), (2.96, pytest.approx(3))]
     assert items[0].as_dict(windowed=True)["start"] == 0
     assert "start" not in items[0].as_dict()
     table = as_table(items, windowed=True)
@@ -149,6 +151,7 @@ def test_a_long_window_is_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch, tm
     whole = video.decode(clip, 8, 64).frames.mean(axis=(1, 2, 3))
     assert np.abs(shades - whole).max() < 26
     assert np.all(np.diff(shades) > 10)
+    assert window.end == pytest.approx(100 / 25)
 
 
 def test_false_timestamps_give_way_to_counted_frames(

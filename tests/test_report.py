@@ -50,3 +50,17 @@ def test_advice_names_the_classes_and_what_to_do() -> None:
     assert uneven[0].startswith("a has 12.0 times the clips of b: judge by val/macro_f1")
     assert "b has only 5 clips" in uneven[1]
     assert "name no group" in uneven[2]
+
+
+def test_clips_without_labels_get_no_advice_on_classes(tmp_path: Path) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=4)
+    bare = manifest.with_name("bare.csv")
+    bare.write_text("\n".join(line.partition(",")[0] for line in manifest.read_text().splitlines()))
+    target = tmp_path / "report.html"
+    result = CliRunner().invoke(cli.app, ["data", "report", str(bare), "--to", str(target)])
+    assert result.exit_code == 0, result.output
+    text = re.sub(r"<[^>]+>", " ", target.read_text().partition("<script")[0])
+    assert "8 clips of 0 classes in 8 groups" in text
+    assert re.search(r"unlabelled\s+8\s+8", text)
+    assert "has only" not in text
+    assert "<h3>unlabelled</h3>" in target.read_text()

@@ -2,14 +2,18 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from vidclf.data import scenes, video
-from vidclf.data.check import find_leaks
+from vidclf import cli
+from vidclf.config import InputError
+from vidclf.data import check, report, scenes, video
+from vidclf.data.check import ClipCheck, find_leaks, inspect_clip
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.sources import import_clips
 
@@ -53,6 +57,27 @@ def test_clips_of_one_room_are_one_group_and_stay_together(folder: Path, tmp_pat
     assert all(len(found) == 1 for found in sides.values())
 
 
+def test_new_clips_join_the_scenes_of_the_manifest_that_they_extend(folder: Path, tmp_path: Path) -> None:
+    import_clips([folder], tmp_path / "old.csv", by_scene=True)
+    old = read_manifest(tmp_path / "old.csv")
+    scene_of = {int(entry.clip_path.stem.removeprefix("clip")) // 7: entry.group for entry in old.entries}
+    # Sorted by name these come first: of a new room, and of the last one.
+    for label in "AB":
+        write_scene(folder / label / "a.avi", 99, ord(label))
+    write_scene(folder / "A/b.avi", 8, 5)
+    import_clips([folder], tmp_path / "new.csv", by_scene=True, extend=tmp_path / "old.csv")
+    new = read_manifest(tmp_path / "new.csv")
+    groups = {entry.clip_path: entry.group for entry in new.entries}
+    assert {entry: entry.group for entry in old.entries}.items() <= {e: e.group for e in new.entries}.items()
+    assert groups[folder / "A/b.avi"] == scene_of[8]
+    assert groups[folder / "A/a.avi"] == groups[folder / "B/a.avi"] == "scene00009"
+    assert not new.leaks
+    plain = tmp_path / "plain.csv"
+    import_clips([folder], plain)
+    with pytest.raises(InputError, match=r"21 of 21 clips of .*plain.csv name no group"):
+        import_clips([folder], tmp_path / "no.csv", by_scene=True, extend=plain)
+
+
 def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> None:
     original = folder / "A/clip0.avi"
     copy = tmp_path / "copy.mp4"
@@ -63,11 +88,40 @@ def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> N
         Entry(copy, "A", "", "test"),
     ]
     assert find_leaks(entries) == []
-    [leak] = find_leaks(entries, by_look=True)
+    everything = {entry.clip_path for entry in entries}
+    [leak] = find_leaks(entries, everything)
     assert ({leak.a, leak.b}, set(leak.splits)) == ({original, copy}, {"train", "test"})
     assert leak.why == "nearly identical"
     copy.write_bytes(original.read_bytes())
-    assert [leak.why for leak in find_leaks(entries, by_look=True)] == ["same file"]
+    assert [leak.why for leak in find_leaks(entries, everything)] == ["same file"]
+
+
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
+    command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_clips([folder], tmp_path / "m.csv", by_scene=True)
+    decoded: list[Path] = []
+    real, fatal = video.decode, folder / "A/clip0.avi"
+
+    def checked(paths: Sequence[Path], progress: Callable[[], None]) -> list[ClipCheck]:
+        found = map(inspect_clip, paths)
+        return [
+            ClipCheck(item.clip_path, "damaged", "SIGSEGV", 0.0) if item.clip_path == fatal else item
+            for item in found
+        ]
+
+    def decode(path: Path, grid: int, side: int) -> video.Clip:
+        decoded.append(path)
+        return real(path, grid, side)
+
+    monkeypatch.setattr(check, "check_clips", checked)
+    monkeypatch.setattr(report, "check_clips", checked)
+    monkeypatch.setattr(video, "decode", decode)
+    to = ["--to", str(tmp_path / "r.html")] if command == "report" else []
+    result = CliRunner().invoke(cli.app, ["data", command, str(tmp_path / "m.csv"), *to])
+    assert result.exit_code == (command == "check"), result.output
+    assert set(decoded) == set(folder.rglob("*.avi")) - {fatal}
 
 
 def test_sets_are_rows_that_differ_in_at_most_so_many_bits() -> None:

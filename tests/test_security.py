@@ -58,7 +58,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_payload_works_where_pickle_is_loaded(marker: Path) -> None:
+    assert not marker.exists()
     pickle.loads(pickle.dumps(Payload()))
+    assert marker.is_dir()
     marker.rmdir()
 
 

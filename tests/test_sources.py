@@ -61,6 +61,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
         "A/v_A_g3_x.avi",
         "A/holiday.MP4",
         "A/notes.txt",
+        "A/._holiday.MP4",
         "B/x.mkv",
         ".git/y.avi",
     )
@@ -346,6 +347,7 @@ def test_csv_files_give_labels_splits_and_leading_slashes(tmp_path: Path) -> Non
     [
         ("path,label\nx,A\n", "needs the columns clip_path and label"),
         ("clip_path,label,split\nA/x.avi,A,trian\n", "line 2: split 'trian' is none of train, val, test"),
+        ("clip_path,label\n\nA/x.avi,\n", "line 3: the label is empty"),
         ("clip_path,label\nA/none.avi,A\n", "1 of 1 clips are missing"),
     ],
 )
@@ -401,6 +403,31 @@ def test_extending_leaves_every_known_group_where_it_is(tmp_path: Path) -> None:
     assert {group: sides[group] for group in before} == before
     assert not after.leaks
     assert 0.6 < sum(entry.split == "train" for entry in after.entries) / 81 < 0.8
+
+
+def test_extending_knows_a_clip_by_another_name(tmp_path: Path) -> None:
+    ucf(tmp_path / "c", groups=5)
+    (tmp_path / "there").symlink_to(tmp_path / "c")
+    import_clips([tmp_path / "c"], tmp_path / "old.csv")
+    import_clips([tmp_path / "there"], tmp_path / "new.csv", extend=tmp_path / "old.csv")
+    assert (tmp_path / "new.csv").read_text() == (tmp_path / "old.csv").read_text()
+
+
+@pytest.mark.parametrize("split", ["file", "random"])
+def test_extending_refuses_a_split_that_it_would_not_heed(split: str, tmp_path: Path) -> None:
+    import_clips([ucf(tmp_path / "c")], tmp_path / "old.csv")
+    with pytest.raises(InputError, match=f"--split {split}: --extend places new clips by group"):
+        import_clips([tmp_path / "old.csv"], tmp_path / "new.csv", split=split, extend=tmp_path / "old.csv")
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_clip_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    clips = ucf(tmp_path / "c")
+    with pytest.raises(InputError, match=r"20 clips are listed more than once: .*v_Punch_g00_c01.avi"):
+        import_clips([clips, clips], tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
+    result = import_clips([clips], tmp_path / "m.csv", classes=["Punch", "PushUps", "Punch"])
+    assert len(result.entries) == 20
 
 
 def test_an_unknown_way_to_split_is_refused(tmp_path: Path) -> None:

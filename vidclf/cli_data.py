@@ -152,7 +152,7 @@ def data_check(
         table, entries = check.read_clip_list(manifest, progress)
     with counted("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
-    leaks = check.find_leaks(entries, by_look=True)
+    leaks = check.find_leaks(entries, check.decodable(checks))
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
         print_json(

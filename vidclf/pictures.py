@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from vidclf import metrics, plots
-from vidclf.data import remote, video
+from vidclf.data import remote, sampling
 from vidclf.data.clips import ClipSet
 from vidclf.data.remote import named
 from vidclf.data.video import Frames
@@ -117,7 +117,7 @@ def _some(clips: ClipSet, most: int) -> ClipSet:
     """At most so many of the clips, evenly from their order."""
     if len(clips) <= most:
         return clips
-    chosen = video.sample_indices(len(clips), most)
+    chosen = sampling.sample_indices(len(clips), most)
     return replace(
         clips,
         paths=tuple(clips.paths[index] for index in chosen),
@@ -208,7 +208,7 @@ def _write_descriptor(classifier: ClassicalClassifier, clips: ClipSet, artifacts
         return
     pixels = Pixels(classifier.view(clips, 0))
     # Of the last frame there is no motion to the next.
-    instants = np.unique(video.sample_indices(max(len(pixels.frames) - 1, 1), _INSTANTS))
+    instants = np.unique(sampling.sample_indices(max(len(pixels.frames) - 1, 1), _INSTANTS))
     edges = [gradient_drawing(pixels.grey[instant]) for instant in instants if "hog" in classifier.features]
     figure = plots.descriptor(
         pixels.frames[instants],

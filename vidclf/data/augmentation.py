@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from vidclf.config import Section, digest
-from vidclf.data import video
+from vidclf.data import sampling
 from vidclf.data.video import Frames
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -89,7 +89,7 @@ def train_view(
         uint8 (frames, 3, size, size), where the grid is.
     """
     generator = np.random.default_rng(int(digest([seed, clip, view]), 16))
-    chosen = video.sample_indices(len(grid), frames, generator if temporal else None)
+    chosen = sampling.sample_indices(len(grid), frames, generator if temporal else None)
     pictures = _taken(grid, chosen)
     parts = torch.split(pictures, 1) if per_frame else (pictures,)
     views = []
@@ -127,7 +127,7 @@ def eval_view(
     Returns:
         uint8 (frames, 3, size, size), where the grid is.
     """
-    pictures = _taken(grid, video.sample_indices(len(grid), frames, instant=instant))
+    pictures = _taken(grid, sampling.sample_indices(len(grid), frames, instant=instant))
     edges = [resize] if isinstance(resize, int) else list(resize)
     resized = functional.resize(pictures, edges, InterpolationMode(interpolation), antialias=True)
     cropped: Tensor = functional.center_crop(resized, [size, size])
@@ -135,8 +135,9 @@ def eval_view(
 
 
 def as_tensor(pictures: Frames) -> Tensor:
-    """Pictures (T, H, W, 3) as a tensor (T, 3, H, W) over the same memory."""
-    return torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2)
+    """Pictures (T, H, W, 3) as a tensor (T, 3, H, W), over the same memory unless that is read-only."""
+    # torch warns of read-only memory, as that of stored clips is.
+    return torch.from_numpy(np.require(np.asarray(pictures), requirements="W")).permute(0, 3, 1, 2)
 
 
 def _taken(grid: Frames | Tensor, indices: NDArray[np.int64]) -> Tensor:

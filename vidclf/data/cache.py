@@ -1,12 +1,13 @@
 """The caches on disk: where they lie, how much they may take, and entries that are whole or not there."""
 
+import contextlib
 import fcntl
 import functools
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -44,20 +45,28 @@ class Usage:
 
 
 def usage() -> Usage:
-    """Counts every file of every cache."""
+    """Counts every file of every cache; those that other processes delete meanwhile may count or not."""
     entries: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for cache in sorted(folder().glob("[!.]*")):
-        files = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
-        entries[cache.name], sizes[cache.name] = len(files), sum(files)
+        found = list(_sizes(cache))
+        entries[cache.name], sizes[cache.name] = len(found), sum(found)
     return Usage(entries, sizes)
+
+
+def _sizes(cache: Path) -> Iterator[int]:
+    """Bytes of each file below a folder."""
+    for below, _, names in os.walk(cache):  # unlike Path.rglob it bears folders that vanish
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(below, name).stat().st_size
 
 
 def clear() -> Usage:
     """Empties the caches but those that a process holds; what runs meanwhile decodes anew.
 
     Returns:
-        What they held.
+        What all of them held before.
     """
     held = usage()
     for name in held.entries:
@@ -72,7 +81,7 @@ def clear() -> Usage:
 
 
 def hold(name: str) -> None:
-    """Keeps `clear` from a cache while this process lives, as one whose files are used where they lie."""
+    """Keeps `clear` from a cache while this process lives: for one whose files are used where they lie."""
     lock = lock_file(name)
     if lock not in _held:
         _held[lock] = lock.open("wb")
@@ -83,7 +92,7 @@ _held: dict[Path, IO[bytes]] = {}
 
 
 def lock_file(name: str) -> Path:
-    """A file to lock among the caches, of which it is none."""
+    """A file to lock for a cache or a part of one; it lies among the caches and belongs to none."""
     path = folder() / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -93,16 +102,16 @@ def limit_bytes() -> int:
     """What the caches may take: ``VIDCLF_CACHE_GB`` (10**9 bytes each), else a fifth of the free disk.
 
     Raises:
-        InputError: ``VIDCLF_CACHE_GB`` is no number.
+        InputError: ``VIDCLF_CACHE_GB`` is no number of at least 0.
     """
     text = os.environ.get("VIDCLF_CACHE_GB")
     if text is None:
         existing = next(path for path in (folder(), *folder().absolute().parents) if path.exists())
         return (shutil.disk_usage(existing).free + _room(folder()).used) // _SHARE_OF_DISK
-    try:
-        return round(float(text) * 1e9)
-    except ValueError:
-        raise InputError(f"VIDCLF_CACHE_GB = {text!r}: expected a number of gigabytes") from None
+    with contextlib.suppress(ValueError, OverflowError):  # not a number, nan; infinite
+        if (limit := round(float(text) * 1e9)) >= 0:
+            return limit
+    raise InputError(f"VIDCLF_CACHE_GB = {text!r}: expected a number of gigabytes, 0 or more")
 
 
 def free_bytes() -> int:
@@ -118,17 +127,17 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
     Args:
         entry: The file.
         size: How much it will take, in bytes, as far as that is known.
-        write: Writes its content.
+        write: Writes its content; an `OSError` that it raises is taken for a full disk.
 
     Returns:
-        Whether there was room for it.
+        Whether there was room for it, in the caches and on the disk.
     """
     room, limit, kept = _room(folder()), limit_bytes(), False
     if not room.take(size, limit):
         return False
-    entry.parent.mkdir(parents=True, exist_ok=True)
     partial = entry.with_name(f"{entry.stem}.{uuid.uuid4().hex}.partial")
     try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             write(file)
             file.flush()
@@ -139,11 +148,12 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
             partial.replace(entry)
             kept = True
     except OSError:
-        pass  # a full disk is no reason to fail: the entry is computed at each access then
+        pass  # a full disk is no reason to fail: the entry is then computed at each access
     finally:
         if not kept:
             room.take(-size, 0)
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may not even be a folder
+            partial.unlink()
     return kept
 
 
@@ -163,7 +173,7 @@ lookups = Lookups()
 
 
 def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any] | None:
-    """The array that was kept; ``None`` where none was, or anything else, which is deleted then.
+    """The array that was kept; ``None`` where there is none, or a file that holds none, which is deleted.
 
     Args:
         entry: The file.
@@ -177,7 +187,7 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
             raise TypeError(f"{entry} holds no array")
     except FileNotFoundError:
         pass
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception:  # a torn or foreign file makes numpy raise anything
         values = None

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from multiprocessing.connection import wait
@@ -17,9 +17,9 @@ from vidclf.data.guarded import Child, GuardError
 from vidclf.data.manifest import Entry, content_digest, read_entries, read_table, relative_path
 from vidclf.data.remote import Progress, named, silent
 from vidclf.data.scenes import copies_of
-from vidclf.data.video import ClipError, Facts
+from vidclf.data.video import ClipError, Facts, Verdict
 
-CheckVerdict = Literal["ok", "short", "damaged", "empty", "unreadable", "oversized", "slow"]
+CheckVerdict = Verdict | Literal["ok", "short", "slow"]
 
 TIME_LIMIT_S = 60.0
 """Seconds that one clip may take; one that takes longer is ``slow``."""
@@ -36,7 +36,7 @@ class ClipCheck:
         verdict: ``ok``, ``short``, ``damaged``, ``empty``, ``unreadable`` or ``slow``.
         reason: Why it is not ok; empty otherwise.
         seconds: Time that decoding took.
-        facts: What the file says of itself, ``None`` where it could not be opened.
+        facts: What the file says of itself, ``None`` where it could not be decoded to its end.
     """
 
     clip_path: Path
@@ -51,7 +51,7 @@ class ClipCheck:
         return named(self.clip_path)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, flat; facts of a file that could not be opened are null."""
+        """All of it, flat; facts of a file that could not be decoded to its end are null."""
         names = [item.name for item in fields(Facts) if item.name not in ("errors", "seconds")]
         known = {name: getattr(self.facts, name, None) for name in names}
         return {
@@ -103,19 +103,22 @@ def check_clips(
     Args:
         paths: The clips.
         progress: Called after each clip.
-        time_limit_s: Seconds a clip.
-        memory_limit_mb: MiB a clip, on top of what a child has loaded.
+        time_limit_s: Seconds that one clip may take.
+        memory_limit_mb: MiB that one clip may take, on top of what a child has loaded.
         inspect: What a child does with a clip, `inspect_clip` unless given; importable by name.
 
     Returns:
         One check a clip, in the order given.
+
+    Raises:
+        GuardError: A child process did not start.
     """
     found: dict[int, ClipCheck] = {}
     pending = list(enumerate(paths))[::-1]
     inspectors: list[_Inspector] = []
     try:
         while len(found) < len(paths):
-            while pending and len(inspectors) < (os.cpu_count() or 1):
+            while len(inspectors) < min(os.cpu_count() or 1, len(paths) - len(found)):
                 child = Child(inspect or inspect_clip, time_limit_s, memory_limit_mb)
                 inspectors.append(_Inspector(child))
             for inspector in inspectors:
@@ -194,7 +197,11 @@ class _Inspector:
 
 
 def _ready(inspectors: Iterable[_Inspector]) -> list[_Inspector]:
-    """Those that have answered, died, or run out of time; waits for the first."""
+    """Those that have answered, died, or run out of time, of which it waits for the first.
+
+    Args:
+        inspectors: At least one of them with a clip.
+    """
     busy = [inspector for inspector in inspectors if inspector.task is not None]
     answered = wait(
         [inspector.child.connection for inspector in busy],
@@ -217,20 +224,24 @@ def inspect_clip(path: Path) -> ClipCheck:
         return ClipCheck(path, error.verdict, error.reason, 0.0)
     if facts.errors:
         return ClipCheck(path, "damaged", f"the decoder reports: {facts.errors[0]}", 0.0, facts)
-    if facts.declared is not None and facts.decoded < facts.declared - 1:
-        reason = f"{facts.decoded} of {facts.declared} declared frames"
-        return ClipCheck(path, "short", reason, 0.0, facts)
+    if missing := video.shortfall(facts.declared, facts.decoded):
+        return ClipCheck(path, "short", missing, 0.0, facts)
     return ClipCheck(path, "ok", "", 0.0, facts)
 
 
-def find_leaks(entries: Sequence[Entry], *, by_look: bool = False) -> list[Leak]:
+def decodable(checks: Iterable[ClipCheck]) -> frozenset[Path]:
+    """The clips that a child process has decoded to their end, and so may be decoded without limits."""
+    return frozenset(check.clip_path for check in checks if check.facts)
+
+
+def find_leaks(entries: Sequence[Entry], to_look_at: Container[Path] = ()) -> list[Leak]:
     """Clips of one group, of byte-identical files, or nearly identical ones, in different splits.
 
     Of each group, file or set of copies, one pair of clips stands for a pair of splits.
 
     Args:
         entries: The clips.
-        by_look: Also decode the clips and find copies by how they look.
+        to_look_at: Those to decode as well, in this process, to find copies by how they look.
     """
     kinds: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -238,8 +249,9 @@ def find_leaks(entries: Sequence[Entry], *, by_look: bool = False) -> list[Leak]
             kinds["same group", entry.group].append(entry)
         if entry.clip_path.is_file():
             kinds["same file", content_digest(entry.clip_path)].append(entry)
-    if by_look and len({entry.split for entry in entries}) > 1:
-        for entry, number in zip(entries, copies_of(entries), strict=True):
+    seen = [entry for entry in entries if entry.clip_path in to_look_at]
+    if len({entry.split for entry in seen}) > 1:
+        for entry, number in zip(seen, copies_of(seen), strict=True):
             kinds["nearly identical", str(number)].append(entry)
     leaks = []
     for (why, _), alike in sorted(kinds.items()):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vidclf import config
 from vidclf.config import InputError
-from vidclf.data import cache, video
+from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
 from vidclf.data.remote import Say, named, silent
 from vidclf.data.video import ClipError, Frames
@@ -42,7 +42,11 @@ class ClipStore:
         return cache.folder() / "clips" / key[:2] / f"{key}.npy"
 
     def read(self, path: Path) -> Frames:
-        """The clip's grid, shape (T, H, W, 3), read-only."""
+        """The clip's grid, uint8 (T, H, W, 3), read-only.
+
+        Raises:
+            ClipError: As `video.decode`.
+        """
         entry = self.entry(path)
         frames: Frames | None = cache.load(entry, "r")
         return self._decode(path, entry).frames if frames is None else frames
@@ -51,14 +55,15 @@ class ClipStore:
         """Decodes the clip, and keeps it where there is room."""
         clip = video.decode(path, self.grid, self.store_side)
         clip.frames.flags.writeable = False
-        cache.keep(entry, clip.frames.nbytes, lambda file: np.save(file, clip.frames))
         if clip.remark:
+            # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
+        cache.keep(entry, clip.frames.nbytes, lambda file: np.save(file, clip.frames))
         return clip
 
     def predicted_bytes(self, path: Path) -> int:
-        """About how much the decoded clip takes, from the header of its file; 0 where that says nothing."""
+        """About how many bytes the decoded clip takes, by its file's header; 0 where that says nothing."""
         width, height, frames = video.outline(path)
         scale = min(1.0, self.store_side / max(1, min(width, height)))
         return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
@@ -103,9 +108,9 @@ class ClipStore:
         left_out = sum(not self.entry(path).exists() for path in lacking)
         if left_out:
             warnings.append(
-                f"{left_out} of {len(paths)} clips do not fit into the cache and are decoded anew in every "
-                f"epoch: raise VIDCLF_CACHE_GB (now {cache.limit_bytes() / 1e9:.1f}), or clear it with: "
-                "vidclf data store --clear"
+                f"{left_out} of {len(paths)} clips do not fit into the cache, or {cache.folder()} cannot be "
+                "written to; they are decoded anew in every epoch: raise VIDCLF_CACHE_GB "
+                f"(now {cache.limit_bytes() / 1e9:.1f}), or clear it with: vidclf data store --clear"
             )
         return warnings
 
@@ -151,7 +156,7 @@ class ClipSet:
     def frames(self, index: int, count: int) -> Frames:
         """``count`` frames of clip ``index`` at the midpoints of equal parts, uint8 (count, H, W, 3)."""
         grid = self.grid(index)
-        return grid[video.sample_indices(len(grid), count)]
+        return grid[sampling.sample_indices(len(grid), count)]
 
     @classmethod
     def of_split(cls, manifest: Manifest, split: Split, store: ClipStore) -> Self:

@@ -1,4 +1,4 @@
-"""Work on files that nobody vouches for: in child processes with limits, so that none can take us down."""
+"""Work on files that nobody vouches for: in child processes with limits, which alone they can take down."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from vidclf.data.video import Bounds, ClipError, Frames, Verdict
 START_LIMIT_S = 120.0
 """Seconds in which a child must have imported what its work needs."""
 _LONGEST_TO_SHORTEST = 16
-"""Sides of a stranger's picture: enlarged to a model's short side, the long one would be as much longer."""
+"""Of a stranger's picture: enlarged to fill a model's crop, its long side may be so many times the crop."""
 _GRACE_S = 1.0
 """Seconds by which the kernel's own limit on a task comes after ours; it ends children of a dead parent."""
 _BOOT = (
@@ -54,12 +54,15 @@ class Child:
 
     Args:
         work: What it does with a task; importable by name, as its answer must be.
-        time_limit_s: Seconds a task.
+        time_limit_s: Seconds that one task may take.
         memory_limit_mb: Address space in MiB on top of what the process has loaded; only on Linux.
 
     Attributes:
         connection: Readable when the task is done, or its process dead.
         lives: Whether it takes another task.
+
+    Raises:
+        GuardError: The process did not start.
     """
 
     def __init__(self, work: Callable[[Any], Any], time_limit_s: float, memory_limit_mb: int) -> None:
@@ -126,6 +129,7 @@ class Child:
         return answer
 
     def stop(self) -> None:
+        """Ends the process, whatever it does."""
         self.lives = False
         self.connection.close()
         self._process.kill()
@@ -162,6 +166,9 @@ def _limit_memory(megabytes: int) -> None:
     if status.exists():
         own = int(status.read_text().split()[0]) * resource.getpagesize()
         limit = own + megabytes * 2**20
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:  # what a batch system allows can only be lowered
+            limit = min(limit, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

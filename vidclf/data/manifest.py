@@ -21,11 +21,11 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = ("clip_path", "label", "group", "split")
 _LARGEST = 2**27
-"""Bytes of a list of clips: about a million of them."""
+"""Bytes of a list of clips at most: enough for about a million clips."""
 _SHOWN_ABSENT = 100
 """Missing clips that are named."""
 _MOST_COLUMNS = 1000
-"""pandas takes hours for a hundred thousand of one name."""
+"""For a hundred thousand columns of one name pandas takes hours."""
 SPLIT_BY = "split_by"
 """Column that only a manifest split at random has, so that its runs can say so."""
 
@@ -127,7 +127,8 @@ def read_manifest(
         )
     entries = tuple(read_entries(table, remote.parent(str(source)), progress, say))
     sound = [entry for entry in entries if entry.label and entry.split in SPLITS]
-    problems = [f"{named(path)}: {problem}" for problem in (*_row_problems(entries), *split_problems(sound))]
+    found = [*_row_problems(entries, table.index), *split_problems(sound)]
+    problems = [f"{named(path)}: {problem}" for problem in found]
     if problems:
         raise InputError(*problems)
     return Manifest(path, entries)
@@ -139,7 +140,7 @@ def read_entries(
     progress: Progress = silent,
     say: Say = silent,
 ) -> list[Entry]:
-    """An entry for each row, unchecked: empty texts for columns that lack, paths where no file may be.
+    """An entry for each row, unchecked: texts are empty for missing columns, and clips may be missing.
 
     Args:
         table: Texts, with a column ``clip_path``.
@@ -154,7 +155,10 @@ def read_entries(
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file of texts.
+    """A CSV file of texts, its empty lines left out.
+
+    Returns:
+        Its rows, indexed by the number of their line, which holds as long as no text has a line break.
 
     Raises:
         InputError: The file is missing or no CSV.
@@ -164,21 +168,30 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.stat().st_size > _LARGEST:
             raise InputError(f"{name}: larger than {_LARGEST:,} bytes, this is no list of clips")
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            if len(next(csv.reader(file), [])) > _MOST_COLUMNS:
-                raise InputError(f"{name}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+            reader = csv.reader(file)
+            header = next((row for row in reader if "".join(row).strip()), [])
+            first = max(reader.line_num, 1)
+        if len(header) > _MOST_COLUMNS:
+            raise InputError(f"{name}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, header=first - 1)
     except FileNotFoundError:
         hint = f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
         raise InputError(f"{name}: no such manifest{'' if is_url(name) else hint}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{name}: not a readable CSV file: {error}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes values that are too many for an index
+        raise InputError(f"{name}: its lines hold more values than its first line has columns")
+    table.index += first + 1
+    filled = table.apply(lambda column: column.str.strip() != "").any(axis=1)
+    rows: pd.DataFrame = table[filled].copy()
+    return rows
 
 
-def _row_problems(entries: Sequence[Entry]) -> list[str]:
+def _row_problems(entries: Sequence[Entry], lines: Iterable[int]) -> list[str]:
     if not entries:
         return ["holds no clips"]
     problems = []
-    for number, entry in enumerate(entries, start=2):
+    for number, entry in zip(lines, entries, strict=True):
         if not entry.label:
             problems.append(f"line {number}: the label is empty")
         if entry.split not in SPLITS:
@@ -189,10 +202,14 @@ def _row_problems(entries: Sequence[Entry]) -> list[str]:
         more = f" and {rest} more" if rest > 0 else ""
         shown = ", ".join(absent[:_SHOWN_ABSENT])
         problems.append(f"{len(absent)} of {len(entries)} clips are missing: {shown}{more}")
-    repeated = [path for path, count in Counter(entry.clip_path for entry in entries).items() if count > 1]
-    if repeated:
-        problems.append(f"{len(repeated)} clips are listed more than once: {named(repeated[0])}")
-    return problems
+    return problems + repetitions(entries)
+
+
+def repetitions(entries: Iterable[Entry]) -> list[str]:
+    """The problem of clips that are listed more than once."""
+    counts = Counter(entry.clip_path for entry in entries)
+    repeated = [path for path, count in counts.items() if count > 1]
+    return [f"{len(repeated)} clips are listed more than once: {named(repeated[0])}"] if repeated else []
 
 
 def split_problems(entries: Iterable[Entry]) -> list[str]:
@@ -211,7 +228,7 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 
 
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
-    """Writes the CSV, sorted, with paths relative to it where the clips lie below its folder's parent."""
+    """Writes the CSV, sorted, with paths relative to its folder where the clips lie below that."""
     rows = [
         (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split, entry.split_by)
         for entry in in_order(entries)

@@ -13,7 +13,7 @@ from plotly.graph_objects import Figure
 
 from vidclf import pages
 from vidclf.data import video
-from vidclf.data.check import ClipCheck, Leak, check_clips, find_leaks
+from vidclf.data.check import ClipCheck, Leak, check_clips, decodable, find_leaks
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import group_of
 
@@ -22,9 +22,13 @@ SAMPLES = 3
 FRAMES = 4
 """Frames shown of each of them."""
 _FRAME_HEIGHT = 96
+_UNLABELLED, _UNSPLIT = "unlabelled", "unsplit"
 _IMBALANCE = 3.0
 """Times that the largest class outnumbers the smallest from which on advice is given."""
 _FEW_CLIPS = 20
+"""Clips of a class below which it is said how much each of them counts."""
+_FEW_GROUPS = 5
+"""Groups of val or test below which it is said that they are few."""
 _STYLE = """
 body{font-family:system-ui,sans-serif;line-height:1.5;color:#222}
 body{max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -49,7 +53,7 @@ def write_report(
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
     parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
-    parts += _problems(checks, find_leaks(entries, by_look=True))
+    parts += _problems(checks, find_leaks(entries, decodable(checks)))
     parts += _samples(entries, checks)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -65,14 +69,15 @@ def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     seconds = sum(check.facts.seconds for check in checks if check.facts)
     bad = sum(check.verdict != "ok" for check in checks)
     labels = sorted({entry.label for entry in entries})
-    yield f"<p>{len(entries)} clips of {len(labels)} classes in {len(groups)} groups, "
+    classes = len(set(labels) - {""})
+    yield f"<p>{len(entries)} clips of {classes} classes in {len(groups)} groups, "
     yield f"{seconds / 60:.1f} minutes; {bad} are not ok.</p><table><tr><th>class</th>"
-    yield "".join(f"<th>{split or 'unsplit'}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
+    yield "".join(f"<th>{split or _UNSPLIT}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
     counts = Counter((entry.label, entry.split) for entry in entries)
     for label in labels:
         of_class = {group_of(entry) for entry in entries if entry.label == label}
         cells = "".join(f"<td>{counts[label, split]}</td>" for split in _splits(entries))
-        yield f"<tr><td>{html.escape(label)}</td>{cells}<td>{len(of_class)}</td></tr>"
+        yield f"<tr><td>{html.escape(label or _UNLABELLED)}</td>{cells}<td>{len(of_class)}</td></tr>"
     yield "</table><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in advice(entries)) + "</ul>"
 
 
@@ -83,8 +88,23 @@ def _splits(entries: Sequence[Entry]) -> list[str]:
 
 def advice(entries: Sequence[Entry]) -> list[str]:
     """What the numbers of clips and groups call for, in words."""
-    per_class = Counter(entry.label for entry in entries)
-    (large, most), (small, fewest) = per_class.most_common()[0], per_class.most_common()[-1]
+    found = _class_advice(Counter(entry.label for entry in entries if entry.label))
+    if not all(entry.group for entry in entries):
+        found.append("Some clips name no group: if several show one scene or person, the split leaks.")
+    groups = defaultdict(set)
+    for entry in entries:
+        groups[entry.split].add(group_of(entry))
+    for split in ("val", "test"):
+        if 0 < len(groups[split]) < _FEW_GROUPS:
+            found.append(f"{split} has {len(groups[split])} groups: its figures say little about new ones.")
+    return found
+
+
+def _class_advice(clips: Counter[str]) -> list[str]:
+    """What the numbers of clips of each class call for; nothing where no clip has a label."""
+    if not clips:
+        return []
+    (large, most), (small, fewest) = clips.most_common()[0], clips.most_common()[-1]
     found = []
     if most >= _IMBALANCE * fewest:
         found.append(
@@ -95,22 +115,14 @@ def advice(entries: Sequence[Entry]) -> list[str]:
         found.append(
             f"{small} has only {fewest} clips: its figures move by {100 / fewest:.0f} % with each of them."
         )
-    if not all(entry.group for entry in entries):
-        found.append("Some clips name no group: if several show one scene or person, the split leaks.")
-    groups = defaultdict(set)
-    for entry in entries:
-        groups[entry.split].add(group_of(entry))
-    for split in ("val", "test"):
-        if 0 < len(groups[split]) < 5:
-            found.append(f"{split} has {len(groups[split])} groups: its figures say little about new ones.")
     return found
 
 
 def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
     rows = [
         {
-            "class": entry.label,
-            "split": entry.split or "unsplit",
+            "class": entry.label or _UNLABELLED,
+            "split": entry.split or _UNSPLIT,
             "seconds": check.facts.seconds,
             "fps": check.facts.fps,
             "width": check.facts.width,
@@ -162,7 +174,7 @@ def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
         if check.verdict == "ok":
             good[entry.label].setdefault(group_of(entry), entry)
     for label in sorted(good):
-        yield f"<h3>{html.escape(label)}</h3>"
+        yield f"<h3>{html.escape(label or _UNLABELLED)}</h3>"
         for entry in list(good[label].values())[:SAMPLES]:
             picture = np.hstack(list(video.decode(entry.clip_path, FRAMES, _FRAME_HEIGHT).frames))
             yield f"<div>{pages.picture(picture, entry.clip_path.name)}</div>"

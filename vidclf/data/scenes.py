@@ -1,7 +1,8 @@
 """Clips that show one scene, found by perceptual hashes where their names tell nothing."""
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from vidclf.data import video
+from vidclf.data import sampling, video
 from vidclf.data.manifest import Entry, in_order
 from vidclf.data.video import ClipError
 
@@ -29,8 +30,12 @@ TWIN_BITS = 12
 Twelve real clips and their copies at half the size in another codec differ in 0 to 10 bits; no two of
 391 other clips, real and rendered, in fewer than 22, takes of one gesture before one wall excepted.
 """
-_FRAMES, _SIDE, _MOMENTS, _BITS = 8, 96, 4, 64
+_FRAMES, _SIDE = 8, 96
+"""What is decoded of a clip: frames, and pixels of their short side."""
+_MOMENTS, _BITS = 4, 64
+"""Frames of the detail, and bits of one frame's hash."""
 _CHUNK = 512
+"""Rows that are compared with all others at once."""
 
 Bits = NDArray[np.float32]
 """Hashes as rows of -1 and 1, shape (clips, bits)."""
@@ -50,7 +55,7 @@ class Looks:
     detail: Bits
 
 
-def looks_of(paths: Sequence[Path], progress: Callable[[], None] = lambda: None) -> tuple[Looks, list[int]]:
+def _looks_of(paths: Sequence[Path]) -> tuple[Looks, list[int]]:
     """Hashes every clip that can be read, on all cores.
 
     Returns:
@@ -62,10 +67,8 @@ def looks_of(paths: Sequence[Path], progress: Callable[[], None] = lambda: None)
             frames = video.decode(path, _FRAMES, _SIDE).frames
         except ClipError:
             return None
-        finally:
-            progress()
         median = np.median(frames, axis=0).astype(np.uint8)
-        moments = frames[video.sample_indices(len(frames), _MOMENTS)]
+        moments = frames[sampling.sample_indices(len(frames), _MOMENTS)]
         return _hash(median), np.concatenate([_hash(moment) for moment in moments])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -82,7 +85,10 @@ def _hash(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def alike(bits: Bits, most: int) -> NDArray[np.int64]:
-    """Number of each row's set: rows that differ in at most ``most`` bits, also over a third one."""
+    """Number of each row's set, shape (clips,).
+
+    Rows that differ in at most ``most`` bits are of one set, and so are rows that are each alike to a third.
+    """
     unique, inverse = np.unique(bits, axis=0, return_inverse=True)
     rows, columns = [], []
     for start in range(0, len(unique), _CHUNK):
@@ -99,15 +105,15 @@ def alike(bits: Bits, most: int) -> NDArray[np.int64]:
     return found
 
 
-def scenes_of(entries: Sequence[Entry], progress: Callable[[], None] = lambda: None) -> list[int]:
+def _scenes_of(entries: Sequence[Entry]) -> list[int]:
     """Number of each clip's scene: clips whose backgrounds are alike; one that cannot be read is alone."""
-    looks, readable = looks_of([entry.clip_path for entry in entries], progress)
+    looks, readable = _looks_of([entry.clip_path for entry in entries])
     return _spread(alike(looks.background, SCENE_BITS), readable, len(entries))
 
 
 def copies_of(entries: Sequence[Entry]) -> list[int]:
     """Number of each clip's set of nearly identical ones, as copies in another encoding are."""
-    looks, readable = looks_of([entry.clip_path for entry in entries])
+    looks, readable = _looks_of([entry.clip_path for entry in entries])
     return _spread(alike(looks.detail, TWIN_BITS), readable, len(entries))
 
 
@@ -119,11 +125,18 @@ def _spread(sets: NDArray[np.int64], readable: Sequence[int], clips: int) -> lis
     return numbers
 
 
-def group_by_scene(entries: Sequence[Entry], progress: Callable[[], None] = lambda: None) -> list[Entry]:
-    """The entries, sorted, with scenes as groups, numbered by their first clip."""
+def group_by_scene(entries: Sequence[Entry], known: Sequence[Entry] = ()) -> list[Entry]:
+    """The entries, sorted, with scenes as groups, numbered by their first clip.
+
+    Args:
+        entries: Clips of any group or none.
+        known: Clips whose groups are scenes already: clips of such a scene get its group.
+    """
     ordered = in_order(entries)
-    names: dict[int, str] = {}
-    return [
-        replace(entry, group=names.setdefault(scene, f"scene{len(names):05}"))
-        for entry, scene in zip(ordered, scenes_of(ordered, progress), strict=True)
-    ]
+    scenes = _scenes_of([*known, *ordered])
+    theirs, ours = scenes[: len(known)], scenes[len(known) :]
+    names = {scene: entry.group for entry, scene in zip(known, theirs, strict=True)}
+    taken = set(names.values())
+    unused = (name for number in itertools.count() if (name := f"scene{number:05}") not in taken)
+    names |= dict(zip(dict.fromkeys(scene for scene in ours if scene not in names), unused, strict=False))
+    return [replace(entry, group=names[scene]) for entry, scene in zip(ordered, ours, strict=True)]

@@ -19,11 +19,12 @@ from vidclf.data.manifest import (
     in_order,
     read_manifest,
     read_table,
+    repetitions,
     write_manifest,
 )
 from vidclf.data.remote import Progress, silent
 from vidclf.data.scenes import group_by_scene
-from vidclf.data.splitting import carve_val, group_of, parse_shares, split_at_random, split_by_group
+from vidclf.data.splitting import Shares, carve_val, group_of, parse_shares, split_at_random, split_by_group
 
 GroupScope = Literal["dataset", "class"]
 
@@ -96,53 +97,55 @@ def import_clips(
         shares: Train, val and test, as ``70,15,15``.
         seed: Another seed gives another split.
         group_scope: Whether equal group names in different classes are one group.
-        extend: A manifest whose clips are kept, its groups in their splits.
-        by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
+        extend: A manifest whose clips are kept, its groups in their splits; new clips are placed by group.
+        by_scene: Groups are scenes, found by how the clips look, in place of what their names say; clips of
+            a scene that ``extend`` knows get its group there.
         progress: Called with (clips fetched, clips to fetch).
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
-    parse_shares(shares)  # before anything is fetched
-    entries = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
-    if by_scene:
-        entries = group_by_scene(entries)
-    return divide_clips(entries, to, split=split, shares=shares, seed=seed, extend=extend)
+    fractions = parse_shares(shares)
+    entries: Sequence[Entry] = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
+    if extend is not None:
+        if split in ("file", "random"):
+            raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
+        entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
+    else:
+        entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
+    return _written(entries, to)
 
 
-def divide_clips(
-    entries: Sequence[Entry],
-    to: Path,
-    *,
-    split: str | None = None,
-    shares: str = "70,15,15",
-    seed: int = 0,
-    extend: str | Path | None = None,
-) -> Imported:
-    """Splits clips and writes their manifest; arguments as those of `import_clips`.
+def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -> Imported:
+    """Splits clips, by group where they do not all say their split, and writes their manifest.
 
     Raises:
         InputError: Every problem of the shares or the split; nothing was written then.
     """
-    fractions = parse_shares(shares)
-    if extend is not None:
-        entries = _extended(entries, extend, fractions, seed)
-    else:
-        given = all(entry.split for entry in entries)
-        match split or ("file" if given else "group"):
-            case "group":
-                entries = split_by_group(entries, fractions, seed)
-            case "random":
-                entries = split_at_random(entries, fractions, seed)
-            case "file" if not given:
-                raise InputError("--split file: the source gives no split; use --split group")
-            case "file":
-                pass
-            case _:
-                entries = carve_val(entries, fractions[1] / max(fractions[0] + fractions[1], 1e-9), seed)
+    return _written(_split(entries, None, parse_shares(shares), seed=0), to)
+
+
+def _written(entries: Sequence[Entry], to: Path) -> Imported:
     write_manifest(entries, to)
     imported = Imported(tuple(in_order(entries)), ())
     return replace(imported, notes=tuple(_notes(imported)))
+
+
+def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:
+    """The entries with their splits; arguments as those of `import_clips`."""
+    given = all(entry.split for entry in entries)
+    match split or ("file" if given else "group"):
+        case "group":
+            return split_by_group(entries, shares, seed)
+        case "random":
+            return split_at_random(entries, shares, seed)
+        case "file" if not given:
+            raise InputError("--split file: the source gives no split; use --split group")
+        case "file":
+            return entries
+        case _:  # official, without val
+            train, val, _ = shares
+            return carve_val(entries, val / (train + val), seed)
 
 
 def read_sources(
@@ -174,6 +177,7 @@ def read_sources(
             entries += found
         except InputError as error:
             problems += error.problems
+    problems += repetitions(entries)
     labels = sorted({entry.label for entry in entries})
     if not problems and len(labels) < 2:
         problems.append(f"only one class ({labels[0]}); a classifier needs two")
@@ -183,13 +187,21 @@ def read_sources(
 
 
 def _extended(
-    entries: Sequence[Entry], extend: str | Path, shares: tuple[float, float, float], seed: int
+    entries: Sequence[Entry], extend: str | Path, shares: Shares, seed: int, *, by_scene: bool
 ) -> list[Entry]:
     """The old manifest's clips in their splits, and the new ones placed around them."""
     old = read_manifest(extend).entries
     fixed: dict[str, Split] = {group_of(entry): _SPLIT_NAMES[entry.split] for entry in old}
-    known = {entry.clip_path for entry in old}
-    new = [replace(entry, split="") for entry in entries if entry.clip_path not in known]
+    known = {entry.clip_path.resolve() for entry in old}  # the same file may be called by other names
+    new = [replace(entry, split="") for entry in entries if entry.clip_path.resolve() not in known]
+    if by_scene:
+        alone = sum(not entry.group for entry in old)
+        if alone:
+            raise InputError(
+                f"--groups scenes: {alone} of {len(old)} clips of {remote.public(str(extend))} name no group "
+                "that new clips could join; import all clips anew, without --extend"
+            )
+        new = group_by_scene(new, old)
     placed = split_by_group([*old, *new], shares, seed, fixed)
     return [*old, *placed[len(old) :]]
 
@@ -246,10 +258,12 @@ def _in_classes(
 ) -> list[_Found]:
     problems = _unknown_classes(source, classes, folders)
     found = []
-    for label in [name for name in classes or folders if name in folders]:
+    for label in [name for name in dict.fromkeys(classes or folders) if name in folders]:
         folder = remote.join(source, label)
         clips = [
-            name for name in remote.children(folder)[1] if PurePath(name).suffix.lower() in VIDEO_SUFFIXES
+            name
+            for name in remote.children(folder)[1]
+            if PurePath(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."
         ]
         if not clips:
             problems.append(f"{folder}: the class is empty; add clips, or leave it out with --classes")
@@ -315,7 +329,7 @@ def read_csv(
     file's folder or, on this machine, the one above, with or without a leading slash.
 
     Raises:
-        InputError: Missing columns, unknown splits.
+        InputError: Missing columns, empty labels, unknown splits or classes.
     """
     table = read_table(remote.local_file(source))
     label_column = next((name for name in _LABEL_COLUMNS if name in table.columns), None)
@@ -328,10 +342,12 @@ def read_csv(
     of_file = next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "")
     problems = _unknown_classes(source, classes, sorted(set(table[label_column])))
     found = []
-    for number, row in enumerate(table.to_dict("records"), start=2):
+    for number, row in zip(table.index, table.to_dict("records"), strict=True):
         label, given = row[label_column], row.get("split", of_file)
         if classes is not None and label not in classes:
             continue
+        if not label:
+            problems.append(f"{source}: line {number}: the label is empty")
         split = _SPLIT_NAMES.get(given.lower(), "")
         if given and not split:
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")

@@ -21,11 +21,13 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from vidclf.data import sampling
 from vidclf.data.remote import named
 
 Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
-Verdict = Literal["ok", "short", "damaged", "empty", "unreadable", "oversized"]
+Verdict = Literal["damaged", "empty", "unreadable", "oversized"]
+"""Why a clip gives no frames to train on."""
 
 DECODER = f"pyav-{av.__version__}-square"
 """Part of every cache key: another decoder may give other pixels."""
@@ -51,7 +53,8 @@ class ClipError(Exception):
 
     Attributes:
         path: The file.
-        verdict: ``unreadable``, ``empty``, ``damaged``, or ``oversized`` where it is beyond given bounds.
+        verdict: ``unreadable`` (no video), ``empty`` (a video stream without a frame), ``damaged``, or
+            ``oversized`` where it is beyond given bounds.
         reason: What the decoder said.
     """
 
@@ -99,14 +102,17 @@ class Clip:
     decoded: int
 
     @property
-    def verdict(self) -> Verdict:
-        """``short`` where over one declared frame is missing (some good files lack one), else ``ok``."""
-        return "short" if self.declared is not None and self.decoded < self.declared - 1 else "ok"
-
-    @property
     def remark(self) -> str:
         """What a user should know of the clip, in words; empty where it is ok."""
-        return "" if self.verdict == "ok" else f"short: {self.decoded} of {self.declared} declared frames"
+        missing = shortfall(self.declared, self.decoded)
+        return f"short: {missing}" if missing else ""
+
+
+def shortfall(declared: int | None, decoded: int) -> str:
+    """``89 of 180 declared frames`` where more than one is missing, else empty: some good files lack one."""
+    if declared is None or decoded >= declared - 1:
+        return ""
+    return f"{decoded} of {declared} declared frames"
 
 
 def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -> Clip:
@@ -132,7 +138,7 @@ def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -
             reduced = _Reduction(store_side, _pixel_ratio(stream))
             declared = _declared(stream)
             rate = stream.average_rate or rate
-            likely = _likely_indices(declared, grid)
+            likely = sampling.likely_indices(declared, grid)
             for index, frame in enumerate(_decoded_frames(container, path, bounds)):
                 times.append(frame.time)
                 if likely is None and room > 0:
@@ -144,7 +150,7 @@ def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -
                     pictures[index] = reduced(frame)
         if not times:
             raise ClipError(path, "empty", "the video stream holds no frame")
-        indices = grid_indices(frame_times(times, float(rate)), grid).tolist()
+        indices = sampling.grid_indices(sampling.frame_times(times, float(rate)), grid).tolist()
         pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
         if not pictures.keys() >= set(indices):
             pictures = _second_pass(path, indices, reduced)
@@ -250,7 +256,7 @@ def inspect(path: Path) -> Facts:
         width=last.width,
         height=last.height,
         rotation=last.rotation,
-        seconds=_duration(frame_times(times, float(rate or _USUAL_RATE))),
+        seconds=sampling.duration(sampling.frame_times(times, float(rate or _USUAL_RATE))),
         declared=declared,
         decoded=len(times),
         errors=tuple(message.strip() for _, _, message in log),
@@ -264,7 +270,12 @@ def _broken(path: Path, error: av.FFmpegError, frames: int) -> ClipError:
 
 
 def outline(path: Path) -> tuple[int, int, int | None]:
-    """Width, height and declared frames from the file's header; zeros where it cannot be read."""
+    """What a file's header says, without decoding.
+
+    Returns:
+        Width and height in pixels, and the declared frames, ``None`` where it gives no number; zeros where
+        the file cannot be read.
+    """
     try:
         with _open(path) as container:
             stream = container.streams.video[0]
@@ -288,11 +299,12 @@ def _open(path: Path, bounds: Bounds = UNBOUNDED) -> av.container.InputContainer
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
     options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
-    if not container.streams.video:
-        container.close()
-        raise ClipError(path, "unreadable", "no video stream")
-    stream = container.streams.video[0]
     try:
+        if not container.streams.video:
+            raise ClipError(path, "unreadable", "no video stream")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ClipError(path, "unreadable", "its codec is not known to the decoder")
         bounds.check(path, stream.width, stream.height)
     except ClipError:
         container.close()
@@ -311,19 +323,6 @@ def _decoded_frames(
         yield frame
 
 
-def _likely_indices(declared: int | None, grid: int) -> set[int] | None:
-    """Frames that the grid will need if the clip is as long as it says, or a frame shorter; ``None``: any.
-
-    Each frame that is converted or held without need costs about a sixth of its decoding.
-    """
-    if declared is None or declared <= grid:
-        return None
-    middles = (np.arange(grid) + 0.5) / grid
-    # An instant at which a frame begins may by rounding need the frame before.
-    places = [middles * count + shift for count in (declared, declared - 1) for shift in (-1e-6, 1e-6)]
-    return {int(place) for place in np.concatenate(places)}
-
-
 def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Frames]:
     wanted = set(indices)
     with _open(path) as container:
@@ -335,7 +334,7 @@ def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> d
 
 
 class _Reduction:
-    """Turns decoded frames into upright RGB pictures of square pixels, reduced to a short side.
+    """Turns decoded frames into upright RGB pictures (H, W, 3) of square pixels, reduced to a short side.
 
     Args:
         store_side: Upper limit of the short side in pixels.
@@ -347,7 +346,7 @@ class _Reduction:
         self._to_rgb = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> Frames:
-        # One thread: libswscale's own wait long for a core where other libraries' threads are spinning.
+        # One thread: those of libswscale wait long for a core where other libraries' threads are spinning.
         rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
         picture = rgb.to_ndarray().astype(np.uint8, copy=False)
         height, width = picture.shape[:2]
@@ -365,64 +364,18 @@ def _resized(picture: Frames, width: int, height: int) -> Frames:
     return resized.astype(np.uint8, copy=False)
 
 
-def frame_times(timestamps: Sequence[float | None], rate: float) -> NDArray[np.float64]:
-    """Seconds of each frame, in the decoder's output order.
-
-    Timestamps hold if all are present and strictly increasing; many files
-    carry false ones (``1 2 4 3 5``), then frame i is at i / ``rate``.
-    """
-    if all(time is not None for time in timestamps):
-        times = np.array(timestamps, dtype=np.float64)
-        if np.all(np.diff(times) > 0):
-            return times
-    return np.arange(len(timestamps), dtype=np.float64) / rate
-
-
-def grid_indices(times: NDArray[np.float64], grid: int) -> NDArray[np.int64]:
-    """The frames that make up the grid, as indices into strictly increasing ``times``.
-
-    The duration is last - first + median step; the frame at an instant is the
-    last that begins at or before it.
-
-    Returns:
-        All indices where there are at most ``grid`` frames, else ``grid`` non-decreasing ones.
-    """
-    if len(times) <= grid:
-        return np.arange(len(times))
-    instants = times[0] + (np.arange(grid) + 0.5) / grid * _duration(times)
-    indices: NDArray[np.int64] = np.searchsorted(times, instants, side="right") - 1
-    return indices
-
-
-def _duration(times: NDArray[np.float64]) -> float:
-    """Last time - first time + median step, in seconds; 0 for a single frame."""
-    return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
-
-
-def sample_indices(
-    available: int, frames: int, generator: np.random.Generator | None = None, *, instant: float = 0.5
-) -> NDArray[np.int64]:
-    """Which of a clip's ``available`` grid frames make up a network's input.
-
-    The grid is cut into ``frames`` equal parts; each gives the frame at ``instant``
-    (0 to 1, its middle by default), or with a ``generator`` a random one of its
-    own. A clip with fewer frames gives them all and repeats its last.
-
-    Returns:
-        Non-decreasing indices, shape (frames,).
-    """
-    if available <= frames:
-        return np.minimum(np.arange(frames), available - 1)
-    if generator is None:
-        return np.floor((np.arange(frames) + instant) * available / frames).astype(np.int64)
-    edges = np.arange(frames + 1) * available // frames
-    return generator.integers(edges[:-1], edges[1:])
-
-
 def write_video(
     path: Path, frames: Frames, rate: int = 25, codec: str = "mpeg4", options: dict[str, str] | None = None
 ) -> None:
-    """Encodes RGB ``frames`` (T, H, W, 3); the container follows from the file's ending."""
+    """Encodes ``frames``; the container follows from the file's ending.
+
+    Args:
+        path: The file; replaced where it exists.
+        frames: RGB, uint8 (T, H, W, 3), height and width even.
+        rate: Frames a second.
+        codec: FFmpeg's name of an encoder.
+        options: Of the encoder.
+    """
     with av.open(str(path), "w") as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options or {}))
         stream.height, stream.width = frames.shape[1:3]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vidclf.data import video
+from vidclf.data import sampling, video
 from vidclf.data.video import Frames
 
 _HELD = 1024
-"""Pictures of a window that are held, 270 MB at the usual sides; of more every second, fourth ... is."""
+"""Pictures held of a window, 270 MB at the usual sides; of more every second is held, then every fourth."""
 _ROUNDING_S = 1e-6
 """A frame this short of a window's end begins the next one."""
 
@@ -26,7 +26,7 @@ class Window:
 
     Attributes:
         start: Seconds from the video's first frame.
-        end: Likewise; of the last window where the video ends.
+        end: Likewise; the last window's is where the video ends, a median step after its last frame.
         frames: The window's grid, uint8 (T, H, W, 3).
     """
 
@@ -52,7 +52,7 @@ def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: 
         ClipError: The file gives no frames, or is damaged; windows before the damage have been given.
         FalseTimestamps: They don't increase; begin again with ``counted``.
     """
-    held, number = _Held(), 0
+    held, number, step = _Held(), 0, 0.0
     first, last = None, -math.inf
     for stamp, place, picture in video.each_frame(path, store_side):
         time = place if counted else stamp
@@ -63,11 +63,11 @@ def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: 
         due = int((time - first + _ROUNDING_S) // seconds)
         if due > number and held.times:
             yield held.window(number * seconds, (number + 1) * seconds, grid)
-            held = _Held()
+            held, step = _Held(), held.step() or step
         number = due
         held.add(time, picture)
     assert first is not None  # a file without a frame is a ClipError
-    end = min((number + 1) * seconds, last - first + held.step())
+    end = min((number + 1) * seconds, last - first + (held.step() or step))
     yield held.window(number * seconds, end, grid)
 
 
@@ -89,9 +89,9 @@ class _Held:
         self._seen += 1
 
     def step(self) -> float:
-        """The median distance of two frames in seconds, 0 of a single one."""
-        return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+        """The median step of the window's frames in seconds, 0 of a single one."""
+        return float(np.median(np.diff(self.times))) / self._stride if len(self.times) > 1 else 0.0
 
     def window(self, start: float, end: float, grid: int) -> Window:
-        indices = video.grid_indices(np.array(self.times), grid)
+        indices = sampling.grid_indices(np.array(self.times), grid)
         return Window(start, end, video.stacked([self._pictures[index] for index in indices]))

@@ -42,7 +42,7 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
     """A model of random weights, as fast as a trained one.
 
     Args:
-        experiment: Resolved, of a kind whose models are (`ExperimentConfig.timed_untrained`).
+        experiment: Resolved, of a kind of which that is true (`ExperimentConfig.timed_untrained`).
     """
     classes = read_manifest(experiment.data.manifest).classes
     classifier = MODELS[experiment.kind].build(experiment, classes)

@@ -22,8 +22,9 @@ from vidclf.data.manifest import content_digest
 from vidclf.models.views import View, Views
 
 _SMALL = 2**16
+"""Bytes up to which an output stays in main memory: to open its file costs more than to read it."""
 _ROOM = 2**26
-"""Bytes of small outputs that stay in main memory, where opening a file costs more than its content."""
+"""Bytes of such outputs that stay there."""
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""Archives from strangers: as large inside as they look outside, or not opened."""
+"""Archives from strangers: opened only if they are no larger inside than they look from outside."""
 
 import zipfile
 from pathlib import Path
@@ -12,11 +12,12 @@ def check_archive(path: Path) -> None:
     Neither torch nor skops compress what they write unless told so; vidclf doesn't.
 
     Raises:
-        InputError: Also where the file is no archive.
+        InputError: It is no archive, or unpacks to more.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             inside = sum(member.file_size for member in archive.infolist())
+    # The last one is how zipfile refuses an archive that needs a newer version of the format to be read.
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise InputError(f"{path}: not a readable archive: {error}") from None
     outside = path.stat().st_size

@@ -32,7 +32,7 @@ from vidclf.models.networks import NETWORKS
 from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 _DEFAULT_SIZE = networks.UNTRAINED.size
-"""A framing has a size, in pixels, also where no frame is looked at."""
+"""Pixels; a framing has a size even where no frame is looked at."""
 _BINS = 32
 """Values that boosting tells apart: more take longer (4 times at 255), and sets of clips are small."""
 
@@ -104,7 +104,7 @@ def build_forest(experiment: ForestExperiment, classes: Sequence[str]) -> Classi
         max_features=model.split_values,
         class_weight=_class_weight(model),
         random_state=experiment.seed,
-        n_jobs=1,  # A worker's share of the cores may be one.
+        n_jobs=1,  # Other workers may use the other cores.
     )
     return _classifier(experiment, classes, forest)
 
@@ -150,13 +150,9 @@ def _class_weight(model: WeightedConfig) -> str | None:
 
 
 def _classifier(
-    experiment: ClassicalExperiment,
-    classes: Sequence[str],
-    estimator: ClassifierMixin,
-    *,
-    calibrate: bool = True,
+    experiment: ClassicalExperiment, classes: Sequence[str], estimator: ClassifierMixin
 ) -> ClassicalClassifier:
-    """The estimator behind the scaling and the components that the experiment names."""
+    """The estimator behind the scaling and the components that the experiment names, to be calibrated."""
     model, deep = experiment.model, _deep_features(experiment)
     steps: list[Any] = []
     if model.scale == "standard":
@@ -172,7 +168,6 @@ def _classifier(
         features=model.features,
         framing=experiment.framing,
         seed=experiment.seed,
-        calibrate=calibrate,
         balanced=isinstance(model, WeightedConfig) and model.class_weight == "balanced",
         deep=deep,
     )
@@ -197,7 +192,7 @@ def _deep_features(experiment: ClassicalExperiment) -> DeepFeatures | None:
 
 
 def block_lengths(features: Sequence[str], size: int, given: Mapping[str, int] | None = None) -> list[int]:
-    """Number of values of each feature on squares of ``size`` pixels, or as ``given``."""
+    """Number of values of each feature on squares of ``size`` pixels, or as ``given`` by its name."""
     lengths = dict(given or {})
     blank = np.zeros((1, size, size, 3), dtype=np.uint8)
     vectors = compute_features(blank, [name for name in features if name not in lengths])

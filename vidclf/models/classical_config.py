@@ -28,7 +28,7 @@ FeatureNames = Annotated[
     # As text, so that a value that a study chose equals the config's.
     PlainSerializer("+".join),
 ]
-"""Of `FEATURES` and ``deep``: in a file a list, or a text as ``hog+flow``, which a study can choose among."""
+"""Names of `FEATURES`, or ``deep``; in a file a list, or a text as ``hog+flow``, which a study can choose."""
 
 
 class ClassicalConfig(ModelConfig):
@@ -43,10 +43,11 @@ class ClassicalConfig(ModelConfig):
     """With ``deep``: ``pretrained`` (torchvision's; also where unset), ``none`` (random, by ``seed``), or a
     file of the torchvision network's weights."""
     scale: Literal["standard", "block", "none"] = "standard"
-    """``standard``: each value to mean 0 and deviation 1; ``block``: then features weigh alike as wholes."""
+    """``standard``: each value to mean 0 and deviation 1; ``block``: the same, then every feature as a whole
+    weighs alike, however many values it has."""
     pca: int | float = 0
-    """Principal components: 0 none, from 1 on so many, or as many as clips and values allow; below 1 the
-    share of the variance that they keep at least."""
+    """Principal components: 0: none; 1 and above: so many, or as many as clips and values allow; below 1:
+    the share of the variance that they keep at least."""
 
     @field_validator("features")
     @classmethod
@@ -295,7 +296,7 @@ class KnnExperiment(ClassicalExperiment):
 
 
 class MajorityExperiment(ExperimentConfig):
-    """The floor of every comparison; of ``[data]`` only the manifest has an effect."""
+    """The floor of every comparison; of ``[data]`` only the manifest and the folds have an effect."""
 
     model: MajorityConfig
     """The majority class."""

@@ -170,7 +170,7 @@ class NeuralClassifier:
 
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
-        device = _device()
+        device = training.device()
         network = build_network(
             self.network,
             weights=weights,
@@ -214,7 +214,7 @@ class NeuralClassifier:
         weights = np.ones(self.classes)
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
-        device = _device()
+        device = training.device()
         class_weights = torch.from_numpy(weights).float().to(device)
         labels = torch.from_numpy(clips.labels).to(device)
         batches = training.batches(order, self.batch_size)
@@ -353,10 +353,6 @@ class NeuralClassifier:
             "cost/macs": float(self.eval_views * macs),
             **({"cost/parts": float(self.parts_)} if self.parts_ > self.accumulation else {}),
         }
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _diverged(epoch: int, lr: float) -> RuntimeError:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 import torch
 
 from vidclf.data.clips import ClipSet
+from vidclf.models import training
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
@@ -53,7 +54,7 @@ class DeepFeatures:
     @cached_property
     def _forward(self) -> Forward:
         """Made when first asked for, as weights take a while to load."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = training.device()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             network = build_network(
@@ -90,11 +91,11 @@ class DeepFeatures:
         return values
 
     def parameters(self) -> int:
-        """Of the network, its head aside."""
+        """How many the network has, those of its head left out."""
         return sum(values.numel() for values in self._forward.network.stages.parameters())
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Writes the weights; gives the arguments that `load` takes."""
+        """Writes the weights into an existing folder; gives the arguments that `load` takes beside it."""
         state = self._forward.network.stages.state_dict()
         weights = {name: values.cpu().contiguous() for name, values in state.items()}
         safetensors.torch.save_file(weights, directory / _WEIGHTS)
@@ -102,7 +103,7 @@ class DeepFeatures:
         return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def load(cls, directory: Path, framing: Framing, **arguments: Any) -> "DeepFeatures":
+    def load(cls, directory: Path, framing: Framing, **arguments: Any) -> Self:
         """The features whose network was saved into ``directory``."""
         features = cls(**arguments, weights="none", framing=framing, seed=0)
         features._forward.network.stages.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))

@@ -31,6 +31,20 @@ from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.feature_store import Framing, feature_matrix, square_view
 from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
+ESTIMATOR = "estimator.skops"
+_ARGUMENTS = "classical.json"
+TRUSTED_TYPES = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "vidclf.models.steps.BlockScaler",
+    "vidclf.models.steps.HistogramKernel",
+    "vidclf.models.steps.NearestNeighbours",
+    "vidclf.models.steps.PrincipalComponents",
+)
+"""Types beyond skops' own defaults that a saved estimator may hold."""
+
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Indices of the clips to fit on and of those to predict."""
 
@@ -121,7 +135,7 @@ class ClassicalClassifier:
         return self.probabilities(self._matrix(clips, self._features))
 
     def _matrix(self, clips: ClipSet, names: Sequence[str]) -> NDArray[np.float64]:
-        """Some of the features side by side, shape (clips, values)."""
+        """The named features side by side, shape (clips, values)."""
         if self._deep is None or DEEP not in names:
             return feature_matrix(clips, names, self._framing)
         return feature_matrix(clips, names, self._framing, {DEEP: self._deep.matrix(clips)})
@@ -167,13 +181,12 @@ class ClassicalClassifier:
         """Sizes of the fitted model.
 
         Returns:
-            ``size/parameters``: the numbers that predictions are computed from: those of scaling,
-            components and sigmoids, and an SVM's support vectors, their coefficients and offsets, a linear
-            model's coefficients and offsets, the features, thresholds and leaves of trees, the training
-            clips that neighbours and histogram kernels keep, and the network behind the feature
-            ``deep``. Where the probabilities are not the
-            estimator's own also ``calibration/folds`` (0: uncalibrated) and ``calibration/grouped``
-            (1: folds kept groups whole).
+            ``size/parameters``: the numbers that predictions are computed from. They are those of scaling,
+            components and sigmoids; an SVM's support vectors, their coefficients and offsets; a linear
+            model's coefficients and offsets; the features, thresholds and leaves of trees; the training
+            clips that neighbours and histogram kernels keep; and the network behind the feature ``deep``.
+            Where the probabilities are not the estimator's own also ``calibration/folds`` (0: uncalibrated)
+            and ``calibration/grouped`` (1: folds kept groups whole).
         """
         network = self._deep.parameters() if self._deep else 0
         sizes = {"size/parameters": float(_learned(self.estimator_) + network)}
@@ -183,6 +196,7 @@ class ClassicalClassifier:
         return {**sizes, "calibration/folds": float(self.folds_), "calibration/grouped": grouped}
 
     def save(self, directory: Path) -> None:
+        """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
         skops.io.dump(self.estimator_, directory / ESTIMATOR)
         arguments = {
             "classes": self._classes,
@@ -195,7 +209,7 @@ class ClassicalClassifier:
             "folds": self.folds_,
             **({DEEP: self._deep.save(directory)} if self._deep else {}),
         }
-        (directory / ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+        (directory / _ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
 
 
 def calibration_folds(
@@ -265,28 +279,13 @@ def _tree_numbers(leaves: int, nodes: int, outputs: int) -> int:
     return 2 * (nodes - leaves) + outputs * leaves
 
 
-ESTIMATOR = "estimator.skops"
-ARGUMENTS = "classical.json"
-TRUSTED_TYPES = (
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-    "vidclf.models.steps.BlockScaler",
-    "vidclf.models.steps.HistogramKernel",
-    "vidclf.models.steps.NearestNeighbours",
-    "vidclf.models.steps.PrincipalComponents",
-)
-"""Types beyond skops' own defaults that a saved estimator may hold."""
-
-
 def load(directory: Path) -> ClassicalClassifier:
     """The classifier that was saved into ``directory``.
 
     Raises:
         InputError: Its files hold types that no classifier here consists of, or more than they seem to.
     """
-    arguments = json.loads((directory / ARGUMENTS).read_text(encoding="utf-8"))
+    arguments = json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8"))
     check_archive(directory / ESTIMATOR)
     try:
         estimator = skops.io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))

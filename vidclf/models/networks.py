@@ -196,6 +196,7 @@ class Preprocessing:
 
     @classmethod
     def of_weights(cls, weights: WeightsEnum) -> Self:
+        """As torchvision's own transforms for these weights have it."""
         transforms = weights.transforms()
         edges = tuple(transforms.resize_size)
         return cls(
@@ -209,7 +210,10 @@ class Preprocessing:
     def edges(
         self, size: int | None, resize: int | tuple[int, int] | None
     ) -> tuple[int, int | tuple[int, int]]:
-        """Crop and resize edges, these where they are given; the own resize is scaled with another crop."""
+        """The edges of crop and resize in pixels: those given, else its own.
+
+        Where another crop is given, its own resize is scaled in proportion.
+        """
         size = size or self.size
         if resize is not None:
             return size, resize
@@ -255,6 +259,11 @@ def check_input(network: str, frames: int, size: int) -> None:
 
 
 def published_weights(network: str) -> WeightsEnum:
+    """torchvision's weights for a network, not yet downloaded.
+
+    Raises:
+        InputError: There are none.
+    """
     weights = NETWORKS[network].weights
     if weights is None:
         raise InputError(f'{network} has no pretrained weights: set model.weights = "none"')

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from rich.filesize import decimal
 
 from vidclf import config
 from vidclf.config import Choice, Dimension, InputError, PathKey, Range, did_you_mean
@@ -41,7 +42,6 @@ class NetworkConfig(ModelConfig):
     """How many stages of the network, from the input on, are not trained."""
     frozen_norm: FrozenNorm = "eval"
     """``train`` lets frozen batch norm drift: only to reproduce a published baseline."""
-
     eval_views: int = Field(1, ge=1)
     """Views of a clip, each of other frames, whose probabilities are averaged at evaluation."""
 
@@ -158,15 +158,15 @@ class NeuralExperiment(ExperimentConfig):
         needed = views * self._kept_bytes()
         room = cache.free_bytes()
         stages = list(NETWORKS[model.network].stages)[: model.frozen_stages]
-        note = f"frozen {', '.join(stages)}: run once for each of {views} views and kept, {_size(needed)}"
+        note = f"frozen {', '.join(stages)}: run once for each of {views} views and kept, {decimal(needed)}"
         if needed > room:
-            note += f", of which {_size(room)} fit (VIDCLF_CACHE_GB); the rest is computed in each epoch"
+            note += f", of which {decimal(room)} fit (VIDCLF_CACHE_GB); the rest is computed in each epoch"
         if settings.views == 0:
-            note += "; training views are new in each epoch, train.views = 4 would have four of each to keep"
+            note += "; training views are new in each epoch: train.views = 4 would give four a clip to keep"
         return [note]
 
     def _kept_bytes(self) -> int:
-        """Size of the frozen part's output for one view, found without computing it."""
+        """Bytes of the frozen part's output for one view, in half precision; found without computing it."""
         resolved, model = self.resolved(), self.model
         pooling = model.pooling if isinstance(model, Frames2dConfig) else "avg"
         with torch.device("meta"):
@@ -178,7 +178,8 @@ class NeuralExperiment(ExperimentConfig):
                 frozen_stages=model.frozen_stages,
                 pooling=pooling,
             )
-            size = resolved.data.size or 0
+            size = resolved.data.size
+            assert size is not None
             output = network.prefix(torch.empty(1, self.data.frames, 3, size, size))
         return output.numel() * torch.float16.itemsize
 
@@ -227,15 +228,6 @@ def build_frames2d(experiment: Frames2dExperiment, classes: Sequence[str]) -> Ne
 def build_volume3d(experiment: Volume3dExperiment, classes: Sequence[str]) -> NeuralClassifier:
     """An untrained 3D network."""
     return _build(experiment, classes)
-
-
-def _size(size: float) -> str:
-    """Bytes in the largest unit that leaves more than one."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
 
 
 def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:

@@ -44,6 +44,7 @@ class Progress:
             self.stop.improves(curves)
 
     def restore_best(self) -> None:
+        """Gives the network the weights that it had after the best epoch."""
         self.network.load_state_dict(self.best_weights, strict=False)
 
     def save(self, folder: Path, identity: str) -> None:

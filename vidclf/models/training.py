@@ -85,6 +85,11 @@ class TrainConfig(Section):
     """``auto``: bf16 where the device has instructions for it, else fp32."""
 
 
+def device() -> torch.device:
+    """Where networks compute in this process: the current GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def bf16_is_native() -> bool:
     """Whether the device that would train has bf16 arithmetic of its own."""
     if torch.cuda.is_available():
@@ -102,13 +107,12 @@ def bf16_agrees() -> bool:
     With some versions of cuDNN they do not (pytorch#163539). bf16 rounds by up to
     2**-9 of a value; the limit of 2 % of the largest leaves room for sums.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device)
-    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device)
+    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device())
+    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device())
     with torch.no_grad():
         exact = functional.conv3d(inputs, weights, padding=1)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             rounded = functional.conv3d(inputs, weights, padding=1).float()
     return bool((exact - rounded).abs().max() < 0.02 * exact.abs().max())
 

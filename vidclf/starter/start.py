@@ -99,7 +99,7 @@ def start(
     if by_scene:
         entries = group_by_scene(entries)
     division = choose_division(entries)
-    imported = divide_clips(entries, manifest, shares=division.value if division.key == "shares" else USUAL)
+    imported = divide_clips(entries, manifest, division.value if division.key == "shares" else USUAL)
     look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
     machine = machine or Machine.here()
     waiting = {
