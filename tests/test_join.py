@@ -179,6 +179,24 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench)
     assert opened.logical() == 4
 
 
+def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.only_svm()
+    really_admits, taken = Tally.admits, list[int]()
+
+    def admits(self: Tally, number: int) -> bool:
+        if not taken:
+            taken.append(take_over(bench.open()))
+        return really_admits(self, number)
+
+    monkeypatch.setattr(Tally, "admits", admits)
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert (taken, ending) == ([1], "finished")
+    assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
+    assert opened.logical() == 4
+
+
 def test_an_outcome_after_the_trial_was_taken_over_is_not_told(bench: Bench) -> None:
     bench.only_svm()
     opened = bench.open()
@@ -217,9 +235,26 @@ def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) 
         wanted = TrialState.FAIL if alive else TrialState.WAITING
         assert opened.frozen(trial.number).state == wanted
         if alive:
-            put_back(opened, trial.number)  # its supervisor was not dead, and stops
+            put_back(opened, trial.number, "dead")  # its supervisor was not dead, and stops
             assert opened.frozen(trial.number).state == TrialState.FAIL
+        else:
+            assert opened.frozen(trial.number).user_attrs[OWNER] is None, "nobody's until it is asked for"
         assert sum(t.state == TrialState.WAITING for t in opened.trials()) == 1 or not alive
+
+
+def test_what_another_took_over_and_runs_is_not_put_back(bench: Bench) -> None:
+    bench.only_svm()
+    opened = bench.open()
+    trial = opened.study.ask()
+    trial.set_user_attr(OWNER, "slept")
+    trial.set_user_attr(AHEAD, True)
+    reconcile(opened)  # of another that began the study anew meanwhile
+    again = opened.study.ask()
+    assert again.number == trial.number
+    again.set_user_attr(OWNER, "other")
+    put_back(opened, trial.number, "slept")
+    assert opened.frozen(trial.number).state == TrialState.RUNNING
+    assert opened.frozen(trial.number).user_attrs[OWNER] == "other"
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -264,7 +299,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     looks.look(waiting=True)
     assert list(looks.others) == ["far"], "it has counted 50 s ago"
     assert opened.trials()[0].state == TrialState.RUNNING
-    clock[0] += 15
+    clock[0] += 30
     looks.look(waiting=True)
     assert looks.others == {}
     assert opened.trials()[0].state == TrialState.FAIL
@@ -275,6 +310,42 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
         f"process {os.getpid()} on far does not run this study any more",
         "1 trials of a supervisor that died run again",
     ]
+
+
+def test_nobody_has_died_only_because_the_database_was_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench.open()
+    mine = Ownership(opened)
+    far = replace(mine._owner, host="far", leads=False)
+    opened.study.set_user_attr("owner/far", json.dumps(asdict(far)))
+    clock = [1000.0]
+    monkeypatch.setattr(ownership.time, "monotonic", lambda: clock[0])
+    assert list(mine.others()) == ["far"]
+    clock[0] += 500
+    assert list(mine.others()) == ["far"], "it had no way to count either"
+    clock[0] += 15
+    assert list(mine.others()) == ["far"]
+    clock[0] += 15
+    assert mine.others() == {}
+
+
+def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench.open()
+    mine = Ownership(opened)
+    really_others = Ownership.others
+
+    def others(self: Ownership) -> dict[str, Any]:
+        found = really_others(self)
+        if "owner/new" not in opened.study.user_attrs:
+            opened.study.set_user_attr("owner/new", json.dumps(asdict(mine._owner)))
+        return found
+
+    monkeypatch.setattr(Ownership, "others", others)
+    Company(opened, mine, lambda _: None).look(waiting=False)
+    assert opened.study.user_attrs["owner/new"] is not None
 
 
 def test_a_supervisor_counts_by_itself_until_it_leaves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

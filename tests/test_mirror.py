@@ -13,7 +13,7 @@ from vidclf import config
 from vidclf.config import InputError
 from vidclf.experiment import load_experiment
 from vidclf.search.mirror import Parcel, Sender, apply, read_folder, write_folder
-from vidclf.search.outpost import Cargo, News, Outpost, load
+from vidclf.search.outpost import Cargo, News, Outpost, _make_scratch, load
 from vidclf.search.ray_workers import _travelling_manifest
 from vidclf.search.worker import FinishTask, LatencyTask, Measured, Progress, Ready, RunTask, Verdict
 from vidclf.store import Attempt, Identity, Outcome, now_ms
@@ -230,3 +230,19 @@ def test_a_manifest_travels_with_absolute_clips_and_addresses_as_they_are(tmp_pa
     assert _travelling_manifest(manifest).decode() == expected
     with pytest.raises(InputError, match="no such manifest"):
         _travelling_manifest(tmp_path / "none.csv")
+
+
+def test_scratch_folders_of_the_dead_are_removed_whoever_else_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidclf.search.outpost.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("vidclf.search.outpost._YOUNG_SECONDS", 0.0)
+    living, lock = _make_scratch()
+    dead = living.parent / "dead"
+    dead.mkdir()
+    (living.parent / "gone").symlink_to(tmp_path / "nowhere")  # as one that is removed just now
+    mine, _ = _make_scratch()
+    assert mine.is_dir()
+    assert living.is_dir()
+    assert not dead.exists()
+    lock.release()

@@ -21,7 +21,7 @@ from vidclf.experiment import load_experiment, parse_experiment
 from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
-from vidclf.search.record import AHEAD, OpenStudy
+from vidclf.search.record import AHEAD, SEEDED_FROM, OpenStudy
 from vidclf.search.summary import description
 from vidclf.store import Attempt, Identity, open_store
 
@@ -235,6 +235,13 @@ def test_the_table_has_a_line_for_each_attempt(make: Make) -> None:
     assert (lines[8]["reason"], lines[8]["value"], lines[8]["rank"]) == ("boom", "", "")
     assert (lines[12]["feasible"], lines[14]["reused_from"]) == ("False", "0")
     assert trials_csv(Overview.of(make(0))).startswith("trial,state,base,value,rank")
+
+
+def test_the_time_of_a_study_is_that_of_its_own_trials(make: Make) -> None:
+    opened = make(50)
+    opened.study.add_trial(create_trial(value=0.1, user_attrs={SEEDED_FROM: "earlier 3"}))
+    text = description(Overview.of(opened))
+    assert "From 2026-01-02 03:04 to 2026-01-02 03:12;" in text
 
 
 def test_the_words_name_the_best_and_what_is_uncertain(make: Make) -> None:

@@ -16,7 +16,7 @@ from vidclf.config import InputError
 from vidclf.experiment import load_experiment
 from vidclf.search.exhaustive import every_point, exhausted
 from vidclf.search.pruners import PRUNERS, Hyperband, PrunerConfig, build_pruner, compares_repeats
-from vidclf.search.reconcile import _rungs
+from vidclf.search.reconcile import _inherited
 from vidclf.search.samplers import SAMPLERS, SamplerConfig, build_sampler
 from vidclf.search.space import Space, build_space
 from vidclf.search.strategies import check_strategies
@@ -305,9 +305,7 @@ def three(tmp_path: Path) -> Space:
         "train.epochs": {"low": 3, "high": 27, "when": {"base": "volume3d"}},
         "data.frames": {"choices": [2, 4]},
     }
-    space = build_space(table, bases, "study.toml", Path("/"))
-    return Space(space.bases, {key: value for key, value in space.dimensions.items()
-                               if key != ("frames2d", "train.epochs")})  # fmt: skip
+    return build_space(table, bases, "study.toml", Path("/"))
 
 
 def study_of(
@@ -496,7 +494,7 @@ def _run(study: optuna.Study, index: int, cut: int | None) -> list[bool]:
                     distributions=broken.distributions,
                     intermediate_values=broken.intermediate_values,
                     user_attrs={**broken.user_attrs, "retry_of": broken.number},
-                    system_attrs=_rungs(broken),
+                    system_attrs=_inherited(broken),
                 )
             )
             trial = study.ask()
@@ -522,6 +520,21 @@ def test_a_last_epoch_is_not_pruned(three: Space) -> None:
     trial = ask(study, "volume3d")
     trial.suggest_int("train.epochs", 3, 3)
     assert [decide(trial, 0.1, step) for step in (1, 2, 3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("own", [5, 40])
+def test_where_epochs_are_not_always_searched_the_bases_own_are_its_last(own: int, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path / "a.toml", "frames2d", tmp_path / "m.csv", train=f"epochs = {own}")
+    epochs = {"low": 3, "high": 20, "when": {"data.frames": 2}}
+    table = {"data.frames": {"choices": [2, 4]}, "train.epochs": epochs}
+    space = build_space(table, {"a": load_experiment(path)}, "study.toml", Path("/"))
+    study = study_of(space, PrunerConfig(name="threshold", lower=0.5))
+    assert [decide(trial, 0.1, step) for trial in [study.ask()] for step in range(1, own + 1)] == [
+        *[True] * (own - 1),
+        False,
+    ]
+    brackets = build_pruner(PrunerConfig(name="hyperband"), space)._inner["a"]._brackets  # type: ignore[attr-defined]
+    assert len(brackets) == {5: 3, 40: 4}[own], "for the 20 that are searched, or the 40 that are not"
 
 
 def test_a_value_taken_over_from_an_equal_trial_is_no_further_evidence(three: Space) -> None:

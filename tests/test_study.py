@@ -115,6 +115,16 @@ def test_a_resume_repeats_the_overrides_and_refuses_others(folder: Path, store: 
         open_study(load_study(path, {"model.kernel": "rbf"}, store), store)
 
 
+def test_an_override_of_the_start_is_not_taken_for_one_of_the_resume(folder: Path, store: Store) -> None:
+    path = write(folder)
+    open_study(load_study(path, {"data.frames": 2}, store), store)
+    path.write_text(path.read_text() + '"data.frames" = { choices = [2, 4] }\n')
+    assert refusal(path, store) == (
+        f"the study s was started with --set data.frames: {path} searches over it; change its [space]"
+    )
+    assert refusal(path, store, **{"data.frames": 4}).startswith("--set data.frames: ")
+
+
 def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) -> None:
     path = write(folder)
     assert "searches over it" in refusal(path, store, **{"model.C": 1.0})

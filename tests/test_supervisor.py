@@ -1,8 +1,10 @@
 """The supervisor against scripted workers: what it asks, answers and tells."""
 
 import json
+import math
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -24,6 +26,7 @@ from vidclf.search import latency, ownership, points, reconcile, supervisor, tal
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
+from vidclf.search.plan import describe_plan
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
@@ -127,7 +130,7 @@ class Bench:
         held = Ownership(opened)
         reconcile.reconcile(opened)
         opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
-        opened.study.pruner = build_pruner(file.pruner, self.definition.space)
+        opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
         display = PlainDisplay(Console(quiet=True))
         display.line = self.lines.append  # type: ignore[method-assign]
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
@@ -584,13 +587,84 @@ def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: 
     assert "running" not in bench.states(opened)
 
 
+def test_without_workers_a_study_that_is_done_waits_for_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, _ = bench.run(lambda task, _: complete(0.5))
+    monkeypatch.setattr(reconcile, "reconcile", lambda opened: 0)
+    opened.study.ask()  # of a supervisor that died just then
+    _, ending = bench.run(lambda task, _: complete(0.5), workers=0)
+    assert ending == "finished"
+
+
+def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(bench: Bench) -> None:
+    opened = bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    opened.attempt(0).artifacts.mkdir(parents=True)
+    opened.attempt(0).finish(Outcome("failed", "ValueError: no", {}, now_ms()))
+    waiting = len(opened.trials([TrialState.WAITING]))
+    assert not reconcile.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
+    assert opened.frozen(0).user_attrs["reason_kind"] == "failed"
+    assert len(opened.trials([TrialState.WAITING])) == waiting
+    assert opened.logical() == 1
+
+
+def test_a_point_that_was_cut_before_it_had_its_values_keeps_them(bench: Bench) -> None:
+    opened = bench.open()
+    assert opened.study.ask().number == 0
+    assert reconcile.reconcile(opened) == 1
+    retry = next(trial for trial in opened.trials() if trial.user_attrs.get("retry_of") == 0)
+    assert retry.user_attrs["start"] == "base"
+    handle = next(asked for asked in iter(opened.study.ask, None) if asked.number == retry.number)
+    stem, experiment = bench.definition.space.suggest(handle)
+    assert (stem, experiment) == ("svm", bench.definition.space.bases["svm"])
+
+
+def test_a_plan_does_not_count_on_trials_of_another_study(bench: Bench) -> None:
+    bench.only_svm()
+    old, _ = bench.run(lambda task, _: complete(0.5))
+    bench.text = 'name = "wider"\n' + bench.text.replace("high = 10.0", "high = 50.0")
+    new = bench.open()
+    assert points.seed(new, old, bench.definition.space) == (4, 0)
+    assert describe_plan(bench.definition, bench.store)["seconds_left"] is None
+    bench.run(lambda task, _: complete(0.5))
+    held = describe_plan(bench.definition, bench.store)["store_bytes"]
+    assert held > 0
+    bench.text = bench.text.replace("trials = 4", "trials = 8")
+    bench.open()
+    assert describe_plan(bench.definition, bench.store)["store_bytes"] == 2 * held
+
+
+@pytest.mark.parametrize("by", ["seed", "fold"])
+def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(bench: Bench, by: str) -> None:
+    bench.only_svm()
+    bench.text = bench.text.replace(
+        'direction = "maximize"', f'direction = "maximize"\nrepeats = 3\nrepeat_by = "{by}"'
+    ).replace("[space]", '[pruner]\nname = "threshold"\nlower = 0.0\n[space]')
+
+    def diverges(task: RunTask, connection: Connection) -> Outcome:
+        for step in (1, 2):
+            connection.send(Progress(step, {"repeat/val/macro_f1": math.nan, "mean/val/macro_f1": math.nan}))
+            verdict = connection.recv()
+            if verdict.prune:
+                return Outcome("pruned", verdict.prune, {}, now_ms())
+        return complete(math.nan)
+
+    opened, ending = bench.run(diverges)
+    assert ending == "errors"
+    assert [row.reason for row in opened.rows() if row.state == "failed"] == [
+        "the objective val/macro_f1 is nan"
+    ] * 3
+
+
 def test_work_that_had_finished_survives_a_stop(bench: Bench) -> None:
     opened = bench.open()
     trial = opened.study.ask()
     bench.definition.space.suggest(trial)
     opened.attempt(0).artifacts.mkdir(parents=True)
     opened.attempt(0).finish(complete(0.9))
-    reconcile.settle_or_interrupt(opened, trial, "asked to stop")
+    assert not reconcile.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
     assert opened.trials()[0].value == 0.9
 
 
@@ -684,6 +758,41 @@ def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_time
         else:
             assert (row.state, row.feasible) == ("complete", True)
             assert opened.trials()[row.number].constraints["latency/p50_ms"] <= 0
+
+
+@pytest.mark.parametrize("other", ["waits", "ends", "dies"])
+def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    bench.only_svm()
+    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    really_wait, both = multiprocessing.connection.wait, threading.Barrier(2)
+
+    def wait(connections: Any, timeout: float | None = None) -> list[Any]:
+        time.sleep(0.3)  # busy, so that both have spoken when it listens
+        return really_wait(connections, timeout)
+
+    def script(task: RunTask | LatencyTask, connection: Connection) -> Any:
+        if isinstance(task, LatencyTask):
+            return Measured({"latency/p50_ms": 5.0})
+        (task.folder / "model").mkdir()
+        if task.folder.name in ("00000", "00001"):
+            both.wait(20)
+        if task.folder.name == "00001" and other == "dies":
+            return None
+        if task.folder.name == "00001" and other == "waits":
+            connection.send(Progress(1, {"epoch/val/macro_f1": 0.5}))
+            if not connection.poll(5):
+                return None  # nobody answers
+            connection.recv()
+        return complete(0.5)
+
+    monkeypatch.setattr(supervisor.multiprocessing.connection, "wait", wait)
+    opened, ending = bench.run(script, workers=2)
+    assert ending == "finished"
+    assert bench.states(opened).count("died") == (other == "dies")
+    (known,) = opened.latencies().values()
+    assert known == {"latency/p50_ms": 5.0}, "whoever waits for an answer computes nothing"
 
 
 def test_a_latency_measured_beside_other_work_rejects_nothing(

@@ -22,7 +22,8 @@ class TrialRow:
     Attributes:
         study: Name of the study.
         number: Number of the trial.
-        state: ``complete``, ``pruned``, ``failed``, ``interrupted``, ``running`` or ``waiting``.
+        state: ``complete``, ``pruned``, ``failed``, ``interrupted``, ``died``, ``running`` or
+            ``waiting``.
         base: Stem of its base experiment.
         model: ``model.kind``.
         value: The objective, ``None`` unless complete.

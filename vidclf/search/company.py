@@ -35,16 +35,20 @@ class Company:
         return not any(other.here for other in self.others.values())
 
     def look(self, *, waiting: bool) -> bool:
-        """Sees who is there, and queues what dead supervisors ran, where that is due; whether it was.
+        """Sees who is there, and queues what dead supervisors ran, where that is due.
 
         Args:
-            waiting: Nothing is to be done but for the others' trials to end.
+            waiting: This supervisor runs nothing itself, so that it looks more often.
+
+        Returns:
+            Whether it was due.
         """
         if time.monotonic() - self._looked < (LOOK_SECONDS if waiting else RENEWAL_SECONDS):
             return False
+        registered = self._ownership.registered()  # first, so that nobody is struck off who comes just now
         others = self._ownership.others()
         live = {*others, self._ownership.uuid}
-        for uuid in self._ownership.registered() - live:
+        for uuid in registered - live:
             self._ownership.forget(uuid)
         self._announce(others)
         queued = take_over(self._opened, live, self._overdue)

@@ -15,11 +15,24 @@ from vidclf.search.worker import LocalWorker, Message, Ready, Worker
 _MOST_STARTS = 3
 """How often in a row a worker may die before it has begun."""
 _PATIENCE_SECONDS = 10.0
+"""How long no worker may be there before the user is told what is waited for."""
 _REMINDER_SECONDS = 30.0
+"""Between two times that the user is told."""
+_MACHINE = ("cpu", "cores", "device", "torch")
+"""Keys of `vidclf.profiling.environment` that a latency depends on."""
 
 
 def hire(definition: StudyDefinition, count: int) -> list[Worker]:
-    """Workers that share the cores, and the GPUs where so many are to share each; or Ray's."""
+    """Starts workers.
+
+    Args:
+        definition: The study. Here its workers share the cores, and with ``per_gpu`` take the GPUs in turn;
+            with ``ray`` each takes what its ``[resources]`` say.
+        count: How many.
+
+    Raises:
+        InputError: There is no GPU, or no node of a local cluster can hold such a worker.
+    """
     if definition.ray is not None:
         from vidclf.search import ray_workers  # noqa: PLC0415
 
@@ -68,9 +81,6 @@ def placed(definition: StudyDefinition) -> Iterator[StudyDefinition]:
     with ray_workers.connected(definition.ray):
         workers = file.resources.max_workers or ray_workers.capacity(file.resources)
         yield dataclasses.replace(definition, file=file.model_copy(update={"workers": workers}))
-
-
-_MACHINE = ("cpu", "cores", "device", "torch")
 
 
 def machine_of(worker: Worker) -> dict[str, str]:
@@ -139,10 +149,10 @@ class Arrivals:
         """Says now and then what is waited for, while no worker is there.
 
         Args:
-            others: Whether any is.
+            others: Whether a worker is there.
 
         Raises:
-            InputError: There is nobody left to wait for, or nobody will come.
+            InputError: No worker is left to wait for, or none will come.
         """
         now = time.monotonic()
         if others:
@@ -155,7 +165,7 @@ class Arrivals:
             self._say(self.workers[0].hope(now - self._since))
 
     def stop(self) -> None:
-        """Asks for nobody any more."""
+        """Stops waiting: who is still on the way is sent back."""
         while self.workers:
             self.workers.pop().stop()
 

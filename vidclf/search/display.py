@@ -13,8 +13,15 @@ from rich.text import Text
 
 
 @dataclass
-class TrialState:
-    """A running trial, as shown."""
+class ShownTrial:
+    """A running trial, as shown.
+
+    Attributes:
+        base: Stem of its base experiment.
+        started: When it began, on the monotonic clock.
+        step: Epochs, or repeats, that it has finished.
+        value: Its objective so far, as the pruner sees it.
+    """
 
     base: str
     started: float = field(default_factory=time.monotonic)
@@ -50,7 +57,7 @@ class StudyState:
     total: int
     workers: int
     counts: dict[str, int] = field(default_factory=dict)
-    running: dict[int, TrialState] = field(default_factory=dict)
+    running: dict[int, ShownTrial] = field(default_factory=dict)
     best: tuple[float, int, str] | None = None
     started: float = field(default_factory=time.monotonic)
     finished_here: int = 0

@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, InputError, Scalar
-from vidclf.search.space import Space
+from vidclf.config import InputError, Scalar
+from vidclf.search.space import Space, distribution
 
 Point = Mapping[str, Scalar]
 
@@ -79,17 +79,6 @@ class Exhaustive(BaseSampler):
 def exhausted(study: optuna.Study) -> bool:
     """Whether the study's sampler has proposed all that there is: the study ends with what is running."""
     return isinstance(study.sampler, Exhaustive) and study.sampler.used_up(study)
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """What `Space.suggest` samples from."""
-    if isinstance(dimension, Choice):
-        return CategoricalDistribution(dimension.choices)
-    if dimension.integer:
-        return IntDistribution(
-            int(dimension.low), int(dimension.high), dimension.log, int(dimension.step or 1)
-        )
-    return FloatDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
 
 
 def every_point(space: Space, points: int | None = None) -> list[Point]:

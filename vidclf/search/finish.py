@@ -2,8 +2,8 @@
 
 import multiprocessing.connection
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,20 +16,15 @@ from vidclf.search.display import Display
 from vidclf.search.latency import measure_latencies
 from vidclf.search.record import CONTENDED, OpenStudy
 from vidclf.search.study import StudyDefinition
-from vidclf.search.worker import Finished, FinishTask, Worker
+from vidclf.search.worker import Finished, FinishTask, Paused, Resume, Worker
 from vidclf.store import Attempt
 
 
-def finish_trials(
-    opened: OpenStudy,
-    definition: StudyDefinition,
-    crew: list[Worker],
-    shown: Display,
-    own: Callable[[FrozenTrial], bool],
-) -> None:
+@dataclass(frozen=True)
+class Finish:
     """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
 
-    Args:
+    Attributes:
         opened: The study; all its trials are done.
         definition: The same, as its file has it.
         crew: Idle workers. Kept up to date: one is hired where none is left, and one of each machine outlives
@@ -37,86 +32,98 @@ def finish_trials(
         shown: Told what is done.
         own: Which trials are for this supervisor.
     """
-    lacking = [attempt for attempt in _kept(opened, definition, own) if not attempt.model.is_dir()]
-    if lacking:
-        shown.line(f"training the models of {len(lacking)} kept trials …")
-        _hand_out(lacking, opened, definition, crew, shown)
-    _measure(opened, definition, crew, shown, own)
-    undrawn = [attempt for attempt in _kept(opened, definition, own) if not attempt.drawn.exists()]
-    undrawn = [attempt for attempt in undrawn if attempt.model.is_dir()]
-    if undrawn:
-        shown.line(f"drawing the models of {len(undrawn)} kept trials …")
-        _hand_out(undrawn, opened, definition, crew, shown)
 
+    opened: OpenStudy
+    definition: StudyDefinition
+    crew: list[Worker]
+    shown: Display
+    own: Callable[[FrozenTrial], bool]
 
-def _kept(
-    opened: OpenStudy, definition: StudyDefinition, own: Callable[[FrozenTrial], bool]
-) -> list[Attempt]:
-    trials = opened.trials()
-    kept = ranking.kept(opened.rows(trials), opened.objective.direction, definition.file.keep)
-    return [opened.attempt(row.number) for row in kept if own(trials[row.number])]
+    def run(self) -> None:
+        lacking = [attempt for attempt in self._kept() if not attempt.model.is_dir()]
+        if lacking:
+            self.shown.line(f"training the models of {len(lacking)} kept trials …")
+            self._hand_out(lacking)
+        self._measure()
+        undrawn = [
+            attempt for attempt in self._kept() if attempt.model.is_dir() and not attempt.drawn.exists()
+        ]
+        if undrawn:
+            self.shown.line(f"drawing the models of {len(undrawn)} kept trials …")
+            self._hand_out(undrawn)
 
+    def _kept(self) -> list[Attempt]:
+        trials = self.opened.trials()
+        rows, direction = self.opened.rows(trials), self.opened.objective.direction
+        kept = ranking.kept(rows, direction, self.definition.file.keep)
+        return [self.opened.attempt(row.number) for row in kept if self.own(trials[row.number])]
 
-def _hand_out(
-    attempts: Sequence[Attempt],
-    opened: OpenStudy,
-    definition: StudyDefinition,
-    crew: list[Worker],
-    shown: Display,
-) -> None:
-    """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is."""
-    crew += [ready(worker, shown.line) for worker in hire(definition, 1)] if not crew else []
-    left, busy = list(attempts), dict[Worker, Attempt]()
-    while left or busy:
-        for worker in crew:
-            if left and worker not in busy:
-                busy[worker] = left.pop(0)
-                worker.send(FinishTask(busy[worker].folder, opened.repeats))
-        news = multiprocessing.connection.wait([worker.connection for worker in busy])
-        for worker in [worker for worker in busy if worker.connection in news]:
-            attempt, message = busy.pop(worker), worker.receive()
-            if message is None:
-                shown.line(f"trial {int(attempt.folder.name)}: {worker.death()}")
-                crew[crew.index(worker)] = ready(worker.replacement(), shown.line)
-            elif error := cast(Finished, message).error:
-                shown.line(f"trial {int(attempt.folder.name)} has no model or pictures: {error}")
+    def _hire(self) -> None:
+        if not self.crew:
+            self.crew.extend(ready(worker, self.shown.line) for worker in hire(self.definition, 1))
 
+    def _hand_out(self, attempts: Sequence[Attempt]) -> None:
+        """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is."""
+        self._hire()
+        left, busy = list(attempts), dict[Worker, Attempt]()
+        while left or busy:
+            for worker in self.crew:
+                if left and worker not in busy:
+                    busy[worker] = left.pop(0)
+                    worker.send(FinishTask(busy[worker].folder, self.opened.repeats))
+            news = multiprocessing.connection.wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in news]:
+                message = worker.receive()
+                if isinstance(message, Paused):  # asked for while trials ran, see `worker.answer`
+                    worker.send(Resume())
+                    continue
+                name = f"trial {int(busy.pop(worker).folder.name)}"
+                if not isinstance(message, Finished):
+                    self.shown.line(f"{name}: {worker.death()}")
+                    self.crew[self.crew.index(worker)] = ready(worker.replacement(), self.shown.line)
+                elif message.error:
+                    self.shown.line(f"{name} has no model or pictures: {message.error}")
 
-def _measure(
-    opened: OpenStudy,
-    definition: StudyDefinition,
-    crew: list[Worker],
-    shown: Display,
-    own: Callable[[FrozenTrial], bool],
-) -> None:
-    """Measures the latency of each shape that has none yet, on its own machine with one worker left there.
+    def _measure(self) -> None:
+        """Measures the latency of each shape that has none yet, and hands latencies on to their trials."""
+        unknown: dict[str, Path] = {}
+        machines: dict[str, str | None] = {}
+        known = self.opened.latencies()
+        complete = [trial for trial in self.opened.trials([TrialState.COMPLETE]) if self.own(trial)]
+        for trial in complete:
+            shape, model = trial.user_attrs.get("shape"), self.opened.attempt(trial.number).model
+            if shape and CONTENDED in known.get(shape, (CONTENDED,)) and model.exists():
+                unknown.setdefault(shape, model)
+                machines[shape] = trial.user_attrs.get("machine")
+        if unknown:
+            self._measure_shapes(unknown, machines)
+            known = self.opened.latencies()
+        for trial in complete:
+            attempt = self.opened.attempt(trial.number)
+            outcome, latency = attempt.outcome(), known.get(trial.user_attrs.get("shape", ""))
+            if outcome and latency and ranking.LATENCY not in outcome.metrics:
+                attempt.add_metrics(latency)
 
-    ``crew`` has those workers afterwards; the latencies are handed on.
-    """
-    unknown: dict[str, Path] = {}
-    machines: dict[str, str | None] = {}
-    complete = [trial for trial in opened.trials([TrialState.COMPLETE]) if own(trial)]
-    for trial in complete:
-        shape, model = trial.user_attrs.get("shape"), opened.attempt(trial.number).model
-        if shape and CONTENDED in (opened.latency(shape) or {CONTENDED: 1.0}) and model.exists():
-            unknown.setdefault(shape, model)
-            machines[shape] = trial.user_attrs.get("machine")
-    if unknown:
-        crew += [ready(worker, shown.line) for worker in hire(definition, 1)] if not crew else []
-        left = _one_each(crew)
-        shown.line(f"measuring the latency of {len(unknown)} shapes, with nothing else running …")
+    def _measure_shapes(self, models: dict[str, Path], machines: dict[str, str | None]) -> None:
+        """Measures shapes on the machines that their models were trained on, with one worker left on each.
+
+        Args:
+            models: A saved model of each shape.
+            machines: Digest of the machine that trained it, by shape; ``None``: not known.
+        """
+        self._hire()
+        left = _one_each(self.crew)
+        self.shown.line(f"measuring the latency of {len(models)} shapes, with nothing else running …")
+        clip = a_clip(self.definition)
         for machine, worker in left.items():
             # Before there were other machines, trials did not say on which they ran.
-            here = {shape: model for shape, model in unknown.items() if machines[shape] in (machine, None)}
-            for shape, metrics in measure_latencies(here, a_clip(definition), worker, shown.line):
-                opened.set_latency(shape, metrics)
+            here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
+            for shape, metrics in measure_latencies(here, clip, worker, self.shown.line):
+                self.opened.set_latency(shape, metrics)
         if away := sum(machine not in (*left, None) for machine in machines.values()):
-            shown.line(f"{away} shapes were not measured: no worker is left on the machine that they ran on")
-    for trial in complete:
-        attempt = opened.attempt(trial.number)
-        outcome, known = attempt.outcome(), opened.latency(trial.user_attrs.get("shape", ""))
-        if outcome and known and ranking.LATENCY not in outcome.metrics:
-            attempt.add_metrics(known)
+            self.shown.line(
+                f"{away} shapes were not measured: no worker is left on the machine that they ran on"
+            )
 
 
 def _one_each(crew: list[Worker]) -> dict[str, Worker]:

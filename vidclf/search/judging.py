@@ -65,14 +65,15 @@ def judge(opened: OpenStudy, trial: optuna.Trial, course: Course, progress: Prog
 
 def _value(opened: OpenStudy, course: Course, progress: Progress) -> float | None:
     """What Optuna is told of a step: the best epoch so far; of repeats their mean, or each by itself."""
-    metric = opened.objective.metric
+    kind = "epoch"
     if opened.repeats is not None:
         # Wilcoxon's test compares repeat by repeat.
-        singly = compares_repeats(opened.study)
-        return progress.metrics.get(f"repeat/{metric}" if singly else f"mean/{metric}")
-    value = progress.metrics.get(f"epoch/{metric}")
+        kind = "repeat" if compares_repeats(opened.study) else "mean"
+    value = progress.metrics.get(f"{kind}/{opened.objective.metric}")
     if value is None or not math.isfinite(value):
-        return None
+        return None  # pruners stop a trial for it, but one that ends with such a value is to fail
+    if opened.repeats is not None:
+        return value
     if progress.step > course.known_steps:
         better = max if opened.objective.direction == "maximize" else min
         course.best = value if course.best is None else better(course.best, value)

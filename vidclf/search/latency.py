@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from vidclf.search.record import CONTENDED, LATENCIES, OpenStudy
-from vidclf.search.worker import LatencyTask, Measured, Message, Paused, Resume, Worker
+from vidclf.search.worker import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 
 PAUSE_SECONDS = 5.0
 """Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""
@@ -46,7 +46,7 @@ class Stopwatch:
         """
         paused, held, quiet = _pause(busy)
         worker.send(task)
-        message = worker.receive()
+        message = answer(worker)
         for other in paused:
             other.send(Resume())
         if isinstance(message, Measured) and not message.error:
@@ -99,7 +99,7 @@ def measure_latencies(
     """
     for shape, folder in models.items():
         worker.send(LatencyTask(clip, folder))
-        message = worker.receive()
+        message = answer(worker)
         if not isinstance(message, Measured):
             say(f"latency was not measured: {worker.death()}")
             return

@@ -216,10 +216,11 @@ def _make_scratch() -> tuple[Path, FileLock]:
     home = Path(tempfile.gettempdir()) / f"vidclf-workers-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     for old in home.iterdir():
-        if time.time() - old.stat().st_mtime < _YOUNG_SECONDS:
-            continue  # its lock may be about to be taken
-        with contextlib.suppress(Timeout, OSError), FileLock(old / _LOCK, blocking=False):
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(Timeout, OSError):  # the latter also where another removes it just now
+            if time.time() - old.stat().st_mtime < _YOUNG_SECONDS:
+                continue  # its lock may be about to be taken
+            with FileLock(old / _LOCK, blocking=False):
+                shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=home))
     lock = FileLock(scratch / _LOCK, blocking=False)
     lock.acquire()

@@ -95,6 +95,7 @@ class Ownership:
         self.shared = False
         """Whether another supervisor has been seen at work on the study."""
         self._seen: dict[str, tuple[Owner, float]] = {}
+        self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
         process = psutil.Process()
         self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
@@ -162,14 +163,17 @@ class Ownership:
         """The other live supervisors, by uuid.
 
         One on another host is held to be dead when its counter has stood still for a minute of
-        this host's clock, from the first look on.
+        this host's clock, from the first look on. The time between two looks counts up to half of that:
+        where this supervisor could not look because the database was away, nobody else could count.
         """
-        now, found = time.monotonic(), {}
-        for uuid_, other in _owners(self._study.user_attrs):
-            seen, since = self._seen.get(uuid_, (None, now))
-            since = since if other == seen else now
-            self._seen[uuid_] = (other, since)
-            if uuid_ != self.uuid and other.lives() and (other.here or now - since < STANDSTILL_SECONDS):
+        owners, found = list(_owners(self._study.user_attrs)), {}
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, STANDSTILL_SECONDS / 2), now
+        for uuid_, other in owners:
+            seen, stood = self._seen.get(uuid_, (None, 0.0))
+            stood = stood + passed if other == seen else 0.0
+            self._seen[uuid_] = (other, stood)
+            if uuid_ != self.uuid and other.lives() and (other.here or stood < STANDSTILL_SECONDS):
                 found[uuid_] = other
         self.shared |= bool(found)
         return found

@@ -16,8 +16,6 @@ LONGEST_SECONDS = 600.0
 """How long a server may be away before its users stop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between two tries; doubled each time."""
-
-
 _all: list["Patience"] = []
 """One for each server of the process."""
 

@@ -12,7 +12,7 @@ from vidclf.config import Dimension
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
 from vidclf.search.points import enqueue_first
-from vidclf.search.record import START, OpenStudy, find_study
+from vidclf.search.record import FIXED, START, OpenStudy, counts, find_study
 from vidclf.search.study import StudyDefinition, check_same
 from vidclf.store import Store
 
@@ -22,10 +22,10 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
 
     Returns:
         ``study``, ``question``, ``objective``, ``used`` and ``total`` trials, ``workers``; ``resources``:
-        who they are, in words; ``clips`` by
-        split; ``space``: what is searched in each base; ``bases``: each as resolved here; ``first``: the
-        points that are tried before anything is sampled; ``sample``: one random configuration;
-        ``seconds_left`` and ``store_bytes``: from the trials so far, ``None`` before the first.
+        who they are, in words; ``clips`` by split; ``space``: what is searched in each base; ``bases``: each
+        as resolved here; ``first``: the points that are tried before anything is sampled; ``sample``: one
+        random configuration; ``seconds_left`` and ``store_bytes`` (in the end, models included): from the
+        trials so far, ``None`` before the first.
 
     Raises:
         InputError: A study of this name asks something else.
@@ -82,7 +82,7 @@ def _first_points(definition: StudyDefinition) -> list[dict[str, Any]]:
     study = optuna.create_study()
     enqueue_first(study, definition.space, definition.file.start)
     return [
-        {"from": trial.user_attrs[START], **trial.system_attrs["fixed_params"]}
+        {"from": trial.user_attrs[START], **trial.system_attrs[FIXED]}
         for trial in study.get_trials(deepcopy=False)
     ]
 
@@ -97,6 +97,7 @@ def _sample(definition: StudyDefinition) -> dict[str, Any]:
 def _estimates(opened: OpenStudy | None, trials: int, workers: int) -> dict[str, float | None]:
     """Time left and disk in all, from what the trials so far took."""
     finished = opened.trials([TrialState.COMPLETE, TrialState.PRUNED]) if opened else []
+    finished = [trial for trial in finished if counts(trial)]  # another study's have no folder here
     durations = [seconds for trial in finished if (seconds := _seconds(trial)) is not None]
     if opened is None or not durations:
         return {"seconds_left": None, "store_bytes": None}

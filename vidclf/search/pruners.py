@@ -151,26 +151,37 @@ def build_pruner(settings: PrunerConfig, space: "Space", repeats: int = 1) -> Ba
         repeats: How often each configuration is run; from 2 on a step is a repeat, else an epoch.
     """
     spec = PRUNERS[settings.name]
-    lasts = {stem: repeats if repeats > 1 else _most_epochs(space, stem) for stem in space.bases}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        inner = {stem: spec.build(last, **settings.options) for stem, last in lasts.items()}
+        inner = {stem: spec.build(last, **settings.options) for stem, last in _most(space, repeats).items()}
+    lasts = {stem: repeats if repeats > 1 else _own_epochs(space, stem) for stem in space.bases}
     return PerBasePruner(inner, lasts, None if repeats > 1 else _EPOCHS, paired=spec.paired)
 
 
+def _most(space: "Space", repeats: int) -> dict[str, int]:
+    """The most steps that a trial can have, by the stem of its base."""
+    return {stem: repeats if repeats > 1 else _most_epochs(space, stem) for stem in space.bases}
+
+
+def _own_epochs(space: "Space", stem: str) -> int:
+    """Epochs of a base as its file has them; 1 for a model that reports once."""
+    return int(config.lookup(config.dump(space.bases[stem]), _EPOCHS) or 1)
+
+
 def _most_epochs(space: "Space", stem: str) -> int:
-    """The most epochs that a base can train; 1 for a model that reports once."""
+    """The most epochs that a base can train, its own among them where they are not always searched."""
     dimension = space.dimensions.get((stem, _EPOCHS))
-    if dimension is None:
-        return int(config.lookup(config.dump(space.bases[stem]), _EPOCHS) or 1)
-    return int(max(map(int, dimension.choices)) if isinstance(dimension, Choice) else dimension.high)
+    own = _own_epochs(space, stem)
+    if dimension is None or dimension.when.get(BASE, stem) != stem:
+        return own
+    most = int(max(map(int, dimension.choices)) if isinstance(dimension, Choice) else dimension.high)
+    return max(most, own) if dimension.when.keys() - {BASE} else most
 
 
 def pruner_problems(settings: PrunerConfig, space: "Space", repeats: int) -> Iterator[str]:
     """Why the pruner cannot follow these trials."""
     options = settings.options
-    lasts = {stem: repeats if repeats > 1 else _most_epochs(space, stem) for stem in space.bases}
-    if options.get("min_epochs", 0) >= (longest := max(lasts.values())) > 1:
+    if options.get("min_epochs", 0) >= (longest := max(_most(space, repeats).values())) > 1:
         least_epochs = options["min_epochs"]
         yield f"pruner.min_epochs = {least_epochs} leaves nothing to prune: the longest trial has {longest}"
     if PRUNERS[settings.name].paired:
@@ -203,8 +214,8 @@ class PerBasePruner(BasePruner):
     ) -> None:
         """Args:
         inner: Pruner by the stem of a base.
-        lasts: The last step that a trial can have, by stem.
-        epochs: Key of a trial's own last step, where it is searched.
+        lasts: The last step of a trial by stem, where it is not searched.
+        epochs: Key of a trial's last step, where it is searched; ``None``: it never is.
         paired: Whether it compares the single repeats of two trials.
         """
         self.paired = paired
@@ -226,8 +237,8 @@ class PerBasePruner(BasePruner):
 
         # Asked at its last step too, because some pruners remember what they saw.
         verdict = self._inner[stem].prune(_Peers(study, is_peer), trial)
-        last = trial.params.get(self._epochs, self._lasts[stem]) if self._epochs else self._lasts[stem]
-        return verdict and (trial.last_step or 0) < int(last)
+        last = int(trial.params.get(self._epochs or "", self._lasts[stem]))
+        return verdict and (trial.last_step or 0) < last
 
     def _stem(self, trial: FrozenTrial) -> str:
         return str(trial.params.get(BASE, next(iter(self._inner))))
@@ -256,9 +267,8 @@ class _Peers(optuna.Study):
         trials = self.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         feasible = [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
         best = max if self.direction == StudyDirection.MAXIMIZE else min
-        return best(
-            feasible, key=lambda trial: float(trial.values[0])
-        )  # a ValueError where there is none, as Optuna's
+        # A ValueError where there is none, as Optuna's.
+        return best(feasible, key=lambda trial: float(trial.values[0]))
 
 
 class Hyperband(BasePruner):

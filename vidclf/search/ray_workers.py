@@ -128,7 +128,7 @@ def _nodes() -> list[Mapping[str, float]]:
 def _fitting(node: Mapping[str, float], resources: Resources) -> int:
     """Workers that fit on an empty node; Ray never splits a share of a GPU over two."""
     cpus, gpus = resources.cpus, resources.gpus
-    places = [int(node.get("CPU", 0) / cpus)] if cpus else []
+    places = [int(node.get("CPU", 0) / cpus)]
     if 0 < gpus < 1:
         places.append(int(node.get("GPU", 0)) * int(1 / gpus))
     elif gpus:

@@ -49,14 +49,11 @@ def take_over(
         if owner in live or (owner is None and not overdue(frozen.number)):
             continue
         if frozen.user_attrs.get(AHEAD) and not live:
-            put_back(opened, frozen.number)
+            put_back(opened, frozen.number, owner)
             continue
         with contextlib.suppress(FencedError):
-            settle_or_interrupt(opened, opened.trial(frozen.number), "its supervisor died")
-            settled = opened.frozen(frozen.number)
-            if settled.user_attrs.get("reason_kind") in RUN_AGAIN:
-                queue_again(opened, settled)
-                queued += 1
+            trial = opened.trial(frozen.number)
+            queued += settle_or_interrupt(opened, trial, "its supervisor died", queue=True)
     return queued
 
 
@@ -83,14 +80,28 @@ def queue_lost(opened: OpenStudy, overdue: Callable[[int], bool] = lambda _: Tru
     return len(lost)
 
 
-def put_back(opened: OpenStudy, number: int) -> None:
+def is_owned(opened: OpenStudy, number: int, owner: str | None) -> bool:
+    """Whether nobody has taken a running trial over from its owner, as from a machine that slept."""
+    frozen = opened.frozen(number)
+    return frozen.state == TrialState.RUNNING and frozen.user_attrs.get(OWNER) == owner
+
+
+def put_back(opened: OpenStudy, number: int, owner: str | None) -> None:
     """Has a trial that was asked for ahead, and not begun, asked for again before any new one.
 
     Where the database is away, the next session does; where another supervisor took the trial over, it did.
+
+    Args:
+        opened: The study.
+        number: The trial.
+        owner: Who asked for it, by uuid.
     """
     with contextlib.suppress(DatabaseAway, UpdateFinishedTrialError):
-        opened.trial(number).set_user_attr(AHEAD, False)
-        opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
+        if is_owned(opened, number, owner):
+            trial = opened.trial(number)
+            trial.set_user_attr(AHEAD, False)
+            trial.set_user_attr(OWNER, None)  # whoever asks for it next has not signed it at once
+            opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
 
 
 def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: bool = False) -> None:
@@ -134,7 +145,7 @@ def release(opened: OpenStudy, trial: optuna.Trial) -> None:
     frozen = opened.frozen(trial.number)
     trial.set_user_attr(RELEASED, True)
     opened.study.tell(trial, state=TrialState.FAIL)
-    if FIXED in frozen.system_attrs:
+    if FIXED in frozen.system_attrs and "retry_of" not in frozen.user_attrs:  # else `queue_lost` finds it
         first = {key: value for key, value in frozen.user_attrs.items() if key == START}
         opened.study.enqueue_trial(frozen.system_attrs[FIXED], user_attrs=first)
 
@@ -160,15 +171,23 @@ def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, fl
     return broken
 
 
-def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> None:
+def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str, *, queue: bool) -> bool:
     """Settles a trial that nobody runs any more.
 
-    One whose attempt had finished keeps its outcome; any other is failed as
-    interrupted: it does not count, and `reconcile` queues it again. Where the
-    database is away, the next session settles it by its folder.
+    One whose attempt had finished keeps its outcome; any other is failed as interrupted, and does not count.
+
+    Args:
+        opened: The study.
+        trial: The trial.
+        why: What interrupted it.
+        queue: Queue it again at once, where it is to run again; else `queue_lost` does.
+
+    Returns:
+        Whether it was queued again.
 
     Raises:
         FencedError: Another supervisor settled it first.
+        DatabaseAway: The next session settles it by its folder.
     """
     attempt = opened.attempt(trial.number)
     outcome = attempt.outcome()
@@ -177,30 +196,40 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str) -> Non
         outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
         if (attempt.folder / "attempt.json").exists():
             attempt.finish(outcome)
-    with contextlib.suppress(DatabaseAway):
-        settle(opened, trial, outcome)
+    settle(opened, trial, outcome)
+    settled = opened.frozen(trial.number)
+    again = queue and settled.user_attrs.get("reason_kind") in RUN_AGAIN
+    if again:
+        queue_again(opened, settled)
+    return again
 
 
 def queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:
     """Adds the same configuration once more, to be asked for before any new one.
 
-    It brings along what was reported of it, so that what was decided then is not decided anew.
+    It brings along what was reported of it, so that what was decided then is not decided anew, and what it
+    was to be where it was cut before it had its values.
     """
+    kept = {key: value for key, value in trial.user_attrs.items() if key == START}
     opened.study.add_trial(
         create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
-            system_attrs=_rungs(trial),
-            user_attrs={"retry_of": trial.number, "root": root_of(trial)},
+            system_attrs=_inherited(trial),
+            user_attrs={**kept, "retry_of": trial.number, "root": root_of(trial)},
         )
     )
 
 
-def _rungs(trial: FrozenTrial) -> dict[str, Any]:
-    """Where successive halving has compared the trial, as Optuna's pruner remembers it."""
-    return {key: value for key, value in trial.system_attrs.items() if key.startswith("completed_rung_")}
+def _inherited(trial: FrozenTrial) -> dict[str, Any]:
+    """Values that it was queued with, and where successive halving has compared it, as Optuna notes both."""
+    return {
+        key: value
+        for key, value in trial.system_attrs.items()
+        if key == FIXED or key.startswith("completed_rung_")
+    }
 
 
 def root_of(trial: FrozenTrial) -> int:

@@ -161,6 +161,7 @@ class Resources(Section):
         return max(1, int(self.cpus))
 
     def words(self) -> str:
+        """As ``2 CPU, 0.5 GPU``."""
         return f"{self.cpus:g} CPU" + (f", {self.gpus:g} GPU" if self.gpus else "")
 
 
@@ -267,9 +268,14 @@ class OpenStudy:
     def _study_id(self) -> int:
         return self.storage.get_study_id_from_name(self.name)
 
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """Latency metrics of every shape that was measured."""
+        attributes, prefix = self.study.user_attrs, f"{_LATENCY}/"
+        return {key.removeprefix(prefix): attributes[key] for key in attributes if key.startswith(prefix)}
+
     def latency(self, shape: str) -> dict[str, float] | None:
         """Latency metrics of a shape, ``None`` where they were not measured yet."""
-        return cast(dict[str, float] | None, self.study.user_attrs.get(f"{_LATENCY}/{shape}"))
+        return self.latencies().get(shape)
 
     def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
         self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
@@ -299,11 +305,7 @@ class OpenStudy:
 
     def rows(self, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRow]:
         """Every attempt, in order, from its summary in Optuna's database; of all trials, or of these."""
-        latencies = {
-            key.removeprefix(f"{_LATENCY}/"): value
-            for key, value in self.study.user_attrs.items()
-            if key.startswith(f"{_LATENCY}/")
-        }
+        latencies = self.latencies()
         trials = self.trials() if trials is None else trials
         return [self._row(trial, latencies) for trial in trials if _is_own(trial)]
 

@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 
 from vidclf import config
 from vidclf.config import Section
-from vidclf.search.exhaustive import Exhaustive, distribution, endless, every_point, most_points
+from vidclf.search.exhaustive import Exhaustive, endless, every_point, most_points
 from vidclf.search.options import Defaults, check_options, given_options
 from vidclf.search.record import BASE
-from vidclf.search.space import Space
+from vidclf.search.space import Space, distribution
 
 MOST_POINTS = 10_000
 """Points that a search of every point may have; they are listed beforehand, at half a millisecond each."""

@@ -24,7 +24,7 @@ from vidclf.search import page
 from vidclf.search.checks import mend_runs
 from vidclf.search.company import LOOK_SECONDS
 from vidclf.search.display import Display, StudyState
-from vidclf.search.finish import a_clip, finish_trials
+from vidclf.search.finish import Finish, a_clip
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.patience import stop_waiting
@@ -69,7 +69,7 @@ def run_session(
         if ending != "interrupted":
             _succeed(opened, definition, ownership, deliverer)
             with _finishing():
-                finish_trials(opened, definition, crew, shown, _own_trials(opened, ownership))
+                Finish(opened, definition, crew, shown, _own_trials(opened, ownership)).run()
             _wait_for_others(ownership, shown)
     except KeyboardInterrupt:
         ending = "interrupted"

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic.fields import FieldInfo
 
 from vidclf import config
@@ -77,6 +83,17 @@ def _suggest(trial: optuna.trial.BaseTrial, path: str, dimension: Dimension) -> 
         step = int(dimension.step or 1)
         return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
     return trial.suggest_float(path, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """What `Space.suggest` samples a dimension from."""
+    if isinstance(dimension, Choice):
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        return IntDistribution(
+            int(dimension.low), int(dimension.high), dimension.log, int(dimension.step or 1)
+        )
+    return FloatDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
 
 
 def build_space(

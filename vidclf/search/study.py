@@ -182,12 +182,13 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     name = file.name or path.stem
     check_name(name)
     stored = stored_definition(store, name)
+    given = "--set"
     if not overrides and stored:
-        overrides = stored["overrides"]
+        overrides, given = stored["overrides"], f"the study {name} was started with --set"
     searched = sorted(overrides.keys() & file.space.keys())
     if searched:
-        raise InputError(*(f"--set {key}: {path} searches over it; change its [space]" for key in searched))
-    bases, overrides = _load_bases(path, file, overrides)
+        raise InputError(*(f"{given} {key}: {path} searches over it; change its [space]" for key in searched))
+    bases, overrides = _load_bases(path, file, overrides, given)
     space = build_space(file.space, bases, str(path), path.parent.absolute())
     problems = list(start_problems(file.start, space, str(path)))
     problems += [
@@ -206,9 +207,19 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
 
 
 def _load_bases(
-    path: Path, file: StudyFile, overrides: Mapping[str, Any]
+    path: Path, file: StudyFile, overrides: Mapping[str, Any], given: str
 ) -> tuple[dict[str, ExperimentConfig], dict[str, Any]]:
-    """The bases by stem, and the overrides with their paths made absolute."""
+    """The bases by stem, and the overrides with their paths made absolute.
+
+    Args:
+        path: The study file.
+        file: What it says.
+        overrides: Values by dotted path.
+        given: Where they come from, for messages.
+
+    Raises:
+        InputError: Every problem of the bases, or every override whose key none of them has.
+    """
     bases: dict[str, ExperimentConfig] = {}
     problems: list[str] = []
     resolved: dict[str, Any] = {}
@@ -230,7 +241,7 @@ def _load_bases(
             problems += error.problems
     if not problems:
         problems += [
-            f"--set {key}: no base of {path} has this key{config.did_you_mean(key, sorted(known))}"
+            f"{given} {key}: no base of {path} has this key{config.did_you_mean(key, sorted(known))}"
             for key in sorted(overrides.keys() - resolved.keys())
         ]
     if problems:

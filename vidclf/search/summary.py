@@ -159,8 +159,9 @@ def _val_clips(opened: OpenStudy) -> int | None:
 def _searched(overview: Overview) -> Iterator[str]:
     opened = overview.opened
     yield overview.counts()
-    starts = [trial.datetime_start for trial in overview.trials.values() if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in overview.trials.values() if trial.datetime_complete]
+    trials = [overview.trials[row.number] for row in overview.rows]
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     spent = sum(overview.seconds(row) or 0.0 for row in overview.rows)
     if starts and ends:
         first, last = min(starts), max(ends)

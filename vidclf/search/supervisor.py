@@ -1,46 +1,33 @@
 """The supervisor: the one process that holds a study; it hands trials to its workers."""
 
-import contextlib
 import multiprocessing.connection
-import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
-from vidclf import config, ranking
+from vidclf import config
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
-from vidclf.ranking import TrialRow
-from vidclf.search import display as screen
+from vidclf.search.closing import FENCED, Closing
 from vidclf.search.company import Company
 from vidclf.search.crew import Arrivals, machine_of
+from vidclf.search.display import Display, ShownTrial, StudyState
 from vidclf.search.exhaustive import exhausted
-from vidclf.search.judging import Course, finite, judge
+from vidclf.search.judging import Course, judge
 from vidclf.search.latency import Stopwatch
 from vidclf.search.opening import Asked, Opening, Running
 from vidclf.search.ownership import Ownership
-from vidclf.search.reconcile import (
-    FencedError,
-    bound_sizes,
-    deaths,
-    put_back,
-    queue_again,
-    release,
-    root_of,
-    settle,
-    settle_or_interrupt,
-)
-from vidclf.search.record import AHEAD, BASE, INTERRUPTED, OWNER, Budget, OpenStudy
+from vidclf.search.reconcile import bound_sizes, is_owned, put_back, release
+from vidclf.search.record import AHEAD, BASE, OWNER, Budget, OpenStudy
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
-from vidclf.store import Attempt, DatabaseAway, Outcome, now_ms
-
-_FENCED = "taken over by another supervisor, to which this one seemed dead"
+from vidclf.store import Attempt, Outcome, now_ms
 
 
 class Supervisor:
@@ -55,8 +42,8 @@ class Supervisor:
         keep: int,
         ask_ahead_from: int,
         ownership: Ownership,
-        shown: screen.Display,
-        state: screen.StudyState,
+        shown: Display,
+        state: StudyState,
         opening: Opening,
         register: Callable[[Attempt], None],
         clip: Path,
@@ -79,8 +66,6 @@ class Supervisor:
         """
         self._opened = opened
         self._space = space
-        self._budget = budget
-        self._keep = keep
         self._ask_ahead_from = ask_ahead_from
         self._ownership = ownership
         self._shown = shown
@@ -90,15 +75,25 @@ class Supervisor:
         self._clip = clip
         self._company = Company(opened, ownership, shown.line)
         self._stopwatch = Stopwatch(opened, shown.line, lambda: self._company.alone_here)
-        self._held: list[tuple[Worker, Message | None]] = []
-        self._settled = settled
+        self._unheard: deque[tuple[Worker, Message | None]] = deque()
         self._running: dict[Worker, Running] = {}
         self._idle: list[Worker] = []
         self._arrivals = Arrivals(shown.line)
         self._ahead: Asked | None = None
-        self._models: set[int] = set()
         self._stop = False
         self._tally = Tally(opened, budget, state, ownership.uuid)
+        self._closing = Closing(
+            opened=opened,
+            tally=self._tally,
+            stopwatch=self._stopwatch,
+            retries=budget.retries,
+            keep=keep,
+            shown=shown,
+            state=state,
+            leads=lambda: ownership.leads,
+            register=register,
+            settled=settled,
+        )
         self._machines: dict[Worker, Mapping[str, str]] = {}
 
     def stop(self) -> None:
@@ -119,22 +114,14 @@ class Supervisor:
             return self._loop(), self._idle
         finally:
             if self._ahead:
-                put_back(self._opened, self._ahead.trial.number)
+                put_back(self._opened, self._ahead.trial.number, self._ownership.uuid)
             for worker, running in self._running.items():
                 worker.stop()
-                self._interrupt(running)
+                self._closing.interrupt(running, queue=bool(self._company.others))
             self._running.clear()
             self._arrivals.stop()
             self._tally.refresh()
             self._tally.save_seconds()
-
-    def _interrupt(self, running: Running) -> None:
-        """Settles a trial that is cut; where others run the study, it is for them to run again."""
-        with contextlib.suppress(FencedError, DatabaseAway):
-            settle_or_interrupt(self._opened, running.trial, "asked to stop")
-            cut = self._opened.frozen(running.trial.number)
-            if self._company.others and cut.state == TrialState.FAIL:
-                queue_again(self._opened, cut)
 
     def _loop(self) -> Ending:
         while not self._stop:
@@ -154,8 +141,9 @@ class Supervisor:
 
     def _more_to_come(self) -> bool:
         """Whether a trial is to begin yet, here or because another supervisor's does not end."""
-        unfinished = self._company.others and self._state.used < self._state.total
-        return bool(self._ahead or self._budget_left() or self._tally.elsewhere or unfinished)
+        begins = self._ahead or self._budget_left()
+        unfinished = self._tally.elsewhere or self._company.others
+        return bool(begins or (unfinished and self._state.used < self._state.total))
 
     def _look_around(self) -> None:
         """Takes over from other supervisors that are dead, and notes the time, now and then."""
@@ -183,10 +171,18 @@ class Supervisor:
     def _ask(self, *, ahead: bool = False) -> Asked | None:
         """A configuration that is to be run; ``None`` where it was settled at once.
 
-        That is so where its value is known already, where its values exclude each other, and where
-        other supervisors have used up the budget at the same moment.
+        That is so where its value is known already, where its values exclude each other, where other
+        supervisors have used up the budget at the same moment, and where one has taken it over.
         """
         trial = self._opened.study.ask()
+        try:
+            return self._sample(trial, ahead=ahead)
+        except UpdateFinishedTrialError:
+            self._tally.count()
+            return None
+
+    def _sample(self, trial: optuna.Trial, *, ahead: bool) -> Asked | None:
+        """Signs a trial and gives it its values, see `_ask`."""
         trial.set_user_attr(OWNER, self._ownership.uuid)
         if not self._tally.admits(trial.number):
             release(self._opened, trial)
@@ -210,7 +206,7 @@ class Supervisor:
         """Hands the next configuration to an idle worker."""
         ahead, self._ahead = self._ahead, None
         if ahead:
-            if not self._still_own(ahead.trial):
+            if not is_owned(self._opened, ahead.trial.number, self._ownership.uuid):
                 return
             ahead.trial.set_user_attr(AHEAD, False)
             earlier = self._tally.earlier(ahead.trial.params)
@@ -226,20 +222,15 @@ class Supervisor:
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
         running.course = Course.after(frozen.intermediate_values)
-        worker = self._idle.pop()
+        worker = self._idle[-1]
         shape = self._shape(trial, asked.experiment, worker)
         if self._too_slow(worker, running, asked.experiment, shape):
-            self._idle.append(worker)
             return
+        self._idle.remove(worker)
         self._running[worker] = running
-        self._state.running[trial.number] = screen.TrialState(stem)
+        self._state.running[trial.number] = ShownTrial(stem)
         worker.send(RunTask(config.dump(asked.experiment), running.attempt.folder, self._opened.repeats))
         self._register(running.attempt)
-
-    def _still_own(self, trial: optuna.Trial) -> bool:
-        """Whether nobody has taken the trial over meanwhile, as from a machine that slept."""
-        frozen = self._opened.frozen(trial.number)
-        return frozen.state == TrialState.RUNNING and frozen.user_attrs.get(OWNER) == self._ownership.uuid
 
     def _shape(self, trial: optuna.Trial, experiment: ExperimentConfig, worker: Worker) -> str:
         """Records what latency depends on: the worker's machine, and what of the model decides it."""
@@ -263,7 +254,7 @@ class Supervisor:
             return False
         outcome = Outcome("pruned", f"infeasible: {'; '.join(broken)}", {}, now_ms())
         config.write_toml(config.dump(experiment), running.attempt.config)
-        self._end(running, outcome)
+        self._closing.end(running, outcome)
         return True
 
     def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
@@ -271,13 +262,7 @@ class Supervisor:
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
         running = self._opening.begin(trial, stem)
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
-        self._end(running, outcome)
-
-    def _end(self, running: Running, outcome: Outcome) -> None:
-        """Ends a trial that needs no worker."""
-        running.attempt.finish(outcome)
-        self._register(running.attempt)
-        self._settle(running, outcome)
+        self._closing.end(running, outcome)
 
     def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
         """Tells the value that this very configuration already has."""
@@ -290,22 +275,26 @@ class Supervisor:
         config.write_toml(config.dump(experiment), running.attempt.config)
         running.attempt.record(0, before["metrics"])
         outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
-        self._end(running, outcome)
+        self._closing.end(running, outcome)
 
     def _listen(self) -> bool:
         """Waits half a second at most for news of the workers, and answers them; whether there was any."""
-        held, self._held = self._held, []
-        for worker, message in held:
-            self._hear(worker, message)
+        waiting = self._waiting()
         listened = (*self._running, *self._idle, *self._arrivals.workers)
-        connections = {worker.connection: worker for worker in listened}
+        connections = {worker.connection: worker for worker in listened if worker not in waiting}
         # A worker that is free must not wait for a question that nobody waits for yet.
-        timeout = 0.0 if self._may_ask_ahead() else 0.5
-        news = multiprocessing.connection.wait(list(connections), timeout)
-        for ready in news:
-            worker = next(worker for connection, worker in connections.items() if connection is ready)
-            self._hear(worker, worker.receive())
-        return bool(news or held)
+        timeout = 0.0 if waiting or self._may_ask_ahead() else 0.5
+        for ready in multiprocessing.connection.wait(list(connections), timeout):
+            worker = connections[cast(Connection, ready)]
+            self._unheard.append((worker, worker.receive()))
+        news = bool(self._unheard)
+        while self._unheard:
+            self._hear(*self._unheard.popleft())
+        return news
+
+    def _waiting(self) -> set[Worker]:
+        """Workers that have said something, and compute nothing until they are heard."""
+        return {worker for worker, _ in self._unheard}
 
     def _hear(self, worker: Worker, message: Message | None) -> None:
         """Answers one message; ``None`` is the worker's death."""
@@ -326,15 +315,15 @@ class Supervisor:
                 worker.send(self._judge(running, message))
             except UpdateFinishedTrialError:
                 running.fenced = True
-                worker.send(Verdict(_FENCED))
+                worker.send(Verdict(FENCED))
             return
         del self._running[worker]
         if isinstance(message, Outcome):
             self._time_once(worker, running, message)
             self._idle.append(worker)
-            self._settle(running, message)
+            self._closing.settle(running, message)
         else:
-            self._bury(running, worker.death())
+            self._closing.bury(running, worker.death())
             self._idle += self._arrivals.admit([worker.replacement()])
 
     def _time_once(self, worker: Worker, running: Running, outcome: Outcome) -> None:
@@ -354,24 +343,8 @@ class Supervisor:
     ) -> None:
         """Measures a shape on an idle worker while the others wait; what they say instead is heard later."""
         task = LatencyTask(self._clip, folder, experiment)
-        self._held += self._stopwatch.time(worker, task, shape, list(self._running))
-
-    def _bury(self, running: Running, cause: str) -> None:
-        """Settles a trial whose worker has died: it runs again, or is given up."""
-        root = root_of(self._opened.frozen(running.trial.number))
-        died = deaths(self._opened, root)
-        again = died < self._budget.retries
-        if not again:
-            running.attempt.drop_checkpoint()
-            cause = f"given up: {cause}" + (f", {died + 1} times in all" if died else "")
-        outcome = Outcome("failed", cause, {}, now_ms())
-        # Optuna first: from a folder that says failed, the next session would give the trial up.
-        settled = self._settle(running, outcome, again=again)
-        if settled:
-            running.attempt.finish(outcome)
-        if settled and again:
-            queue_again(self._opened, self._opened.frozen(running.trial.number))
-            self._tally.count()  # or the study might end before it is run again
+        busy = [other for other in self._running if other not in self._waiting()]
+        self._unheard += self._stopwatch.time(worker, task, shape, busy)
 
     def _judge(self, running: Running, progress: Progress) -> Verdict:
         """Whether the trial may go on; the user sees how far it has come."""
@@ -379,63 +352,3 @@ class Supervisor:
         shown = self._state.running[running.trial.number]
         shown.step, shown.value = running.course.step, running.course.value
         return verdict
-
-    def _settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> bool:
-        """Tells Optuna, and the user; ``False`` where another supervisor has done so."""
-        metric = self._opened.objective.metric
-        checked = finite(self._opened, outcome)
-        if checked is not outcome:
-            outcome = checked
-            running.attempt.finish(outcome)
-        try:
-            self._tell(running, outcome, again)
-        except FencedError:
-            self._drop(running)
-            return False
-        number = running.trial.number
-        value = outcome.metrics.get(metric) if outcome.status == "complete" else None
-        rows = self._tally.add(running.trial, outcome)
-        self._settled()
-        if running.attempt.model.is_dir():
-            self._models.add(number)
-            self._drop_models(rows)
-        if self._state.best and self._ownership.leads:
-            self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
-        params = {key: item for key, item in running.trial.params.items() if key != BASE}
-        state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
-        state = "runs again" if again else state
-        self._shown.line(
-            screen.finished_line(
-                number,
-                base=running.stem,
-                state=state,
-                seconds=time.monotonic() - running.started,
-                value=value,
-                note=outcome.reason,
-                params=params,
-            )
-        )
-        return True
-
-    def _tell(self, running: Running, outcome: Outcome, again: bool) -> None:
-        if running.fenced:
-            raise FencedError
-        if outcome.status == "complete" and self._stopwatch.wanted:
-            shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
-            with contextlib.suppress(UpdateFinishedTrialError):  # which `settle` says, too
-                bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
-        settle(self._opened, running.trial, outcome, again=again)
-
-    def _drop(self, running: Running) -> None:
-        """Keeps the folder of a trial that was taken over, as one that was cut."""
-        running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {_FENCED}", {}, now_ms()))
-        self._state.running.pop(running.trial.number, None)
-        self._tally.count()
-        self._shown.line(f"trial {running.trial.number} was {_FENCED}")
-
-    def _drop_models(self, rows: Sequence[TrialRow]) -> None:
-        """Deletes the models of trials that have fallen out of those that are kept."""
-        stay = ranking.kept(rows, self._opened.objective.direction, self._keep)
-        for number in self._models - {row.number for row in stay}:
-            self._opened.attempt(number).drop_model()
-            self._models.discard(number)

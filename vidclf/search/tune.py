@@ -101,7 +101,22 @@ def plan(request: Request, store: Store) -> StudyDefinition:
 def tune(
     definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
-    """Starts or resumes a study where its workers are, see `_tune`."""
+    """Starts or resumes a study and runs it until its budget is used up or it is stopped.
+
+    Args:
+        definition: The study.
+        store: Where its runs lie.
+        shown: Progress of the search.
+        warnings: What `check` found, to be shown.
+
+    Returns:
+        The study, and why it stopped.
+
+    Raises:
+        InputError: The study of this name asks something else, or another process runs it, or the Ray
+            cluster that it is to run on cannot be used.
+        DatabaseAway: The study's database went away for too long; the study goes on later.
+    """
     if definition.ray is None and "resources" in definition.file.model_fields_set:
         warnings = [*warnings, "[resources] are for --ray; here the study has its number of workers"]
     with placed(definition) as ready:
@@ -111,17 +126,7 @@ def tune(
 def _tune(
     definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
-    """Starts or resumes a study and runs it until its budget is used up or it is stopped.
-
-    Args:
-        definition: The study.
-        store: Where its runs lie.
-        shown: Progress of the search.
-        warnings: What `check` found, to be shown.
-
-    Raises:
-        InputError: The study of this name asks something else, or another process runs it.
-    """
+    """As `tune`, where the workers can be asked for."""
     opened = open_study(definition, store)
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)

@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from vidclf import config
 from vidclf.repeats import Repeats
@@ -176,6 +177,16 @@ class Worker(Protocol):
         """Ends this worker, where it still lives, and starts another in its place."""
 
 
+def answer(worker: Worker) -> Message | None:
+    """What a worker answers to a task, ``None`` where it has died.
+
+    One that was asked to pause when it had just ended its last task says so only now, and is told to go on.
+    """
+    while isinstance(message := worker.receive(), Paused):
+        worker.send(Resume())
+    return message
+
+
 class LocalWorker:
     """A worker that is a process of this machine."""
 
@@ -205,11 +216,10 @@ class LocalWorker:
             self.connection.send(message)
 
     def receive(self) -> Message | None:
-        try:
-            message: Message = self.connection.recv()
-        except (EOFError, OSError):  # the latter also where it died in the middle of a message
-            return None
-        return message
+        # OSError also where it died in the middle of a message.
+        with contextlib.suppress(EOFError, OSError):
+            return cast(Message, self.connection.recv())
+        return None
 
     def pause(self) -> None:
         if self.process.pid is not None:
@@ -248,18 +258,27 @@ def work(connection: Connection, threads: int, gpu: int | None) -> None:
     profiling.use_cores(threads)
     gc.collect()
     gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            task: Task = line.receive()
-            line.send(_do(task, line))
+    while True:
+        line.send(_do(line.receive(), line))
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Ends the process where the supervisor has gone; an `Exception` would count as the attempt's failure."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise SystemExit from None
 
 
 class _Line:
-    """The worker's end of the pipe, on which a pause never cuts a message in two."""
+    """The worker's end of the pipe; a pause never cuts a message in two, nor takes one for a `Resume`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._busy = self._wanted = False
+        self._early: deque[Any] = deque()
+        """What came during a pause: answers to what had been sent just before it."""
 
     def on_signal(self, *_: object) -> None:
         """A pause is wanted: at once, or when the message under way is through."""
@@ -272,12 +291,13 @@ class _Line:
         self._through(lambda: self._connection.send(message))
 
     def receive(self) -> Any:
-        return self._through(self._connection.recv)
+        return self._through(lambda: self._early.popleft() if self._early else self._connection.recv())
 
     def _through(self, transfer: Callable[[], Any]) -> Any:
         self._busy = True
         try:
-            return transfer()
+            with _leaving():
+                return transfer()
         finally:
             self._busy = False
             if self._wanted:
@@ -287,8 +307,10 @@ class _Line:
     def _pause(self) -> None:
         self._busy = True
         try:
-            self._connection.send(Paused())
-            self._connection.recv()
+            with _leaving():
+                self._connection.send(Paused())
+                while not isinstance(message := self._connection.recv(), Resume):
+                    self._early.append(message)
         finally:
             self._busy = False
 
