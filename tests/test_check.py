@@ -95,7 +95,7 @@ def test_there_are_no_more_children_than_clips(manifest: Path, monkeypatch: pyte
             super().__init__(*arguments)
 
     monkeypatch.setattr(check, "Child", Counted)
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr(check, "cpu_count", lambda: 6)
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     assert verdicts(check_clips(paths[:2])) == ["ok", "ok"]
     assert len(started) == 2

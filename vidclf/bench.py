@@ -1,6 +1,5 @@
 """``vidclf bench``: what a saved model costs on this machine."""
 
-import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from joblib import cpu_count
 
 from vidclf import config, profiling
 from vidclf.data import remote, video
@@ -106,7 +107,7 @@ def _conditions(saved: SavedModel) -> dict[str, str]:
     return conditions | {
         "host": platform.node(),
         "cpu": environment["cpu"],
-        "threads": str(os.cpu_count() or 1),
+        "threads": str(cpu_count()),
         **computed,
         **{name: environment[name] for name in ("python", "torch", "scikit-learn", "opencv-python-headless")},
     }

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -135,7 +136,7 @@ def _all_cores() -> Iterator[None]:
     import torch  # noqa: PLC0415
 
     before = torch.get_num_threads(), cv2.getNumThreads()
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     with threadpool_limits(cores):
         torch.set_num_threads(cores)
         cv2.setNumThreads(cores)

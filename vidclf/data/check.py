@@ -1,6 +1,5 @@
 """Decoding every clip to its end, where nothing it does can hurt: in child processes with limits."""
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from joblib import cpu_count
 
 from vidclf.config import InputError
 from vidclf.data import remote, video
@@ -118,7 +118,7 @@ def check_clips(
     inspectors: list[_Inspector] = []
     try:
         while len(found) < len(paths):
-            while len(inspectors) < min(os.cpu_count() or 1, len(paths) - len(found)):
+            while len(inspectors) < min(cpu_count(), len(paths) - len(found)):
                 child = Child(inspect or inspect_clip, time_limit_s, memory_limit_mb)
                 inspectors.append(_Inspector(child))
             for inspector in inspectors:

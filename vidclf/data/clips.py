@@ -1,6 +1,5 @@
 """Clips as arrays: the clip store, and the sets of clips that models are trained and tested on."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from vidclf import config
@@ -99,7 +99,7 @@ class ClipStore:
         needed = sum(map(self.predicted_bytes, lacking))
         if needed > _WORTH_TELLING:
             say(f"decoding {len(lacking)} clips into {cache.folder()}, about {needed / 1e9:.1f} GB")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cpu_count()) as pool:
             outcomes = list(pool.map(build, paths))
         problems = [problem for problem, _ in outcomes if problem]
         if problems:

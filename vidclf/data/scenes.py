@@ -1,7 +1,6 @@
 """Clips that show one scene, found by perceptual hashes where their names tell nothing."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array
@@ -71,7 +71,7 @@ def _looks_of(paths: Sequence[Path]) -> tuple[Looks, list[int]]:
         moments = frames[sampling.sample_indices(len(frames), _MOMENTS)]
         return _hash(median), np.concatenate([_hash(moment) for moment in moments])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         found = list(pool.map(hashed, paths))
     readable = [index for index, hashes in enumerate(found) if hashes is not None]
     coarse = np.array([hashes[0] for hashes in found if hashes is not None]).reshape(-1, _BITS)

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+
+from joblib import cpu_count
 
 from vidclf import profiling
 from vidclf.config import InputError
@@ -37,7 +38,7 @@ def hire(definition: StudyDefinition, count: int) -> list[Worker]:
         from vidclf.search import ray_workers  # noqa: PLC0415
 
         return list(ray_workers.hire(definition.file.resources, count, definition.ray))
-    threads = max(1, (os.cpu_count() or 1) // definition.file.workers)
+    threads = max(1, cpu_count() // definition.file.workers)
     if definition.per_gpu is None:
         return [LocalWorker(threads) for _ in range(count)]
     gpus = gpu_count()

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from joblib import cpu_count
 from ray.exceptions import ActorUnavailableError, RayError
 
 from vidclf.config import InputError
@@ -96,7 +97,7 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
-        options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": cpu_count(), "include_dashboard": False}
     else:
         options |= {"address": address}
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place

@@ -1,12 +1,12 @@
 """What is chosen for a folder of clips, from what they and the machine are, and why."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
@@ -37,7 +37,7 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-        return cls(os.cpu_count() or 1, gpu)
+        return cls(cpu_count(), gpu)
 
 
 @dataclass(frozen=True)
