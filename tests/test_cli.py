@@ -233,6 +233,9 @@ def test_from_study_to_prediction(folder: Path) -> None:
     assert answer["best"]["run_id"]
     status = json.loads(run("status", "study", "--json").stdout)
     assert status["best"] == answer["best"]
+    for name in ("study", folder / "study.toml"):
+        hint = "a study, not a model; register its best first: vidclf promote study --as NAME"
+        assert hint in " ".join(run("predict", name, "x.avi", expect=2).stderr.split())
 
     store = Store(Path(os.environ["VIDCLF_STORE"]))
     opened = find_study("study", store)

@@ -16,7 +16,9 @@ from vidclf.comparison.gather import gather
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.registry import confirm as confirming
+from vidclf.registry.candidate import find_candidate
 from vidclf.registry.confirm_plan import plan
+from vidclf.registry.confirm_report import REPORT
 from vidclf.search.record import Objective, find_study
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
@@ -94,6 +96,11 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert (list(pooled.table.index), pooled.models) == (of_train, 2)
     promoted = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
     assert promoted["version"] == 1
+    best, other = answer["winner"], by_base["majority"]["trial"]
+    assert find_candidate("study", store).label.endswith(", confirmed)")
+    (opened.own_attempt.artifacts / REPORT).write_text(json.dumps({"finalists": [{"trial": other}]}))
+    seal = f"confirmed; trial {best} has come since, vidclf confirm judges it)"
+    assert find_candidate("study", store).label.endswith(seal)
     assert ["size/file_mb at most", 1000] in [[gate["gate"], gate["limit"]] for gate in promoted["gates"]]
 
 

@@ -1,6 +1,7 @@
 """Models that a study trains at its end, and those that are trained again to be promoted."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,7 +48,11 @@ def test_by_fold_the_kept_trial_gets_one_model_at_the_end(val: bool, tmp_path: P
         write_manifest(entries, manifest)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
     (tmp_path / "study.toml").write_text(STUDY)
-    answer = json.loads(run("tune", tmp_path / "study.toml", "--json").stdout)
+    ended = run("tune", tmp_path / "study.toml", "--json")
+    answer = json.loads(ended.stdout)
+    number = answer["best"]["number"]
+    assert "training the models of 1 kept trial …" in ended.stderr
+    assert re.search(rf"trial {number} trained, \d+\.\d s \(1 of 1\)", ended.stderr)
     opened = find_study("study", store)
     kept = [row for row in opened.rows() if opened.attempt(row.number).model.is_dir()]
     assert [row.number for row in kept] == [answer["best"]["number"]]

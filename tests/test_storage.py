@@ -306,9 +306,9 @@ def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
     [
         (
             "postgresql://me:secret@127.0.0.1:{port}/db",
-            ["me:***@127.0.0.1:{port}", "cannot be used", "refused"],
+            ["VIDCLF_STUDY_STORAGE=", "me:***@127.0.0.1:{port}", "cannot be used", "refused"],
         ),
-        ("grpc://127.0.0.1:{port}", ["cannot be reached", "127.0.0.1, port {port}"]),
+        ("grpc://127.0.0.1:{port}", ["VIDCLF_STUDY_STORAGE=grpc", "answers at 127.0.0.1, port {port}"]),
         ("nosuch://me:secret@host/db", ["nosuch://me:***@host/db", "driver is missing"]),
         ("somewhere", ["is no address", "postgresql://user:password@host/database"]),
     ],

@@ -159,6 +159,16 @@ def test_what_a_study_cannot_do_is_refused_by_name(
     assert message in refusal(write(folder, more=more), store)
 
 
+def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, store: Store) -> None:
+    path = write(folder, more="[budgett]\ntrials = 3")
+    path.write_text(path.read_text().replace("[space]", '[space]\n"model.gama" = { low = 0, high = 1 }'))
+    told = refusal(path, store)
+    assert "unknown key budgett" in told
+    assert "no base has the key model.gama, did you mean model.gamma?" in told
+    path.write_text(path.read_text().replace("base =", "bass ="))
+    assert "model.gama" not in refusal(path, store)  # without a base nothing can be said of it
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -51,6 +51,8 @@ def _print_findings(examination: "Examination", fix: bool, prefix: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
+    from vidclf.naming import plural
+
     for note in examination.notes:
         say(f"note: {note}")
     if not examination.findings:
@@ -64,7 +66,7 @@ def _print_findings(examination: "Examination", fix: bool, prefix: str) -> None:
         table.add_row(finding.what, where, finding.problem.detail, mended)
     make_console(stderr=False).print(table)
     left, found = len(examination.left), len(examination.findings)
-    counted = f"{found} problem{'s' if found > 1 else ''}"
+    counted = plural(found, "problem")
     fixable = sum(finding.problem.mend is not None for finding in examination.left)
     tell(f"{counted}, {left} of them left" if left else f"{counted}, all mended")
     if fixable and not fix:

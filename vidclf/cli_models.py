@@ -52,6 +52,7 @@ def predict(
         predictions = predict_files(folder, find_videos(videos), progress, window)
     windowed = window is not None
     if csv:
+        csv.parent.mkdir(parents=True, exist_ok=True)
         as_table(predictions, windowed=windowed).to_csv(csv, index=False)
     items = [prediction.as_dict(windowed=windowed) for prediction in predictions]
     if json_:

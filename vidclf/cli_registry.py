@@ -233,11 +233,15 @@ def rollback(
     json_: JsonOption = False,
 ) -> None:
     """Makes the champion before the present one champion again; the history keeps both."""
+    from vidclf.config import InputError
     from vidclf.registry import aliases
-    from vidclf.store import open_store
-    from vidclf.tracking.deliverer import Deliverer
+    from vidclf.store import find_store
+    from vidclf.tracking.deliverer import Deliverer, mlflow_exists
 
-    moved = aliases.rollback(Deliverer(open_store(store)).client, name)
+    opened = find_store(store)
+    if not mlflow_exists(opened):
+        raise InputError(f"{name}: no such registered model, {opened.folder} has none")
+    moved = aliases.rollback(Deliverer(opened).client, name)
     if json_:
         print_json({"name": name, "alias": moved.alias, "version": moved.version, "before": moved.before})
         return

@@ -161,9 +161,10 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 def _judged(attempt: "Attempt", split: str) -> str:
     """How many clips of how many groups the model was judged on, in words."""
     from vidclf.metrics import read_predictions
+    from vidclf.naming import plural
 
     table = read_predictions(attempt.artifacts / split / "predictions.csv")
     clips, groups = f"{len(table)} clips", table["group"].nunique()
     if (table["group"] == "").any():
         return clips
-    return f"{clips} of {groups} group{'s' if groups > 1 else ''}"
+    return f"{clips} of {plural(groups, 'group')}"

@@ -22,6 +22,11 @@ _DISTINCTIVE = ("model.frozen_stages", "train.lr", "model.kernel", "model.C")
 """What tells fixed experiments apart, where they have it."""
 
 
+def plural(count: int, noun: str) -> str:
+    """As ``1 trial`` and ``2 trials``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def trial_name(number: int, base: Tree, params: Mapping[str, Any]) -> str:
     """As ``#012 r3d_18 · 16f · frozen 3 · lr 3e-4``: sorts by number.
 

@@ -8,6 +8,7 @@ from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.separate import Verdict
 from vidclf.data.manifest import SPLITS
+from vidclf.naming import plural
 from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.record import CONTENDED
 
@@ -67,8 +68,8 @@ def answer(block: Block, measured: Baselines) -> Answer:
     near = _near(block, measured.val_clips)
     if near:
         families = ", ".join(dict.fromkeys(line.family for line in near))
-        are = "is one other" if len(near) == 1 else f"are {len(near):,} others"
-        others.append(f"Within one val clip of it, where order is chance, {are}: {families}.")
+        apart = plural(len(near), "other model")
+        others.append(f"No more than one val clip lies between it and {apart}, which is chance: {families}.")
     if len({line.model for line in block.lines}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
     return Answer(f"Ship {best.family}: {best.label}, {found}.", others)

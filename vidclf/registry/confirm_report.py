@@ -134,15 +134,15 @@ def as_dict(found: Confirmation) -> dict[str, object]:
 
 
 def write_report(opened: OpenStudy, found: Confirmation) -> None:
-    """Keeps it beside the study, for `winner_of` to find."""
+    """Keeps it beside the study, for `finalists_of` to find."""
     text = json.dumps(as_dict(found), indent=1) + "\n"
     (opened.own_attempt.artifacts / REPORT).write_text(text, encoding="utf-8")
 
 
-def winner_of(opened: OpenStudy) -> int | None:
-    """The trial that `confirm` found best, ``None`` where it was not asked."""
+def finalists_of(opened: OpenStudy) -> list[int]:
+    """The trials that `confirm` has judged, the best first; empty where it was not asked."""
     path = opened.own_attempt.artifacts / REPORT
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["winner"])
+        return [int(each["trial"]) for each in json.loads(path.read_text(encoding="utf-8"))["finalists"]]
     except (FileNotFoundError, ValueError, KeyError):
-        return None
+        return []

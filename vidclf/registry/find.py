@@ -101,6 +101,11 @@ def _download(deliverer: Deliverer, location: str) -> Path:
 
 
 def _unknown(deliverer: Deliverer, reference: str) -> str:
+    from vidclf.search.record import study_names  # noqa: PLC0415  (imports optuna: half a second)
+
+    study = reference.removesuffix(".toml").rpartition("/")[2]
+    if study in study_names(deliverer.store):
+        return f"{reference}: a study, not a model; register its best first: vidclf promote {study} --as NAME"
     models = deliverer.client.search_registered_models() if mlflow_exists(deliverer.store) else []
     known = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
     exists = (

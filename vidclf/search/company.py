@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
+from vidclf.naming import plural
 from vidclf.search.ownership import RENEWAL_SECONDS, STANDSTILL_SECONDS, Owner, Ownership
 from vidclf.search.reconcile import queue_lost, take_over
 from vidclf.search.record import OpenStudy
@@ -55,7 +56,7 @@ class Company:
         if self._ownership.first():  # one of them only, or a trial would be queued twice
             queued += queue_lost(self._opened, self._overdue if others else lambda _: True)
         if queued:
-            self._say(f"{queued} trials of a supervisor that died run again")
+            self._say(f"{plural(queued, 'trial')} of a supervisor that died to run again")
         self.others, self._looked = others, time.monotonic()
         return True
 

@@ -1,6 +1,7 @@
 """What a study does when its trials are done: models that are lacking, latencies, pictures."""
 
 import multiprocessing.connection
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vidclf import config, ranking
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
+from vidclf.naming import plural
 from vidclf.repeats import Repeats
 from vidclf.search.crew import hire, machine_of, ready
 from vidclf.search.display import Display
@@ -42,15 +44,15 @@ class Finish:
     def run(self) -> None:
         lacking = [attempt for attempt in self._kept() if not attempt.model.is_dir()]
         if lacking:
-            self.shown.line(f"training the models of {len(lacking)} kept trials …")
-            self._hand_out(lacking)
+            self.shown.line(f"training the models of {plural(len(lacking), 'kept trial')} …")
+            self._hand_out(lacking, "trained")
         self._measure()
         undrawn = [
             attempt for attempt in self._kept() if attempt.model.is_dir() and not attempt.drawn.exists()
         ]
         if undrawn:
-            self.shown.line(f"drawing the models of {len(undrawn)} kept trials …")
-            self._hand_out(undrawn)
+            self.shown.line(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
+            self._hand_out(undrawn, "drawn")
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
@@ -62,14 +64,21 @@ class Finish:
         if not self.crew:
             self.crew.extend(ready(worker, self.shown.line) for worker in hire(self.definition, 1))
 
-    def _hand_out(self, attempts: Sequence[Attempt]) -> None:
-        """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is."""
+    def _hand_out(self, attempts: Sequence[Attempt], done: str) -> None:
+        """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is.
+
+        Args:
+            attempts: What lacks a model or pictures.
+            done: What the user is told of each.
+        """
         self._hire()
-        left, busy = list(attempts), dict[Worker, Attempt]()
+        left, busy, ended = list(attempts), dict[Worker, Attempt](), 0
+        begun: dict[Worker, float] = {}
         while left or busy:
             for worker in self.crew:
                 if left and worker not in busy:
                     busy[worker] = left.pop(0)
+                    begun[worker] = time.monotonic()
                     worker.send(FinishTask(busy[worker].folder, self.opened.repeats))
             news = multiprocessing.connection.wait([worker.connection for worker in busy])
             for worker in [worker for worker in busy if worker.connection in news]:
@@ -77,12 +86,15 @@ class Finish:
                 if isinstance(message, Paused):  # asked for while trials ran, see `worker.answer`
                     worker.send(Resume())
                     continue
-                name = f"trial {int(busy.pop(worker).folder.name)}"
+                name, ended = f"trial {int(busy.pop(worker).folder.name)}", ended + 1
                 if not isinstance(message, Finished):
                     self.shown.line(f"{name}: {worker.death()}")
                     self.crew[self.crew.index(worker)] = ready(worker.replacement(), self.shown.line)
                 elif message.error:
                     self.shown.line(f"{name} has no model or pictures: {message.error}")
+                else:
+                    seconds = time.monotonic() - begun[worker]
+                    self.shown.line(f"{name} {done}, {seconds:.1f} s ({ended} of {len(attempts)})")
 
     def _measure(self) -> None:
         """Measures the latency of each shape that has none yet, and hands latencies on to their trials."""
@@ -113,7 +125,7 @@ class Finish:
         """
         self._hire()
         left = _one_each(self.crew)
-        self.shown.line(f"measuring the latency of {len(models)} shapes, with nothing else running …")
+        self.shown.line(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
         clip = a_clip(self.definition)
         for machine, worker in left.items():
             # Before there were other machines, trials did not say on which they ran.
@@ -122,7 +134,7 @@ class Finish:
                 self.opened.set_latency(shape, metrics)
         if away := sum(machine not in (*left, None) for machine in machines.values()):
             self.shown.line(
-                f"{away} shapes were not measured: no worker is left on the machine that they ran on"
+                f"{plural(away, 'shape')} could not be measured: their machine has no worker left"
             )
 
 

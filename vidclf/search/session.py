@@ -19,6 +19,7 @@ from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.data.report import write_report
 from vidclf.experiment import dataset_record, provenance
+from vidclf.naming import plural
 from vidclf.ranking import TrialRow
 from vidclf.search import page
 from vidclf.search.checks import mend_runs
@@ -276,7 +277,7 @@ def _close(
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
         shown.line(
-            f"{deliverer.undelivered} runs could not be delivered to MLflow; the next tune delivers them"
+            f"{plural(deliverer.undelivered, 'run')} could not be delivered to MLflow; the next tune does it"
         )
     elif ending != "interrupted":
         stay = ranking.kept(rows, opened.objective.direction, definition.file.keep)

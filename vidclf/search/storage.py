@@ -115,9 +115,9 @@ def _open_database(url: URL, shown: str) -> BaseStorage:
         raise InputError(f"VIDCLF_STUDY_STORAGE={shown}: its driver is missing: {advice} ({error})") from None
     except SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise InputError(f"the study's database {shown} cannot be used: {reason}") from None
+        raise InputError(f"VIDCLF_STUDY_STORAGE={shown}: cannot be used: {reason}") from None
     except RuntimeError as error:  # tables of another Optuna
-        raise InputError(f"the study's database {shown} cannot be used: {error}") from None
+        raise InputError(f"VIDCLF_STUDY_STORAGE={shown}: cannot be used: {error}") from None
 
 
 def _made(make: Callable[[], RDBStorage]) -> RDBStorage:
@@ -143,7 +143,7 @@ def _open_proxy(url: URL, shown: str) -> BaseStorage:
         storage.wait_server_ready(timeout=_CONNECT_SECONDS)
     except ConnectionError:
         raise InputError(
-            f"Optuna's proxy {shown} cannot be reached: nothing answers at {host}, port {port}"
+            f"VIDCLF_STUDY_STORAGE={shown}: no proxy of Optuna answers at {host}, port {port}"
         ) from None
     return storage
 

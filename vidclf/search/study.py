@@ -3,13 +3,13 @@
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
 import optuna
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from vidclf import config
 from vidclf.config import InputError, Scalar, Section
@@ -178,7 +178,10 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     tree = config.read_toml(path)
     if "model" in tree and "space" not in tree:
         raise InputError(f"{path}: this is an experiment; run it with: vidclf train {path}")
-    file = config.validate(StudyFile, tree, str(path))
+    try:
+        file = config.validate(StudyFile, tree, str(path))
+    except InputError as error:
+        raise InputError(*error.problems, *_space_problems(path, tree)) from None
     name = file.name or path.stem
     check_name(name)
     stored = stored_definition(store, name)
@@ -204,6 +207,22 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
     if problems:
         raise InputError(*problems)
     return StudyDefinition(name, file, space, overrides)
+
+
+def _space_problems(path: Path, tree: Mapping[str, Any]) -> Sequence[str]:
+    """What is wrong with the space and the bases of a file that has other problems too."""
+    parts = {key: tree[key] for key in ("base", "space") if key in tree}
+    required = {"objective": {"metric": "val/loss", "direction": "minimize"}, "budget": {"trials": 1}}
+    try:
+        file = StudyFile.model_validate({**required, **parts, "pruner": {"name": "none"}})
+    except ValidationError:  # which has been told
+        return ()
+    try:
+        bases, _ = _load_bases(path, file, {}, "")
+        build_space(file.space, bases, str(path), path.parent.absolute())
+    except InputError as error:
+        return error.problems
+    return ()
 
 
 def _load_bases(

@@ -18,6 +18,7 @@ from optuna.distributions import (
 from scipy.stats import spearmanr
 
 from vidclf import config, ranking
+from vidclf.naming import plural
 from vidclf.ranking import LATENCY, SIZE, TrialRow
 from vidclf.search.overview import FEWEST, Overview, best_config
 from vidclf.search.record import BASE, OpenStudy
@@ -84,7 +85,7 @@ def _mattered(overview: Overview, stem: str) -> Iterator[str]:
     where = f"In {_escaped(stem)}" if len(overview.stems) > 1 else "In this study"
     if not shares:
         why = "too few" if len(rows) < FEWEST else "too much alike"
-        yield f"{where}: {_trials(len(rows))} complete, {why} to say which values mattered."
+        yield f"{where}: {plural(len(rows), 'trial')} complete, {why} to say which values mattered."
         return
     top = ", ".join(f"{_code(name)} ({share:.0%})" for name, share in itertools.islice(shares.items(), 3))
     yield f"{where}, what most set the best trials apart was {top}, over {len(rows)} trials (PED-ANOVA)."
@@ -133,7 +134,8 @@ def _doubts(overview: Overview) -> Iterator[str]:
         near = [row for row in overview.ranked[1:] if abs(best - (row.value or 0.0)) <= 1 / clips]
         bases = ", ".join(sorted({_escaped(row.base) for row in near}))
         if near:
-            yield f"Within one clip of the best, where order is chance: {_trials(len(near))} of {bases}."
+            others = f"{plural(len(near), 'trial')} of {bases}"
+            yield f"No more than one clip lies between the best and {others}, which is chance."
     if overview.ranked and not any(LATENCY in row.metrics for row in overview.ranked):
         yield "Latency is not known yet: it is measured when the study stops."
     seeds = {config.lookup(base, "seed") for base in overview.opened.stored["bases"].values()}
@@ -191,10 +193,6 @@ def _searched(overview: Overview) -> Iterator[str]:
         text + (f" (in {', '.join(map(_escaped, stems))})" if len(overview.stems) > 1 else "")
         for text, stems in sorted(ranges.items())
     )
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial{'s' if count != 1 else ''}"
 
 
 def _bound(constraint: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from vidclf import config
 from vidclf.config import Choice, InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import parse_experiment, prepare
+from vidclf.naming import plural
 from vidclf.repeats import Repeats
 from vidclf.search.checks import mend_study
 from vidclf.search.crew import check_ray, gpu_count, hire, placed
@@ -131,7 +132,7 @@ def _tune(
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)
         shown.line(
-            f"{taken} finished trials of {definition.continued} are known to the search"
+            f"{plural(taken, 'finished trial')} of {definition.continued} taken over into the search"
             + (f"; {left} lie outside of this space" if left else "")
         )
     ownership = Ownership(opened, shown.line, join=definition.join)
@@ -151,7 +152,7 @@ def _tune(
             for warning in warnings:
                 shown.line(f"warning: {warning}")
             if requeued:
-                shown.line(f"{requeued} interrupted trials run again")
+                shown.line(f"{plural(requeued, 'interrupted trial')} to run again")
             return opened, run_session(opened, definition, ownership, crew, shown)
     finally:
         for worker in crew:
