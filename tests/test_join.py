@@ -36,6 +36,7 @@ from vidclf.search.reconcile import (
     take_over,
 )
 from vidclf.search.record import AHEAD, OWNER, RELEASED, Budget, OpenStudy, find_study
+from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Tally
 from vidclf.search.worker import Progress, RunTask, Verdict
 from vidclf.store import Outcome, Store, now_ms, open_store
@@ -195,6 +196,26 @@ def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(
     assert (taken, ending) == ([1], "finished")
     assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
     assert opened.logical() == 4
+
+
+def test_a_trial_that_is_taken_over_before_a_worker_has_it_is_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.only_svm()
+    shape = Supervisor._shape
+
+    def slow(self: Supervisor, trial: optuna.Trial, *arguments: Any) -> str:
+        if trial.number == 0:
+            assert take_over(bench.open()) == 1
+        return shape(self, trial, *arguments)
+
+    monkeypatch.setattr(Supervisor, "_shape", slow)
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    assert opened.attempt(0).outcome().status == "interrupted"  # type: ignore[union-attr]
+    first, *others = opened.trials()
+    assert first.user_attrs["reason_kind"] == "interrupted"
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
 
 
 def test_an_outcome_after_the_trial_was_taken_over_is_not_told(bench: Bench) -> None:

@@ -93,7 +93,7 @@ class Closing:
         try:
             self._tell(running, outcome, again)
         except FencedError:
-            self._drop(running)
+            self.drop(running)
             return False
         rows = self._tally.add(running.trial, outcome)
         self._settled()
@@ -156,7 +156,7 @@ class Closing:
         with contextlib.suppress(FencedError, DatabaseAway):
             settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
 
-    def _drop(self, running: Running) -> None:
+    def drop(self, running: Running) -> None:
         """Keeps the folder of a trial that was taken over, as one that was cut."""
         running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
         self._state.running.pop(running.trial.number, None)

@@ -204,31 +204,47 @@ class Supervisor:
 
     def _start(self) -> None:
         """Hands the next configuration to an idle worker."""
-        ahead, self._ahead = self._ahead, None
-        if ahead:
-            if not is_owned(self._opened, ahead.trial.number, self._ownership.uuid):
-                return
-            ahead.trial.set_user_attr(AHEAD, False)
-            earlier = self._tally.earlier(ahead.trial.params)
-            if earlier is not None:  # the same has ended since it was asked for
-                self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier)
-                return
-        asked = ahead or self._ask()
+        asked = self._next()
         if asked is None:
             return
-        trial, stem = asked.trial, asked.stem
-        running = self._opening.begin(trial, stem)
-        frozen = self._opened.frozen(trial.number)
+        running = self._opening.begin(asked.trial, asked.stem)
+        try:
+            self._hand_over(running, asked)
+        except UpdateFinishedTrialError:
+            self._closing.drop(running)
+            self._register(running.attempt)
+
+    def _next(self) -> Asked | None:
+        """What was asked for ahead, else what is asked for now, see `_ask`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return self._ask()
+        if not is_owned(self._opened, ahead.trial.number, self._ownership.uuid):
+            return None
+        ahead.trial.set_user_attr(AHEAD, False)
+        earlier = self._tally.earlier(ahead.trial.params)
+        if earlier is not None:  # the same has ended since it was asked for
+            self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier)
+            return None
+        return ahead
+
+    def _hand_over(self, running: Running, asked: Asked) -> None:
+        """Gives a trial to an idle worker, unless its model is known to be too slow.
+
+        Raises:
+            UpdateFinishedTrialError: Another supervisor has taken the trial over.
+        """
+        frozen = self._opened.frozen(asked.trial.number)
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
         running.course = Course.after(frozen.intermediate_values)
         worker = self._idle[-1]
-        shape = self._shape(trial, asked.experiment, worker)
+        shape = self._shape(asked.trial, asked.experiment, worker)
         if self._too_slow(worker, running, asked.experiment, shape):
             return
         self._idle.remove(worker)
         self._running[worker] = running
-        self._state.running[trial.number] = ShownTrial(stem)
+        self._state.running[asked.trial.number] = ShownTrial(asked.stem)
         worker.send(RunTask(config.dump(asked.experiment), running.attempt.folder, self._opened.repeats))
         self._register(running.attempt)
 
@@ -267,11 +283,11 @@ class Supervisor:
     def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
         """Tells the value that this very configuration already has."""
         self._tally.repeats += 1
-        running = self._opening.begin(trial, stem, earlier)
         before = self._opened.frozen(earlier).user_attrs
         trial.set_user_attr("reused_from", earlier)
         trial.set_user_attr("shape", before.get("shape"))
         trial.set_user_attr("machine", before.get("machine"))
+        running = self._opening.begin(trial, stem, earlier)
         config.write_toml(config.dump(experiment), running.attempt.config)
         running.attempt.record(0, before["metrics"])
         outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
