@@ -1,5 +1,6 @@
 """Study files, and what may change between a study's start and its resume."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_a_resume_repeats_the_overrides_and_refuses_others(folder: Path, store: 
     open_study(again, store)
     with pytest.raises(InputError, match=r"base svm: model\.kernel: linear -> rbf"):
         open_study(load_study(path, {"model.kernel": "rbf"}, store), store)
+
+
+def test_a_successor_keeps_its_own_overrides_and_begins_with_its_predecessors(
+    folder: Path, store: Store
+) -> None:
+    path = write(folder)
+    open_study(load_study(path, {"model.kernel": "linear"}, store), store)
+    assert load_study(path, {}, store, "next").overrides == {"model.kernel": "linear"}
+    begun = replace(load_study(path, {"model.kernel": "rbf"}, store, "next"), name="next")
+    open_study(begun, store)
+    assert load_study(path, {}, store, "next").overrides == {"model.kernel": "rbf"}
+    assert load_study(path, {}, store).overrides == {"model.kernel": "linear"}
 
 
 def test_an_override_of_the_start_is_not_taken_for_one_of_the_resume(folder: Path, store: Store) -> None:

@@ -162,13 +162,16 @@ class StudyDefinition:
         return cast(dict[str, Any], json.loads(json.dumps(flat)))
 
 
-def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyDefinition:
+def load_study(
+    path: Path, overrides: Mapping[str, Any], store: Store, successor: str | None = None
+) -> StudyDefinition:
     """Reads and checks a study file and its bases.
 
     Args:
         path: The TOML file.
         overrides: ``--set`` values; empty on a resume: those that the study was started with.
         store: Where the study may already exist.
+        successor: The study that is to take over this one's finished trials; it may exist, too.
 
     Raises:
         InputError: Every problem of the study file and its bases.
@@ -184,10 +187,11 @@ def load_study(path: Path, overrides: Mapping[str, Any], store: Store) -> StudyD
         raise InputError(*error.problems, *_space_problems(path, tree)) from None
     name = file.name or path.stem
     check_name(name)
-    stored = stored_definition(store, name)
     given = "--set"
-    if not overrides and stored:
-        overrides, given = stored["overrides"], f"the study {name} was started with --set"
+    for resumed in filter(None, (successor, name) if not overrides else ()):
+        if stored := stored_definition(store, resumed):
+            overrides, given = stored["overrides"], f"the study {resumed} was started with --set"
+            break
     searched = sorted(overrides.keys() & file.space.keys())
     if searched:
         raise InputError(*(f"{given} {key}: {path} searches over it; change its [space]" for key in searched))

@@ -70,9 +70,8 @@ def plan(request: Request, store: Store) -> StudyDefinition:
                 "--per-gpu: with --ray the study's [resources] say it, as gpus = 0.25 for four on each GPU"
             )
         check_ray(request.ray)
-    definition = dataclasses.replace(
-        load_study(request.path, request.overrides, store), join=request.join, ray=request.ray
-    )
+    definition = load_study(request.path, request.overrides, store, request.continue_as)
+    definition = dataclasses.replace(definition, join=request.join, ray=request.ray)
     file = definition.file
     if request.trials is not None:
         file = file.model_copy(update={"budget": file.budget.model_copy(update={"trials": request.trials})})
