@@ -72,7 +72,8 @@ def test_a_study(tmp_path: Path, squares: Manifest) -> None:
     assert study.best is not None
     assert study.best["value"] == study.trials["value"].max()
     assert study.best["params"]["model.C"] in set(study.trials["model.C"])
-    assert sum(line.startswith("trial ") for line in lines) == 3
+    assert sum(line.startswith("trial ") and " complete " in line for line in lines) == 3
+    assert sum(" drawn, " in line for line in lines) == 3
     with pytest.raises(InputError, match="no such file"):
         vidclf.run_study(tmp_path / "nothing.toml")
 
