@@ -63,6 +63,12 @@ def test_the_leaderboard_shows_every_base_and_the_whole_front() -> None:
     assert "4 complete trials are not shown" in text
 
 
+def test_equal_latencies_of_one_shape_are_explained() -> None:
+    once = "measured once for all trials of one shape"
+    assert once in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="a")])
+    assert once not in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="b")])
+
+
 def test_without_latency_there_is_no_front() -> None:
     text = shown([row(0, 0.9, ms=None), row(1, 0.8, ms=None)])
     assert "*" not in text

@@ -157,12 +157,14 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, *, test: 
             figure(row.metrics.get(SIZE), ".2f"),
             params,
         )
-    notes = [f"Figures are selected on val and so optimistic; {test}."]
+    notes = []
+    if hidden := len(best) - len(shown):
+        notes.append(f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
     if front:
-        notes.insert(0, "* Pareto front: no other trial is better, faster and smaller at once.")
-    if len(shown) < len(best):
-        hidden = len(best) - len(shown)
-        notes.insert(0, f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
+        notes.append("* Pareto front: no other trial is better, faster and smaller at once.")
+    if measured and len({row.shape for _, row in shown}) < len(shown):
+        notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
+    notes.append(f"Figures are selected on val and so optimistic; {test}.")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table

@@ -203,7 +203,10 @@ def _costs(block: Block) -> Iterator[str]:
     if any(CONTENDED in line.metrics for line in known):
         yield "Some latencies were measured beside other work and are too high."
     if known:
-        yield "Latency was measured on the machine of each run, at batch 1, as the median of warmed calls."
+        yield (
+            "Latency was measured on the machine of each run, at batch 1, as the median of warmed calls: in "
+            "a study once for all trials of one shape (network, frames, size, machine)."
+        )
 
 
 def _left_out(block: Block) -> Iterator[str]:
