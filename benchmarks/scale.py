@@ -30,9 +30,9 @@ from optuna.trial import create_trial
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench import ScriptedWorker
 from tests.clips import write_experiment, write_squares, write_study
 from tests.services import OptunaProxy, PostgreSQL
-from tests.test_supervisor import ScriptedWorker
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership

@@ -3,16 +3,20 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.store import Store
+from vidclf.store import Store, open_store
 
 from .attempts import fresh_store
 from .clips import write_squares
 from .memory import Memory
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -62,3 +66,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Bench":
+    """A study over two bases, and a supervisor whose workers do what a test says."""
+    from .bench import Bench  # noqa: PLC0415  (imports most of vidclf)
+
+    return Bench(tmp_path, open_store(), monkeypatch)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from tests.test_supervisor import Bench, complete
+from tests.bench import Bench, complete
 from tests.test_survival import Ordeal, check_survival
 from vidclf.config import InputError
 from vidclf.search import company, ownership
@@ -413,8 +413,8 @@ def test_others_end_with_the_study_and_not_before(bench: Bench, monkeypatch: pyt
     trial.set_user_attr(OWNER, "far")
     far = {"host": "far", "boot": "b", "pid": 1, "started": 0.0, "leads": False}
     opened.study.set_user_attr("owner/far", json.dumps(far))
-    monkeypatch.setattr("tests.test_supervisor.Ownership", lambda opened: Ownership(opened, join=True))
-    monkeypatch.setattr("tests.test_supervisor.reconcile.reconcile", lambda opened: 0)
+    monkeypatch.setattr("tests.bench.Ownership", lambda opened: Ownership(opened, join=True))
+    monkeypatch.setattr("tests.bench.reconcile.reconcile", lambda opened: 0)
     begun = time.monotonic()
     opened, ending = bench.run(lambda task, _: complete(0.5))
     assert time.monotonic() - begun > 0.9

@@ -2,174 +2,25 @@
 
 import json
 import math
-import multiprocessing
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import psutil
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
 
-from tests.clips import write_experiment, write_squares
-from tests.test_study import STUDY
+from tests.bench import Bench, complete
 from vidclf import ranking
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
-from vidclf.search import latency, ownership, points, reconcile, supervisor, tally
-from vidclf.search.display import PlainDisplay, StudyState
-from vidclf.search.opening import Opening
-from vidclf.search.ownership import Ownership
+from vidclf.search import points, tally
 from vidclf.search.plan import describe_plan
-from vidclf.search.pruners import build_pruner
-from vidclf.search.record import OpenStudy
-from vidclf.search.samplers import build_sampler
-from vidclf.search.study import load_study, open_study
 from vidclf.search.worker import (
-    LatencyTask,
-    Measured,
-    Paused,
     Progress,
-    Resume,
     RunTask,
     Verdict,
-    _Line,
 )
-from vidclf.store import Attempt, Outcome, Store, now_ms, open_store
-
-Script = Callable[[RunTask, Connection], Outcome | None]
-
-
-class ScriptedWorker:
-    """A worker whose process is a thread: it answers each task as the script says; ``None`` is its death."""
-
-    script: Script
-    machine: Mapping[str, str] = {}
-
-    def __init__(self, threads: int = 1) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        threading.Thread(target=self._work, args=(theirs,), daemon=True).start()
-
-    def _work(self, connection: Connection) -> None:
-        try:
-            while True:
-                task = connection.recv()
-                outcome = type(self).script(task, connection)
-                if outcome is None:
-                    connection.close()
-                    return
-                if isinstance(outcome, Outcome):
-                    Attempt(task.folder).finish(outcome)
-                connection.send(outcome)
-        except (EOFError, OSError):
-            return
-
-    def send(self, message: Any) -> None:
-        self.connection.send(message)
-
-    def pause(self) -> None:
-        """A thread answers no signals: whoever is computing stays busy."""
-
-    def receive(self) -> Any:
-        try:
-            return self.connection.recv()
-        except EOFError:
-            return None
-
-    def death(self) -> str:
-        return "the worker died: SIGKILL"
-
-    def replacement(self) -> "ScriptedWorker":
-        self.stop()
-        return ScriptedWorker()
-
-    def stop(self) -> None:
-        self.connection.close()
-
-
-def complete(value: float, **metrics: float) -> Outcome:
-    return Outcome("complete", "", {"val/macro_f1": value, **metrics}, now_ms())
-
-
-def folder_clip(folder: Path) -> Path:
-    return next((folder / "squares").rglob("*.avi"))
-
-
-class Bench:
-    """A study on two bases, and a supervisor over it."""
-
-    def __init__(self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        manifest = write_squares(folder / "squares", groups=3)
-        write_experiment(folder / "svm.toml", "svm", manifest)
-        write_experiment(folder / "tiny.toml", "frames2d", manifest)
-        self.path, self.store = folder / "s.toml", store
-        self.text = STUDY.format(base='["svm.toml", "tiny.toml"]', more="")
-        monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
-        self.lines: list[str] = []
-        self.ask_ahead_from = 99
-        self.stop_delay = 0.0
-
-    def only_svm(self) -> None:
-        """Leaves the base whose every sample is another configuration."""
-        self.text = self.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
-
-    def open(self) -> OpenStudy:
-        self.path.write_text(self.text)
-        self.definition = load_study(self.path, {}, self.store)
-        return open_study(self.definition, self.store)
-
-    def run(self, script: Script, workers: int = 1, stop_after: int | None = None) -> tuple[OpenStudy, str]:
-        opened = self.open()
-        file = self.definition.file
-        held = Ownership(opened)
-        reconcile.reconcile(opened)
-        opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
-        opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
-        display = PlainDisplay(Console(quiet=True))
-        display.line = self.lines.append  # type: ignore[method-assign]
-        opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
-        started: list[Attempt] = []
-        boss = supervisor.Supervisor(
-            opened=opened,
-            space=self.definition.space,
-            budget=file.budget,
-            keep=file.keep,
-            ask_ahead_from=self.ask_ahead_from,
-            clip=folder_clip(self.path.parent),
-            ownership=held,
-            shown=display,
-            state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
-            opening=Opening(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
-            register=started.append,
-        )
-
-        def scripted(task: RunTask, connection: Connection) -> Outcome | None:
-            if stop_after is not None and len(started) > stop_after:
-                threading.Event().wait(self.stop_delay)
-                boss.stop()
-                threading.Event().wait(5)
-            return script(task, connection)
-
-        ScriptedWorker.script = staticmethod(scripted)
-        try:
-            ending, _ = boss.run([ScriptedWorker() for _ in range(workers)])  # type: ignore[misc]
-            return opened, ending
-        finally:
-            held.release()
-
-    def states(self, opened: OpenStudy) -> list[str]:
-        return [row.state for row in opened.rows()]
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    yield Bench(tmp_path, open_store(), monkeypatch)
+from vidclf.store import Outcome, now_ms
 
 
 def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:
@@ -510,67 +361,6 @@ def test_an_exhausted_grid_is_a_finished_study(bench: Bench) -> None:
     assert len(opened.trials()) == len(opened.rows())
 
 
-def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
-    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=1)
-    assert ending == "interrupted"
-    assert bench.states(opened)[-1] == "interrupted"
-    cut = opened.trials()[-1]
-    outcome = opened.attempt(cut.number).outcome()
-    assert outcome is not None
-    assert outcome.status == "interrupted"
-    opened.attempt(cut.number).checkpoint.mkdir()
-    (opened.attempt(cut.number).checkpoint / "epoch.pt").write_text("state")
-    went_on = []
-
-    def train(task: RunTask, _: Connection) -> Outcome:
-        went_on.append((task.folder / "checkpoint" / "epoch.pt").exists())
-        return complete(0.5)
-
-    opened, ending = bench.run(train)
-    assert ending == "finished"
-    assert went_on == [True, *[False] * (len(went_on) - 1)]
-    retry = opened.trials()[cut.number + 1]
-    assert retry.params == cut.params
-    assert retry.user_attrs["retry_of"] == retry.user_attrs["root"] == cut.number
-    assert opened.logical() == 4
-    assert bench.states(opened).count("interrupted") == 1
-
-
-def test_what_a_dead_supervisor_left_running_is_settled(bench: Bench) -> None:
-    opened = bench.open()
-    for number in range(2):
-        trial = opened.study.ask()
-        bench.definition.space.suggest(trial)
-        opened.attempt(number).artifacts.mkdir(parents=True)
-    opened.attempt(1).finish(complete(0.7))
-    assert reconcile.reconcile(opened) == 1
-    first, second, queued = opened.trials()
-    assert (first.state, first.user_attrs["reason_kind"]) == (TrialState.FAIL, "interrupted")
-    assert (second.state, second.value) == (TrialState.COMPLETE, 0.7)
-    assert (queued.state, queued.params) == (TrialState.WAITING, first.params)
-    assert reconcile.reconcile(opened) == 0
-    assert len(opened.trials()) == 3
-
-
-def test_a_study_with_a_live_owner_is_refused_by_host_and_process(bench: Bench) -> None:
-    opened = bench.open()
-    first = Ownership(opened)
-    with pytest.raises(InputError, match=rf"process {psutil.Process().pid} on "):
-        Ownership(bench.open())
-    first.release()
-    Ownership(bench.open()).release()
-
-
-def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = bench.open()
-    Ownership(opened)
-    monkeypatch.setattr(ownership, "_boot", lambda: "another boot")
-    second = Ownership(bench.open())
-    assert ownership.live_owners(bench.open())
-    second.release()
-    assert not ownership.live_owners(bench.open())
-
-
 def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: Bench) -> None:
     bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
         "trials = 4", "trials = 8"
@@ -585,55 +375,6 @@ def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: 
         assert "data.frames = 8 is larger than data.grid = 4" in row.reason
         assert opened.attempt(row.number).outcome() is not None
     assert "running" not in bench.states(opened)
-
-
-def test_without_workers_a_study_that_is_done_waits_for_nobody(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened, _ = bench.run(lambda task, _: complete(0.5))
-    monkeypatch.setattr(reconcile, "reconcile", lambda opened: 0)
-    opened.study.ask()  # of a supervisor that died just then
-    _, ending = bench.run(lambda task, _: complete(0.5), workers=0)
-    assert ending == "finished"
-
-
-def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(bench: Bench) -> None:
-    opened = bench.open()
-    trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
-    opened.attempt(0).artifacts.mkdir(parents=True)
-    opened.attempt(0).finish(Outcome("failed", "ValueError: no", {}, now_ms()))
-    waiting = len(opened.trials([TrialState.WAITING]))
-    assert not reconcile.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
-    assert opened.frozen(0).user_attrs["reason_kind"] == "failed"
-    assert len(opened.trials([TrialState.WAITING])) == waiting
-    assert opened.logical() == 1
-
-
-def test_a_point_that_was_cut_before_it_had_its_values_keeps_them(bench: Bench) -> None:
-    opened = bench.open()
-    assert opened.study.ask().number == 0
-    assert reconcile.reconcile(opened) == 1
-    retry = next(trial for trial in opened.trials() if trial.user_attrs.get("retry_of") == 0)
-    assert retry.user_attrs["start"] == "base"
-    handle = next(asked for asked in iter(opened.study.ask, None) if asked.number == retry.number)
-    stem, experiment = bench.definition.space.suggest(handle)
-    assert (stem, experiment) == ("svm", bench.definition.space.bases["svm"])
-
-
-def test_a_plan_does_not_count_on_trials_of_another_study(bench: Bench) -> None:
-    bench.only_svm()
-    old, _ = bench.run(lambda task, _: complete(0.5))
-    bench.text = 'name = "wider"\n' + bench.text.replace("high = 10.0", "high = 50.0")
-    new = bench.open()
-    assert points.seed(new, old, bench.definition.space) == (4, 0)
-    assert describe_plan(bench.definition, bench.store)["seconds_left"] is None
-    bench.run(lambda task, _: complete(0.5))
-    held = describe_plan(bench.definition, bench.store)["store_bytes"]
-    assert held > 0
-    bench.text = bench.text.replace("trials = 4", "trials = 8")
-    bench.open()
-    assert describe_plan(bench.definition, bench.store)["store_bytes"] == 2 * held
 
 
 @pytest.mark.parametrize("by", ["seed", "fold"])
@@ -658,183 +399,16 @@ def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(bench: Bench, by:
     ] * 3
 
 
-def test_work_that_had_finished_survives_a_stop(bench: Bench) -> None:
-    opened = bench.open()
-    trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
-    opened.attempt(0).artifacts.mkdir(parents=True)
-    opened.attempt(0).finish(complete(0.9))
-    assert not reconcile.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
-    assert opened.trials()[0].value == 0.9
-
-
-def test_feasibility_is_judged_by_the_saved_model(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
-        "trials = 4", "trials = 1"
-    )
-    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
-
-    def grows(task: RunTask, connection: Connection) -> Outcome:
-        connection.send(Progress(0, {"size/file_mb": 9.9}))
-        connection.recv()
-        return complete(0.5, **{"size/file_mb": 10.1})
-
-    opened, _ = bench.run(grows)
-    assert [row.feasible for row in opened.rows()] == [False]
-
-
-def test_bases_may_change_their_order_on_resume(bench: Bench) -> None:
-    bench.run(lambda task, _: complete(0.5))
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')
-    bench.text = bench.text.replace("trials = 4", "trials = 6")
-    opened, ending = bench.run(lambda task, _: complete(0.5))
-    assert ending == "finished"
-    assert bench.states(opened) == ["complete"] * 6
-
-
-@pytest.mark.parametrize(("rival", "stays"), [("0", False), ("z", True)])
-def test_of_two_that_register_at_once_one_stays(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, rival: str, stays: bool
-) -> None:
-    opened = bench.open()
-    first = Ownership(opened)
-    opened.study.set_user_attr(f"owner/{rival}", json.dumps(asdict(first._owner)))
-    first.release()
-    # Neither has seen the other when it looked first.
-    blind = iter([{}])
-    real = ownership._owners
-    monkeypatch.setattr(ownership, "_owners", lambda attributes: real(next(blind, attributes)))
-    if stays:
-        Ownership(opened).release()
-    else:
-        with pytest.raises(InputError, match="is being run by process"):
-            Ownership(opened)
-
-
-@pytest.mark.parametrize("counts", [True, False])
-def test_an_owner_on_another_host_lives_while_it_counts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, counts: bool
-) -> None:
-    opened = bench.open()
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(ownership.socket, "gethostname", lambda: "elsewhere")
-        far = Ownership(opened)
-    monkeypatch.setattr(ownership, "STANDSTILL_SECONDS", 0.3)
-    monkeypatch.setattr(ownership.time, "sleep", lambda _: far.renew() if counts else None)
-    if counts:
-        with pytest.raises(InputError, match="on elsewhere"):
-            Ownership(bench.open())
-    else:
-        Ownership(bench.open()).release()
-
-
-class Clock:
-    """Answers `LatencyTask`s and counts them."""
-
-    def __init__(self, milliseconds: dict[str, float]) -> None:
-        self.milliseconds, self.timed = milliseconds, []
-
-    def __call__(self, task: RunTask | LatencyTask, connection: Connection) -> Any:
-        if isinstance(task, LatencyTask):
-            kind = "svm" if task.experiment is None else task.experiment["model"]["kind"]
-            self.timed.append((kind, task.folder is None))
-            return Measured({"latency/p50_ms": self.milliseconds[kind]})
-        (task.folder / "model").mkdir()
-        return complete(0.5)
-
-
-def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_timed_when_fitted(
-    bench: Bench,
-) -> None:
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
-    clock = Clock({"frames2d": 50.0, "svm": 5.0})
-    opened, ending = bench.run(clock)  # type: ignore[arg-type]
-    assert ending == "finished"
-    assert sorted(clock.timed) == [("frames2d", True), ("svm", False)]
-    for row in opened.rows():
-        if row.base == "tiny":
-            assert (row.state, row.reason) == ("pruned", "infeasible: latency/p50_ms = 50 (max 10)")
-            assert not opened.attempt(row.number).model.exists()
-        else:
-            assert (row.state, row.feasible) == ("complete", True)
-            assert opened.trials()[row.number].constraints["latency/p50_ms"] <= 0
-
-
-@pytest.mark.parametrize("other", ["waits", "ends", "dies"])
-def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: str
-) -> None:
+def test_a_plan_does_not_count_on_trials_of_another_study(bench: Bench) -> None:
     bench.only_svm()
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
-    really_wait, both = multiprocessing.connection.wait, threading.Barrier(2)
-
-    def wait(connections: Any, timeout: float | None = None) -> list[Any]:
-        time.sleep(0.3)  # busy, so that both have spoken when it listens
-        return really_wait(connections, timeout)
-
-    def script(task: RunTask | LatencyTask, connection: Connection) -> Any:
-        if isinstance(task, LatencyTask):
-            return Measured({"latency/p50_ms": 5.0})
-        (task.folder / "model").mkdir()
-        if task.folder.name in ("00000", "00001"):
-            both.wait(20)
-        if task.folder.name == "00001" and other == "dies":
-            return None
-        if task.folder.name == "00001" and other == "waits":
-            connection.send(Progress(1, {"epoch/val/macro_f1": 0.5}))
-            if not connection.poll(5):
-                return None  # nobody answers
-            connection.recv()
-        return complete(0.5)
-
-    monkeypatch.setattr(supervisor.multiprocessing.connection, "wait", wait)
-    opened, ending = bench.run(script, workers=2)
-    assert ending == "finished"
-    assert bench.states(opened).count("died") == (other == "dies")
-    (known,) = opened.latencies().values()
-    assert known == {"latency/p50_ms": 5.0}, "whoever waits for an answer computes nothing"
-
-
-def test_a_latency_measured_beside_other_work_rejects_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(latency, "PAUSE_SECONDS", 0.1)
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
-    clock = Clock({"frames2d": 50.0, "svm": 50.0})
-
-    def slow(task: Any, connection: Connection) -> Any:
-        if isinstance(task, RunTask) and task.experiment["model"]["kind"] == "svm":
-            threading.Event().wait(1.0)
-        return clock(task, connection)
-
-    opened, _ = bench.run(slow, workers=2)
-    tiny = next(row for row in opened.rows() if row.base == "tiny")
-    assert (tiny.state, tiny.feasible) == ("complete", True)
-    assert tiny.metrics["latency/contended"] == 1.0
-
-
-def test_a_real_worker_pauses_between_two_messages(tmp_path: Path) -> None:
-    here, there = multiprocessing.Pipe()
-    line = _Line(there)
-    answers: list[object] = []
-
-    def work() -> None:
-        line.on_signal()  # as at work
-        answers.append("went on")
-        line._busy = True
-        line.on_signal()  # as in the middle of a message
-        line._busy = False
-        line.send(Progress(1, {}))
-        answers.append(line.receive())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert here.recv() == Paused()
-    assert answers == []
-    here.send(Resume())
-    assert here.recv() == Progress(1, {})
-    assert here.recv() == Paused()
-    here.send(Resume())
-    here.send(Verdict("enough"))
-    thread.join(10)
-    assert answers == ["went on", Verdict("enough")]
+    old, _ = bench.run(lambda task, _: complete(0.5))
+    bench.text = 'name = "wider"\n' + bench.text.replace("high = 10.0", "high = 50.0")
+    new = bench.open()
+    assert points.seed(new, old, bench.definition.space) == (4, 0)
+    assert describe_plan(bench.definition, bench.store)["seconds_left"] is None
+    bench.run(lambda task, _: complete(0.5))
+    held = describe_plan(bench.definition, bench.store)["store_bytes"]
+    assert held > 0
+    bench.text = bench.text.replace("trials = 4", "trials = 8")
+    bench.open()
+    assert describe_plan(bench.definition, bench.store)["store_bytes"] == 2 * held

@@ -24,10 +24,10 @@ from mlflow.entities import ViewType
 from optuna.trial import TrialState
 
 from tests.attempts import ENDED, end
+from tests.bench import Bench
 from tests.clips import write_experiment, write_squares
 from tests.services import MlflowServer
 from tests.test_doctor import METRIC, add_trial, make_folder, make_optuna_study
-from tests.test_supervisor import Bench
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
