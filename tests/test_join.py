@@ -329,7 +329,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     assert lines == [
         f"process {os.getpid()} on far runs trials of this study too",
         f"process {os.getpid()} on far does not run this study any more",
-        "1 trial of a supervisor that died to run again",
+        "running again: 1 trial of a supervisor that died",
     ]
 
 

@@ -56,7 +56,7 @@ class Company:
         if self._ownership.first():  # one of them only, or a trial would be queued twice
             queued += queue_lost(self._opened, self._overdue if others else lambda _: True)
         if queued:
-            self._say(f"{plural(queued, 'trial')} of a supervisor that died to run again")
+            self._say(f"running again: {plural(queued, 'trial')} of a supervisor that died")
         self.others, self._looked = others, time.monotonic()
         return True
 

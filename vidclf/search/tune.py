@@ -131,7 +131,7 @@ def _tune(
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)
         shown.line(
-            f"{plural(taken, 'finished trial')} of {definition.continued} taken over into the search"
+            f"taken over: {plural(taken, 'finished trial')} of {definition.continued}"
             + (f"; {left} lie outside of this space" if left else "")
         )
     ownership = Ownership(opened, shown.line, join=definition.join)
@@ -151,7 +151,7 @@ def _tune(
             for warning in warnings:
                 shown.line(f"warning: {warning}")
             if requeued:
-                shown.line(f"{plural(requeued, 'interrupted trial')} to run again")
+                shown.line(f"running again: {plural(requeued, 'interrupted trial')}")
             return opened, run_session(opened, definition, ownership, crew, shown)
     finally:
         for worker in crew:
