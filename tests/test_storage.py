@@ -376,3 +376,19 @@ def test_of_several_processes_only_one_makes_the_tables_of_a_fresh_store(tmp_pat
                 opened.result(timeout=1.0)
             assert not (store.folder / "optuna.db").exists()
         assert opened.result().get_all_studies() == []
+
+
+def test_a_database_that_was_cut_is_named(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "whole")
+    open_storage(store)
+    content = (store.folder / "optuna.db").read_bytes()
+    named = 0
+    for at in range(4096, len(content), 4 * 4096 - 5):
+        cut = open_store(tmp_path / str(at))
+        (cut.folder / "optuna.db").write_bytes(content[:at])
+        try:
+            open_storage(cut)
+        except InputError as error:
+            assert str(error).startswith(f"{cut.folder / 'optuna.db'}: SQLite cannot read it: ")
+            named += 1
+    assert named

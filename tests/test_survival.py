@@ -35,7 +35,6 @@ from vidclf.doctor import examine
 from vidclf.models import feature_store
 from vidclf.models.activations import ActivationCache
 from vidclf.models.feature_store import Framing, feature_matrix
-from vidclf.search import supervisor
 from vidclf.search.reconcile import reconcile
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.worker import LocalWorker
@@ -306,7 +305,7 @@ def test_a_supervisor_that_dies_after_its_worker_gives_no_configuration_up(
 
     bench = Bench(tmp_path, open_store(), monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor, "settle", die)
+        patch.setattr("vidclf.search.closing.settle", die)
         with pytest.raises(KeyboardInterrupt):
             bench.run(lambda task, _: None)
     opened = bench.open()

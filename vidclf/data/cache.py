@@ -187,13 +187,25 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
             raise TypeError(f"{entry} holds no array")
     except FileNotFoundError:
         pass
-    except (OSError, MemoryError):
+    except OSError:
         raise
+    except MemoryError:
+        if _is_whole(entry):
+            raise
+        _discard(entry)
     except Exception:  # a torn or foreign file makes numpy raise anything
         values = None
         _discard(entry)
     lookups.count(values is not None)
     return values
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether the file is as long as it says, for which nothing of it needs memory."""
+    with contextlib.suppress(ValueError):
+        np.load(entry, mmap_mode="r", allow_pickle=False)
+        return True
+    return False
 
 
 def _discard(entry: Path) -> None:

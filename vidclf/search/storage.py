@@ -8,6 +8,7 @@ import contextlib
 import copy
 import functools
 import json
+import sqlite3
 import time
 import uuid
 import warnings
@@ -65,17 +66,27 @@ def open_storage(store: Store) -> BaseStorage:
     A database comes with Optuna's cache over it, so that whoever asks it by itself also gets what is known.
 
     Raises:
-        InputError: It is a server that cannot be reached or used; says where and why.
+        InputError: It is a server that cannot be reached or used, or a damaged file; says where and why.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     uri = store.optuna_uri
     if uri.startswith("sqlite:"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
-        # Two processes that make the tables of a fresh file at once break each other's.
-        with locked(folder) if folder.is_dir() else contextlib.nullcontext():
-            embedded = RDBStorage(_literal(uri), engine_kwargs={"connect_args": {"timeout": 60}})
-        return get_storage(embedded)
+        return get_storage(_open_file(uri))
     return _open_server(uri)
+
+
+def _open_file(uri: str) -> RDBStorage:
+    file = Path(uri.removeprefix("sqlite:///"))
+    # Two processes that make the tables of a fresh file at once break each other's.
+    with locked(file.parent) if file.parent.is_dir() else contextlib.nullcontext():
+        try:
+            return RDBStorage(_literal(uri), engine_kwargs={"connect_args": {"timeout": 60}})
+        except DBAPIError as error:
+            if type(error.orig) is sqlite3.DatabaseError:  # not one of its kinds, as of a full disk
+                raise InputError(
+                    f"{file}: SQLite cannot read it: {error.orig}; vidclf doctor says what can be done"
+                ) from None
+            raise
 
 
 def existing_storage(store: Store) -> BaseStorage | None:
