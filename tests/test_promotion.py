@@ -219,5 +219,10 @@ def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: S
     assert mirrored.data.metrics["test/accuracy"] == read.metrics["test/accuracy"]
     assert json.loads(run("train", experiment, "--test", "--json").stdout)["metrics"] == again["metrics"]
     assert len(Ledger(store).reads(read.split)) == 1
+    told = run("train", experiment, "--test").stdout.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in told if line.strip()}
+    value, low, high = (again["metrics"][f"test/macro_f1{end}"] for end in ("", "_low", "_high"))
+    assert rows["macro_f1"][1:] == [f"{value:.4f}", f"({low:.3f}", "to", f"{high:.3f})"]
+    assert not {"macro_f1_low", "macro_f1_high"} & rows.keys()
     write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
     assert "has no test clips" in run("train", experiment, "--test", expect=2).stderr

@@ -136,7 +136,7 @@ def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: fl
     parts = [full.partition("/") for full in metrics]
     names = dict.fromkeys(name for split, _, name in parts if split in splits)
     for name in sorted(names, key=lambda name: name != "macro_f1"):
-        if not name.endswith(("_low", "_high")):
+        if name.startswith("recall/") or not name.endswith(("_low", "_high")):  # a class may be kick_low
             table.add_row(name, *(_with_interval(metrics, f"{split}/{name}") for split in splits))
     if names:
         make_console(stderr=False).print(table)
