@@ -157,6 +157,28 @@ def test_a_split_by_folders_is_taken_and_not_called_the_default(clips: Path) -> 
     assert "as their folders say" in started.study.read_text()
 
 
+def test_folds_want_a_group_of_each_class_in_each(tmp_path: Path, store: Store) -> None:
+    write_squares(tmp_path / "few", groups=8)
+    (tmp_path / "few" / "manifest.csv").unlink()
+    for clip in sorted((tmp_path / "few" / "down").iterdir())[3:]:
+        clip.unlink()
+    started = start(tmp_path / "few", tmp_path / "work", machine=LAPTOP)
+    assert started.look.fewest == 2
+    assert "objective.repeats" not in values(started)
+    assert load_study(started.study, {}, store).file.objectives[0].repeats == 1
+
+
+def test_a_group_for_nearly_each_clip_is_said(tmp_path: Path) -> None:
+    write_squares(tmp_path / "lone", groups=8)
+    (tmp_path / "lone" / "manifest.csv").unlink()
+    for clip in list((tmp_path / "lone" / "down").iterdir()):
+        clip.rename(clip.with_name(clip.name.replace("_g", "_g9")))
+    started = start(tmp_path / "lone", tmp_path / "work", machine=LAPTOP)
+    assert any("16 groups of 16 clips: nearly each is a group of its own" in note for note in started.notes)
+    with pytest.raises(InputError, match="a file; name the folder"):
+        start(started.manifest, tmp_path / "other", machine=LAPTOP)
+
+
 def test_nothing_is_overwritten_unless_asked(clips: Path) -> None:
     started = begin(clips)
     started.study.write_text("mine")

@@ -257,6 +257,21 @@ def test_another_study_takes_over_the_finished_trials_that_fit(bench: Bench) -> 
         points.seed(bench.open(), old, bench.definition.space)
 
 
+def test_a_new_base_does_not_keep_the_trials_of_the_others_from_being_taken_over(bench: Bench) -> None:
+    both = bench.text
+    bench.only_svm()
+    old, _ = bench.run(lambda task, _: complete(task.experiment["model"]["C"] / 100))
+    bench.text = 'name = "wider"\n' + both
+    new = bench.open()
+    assert points.seed(new, old, bench.definition.space) == (4, 0)
+    assert [trial.params["base"] for trial in new.trials([TrialState.COMPLETE])] == ["svm"] * 4
+    bench.text = both
+    with pytest.raises(InputError) as caught:
+        bench.open()
+    told = str(caught.value).splitlines()
+    assert told[1:-1] == ["  base tiny is new", *[line for line in told if line.startswith("  space: ")]]
+
+
 def test_a_missing_or_infinite_objective_is_a_failure(bench: Bench) -> None:
     values = iter(
         [complete(float("nan")), Outcome("complete", "", {}, now_ms()), complete(0.1), complete(0.2)]

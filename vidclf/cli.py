@@ -39,7 +39,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which video classifier should I ship? Describe a run as a file, describe a search as a file, "
     "and get an honest, side-by-side answer.",
-    epilog="First steps: `vidclf data demo data/demo`, `vidclf tune studies/demo.toml`, `vidclf ui`.",
+    epilog="First steps: `vidclf init my_clips` on your own clips; or `vidclf data demo data/demo`, "
+    "`vidclf tune studies/demo.toml`, `vidclf ui`.",
 )
 app.add_typer(data_app, name="data")
 
@@ -192,7 +193,10 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
         say(f"Go on with the same command: vidclf tune {shlex.quote(str(study))}")
     elif ending != "errors" and ranking.ranked(rows, objective.direction):
         name = shlex.quote(opened.name)
-        say(f"Look at it:     {_where_to_look(opened)}\nShip the best:  vidclf promote {name} --as NAME")
+        say(
+            f"Look at it:     {_where_to_look(opened)}\nCheck the best: vidclf confirm {name}\n"
+            f"Then ship it:   vidclf promote {name} --as NAME"
+        )
 
 
 def _all_done(opened: "OpenStudy", study: Path) -> str:

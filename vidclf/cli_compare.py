@@ -169,6 +169,6 @@ def _table(part: "Part", title: str, lines: "list[Line]") -> "Table":
             values_of(line),
         )
     if front:
-        table.caption = "* Pareto front: no other model is better, faster and smaller at once."
+        table.caption = "* Pareto front: no other model is better, faster and smaller at once, to two digits."
         table.caption_justify = "left"
     return table

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vidclf.data.sources import Imported
 
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, render, split."
+    no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, check, report on, render; caches."
 )
 
 
@@ -43,6 +43,11 @@ GroupsOption = Annotated[
     Groups,
     typer.Option(help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."),
 ]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """The names of ``A, B``."""
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
@@ -112,7 +117,7 @@ def data_import(
         imported = import_clips(
             sources,
             local_target("--to", to),
-            classes=classes.split(",") if classes else None,
+            classes=listed(classes),
             split=split,
             shares=shares,
             seed=seed,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.cli_data import ClassesOption, Groups, GroupsOption
+from vidclf.cli_data import ClassesOption, Groups, GroupsOption, listed
 from vidclf.terminal import JsonOption, make_console, print_json, progress_bar, say, tell
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def init(
             clips,
             to,
             name=name,
-            classes=classes.split(",") if classes else None,
+            classes=listed(classes),
             by_scene=groups == Groups.SCENES,
             force=force,
             reachable=_answers,
@@ -70,9 +70,11 @@ def _answers(url: str) -> bool:
 def _print_started(started: "Started") -> None:
     from rich.table import Table
 
+    from vidclf.naming import plural
+
     look, console = started.look, make_console(stderr=False)
     sides = ", ".join(
-        f"{split} {count}" + (f" ({look.groups[split]} groups)" if look.grouped else "")
+        f"{split} {count}" + (f" ({plural(look.groups[split], 'group')})" if look.grouped else "")
         for split, count in look.splits.items()
     )
     classes = ", ".join(f"{label} {count}" for label, count in look.classes.items())

@@ -139,7 +139,7 @@ def read_toml(path: Path) -> Tree:
             raise InputError(f"{path}: {_TOO_DEEP}")
         tree = tomllib.loads(content.decode())
     except FileNotFoundError:
-        beside = sorted(path.parent.glob("*.toml"))
+        beside = [file for file in sorted(path.parent.glob("*.toml")) if file.name != "pyproject.toml"]
         raise InputError(f"{path}: no such file{_suggested(path, beside)}") from None
     except IsADirectoryError:
         inside = ", ".join(str(file) for file in sorted(path.glob("*.toml"))[:_FILES_NAMED])

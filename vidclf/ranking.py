@@ -161,7 +161,7 @@ def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, *, test: 
     if hidden := len(best) - len(shown):
         notes.append(f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
     if front:
-        notes.append("* Pareto front: no other trial is better, faster and smaller at once.")
+        notes.append("* Pareto front: no other trial is better, faster and smaller at once, to two digits.")
     if measured and len({row.shape for _, row in shown}) < len(shown):
         notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
     notes.append(f"Figures are selected on val and so optimistic; {test}.")

@@ -80,8 +80,8 @@ def _part(part: Part, name: str, comparison: Comparison, ids: Iterator[int]) -> 
     yield from _drawn(
         "What accuracy costs",
         f"Each point is a finished model; {better} and to the left is better. Diamonds are the Pareto front: "
-        "no other model is better, faster and smaller at once. The thin line is the best score for at most "
-        "that cost, the dotted one what always saying the most frequent class scores.",
+        "no other model is better, faster and smaller at once, to two digits. The thin line is the best "
+        "score for at most that cost, the dotted one what always saying the most frequent class scores.",
         figures.pareto(block, part.measured.majority),
         "Needs a finished model whose size or latency is known.",
         ids,

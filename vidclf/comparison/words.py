@@ -1,5 +1,6 @@
 """The answer in words, and what it rests on."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.separate import Verdict
 from vidclf.data.manifest import SPLITS
 from vidclf.naming import plural
-from vidclf.ranking import LATENCY, SIZE
+from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.search.record import CONTENDED
 
 _CHEAPER = 1.5
@@ -200,6 +201,11 @@ def _costs(block: Block) -> Iterator[str]:
             f"The latency of {len(block.ranked) - len(known)} of {len(block.ranked)} models is not known: "
             "they can be on the Pareto front by score and size only."
         )
+    if any(line.metrics.get(FILE_LATENCY, math.inf) < line.metrics[LATENCY] for line in known):
+        yield (
+            "Some models took longer without reading the file than with it: the machine was busy when they "
+            "were timed. vidclf bench times them again."
+        )
     if any(CONTENDED in line.metrics for line in known):
         yield "Some latencies were measured beside other work and are too high."
     if known:
@@ -226,5 +232,10 @@ def _left_out(block: Block) -> Iterator[str]:
         yield f"{infeasible:,} {are} not ranked."
     if ended:
         yield f"Not ranked because not complete: {ended}."
+    if tags(block).get("split/grouped") == "false":
+        yield (
+            "Clips name no groups, so each counts as one: if several show one scene or person, all figures "
+            "and intervals are too good."
+        )
     if tags(block).get("split/leak") == "true":
         yield "Groups of clips stand in several splits, so all figures are too good."

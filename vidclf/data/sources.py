@@ -44,6 +44,8 @@ _SPLIT_NAMES: dict[str, Split] = {
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "action")
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
+_LONELY = 0.9
+"""Groups to clips from which on a split by group hardly differs from one clip by clip."""
 _SHOWN_LEAKS = 3
 
 
@@ -392,6 +394,12 @@ def _notes(imported: Imported) -> list[str]:
             f"{without} of {len(imported.entries)} clips name no group, so each is its own. If several show "
             "one scene or person, the split leaks: let --groups scenes find groups by how the clips look, or "
             "write them into the manifest's column group."
+        )
+    groups = sum(imported.groups().values())
+    if not without and groups > _LONELY * len(imported.entries):
+        notes.append(
+            f"{groups} groups of {len(imported.entries)} clips: nearly each is a group of its own, so if "
+            "several show one scene or person after all, the split leaks"
         )
     leaks = find_leaks(imported.entries)
     for leak in leaks[:_SHOWN_LEAKS]:

@@ -138,8 +138,8 @@ def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], names: Sequen
     found = (sizes > 0).sum(axis=0)
     problems = [
         f"class {label} has {count} group{'s' if count > 1 else ''}, too few for {len(names)} "
-        f"({', '.join(names)}); record more, ask for fewer (--shares 70,30,0, or a smaller data.folds), "
-        "or leave the class out with --classes"
+        f"({', '.join(names)}); record more, ask for fewer (data import --shares 70,30,0; a smaller "
+        "data.folds or objective.repeats), or leave the class out (data import --classes)"
         for label, count in zip(labels, found, strict=True)
         if count < len(names)
     ]

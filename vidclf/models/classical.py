@@ -45,7 +45,7 @@ SVM_SPACE: dict[str, Dimension] = {
     **_SHARED_SPACE,
     "model.C": _C,
     "model.kernel": Choice(choices=("linear", "rbf")),
-    "model.gamma": Range(low=1e-4, high=1.0, log=True, when={"model.kernel": "rbf"}),
+    "model.gamma": Range(low=1e-5, high=0.1, log=True, when={"model.kernel": "rbf"}),
 }
 LOGISTIC_SPACE: dict[str, Dimension] = {**_SHARED_SPACE, "model.C": _C}
 FOREST_SPACE: dict[str, Dimension] = {

@@ -85,8 +85,8 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     except InputError:
         raise
     except Exception as error:  # a foreign file makes its readers raise anything
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"model.weights: {named(path)}: not a file of weights: {first_line}") from None
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on to advise unpickling it
+        raise InputError(f"model.weights: {named(path)}: not a file of weights: {reason}") from None
     if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(
             f"model.weights: {named(path)}: not a state dict: expected what "

@@ -85,7 +85,8 @@ def _notes(found: Confirmation) -> Iterator[str]:
     yield from _verdicts(found)
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
-    yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}."
+    why = "fresh seeds" + ("" if found.optimistic else ", fewer clips to train on, and others to judge by")
+    yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}: {why}."
     yield (
         f"Its own weights would ship (trial {winner.row.number}, trained on all of train): the fits here "
         "only judged its configuration."

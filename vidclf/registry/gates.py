@@ -128,12 +128,20 @@ def recall_gates(
     return found
 
 
-def group_gate(groups: Sequence[str], accepted: Acceptance) -> Gate:
-    """Enough groups in the test split for an interval, or a user who does without."""
+def group_gate(groups: Sequence[str], accepted: Acceptance, *, grouped: bool = True) -> Gate:
+    """Enough groups in the test split for an interval, or a user who does without.
+
+    Args:
+        groups: Name of each clip's group.
+        accepted: What the user does without.
+        grouped: Whether the clips name groups; where they do not, each counts as one.
+    """
     count = len(set(groups))
     enough = count >= intervals.FEWEST_GROUPS
     if enough:
         detail = "intervals can be given"
+        if not grouped:
+            detail += "; but clips name none, so each counts as one: they mislead if several show one scene"
     elif accepted.untested:
         detail = "nothing can be told from so few; accepted as untested"
     else:

@@ -153,7 +153,11 @@ def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
         detail = f"{split.manifest.name} has no test clips, so nothing tells what to expect of the model"
         return [Gate("a test split", False, 0, 1, detail)]
     return [
-        gates.group_gate([group_of(entry) for entry in split.entries], request.accepted),
+        gates.group_gate(
+            [group_of(entry) for entry in split.entries],
+            request.accepted,
+            grouped=split.manifest.grouped,
+        ),
         *gates.cost_gates(request.gates, _figures(attempt)),
     ]
 

@@ -104,7 +104,7 @@ def _leaderboard(overview: Overview) -> Iterator[str]:
     shown = ranking.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
     yield "<h2>The best trials</h2>"
     yield '<p class="note">The ten best, the best of each base, and, shaded, the Pareto front: no other '
-    yield "trial is better, faster and smaller at once."
+    yield "trial is better, faster and smaller at once, to two digits."
     hidden = len(overview.ranked) - len(shown)
     yield f" {hidden} more are in trials.csv.</p>" if hidden else "</p>"
     yield '<table><tr><th>rank</th><th>trial</th><th class="text">base</th>'

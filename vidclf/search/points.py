@@ -1,5 +1,6 @@
 """Points that a study begins with: its bases' own values, given ones, and what another study has found."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -72,6 +73,37 @@ def enqueue_first(study: optuna.Study, space: Space, given: Sequence[Mapping[str
         study.enqueue_trial(point, user_attrs={START: origin}, skip_if_exists=True)
 
 
+def check_alike(fingerprint: Mapping[str, Any], earlier: OpenStudy) -> None:
+    """Refuses an earlier study whose values would be others in the new one; a base may be new there.
+
+    Args:
+        fingerprint: That of the new study's definition.
+        earlier: The study whose finished trials are to be taken over.
+
+    Raises:
+        InputError: The differences.
+    """
+    before = earlier.stored["fingerprint"]
+    differences = [
+        f"  {key}: {before.get(key, 'absent')} -> {value}"
+        for key, value in fingerprint.items()
+        if not key.startswith(_MAY_DIFFER) and before.get(key) != value
+        if base_of(key) in (None, *earlier.stored["bases"])
+    ]
+    if differences:
+        raise InputError(
+            f"the trials of {earlier.name} cannot be taken over, their values would be others here:",
+            *differences,
+            "Give the study a name of its own (name = … in its file) to start without them.",
+        )
+
+
+def base_of(key: str) -> str | None:
+    """The base that a key of a fingerprint is of, as ``svm`` of ``base svm: data.frames``."""
+    found = re.match(r"base (.+?): ", key)
+    return found and found[1]
+
+
 def seed(opened: OpenStudy, earlier: OpenStudy, space: Space) -> tuple[int, int]:
     """Gives a new study the finished trials of another one that are trials of its own space too.
 
@@ -83,40 +115,44 @@ def seed(opened: OpenStudy, earlier: OpenStudy, space: Space) -> tuple[int, int]
     Raises:
         InputError: Their values mean something else here: the differences are shown.
     """
-    differences = [
-        f"  {key}: {earlier.stored['fingerprint'].get(key, 'absent')} -> {value}"
-        for key, value in opened.stored["fingerprint"].items()
-        if not key.startswith(_MAY_DIFFER) and earlier.stored["fingerprint"].get(key) != value
-    ]
-    if differences:
-        raise InputError(
-            f"the trials of {earlier.name} cannot be taken over, their values would be others here:",
-            *differences,
-            "Give the study a name of its own (name = … in its file) to start without them.",
-        )
+    check_alike(opened.stored["fingerprint"], earlier)
+    bases = tuple(earlier.stored["bases"])
     finished = earlier.trials([TrialState.COMPLETE])
-    fitting = [trial for frozen in finished if (trial := _refitted(frozen, space, earlier.name))]
+    fitting = [trial for frozen in finished if (trial := _refitted(frozen, bases, space, earlier.name))]
     for trial in fitting:
         opened.study.add_trial(trial)
     return len(fitting), len(finished) - len(fitting)
 
 
-def _refitted(frozen: FrozenTrial, space: Space, study: str) -> FrozenTrial | None:
-    """The trial with the distributions of ``space``; ``None`` where that does not hold its values."""
-    fixed = FixedTrial(frozen.params)
+def _refitted(frozen: FrozenTrial, bases: Sequence[str], space: Space, study: str) -> FrozenTrial | None:
+    """The trial with the distributions of ``space``; ``None`` where that does not hold its values.
+
+    Args:
+        frozen: The trial.
+        bases: Those of its study; a study of a single one has no parameter for it.
+        space: Where the trial is to be.
+        study: The name of its study.
+    """
+    params = dict(frozen.params)
+    base = params.pop(BASE, bases[0])
+    if base not in space.bases:
+        return None
+    if len(space.bases) > 1:
+        params = {BASE: base, **params}
+    fixed = FixedTrial(params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             space.suggest(fixed)
         except (ValueError, KeyError, InputError):
             return None
-        if fixed.distributions.keys() != frozen.params.keys():
+        if fixed.distributions.keys() != params.keys():
             return None
         try:
             return create_trial(
                 state=TrialState.COMPLETE,
                 values=frozen.values,
-                params=frozen.params,
+                params=params,
                 distributions=fixed.distributions,
                 intermediate_values=frozen.intermediate_values,
                 user_attrs={SEEDED_FROM: f"{study} {frozen.number}"},

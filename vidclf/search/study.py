@@ -17,7 +17,7 @@ from vidclf.data.manifest import read_manifest
 from vidclf.experiment import experiment_name, load_experiment, portable
 from vidclf.models.base import ExperimentConfig
 from vidclf.search.gates import Gates
-from vidclf.search.points import enqueue_first, start_problems
+from vidclf.search.points import base_of, enqueue_first, start_problems
 from vidclf.search.pruners import PrunerConfig
 from vidclf.search.record import (
     DEFINITION,
@@ -342,6 +342,11 @@ def _record(definition: StudyDefinition, fingerprint: Mapping[str, Any]) -> dict
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+    bases = [{base for key in each if (base := base_of(key))} for each in (before, after)]
+    yield from (f"base {base} is new" for base in sorted(bases[1] - bases[0]))
+    yield from (f"base {base} is not there any more" for base in sorted(bases[0] - bases[1]))
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
+        base = base_of(key)
+        known = base is None or all(base in each for each in bases)
+        if known and before.get(key) != after.get(key):
             yield f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"

@@ -18,7 +18,7 @@ from vidclf.search.checks import mend_study
 from vidclf.search.crew import check_ray, gpu_count, hire, placed
 from vidclf.search.display import Display
 from vidclf.search.ownership import Ownership
-from vidclf.search.points import seed
+from vidclf.search.points import check_alike, seed
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
@@ -88,7 +88,7 @@ def plan(request: Request, store: Store) -> StudyDefinition:
     if request.continue_as == definition.name:
         raise InputError(f"--continue-as {definition.name}: that is the study to go on from; choose another")
     check_name(request.continue_as)
-    find_study(definition.name, store)
+    check_alike(definition.fingerprint(), find_study(definition.name, store))
     return dataclasses.replace(
         definition,
         name=request.continue_as,
@@ -139,7 +139,7 @@ def _tune(
     requeued = 0
     try:
         if ownership.leads:
-            opened.set_budget(definition.file.budget.trials)
+            opened.set_budget(max(definition.file.budget.trials, opened.logical()))
             requeued = 0 if ownership.others() else mend_study(opened)
         else:
             definition = _with_common_budget(definition, opened, shown)

@@ -49,6 +49,7 @@ class Look:
         splits: Clips by split.
         groups: Groups by split; a clip that names none is its own.
         grouped: Whether every clip names its group.
+        fewest: The fewest groups that a class has in train and val together.
         seconds: Shortest, median and longest clip.
         frames: Fewest decoded frames of a clip.
         size: Most frequent width and height in pixels.
@@ -59,6 +60,7 @@ class Look:
     splits: dict[str, int]
     groups: dict[str, int]
     grouped: bool
+    fewest: int
     seconds: tuple[float, float, float]
     frames: int
     size: tuple[int, int]
@@ -123,7 +125,7 @@ def choose(look: Look, machine: Machine) -> list[Choice]:
         )
     network = Choice("model.network", network2d(machine), "for a GPU" if machine.gpu else "small and quick")
     chosen += [stages, network]
-    if look.groups["val"] < _FEW_GROUPS and look.groups["train"] + look.groups["val"] >= _FOLDS:
+    if look.groups["val"] < _FEW_GROUPS and look.fewest >= _FOLDS:
         words = f"val has {look.groups['val']} groups: one division says more about them than about models"
         chosen.append(Choice("objective.repeats", _FOLDS, words))
     trials = 60 if machine.gpu else 24
@@ -137,6 +139,6 @@ def choose(look: Look, machine: Machine) -> list[Choice]:
 def _frames(look: Look) -> Choice:
     shortest, median, longest = look.seconds
     if look.frames < 16:
-        return Choice("data.frames", 8, f"the shortest clip has {look.frames} frames")
+        return Choice("data.frames", 8, f"short clips: the shortest has {look.frames} frames")
     words = f"clips last {shortest:.1f} to {longest:.1f} s, half of them up to {median:.1f} s"
     return Choice("data.frames", 32 if median > _LONG_SECONDS else 16, words)

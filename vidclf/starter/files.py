@@ -111,6 +111,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         + '\n[sampler]\nname = "tpe"\nseed = 0\n\n[pruner]\n'
         + (
             _said('name = "median"', "stops trials that fall behind the others")
+            + _said("warmup_epochs = 3", "but none in its first epochs")
             if neural and not folds
             else _said('name = "none"', "nothing to compare by while a trial runs")
         )
@@ -118,7 +119,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         + f'"data.frames" = {{ choices = [{frames // 2}, {frames}] }}\n'
         + '"model.C" = { low = 1e-2, high = 1e2, log = true }\n'
         + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
-        + '"model.gamma" = { low = 1e-4, high = 1e0, log = true, when = { "model.kernel" = "rbf" } }\n'
+        + '"model.gamma" = { low = 1e-5, high = 1e-1, log = true, when = { "model.kernel" = "rbf" } }\n'
         + ("" if neural else "# with a network in base, these too:\n")
         + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
         + (_said('"model.frozen_stages" = "default"', "none to all of each network") * (neural and deep))

@@ -3,7 +3,7 @@
 import itertools
 import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,6 +86,8 @@ def start(
     Raises:
         InputError: The folder holds no such clips, or a file exists; nothing was written then.
     """
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; name the folder that has a folder of clips for each class")
     name = name or re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._") or "clips"
     manifest = to / "data" / name / "manifest.csv"
     study = to / "studies" / f"{name}.toml"
@@ -129,12 +131,16 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
 def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[Path, str]) -> Look:
     facts = [item.facts for item in checks if item.facts]
     seconds = sorted(fact.seconds for fact in facts)
+    seen: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        seen[entry.label] |= {group_of(entry)} if entry.split != "test" else set()
     by_split = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
     return Look(
         classes=dict(sorted(Counter(entry.label for entry in entries).items())),
         splits={split: len(found) for split, found in by_split.items()},
         groups={split: len({group_of(entry) for entry in found}) for split, found in by_split.items()},
         grouped=all(entry.group for entry in entries),
+        fewest=min(map(len, seen.values())),
         seconds=(seconds[0], statistics.median(seconds), seconds[-1]),
         frames=min(fact.decoded for fact in facts),
         size=Counter((fact.width, fact.height) for fact in facts).most_common(1)[0][0],
