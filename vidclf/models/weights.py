@@ -84,9 +84,11 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # a foreign file makes its readers raise anything
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on to advise unpickling it
-        raise InputError(f"model.weights: {named(path)}: not a file of weights: {reason}") from None
+    except Exception:  # a foreign file makes its readers raise anything; torch's words advise unpickling it
+        raise InputError(
+            f"model.weights: {named(path)}: not a file of weights, or one that was cut; expected what "
+            "torch.save or safetensors writes of a state dict"
+        ) from None
     if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(
             f"model.weights: {named(path)}: not a state dict: expected what "
