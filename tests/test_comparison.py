@@ -33,7 +33,7 @@ from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.experiment import clip_store, load_experiment
 from vidclf.models import MODELS
-from vidclf.ranking import LATENCY, SIZE
+from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.search.record import DEFINITION
 from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store
@@ -304,6 +304,24 @@ def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Pat
     # What is cheaper and no better than the floor is no alternative.
     assert "faster" not in " ".join(words.answer(with_floor(made, 0.87), measured_of()).others)
     assert labels(with_floor(made, 0.7).front) == ["trial 0 of s", "trial 2 of s"]
+
+
+def test_clips_without_groups_and_impossible_latencies_are_noted(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = with_floor(made, 0.3)
+
+    def said(of: Block) -> str:
+        return "\n".join(words.notes(of, measured_of(), [], lambda _: 0))
+
+    assert "name no groups" not in said(block)
+    assert "took longer without reading the file" not in said(block)
+    best = block.ranked[0]
+    odd = replace(best, metrics={**best.metrics, FILE_LATENCY: best.metrics[LATENCY] - 1.0})
+    lines = [odd if line is best else line for line in block.lines]
+    monkeypatch.setattr(words, "tags", lambda _: {"split/grouped": "false"})
+    assert "Clips name no groups, so each counts as one" in said(block)
+    assert "took longer without reading the file" in said(replace(block, lines=lines))
 
 
 def test_the_notes_say_what_flatters(made: tuple[Store, Path]) -> None:

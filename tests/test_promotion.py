@@ -155,6 +155,15 @@ def test_a_class_is_refused_only_where_it_is_certainly_below_the_floor() -> None
     assert gates.recall_gates(None, labels, guesses, groups, ["a", "b"]) == []
 
 
+def test_groups_that_clips_do_not_name_are_no_silent_evidence() -> None:
+    names = ["/a.avi", "/b.avi", "/c.avi"]
+    named, unnamed = (gates.group_gate(names, Acceptance(), grouped=grouped) for grouped in (True, False))
+    assert named.passed
+    assert unnamed.passed
+    assert named.detail == "intervals can be given"
+    assert "clips name none, so each counts as one" in unnamed.detail
+
+
 def test_gates_of_the_file_and_of_the_command_line() -> None:
     merged = Gates(min={"test/accuracy": 0.8}, max={"size/file_mb": 9}, class_recall=0.2).merged(
         Gates(max={"size/file_mb": 5})

@@ -15,7 +15,7 @@ from vidclf.search import record
 from vidclf.search.plan import describe_plan
 from vidclf.search.storage import open_storage
 from vidclf.search.study import CURVE_METRICS, load_study, open_study
-from vidclf.search.tune import check
+from vidclf.search.tune import Request, check, plan
 from vidclf.store import Store, open_store
 
 STUDY = """
@@ -126,6 +126,14 @@ def test_a_successor_keeps_its_own_overrides_and_begins_with_its_predecessors(
     open_study(begun, store)
     assert load_study(path, {}, store, "next").overrides == {"model.kernel": "rbf"}
     assert load_study(path, {}, store).overrides == {"model.kernel": "linear"}
+
+
+def test_what_cannot_be_taken_over_is_refused_before_a_study_is_made(folder: Path, store: Store) -> None:
+    path = write(folder)
+    open_study(load_study(path, {}, store), store)
+    with pytest.raises(InputError, match=r"cannot be taken over(.|\n)*base svm: model\.kernel: .* -> rbf"):
+        plan(Request(path, {"model.kernel": "rbf"}, continue_as="next"), store)
+    assert record.study_names(store) == ["s"]
 
 
 def test_an_override_of_the_start_is_not_taken_for_one_of_the_resume(folder: Path, store: Store) -> None:
