@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.store import Store, open_store
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 settings.register_profile("vidclf", deadline=None)  # a time is no property of the code
+settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking
 settings.load_profile("vidclf")
 
 

@@ -208,8 +208,8 @@ class _Placement:
         cost = self._cost(self.counts)
         for position, one in enumerate(order):
             others = [other for other in order[position + 1 :] if self.sides[other] != self.sides[one]]
-            if not others:
-                continue
+            if not others:  # nor has a later one
+                break
             change = self._sizes[others] - self._sizes[one]
             options = np.repeat(self.counts[None], len(others), axis=0)
             options[:, self.sides[one]] += change
