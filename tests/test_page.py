@@ -19,6 +19,7 @@ from tests.clips import write_experiment
 from vidclf import config
 from vidclf.experiment import load_experiment, parse_experiment
 from vidclf.ranking import LATENCY, SIZE
+from vidclf.search.figures import importances
 from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
 from vidclf.search.record import AHEAD, SEEDED_FROM, OpenStudy
@@ -156,7 +157,7 @@ def test_what_needs_more_trials_says_so(make: Make, tmp_path: Path, count: int) 
     found = figures_of(page)
     assert tuple(found) == HEADINGS
     assert found["Which values mattered"] == 0
-    assert "Needs 10 complete trials with different val/macro_f1." in page
+    assert "Needs 10 complete trials of a base with different val/macro_f1." in page
     assert (found["How the search went"], found["When each trial ran"]) == ((1, 1) if count else (0, 0))
     assert ("No trial has started yet." in page) == (count == 0)
 
@@ -169,6 +170,18 @@ def test_the_page_says_what_became_of_the_trials(make: Make, tmp_path: Path) -> 
     )
     assert "optimistic" in text
     assert re.search(r"<td>1</td><td>5</td>\s*<td class=\"text\">tiny</td>", text)
+
+
+def test_what_mattered_is_told_of_each_base_by_itself(make: Make) -> None:
+    figure = importances(Overview.of(make(60)))
+    assert figure is not None
+    assert [note.text for note in figure.layout.annotations] == ["svm", "tiny"]
+    svm, tiny = (set(bars.y) for bars in figure.data)
+    assert svm >= {"model.C", "model.kernel"}
+    assert "train.lr" in tiny
+    assert not svm & {"train.lr", "base"}
+    assert not tiny & {"model.C", "model.kernel", "model.gamma", "base"}
+    assert [sum(bars.x) for bars in figure.data] == pytest.approx([1, 1], abs=0.01)
 
 
 def test_equal_values_leave_nothing_to_say_about_what_mattered(make: Make, tmp_path: Path) -> None:

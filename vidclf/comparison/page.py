@@ -2,7 +2,7 @@
 
 import html
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from plotly.graph_objects import Figure
@@ -226,15 +226,12 @@ def _clip(path: str, caption: str) -> str:
 
 
 def _importances(block: Block, ids: Iterator[int]) -> Iterator[str]:
-    shares: Mapping[str, Mapping[str, float]] = {
-        name: Overview.of(study).importances() for name, study in block.studies.items()
-    }
-    for name, found in shares.items():
+    for name, study in block.studies.items():
         yield from _drawn(
             f"Which values mattered in {name}",
-            "How far each searched value sets the best trials apart from the rest (PED-ANOVA), in shares of "
-            "100 %. More is on the study's own page.",
-            importances(found) if found else None,
-            f"Needs {FEWEST} complete trials with different values.",
+            "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), "
+            "in shares of 100 %. More is on the study's own page.",
+            importances(Overview.of(study)),
+            f"Needs {FEWEST} complete trials of a base with different values.",
             ids,
         )

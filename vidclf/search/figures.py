@@ -122,14 +122,27 @@ def pareto(overview: Overview, costs: Sequence[str]) -> Figure:
     return figure.update_yaxes(title=html.escape(overview.metric), col=1).update_layout(height=440)
 
 
-def importances(shares: Mapping[str, float]) -> Figure:
-    """A bar for each searched value, the largest on top."""
-    names, values = list(shares)[::-1], list(shares.values())[::-1]
-    bars = Bar(x=values, y=names, orientation="h", marker={"color": COLOURS[0]})
-    bars.update(text=[f"{value:.0%}" for value in values], textposition="outside", hoverinfo="skip")
-    figure = Figure(bars).update_layout(height=110 + 30 * len(names))
-    figure.update_yaxes(automargin=True)
-    return figure.update_xaxes(tickformat=".0%", range=[0, max(values) * 1.1])
+def importances(overview: Overview) -> Figure | None:
+    """A bar for each searched value, the largest on top, base by base; ``None`` where trials are few."""
+    found, colours = overview.mattered(), _colours(overview)
+    if not found:
+        return None
+    counts = [len(shares) for shares in found.values()]
+    height = 60 + 50 * len(counts) + 30 * sum(counts)
+    figure = make_subplots(
+        len(found),
+        1,
+        row_heights=counts,
+        vertical_spacing=60 / height if len(found) > 1 else 0,
+        subplot_titles=[html.escape(stem) for stem in found] if len(overview.stems) > 1 else None,
+    )
+    for number, (stem, shares) in enumerate(found.items(), start=1):
+        names, values = list(shares)[::-1], list(shares.values())[::-1]
+        bars = Bar(x=values, y=names, orientation="h", marker={"color": colours[stem]}, showlegend=False)
+        bars.update(text=[f"{value:.0%}" for value in values], textposition="outside", hoverinfo="skip")
+        figure.add_trace(bars, row=number, col=1)
+    figure.update_layout(height=height).update_yaxes(automargin=True)
+    return figure.update_xaxes(tickformat=".0%", range=[0, 1.1])
 
 
 def inside(overview: Overview, stem: str) -> list[Figure]:

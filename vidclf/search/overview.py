@@ -77,8 +77,13 @@ class Overview:
             if row.value is not None and row.reused_from is None and stem in (None, row.base)
         ]
 
-    def importances(self, stem: str | None = None) -> dict[str, float]:
-        """Share of each searched value in being among the best (PED-ANOVA), largest first.
+    def mattered(self) -> dict[str, dict[str, float]]:
+        """The importances of each base of which there are enough trials: bases differ by more than values."""
+        found = {stem: self.importances(stem) for stem in self.stems}
+        return {stem: shares for stem, shares in found.items() if shares}
+
+    def importances(self, stem: str) -> dict[str, float]:
+        """Share of each value that a base searches in being among its best (PED-ANOVA), largest first.
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """

@@ -151,13 +151,13 @@ def _sections(overview: Overview) -> Iterator[Section]:
         [figures.pareto(overview, costs)] if costs else [],
         "Needs complete trials whose size or latency is known.",
     )
-    shares = overview.importances()
+    shares = figures.importances(overview)
     yield Section(
         "Which values mattered",
-        "How far each searched value sets the best trials apart from the rest (PED-ANOVA), in shares of "
-        "100 %. A value that only some bases have weighs less. For the direction see the slices below.",
-        [figures.importances(shares)] if shares else [],
-        f"Needs {FEWEST} complete trials with different {metric}.",
+        "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), in "
+        "shares of 100 %. For the direction see the slices below.",
+        [shares] if shares else [],
+        f"Needs {FEWEST} complete trials of a base with different {metric}.",
     )
     for stem in overview.stems:
         title = f"Inside {stem}" if len(overview.stems) > 1 else "The searched values"
