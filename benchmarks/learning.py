@@ -19,8 +19,8 @@ from vidclf import config, profiling
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.demo import render_demo_set
+from vidclf.data.importing import import_clips
 from vidclf.data.manifest import read_manifest
-from vidclf.data.sources import import_clips
 from vidclf.experiment import clip_store, divided, parse_experiment
 from vidclf.models import MODELS
 

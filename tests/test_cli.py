@@ -83,7 +83,10 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (("train", "nothing.toml"), "nothing.toml: no such file"),
         (("train", "{folder}/svm.toml", "--set", "model.C=-1"), "model.C"),
-        (("train", "{folder}/svm.toml", "--set", "model.D=1"), "unknown key model.D, did you mean model.C?"),
+        (
+            ("train", "{folder}/svm.toml", "--set", "model.knel=1"),
+            "unknown key model.knel, did you mean model.kernel?",
+        ),
         (("train", "{folder}/svm.toml", "--set", "data.manifest=no.csv"), "no such manifest"),
         (("train", "{folder}/tiny.toml", "--set", "model.weights=no.pth"), "no.pth"),
         (("promote", "nothing", "--as", "x", "--max", "size/mb=3"), "no gate on 'size/mb'"),

@@ -195,6 +195,9 @@ def test_names_that_mean_nothing_are_refused_all_at_once(made: tuple[Store, Path
     assert "studies: s, foreign; runs: svm-1" in refused.value.problems[1]
     with pytest.raises(InputError, match="did you mean val/accuracy"):
         gather([], made[0], "val/acuracy")
+    experiment = made[1] / "squares" / "known.toml"
+    with pytest.raises(InputError, match=r"known\.toml: this is an experiment; name a study or a run"):
+        gather([str(experiment)], made[0])
 
 
 def test_an_empty_store_is_left_empty(tmp_path: Path) -> None:

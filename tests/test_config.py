@@ -80,6 +80,23 @@ def test_a_file_that_is_not_there_or_is_a_folder_names_those_that_could_be_meant
         assert str(caught.value) == f"{tmp_path / name}: {words}"
 
 
+def test_a_bare_name_is_looked_for_where_files_usually_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "demo.toml").touch()
+    (tmp_path / "experiments" / "ball").mkdir(parents=True)
+    (tmp_path / "experiments" / "ball" / "svm.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    for name, meant in (("demo", "studies/demo.toml"), ("smv.toml", "experiments/ball/svm.toml")):
+        with pytest.raises(InputError) as caught:
+            config.read_toml(Path(name))
+        assert str(caught.value) == f"{name}: no such file, did you mean {meant}?"
+    with pytest.raises(InputError) as caught:
+        config.read_toml(Path("elsewhere/demo"))
+    assert str(caught.value) == "elsewhere/demo: no such file"
+
+
 scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
 trees = st.recursive(
     st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), scalars, max_size=4),

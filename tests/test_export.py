@@ -96,7 +96,7 @@ def test_what_cannot_be_exported_says_why(
 ) -> None:
     clip = squares.entries[0].clip_path
     save_model(tmp_path / "majority")
-    with pytest.raises(InputError, match="the kind 'majority' has no network to export"):
+    with pytest.raises(InputError, match="the kind 'majority', which has no network to export"):
         export.export(tmp_path / "majority", "pt2", tmp_path / "x.pt2", clip)
     folder = save_network(tmp_path, "volume3d", squares)
     with pytest.raises(InputError, match="there is no folder"):

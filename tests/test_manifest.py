@@ -24,6 +24,12 @@ def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
     assert "make one with: vidclf data import" in refusal(tmp_path / "m.csv")
 
 
+def test_a_missing_manifest_names_the_one_that_may_be_meant(manifest: Path) -> None:
+    beside, below = manifest.with_name("manifets.csv"), manifest.parent.with_name(f"{manifest.parent.name}s")
+    for missing in (beside, below / manifest.name):
+        assert refusal(missing) == f"{missing}: no such manifest, did you mean {manifest}?"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

@@ -24,6 +24,7 @@ from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.models.saved import Card, write_card
 from vidclf.registry import find
+from vidclf.registry.aliases import history
 from vidclf.registry.find import resolve_model
 from vidclf.registry.serving import VideoClassifier
 from vidclf.store import Attempt, Store
@@ -237,7 +238,7 @@ def test_who_asks_while_a_model_is_downloaded_waits_for_it(
 
 
 @pytest.mark.parametrize(
-    "reference", ["gesture@champion", "gestures@champ", "gestures/7", "0" * 32, "nowhere"]
+    "reference", ["gesture@champion", "gestures@champ", "gesture", "gestures/7", "0" * 32, "nowhere"]
 )
 def test_an_unknown_model_is_answered_with_what_there_is(
     store: Store, trial: Attempt, reference: str
@@ -249,6 +250,13 @@ def test_an_unknown_model_is_answered_with_what_there_is(
         resolve_model(store, reference)
     if "@" in reference:
         assert "did you mean gestures@champion?" in str(caught.value)
+    assert ("did you mean gestures?" in str(caught.value)) == (reference == "gesture")
+    if reference == "gesture":
+        with pytest.raises(InputError) as caught:
+            history(Deliverer(store).client, reference)
+        assert str(caught.value) == (
+            "gesture: no such registered model, did you mean gestures? (there are gestures)"
+        )
 
 
 class Looker:

@@ -18,8 +18,8 @@ from vidclf.data import video
 from vidclf.data.check import check_clips as checked
 from vidclf.data.check import read_clip_list, write_clean
 from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.importing import import_clips
 from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.data.sources import import_clips
 from vidclf.experiment import load_experiment, portable
 from vidclf.registry.serving import VideoClassifier
 

@@ -14,8 +14,8 @@ from vidclf import cli
 from vidclf.config import InputError
 from vidclf.data import check, report, scenes, video
 from vidclf.data.check import ClipCheck, find_leaks, inspect_clip
+from vidclf.data.importing import import_clips
 from vidclf.data.manifest import Entry, read_manifest
-from vidclf.data.sources import import_clips
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
 

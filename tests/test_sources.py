@@ -8,8 +8,9 @@ import pytest
 
 from vidclf.config import InputError
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
+from vidclf.data.importing import import_clips
 from vidclf.data.manifest import SPLITS, read_manifest
-from vidclf.data.sources import GroupScope, import_clips, read_folder
+from vidclf.data.sources import GroupScope, read_folder
 from vidclf.data.splitting import (
     group_of,
 )
@@ -105,6 +106,12 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
     [
         ((), None, "holds no folders; expected one for each class"),
         (("A/x.avi", "B/readme.txt"), None, "B: the class is empty"),
+        (
+            ("set/Punch/x.avi", "set/Kick/x.avi"),
+            None,
+            "set: holds folders (Kick, Punch) and no clips",
+        ),
+        (("A/x.avi", "B/1/x", "B/2/x", "B/3/x", "B/4/x", "B/.git/x"), None, "folders (1, 2, 3, …) and"),
         (("Punch/x.avi", "B/x.avi"), ["Pnch"], "no class Pnch, did you mean Punch?"),
     ],
 )

@@ -101,6 +101,7 @@ def test_default_takes_the_range_that_the_models_author_vouches_for(bases: dict[
     ("table", "message"),
     [
         ({"train.lrr": {"low": 0.1, "high": 1.0}}, "no base has the key train.lrr, did you mean train.lr?"),
+        ({"train.xyz": 1}, "no base has the key train.xyz (there are train.acc"),
         ({"train.lr": {"low": 1.0, "high": 0.1}}, "low = 1.0 is above high = 0.1"),
         ({"train.lr": {"lo": 1.0, "high": 2.0}}, "unknown key lo, did you mean low?"),
         ({"train.lr": 0.1}, "expected { low, high }"),

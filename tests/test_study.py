@@ -187,7 +187,9 @@ def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, s
     assert "unknown key budgett" in told
     assert "no base has the key model.gama, did you mean model.gamma?" in told
     path.write_text(path.read_text().replace("base =", "bass ="))
-    assert "model.gama" not in refusal(path, store)  # without a base nothing can be said of it
+    told = refusal(path, store)
+    assert "model.gama" not in told  # without a base nothing can be said of it
+    assert told.index("unknown key bass") < told.index("base is required")
 
 
 @pytest.mark.parametrize(

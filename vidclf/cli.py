@@ -104,6 +104,9 @@ def tune(
     `--set` changes every base that has the key. Ctrl-C stops cleanly; the same command goes on.
     """
     from vidclf import config
+
+    config.read_toml(study)  # a misspelt name is answered before torch is loaded
+
     from vidclf.search import tune as search
     from vidclf.search.display import display_for
     from vidclf.search.plan import describe_plan

@@ -11,7 +11,7 @@ from vidclf.terminal import FAILED, JsonOption, counted, make_console, print_jso
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
-    from vidclf.data.sources import Imported
+    from vidclf.data.importing import Imported
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, check, report on, render; caches."
@@ -110,8 +110,8 @@ def data_import(
     A group is read from UCF-101's naming: `v_PullUps_g03_c02.avi` is group `g03`. Where
     the names carry none, each clip is its own group.
     """
+    from vidclf.data.importing import import_clips
     from vidclf.data.remote import local_target
-    from vidclf.data.sources import import_clips
 
     with progress_bar("Fetching clips") as progress:
         imported = import_clips(

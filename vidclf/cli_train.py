@@ -42,6 +42,9 @@ def train(
 ) -> None:
     """Trains one experiment as a tracked run, and saves its model."""
     from vidclf import config
+
+    config.read_toml(experiment)  # a misspelt name is answered before torch is loaded
+
     from vidclf.experiment import load_experiment
     from vidclf.store import open_store
     from vidclf.train import train as run

@@ -139,8 +139,7 @@ def read_toml(path: Path) -> Tree:
             raise InputError(f"{path}: {_TOO_DEEP}")
         tree = tomllib.loads(content.decode())
     except FileNotFoundError:
-        beside = [file for file in sorted(path.parent.glob("*.toml")) if file.name != "pyproject.toml"]
-        raise InputError(f"{path}: no such file{_suggested(path, beside)}") from None
+        raise InputError(f"{path}: no such file{_suggested(path)}") from None
     except IsADirectoryError:
         inside = ", ".join(str(file) for file in sorted(path.glob("*.toml"))[:_FILES_NAMED])
         raise InputError(
@@ -167,11 +166,14 @@ def read_toml(path: Path) -> Tree:
     return tree
 
 
-def _suggested(path: Path, beside: Sequence[Path]) -> str:
+def _suggested(path: Path) -> str:
     """The file that was meant, or, where none has such a name, those that there are."""
-    close = difflib.get_close_matches(path.stem, [file.stem for file in beside], n=1)
+    beside = [file for file in sorted(path.parent.glob("*.toml")) if file.name != "pyproject.toml"]
+    usual = [Path("studies"), Path("experiments")] if path.parent == Path() else []
+    files = [*beside, *(file for folder in usual for file in sorted(folder.rglob("*.toml")))]
+    close = difflib.get_close_matches(path.stem, [file.stem for file in files], n=1)
     if close:
-        return f", did you mean {path.with_stem(close[0]).with_suffix('.toml')}?"
+        return f", did you mean {next(file for file in files if file.stem == close[0])}?"
     names = ", ".join(file.name for file in beside[:_FILES_NAMED])
     return f" (there are {names})" if names else ""
 
@@ -322,10 +324,11 @@ def validate(schema: type[T], tree: Mapping[str, Any], source: str) -> T:
 
 def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> Iterator[str]:
     known = list(dict.fromkeys([*schema_fields(schema), *schema.model_fields]))
-    for item in error.errors():
+    unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    for item in unknown_first:  # a misspelt key is why another one is missing
         dotted = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            yield f"{source}: unknown key {dotted}{did_you_mean(dotted, known) or _siblings(dotted, known)}"
+            yield f"{source}: unknown key {dotted}{meant_key(dotted, known)}"
         elif item["type"] == "missing":
             yield f"{source}: {dotted} is required"
         elif item["type"] == "model_type":
@@ -339,19 +342,22 @@ def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> I
             yield f"{source}: {dotted}: {message}{shown}" if dotted else f"{source}: {message}"
 
 
-def _siblings(dotted: str, known: Sequence[str]) -> str:
+def meant_key(dotted: str, known: Sequence[str]) -> str:
+    """What to say behind an unknown key: the closest one, else those of its section, else all."""
     section = dotted.rpartition(".")[0]
-    names = [name for name in known if name.rpartition(".")[0] == section]
-    return f" (there are {', '.join(names)})" if names else ""
+    names = [name for name in known if name.rpartition(".")[0] == section] or known
+    return did_you_mean(dotted, known) or (f" (there are {', '.join(names)})" if names else "")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """``, did you mean …?`` for the closest known word, else an empty text."""
+    """``, did you mean …?`` for the closest known word, else empty; to share a section is no likeness."""
+    section, _, last = word.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in known if section and name.startswith(f"{section}.")}
     close = [name for name in known if name.lower() == word.lower()]
-    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
-        last = word.rpartition(".")[2]
-        close = [name for name in known if name.rpartition(".")[2] == last][:1]
+        alike = difflib.get_close_matches(last if beside else word, beside or known, n=1, cutoff=0.6)
+        close = [beside.get(name, name) for name in alike]
+    close = close or [name for name in known if name.rpartition(".")[2] == last]
     return f", did you mean {close[0]}?" if close else ""
 
 

@@ -84,7 +84,7 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
     classifier = saved.classifier
     if not isinstance(classifier, NeuralClassifier):
         raise InputError(
-            f"{model}: a model of the kind {saved.card.kind!r} has no network to export; frames2d and "
+            f"the model is of the kind {saved.card.kind!r}, which has no network to export; frames2d and "
             "volume3d have"
         )
     if to.is_dir():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidclf.data import video
-from vidclf.data.sources import import_clips
+from vidclf.data.importing import import_clips
 from vidclf.data.video import Frames
 
 Pose = NDArray[np.float64]

@@ -1,6 +1,7 @@
 """The manifest: one CSV row a clip, with its label, group and split."""
 
 import csv
+import difflib
 import functools
 import hashlib
 import shlex
@@ -175,7 +176,8 @@ def read_table(path: Path) -> pd.DataFrame:
             raise InputError(f"{name}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, header=first - 1)
     except FileNotFoundError:
-        hint = f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
+        meant = "" if is_url(name) else _meant(path)
+        hint = meant or f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
         raise InputError(f"{name}: no such manifest{'' if is_url(name) else hint}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{name}: not a readable CSV file: {error}") from None
@@ -185,6 +187,18 @@ def read_table(path: Path) -> pd.DataFrame:
     filled = table.apply(lambda column: column.str.strip() != "").any(axis=1)
     rows: pd.DataFrame = table[filled].copy()
     return rows
+
+
+def _meant(path: Path) -> str:
+    """Another file of the folder, or the same file of another folder, whose name is alike."""
+    beside = {file.name: file for file in path.parent.glob("*.csv")}
+    others = {file.parent.name: file for file in path.parent.parent.glob(f"*/{path.name}")}
+    close = [
+        files[name]
+        for files, given in ((beside, path.name), (others, path.parent.name))
+        for name in difflib.get_close_matches(given, files, n=1)
+    ]
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _row_problems(entries: Sequence[Entry], lines: Iterable[int]) -> list[str]:

@@ -1,30 +1,23 @@
-"""From clips as users have them to a manifest."""
+"""Clips as users have them: folders by class, CSV files, UCF-101's lists."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
 from vidclf import config
 from vidclf.config import InputError, is_url
 from vidclf.data import remote
-from vidclf.data.check import find_leaks
 from vidclf.data.manifest import (
     SPLIT_BY,
     SPLITS,
     Entry,
     Split,
-    in_order,
-    read_manifest,
     read_table,
     repetitions,
-    write_manifest,
 )
 from vidclf.data.remote import Progress, silent
-from vidclf.data.scenes import group_by_scene
-from vidclf.data.splitting import Shares, carve_val, group_of, parse_shares, split_at_random, split_by_group
 
 GroupScope = Literal["dataset", "class"]
 
@@ -32,7 +25,7 @@ VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".m
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
 _OFFICIAL = re.compile(r"official:([1-9])")
-_SPLIT_NAMES: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -41,113 +34,9 @@ _SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+"""What folders, files and columns call a split."""
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "action")
-_FEW_GROUPS = 3
-"""Groups below which a split's figures are mostly luck; no interval can be given then."""
-_LONELY = 0.9
-"""Groups to clips from which on a split by group hardly differs from one clip by clip."""
-_SHOWN_LEAKS = 3
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import wrote.
-
-    Attributes:
-        entries: Every clip.
-        notes: What a user should know of it.
-    """
-
-    entries: tuple[Entry, ...]
-    notes: tuple[str, ...]
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Clips by class and split."""
-        found = Counter((entry.label, entry.split) for entry in self.entries)
-        labels = sorted({entry.label for entry in self.entries})
-        return {label: {split: found[label, split] for split in SPLITS} for label in labels}
-
-    def groups(self) -> dict[str, int]:
-        """Groups by split; a clip without one is its own."""
-        pairs = {(group_of(entry), entry.split) for entry in self.entries}
-        return {split: sum(side == split for _, side in pairs) for split in SPLITS}
-
-
-def import_clips(
-    sources: Sequence[str | Path],
-    to: Path,
-    *,
-    classes: Sequence[str] | None = None,
-    split: str | None = None,
-    shares: str = "70,15,15",
-    seed: int = 0,
-    group_scope: GroupScope = "dataset",
-    extend: str | Path | None = None,
-    by_scene: bool = False,
-    progress: Progress = silent,
-) -> Imported:
-    """Reads clips, splits them, and writes the manifest.
-
-    Args:
-        sources: Folders with a folder per class, also below ``train``, ``val`` and ``test``; UCF-101's
-            folder; CSV files of clips and labels, with a column ``split`` or one file per split; as
-            paths or URLs.
-        to: The manifest to write; the same clips give the same bytes.
-        classes: Only these; ``None``: all.
-        split: ``group``; ``file``: as the sources say; ``official:N``: UCF-101's list N, with val carved
-            out of train by group; ``random``: clip by clip. ``None``: ``file`` where all say, else ``group``.
-        shares: Train, val and test, as ``70,15,15``.
-        seed: Another seed gives another split.
-        group_scope: Whether equal group names in different classes are one group.
-        extend: A manifest whose clips are kept, its groups in their splits; new clips are placed by group.
-        by_scene: Groups are scenes, found by how the clips look, in place of what their names say; clips of
-            a scene that ``extend`` knows get its group there.
-        progress: Called with (clips fetched, clips to fetch).
-
-    Raises:
-        InputError: Every problem of the sources, the shares, or the split; nothing was written then.
-    """
-    fractions = parse_shares(shares)
-    entries: Sequence[Entry] = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
-    if extend is not None:
-        if split in ("file", "random"):
-            raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
-        entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
-    else:
-        entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
-    return _written(entries, to)
-
-
-def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -> Imported:
-    """Splits clips, by group where they do not all say their split, and writes their manifest.
-
-    Raises:
-        InputError: Every problem of the shares or the split; nothing was written then.
-    """
-    return _written(_split(entries, None, parse_shares(shares), seed=0), to)
-
-
-def _written(entries: Sequence[Entry], to: Path) -> Imported:
-    write_manifest(entries, to)
-    imported = Imported(tuple(in_order(entries)), ())
-    return replace(imported, notes=tuple(_notes(imported)))
-
-
-def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:
-    """The entries with their splits; arguments as those of `import_clips`."""
-    given = all(entry.split for entry in entries)
-    match split or ("file" if given else "group"):
-        case "group":
-            return split_by_group(entries, shares, seed)
-        case "random":
-            return split_at_random(entries, shares, seed)
-        case "file" if not given:
-            raise InputError("--split file: the source gives no split; use --split group")
-        case "file":
-            return entries
-        case _:  # official, without val
-            train, val, _ = shares
-            return carve_val(entries, val / (train + val), seed)
+_SHOWN_FOLDERS = 3
 
 
 def read_sources(
@@ -157,7 +46,7 @@ def read_sources(
     split: str | None = None,
     progress: Progress = silent,
 ) -> list[Entry]:
-    """Clips of every source, with the splits that it gives; arguments as those of `import_clips`.
+    """Clips of every source, with the splits that it gives; arguments as those of `importing.import_clips`.
 
     Raises:
         InputError: Every problem of the sources.
@@ -186,26 +75,6 @@ def read_sources(
     if problems:
         raise InputError(*problems)
     return entries
-
-
-def _extended(
-    entries: Sequence[Entry], extend: str | Path, shares: Shares, seed: int, *, by_scene: bool
-) -> list[Entry]:
-    """The old manifest's clips in their splits, and the new ones placed around them."""
-    old = read_manifest(extend).entries
-    fixed: dict[str, Split] = {group_of(entry): _SPLIT_NAMES[entry.split] for entry in old}
-    known = {entry.clip_path.resolve() for entry in old}  # the same file may be called by other names
-    new = [replace(entry, split="") for entry in entries if entry.clip_path.resolve() not in known]
-    if by_scene:
-        alone = sum(not entry.group for entry in old)
-        if alone:
-            raise InputError(
-                f"--groups scenes: {alone} of {len(old)} clips of {remote.public(str(extend))} name no group "
-                "that new clips could join; import all clips anew, without --extend"
-            )
-        new = group_by_scene(new, old)
-    placed = split_by_group([*old, *new], shares, seed, fixed)
-    return [*old, *placed[len(old) :]]
 
 
 @dataclass(frozen=True)
@@ -239,12 +108,12 @@ def read_folder(
         InputError: Every problem of the folder: missing, without classes, an empty or unknown class.
     """
     folders = _subfolders(source)
-    if not set(map(str.lower, folders)) <= _SPLIT_NAMES.keys():
+    if not set(map(str.lower, folders)) <= SPLIT_NAMES.keys():
         return _entries(_in_classes(source, folders, classes, ""), group_scope, progress)
     found = []
     for name in folders:
         below = remote.join(source, name)
-        found += _in_classes(below, _subfolders(below), classes, _SPLIT_NAMES[name.lower()])
+        found += _in_classes(below, _subfolders(below), classes, SPLIT_NAMES[name.lower()])
     return _entries(found, group_scope, progress)
 
 
@@ -268,11 +137,19 @@ def _in_classes(
             if PurePath(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."
         ]
         if not clips:
-            problems.append(f"{folder}: the class is empty; add clips, or leave it out with --classes")
+            problems.append(f"{folder}: {_emptiness(folder, source)}")
         found += [_Found(remote.join(folder, name), label, _named_group(name), split) for name in clips]
     if problems:
         raise InputError(*problems)
     return found
+
+
+def _emptiness(folder: str, source: str) -> str:
+    below = [name for name in remote.children(folder)[0] if name[0] != "."]
+    if below:
+        shown = f"{', '.join(below[:_SHOWN_FOLDERS])}{', …' if len(below) > _SHOWN_FOLDERS else ''}"
+        return f"holds folders ({shown}) and no clips; if these are the classes, name it in place of {source}"
+    return "the class is empty; add clips, or leave it out with --classes"
 
 
 def _unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence[str]) -> list[str]:
@@ -341,7 +218,7 @@ def read_csv(
             f"(it has {', '.join(table.columns)})"
         )
     words = re.split(r"[^a-z]+", PurePath(source).stem.lower())
-    of_file = next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), "")
+    of_file = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
     problems = _unknown_classes(source, classes, sorted(set(table[label_column])))
     found = []
     for number, row in zip(table.index, table.to_dict("records"), strict=True):
@@ -350,7 +227,7 @@ def read_csv(
             continue
         if not label:
             problems.append(f"{source}: line {number}: the label is empty")
-        split = _SPLIT_NAMES.get(given.lower(), "")
+        split = SPLIT_NAMES.get(given.lower(), "")
         if given and not split:
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
         name = _located(row["clip_path"], remote.parent(source))
@@ -384,31 +261,3 @@ def _named_group(file: str) -> str:
 
 def _scoped(group: str, label: str, group_scope: GroupScope) -> str:
     return f"{label}/{group}" if group and group_scope == "class" else group
-
-
-def _notes(imported: Imported) -> list[str]:
-    notes = []
-    without = sum(not entry.group for entry in imported.entries)
-    if without:
-        notes.append(
-            f"{without} of {len(imported.entries)} clips name no group, so each is its own. If several show "
-            "one scene or person, the split leaks: let --groups scenes find groups by how the clips look, or "
-            "write them into the manifest's column group."
-        )
-    groups = sum(imported.groups().values())
-    if not without and groups > _LONELY * len(imported.entries):
-        notes.append(
-            f"{groups} groups of {len(imported.entries)} clips: nearly each is a group of its own, so if "
-            "several show one scene or person after all, the split leaks"
-        )
-    leaks = find_leaks(imported.entries)
-    for leak in leaks[:_SHOWN_LEAKS]:
-        notes.append(f"the split leaks: {leak}")
-    if len(leaks) > _SHOWN_LEAKS:
-        notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
-    if any(entry.split_by == "random" for entry in imported.entries):
-        notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
-    few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
-    if few:
-        notes.append(f"few groups ({', '.join(few)}): figures on them say little about groups never seen")
-    return notes

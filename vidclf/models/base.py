@@ -74,7 +74,10 @@ class DataConfig(Section):
         if self.fold >= max(self.folds, 1):
             raise ValueError(f"data.fold = {self.fold} is not below data.folds = {self.folds}")
         if self.frames > self.grid:
-            raise ValueError(f"data.frames = {self.frames} is larger than data.grid = {self.grid}")
+            raise ValueError(
+                f"data.frames = {self.frames} is larger than data.grid = {self.grid}, the frames that are "
+                "kept of each clip; raise data.grid as well, or take fewer frames"
+            )
         if self.size is not None and self.size > self.store_side:
             raise ValueError(f"data.size = {self.size} is larger than data.store_side = {self.store_side}")
         return self

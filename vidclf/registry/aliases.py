@@ -8,7 +8,7 @@ from typing import Literal
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError
+from vidclf.config import InputError, did_you_mean
 from vidclf.store import now_ms
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -45,7 +45,9 @@ def history(client: MlflowClient, name: str) -> list[Move]:
     try:
         tags = client.get_registered_model(name).tags
     except MlflowException:
-        raise InputError(f"{name}: no such registered model") from None
+        known = [model.name for model in client.search_registered_models()]
+        exists = f" (there are {', '.join(known)})" if known else ""
+        raise InputError(f"{name}: no such registered model{did_you_mean(name, known)}{exists}") from None
     keys = sorted((key for key in tags if key.startswith(_PREFIX)), key=lambda key: int(key[len(_PREFIX) :]))
     return [Move(**json.loads(tags[key])) for key in keys]
 

@@ -111,7 +111,9 @@ def _unknown(deliverer: Deliverer, reference: str) -> str:
     exists = (
         f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
     )
+    name, names = reference.partition("/")[0], [model.name for model in models]
+    alike = did_you_mean(reference, known) or ("" if name in names else did_you_mean(name, names))
     return (
-        f"{reference}: no such model, run or folder{did_you_mean(reference, known)} ({exists}; "
+        f"{reference}: no such model, run or folder{alike} ({exists}; "
         "else give NAME/VERSION, a run id or a folder)"
     )

@@ -372,7 +372,12 @@ def find_study(name_or_file: str, store: Store) -> OpenStudy:
     name = name_or_file
     if name_or_file.endswith(".toml"):
         path = Path(name_or_file)
-        name = str(config.read_toml(path).get("name") or path.stem)
+        tree = config.read_toml(path)
+        if "model" in tree and "space" not in tree:
+            raise InputError(
+                f"{path}: this is an experiment; name a study or a run (vidclf compare lists both)"
+            )
+        name = str(tree.get("name") or path.stem)
     stored = stored_definition(store, name)
     if stored is None:
         names = study_names(store)

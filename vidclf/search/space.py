@@ -118,7 +118,7 @@ def build_space(
             problems.append(f"{source}: space: {path} is the same for all trials, or they can't be ranked")
             continue
         if path not in known:
-            problems.append(f"{source}: space: no base has the key {path}{config.did_you_mean(path, known)}")
+            problems.append(f"{source}: space: no base has the key {path}{config.meant_key(path, known)}")
             continue
         for stem, base in bases.items():
             fields = config.schema_fields(type(base))
@@ -168,7 +168,7 @@ def _when_problems(
     conditions = {path: set(dimension.when) for (_, path), dimension in dimensions.items()}
     for path, keys in conditions.items():
         for key in sorted(keys - set(known)):
-            yield f"{source}: space.{path}.when: no base has the key {key}{config.did_you_mean(key, known)}"
+            yield f"{source}: space.{path}.when: no base has the key {key}{config.meant_key(key, known)}"
     resolved: set[str] = set()
     while (
         ready := {path for path, keys in conditions.items() if not keys & conditions.keys() - resolved}

@@ -176,8 +176,6 @@ def load_study(
     Raises:
         InputError: Every problem of the study file and its bases.
     """
-    if not path.suffix and not path.exists():
-        raise InputError(f"{path}: no such file; a study is given as its file, as studies/{path.name}.toml")
     tree = config.read_toml(path)
     if "model" in tree and "space" not in tree:
         raise InputError(f"{path}: this is an experiment; run it with: vidclf train {path}")

@@ -11,9 +11,10 @@ from typing import Any
 
 from vidclf.config import InputError
 from vidclf.data.check import ClipCheck, check_clips
+from vidclf.data.importing import divide_clips
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.scenes import group_by_scene
-from vidclf.data.sources import divide_clips, read_sources
+from vidclf.data.sources import read_sources
 from vidclf.data.splitting import group_of
 from vidclf.models.networks import published_weights
 from vidclf.models.weights import downloaded_file
