@@ -1,9 +1,9 @@
 """What `vidclf init` writes for a folder of clips: files that work, values with reasons."""
 
 import json
-import shutil
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +13,7 @@ from vidclf.cli import app
 from vidclf.config import InputError
 from vidclf.data.demo import render_demo_set
 from vidclf.experiment import load_experiment
+from vidclf.search.storage import open_storage
 from vidclf.search.study import load_study
 from vidclf.starter import choices
 from vidclf.starter.choices import Machine
@@ -29,12 +30,14 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path / "my clips"
 
 
-def begin(clips: Path, machine: Machine = LAPTOP, reachable: bool = True) -> Started:
-    return start(clips, clips.parent / "work", machine=machine, reachable=lambda _: reachable)
+def begin(clips: Path, machine: Machine = LAPTOP, *, reachable: bool = True, force: bool = False) -> Started:
+    to = clips.parent / "work"
+    return start(clips, to, machine=machine, reachable=lambda _: reachable, force=force)
 
 
-def values(started: Started) -> dict[str, object]:
-    return {choice.key: choice.value for choice in started.choices}
+def values(started: Started, *files: str) -> dict[str, object]:
+    """What was chosen, for some of the files or for all."""
+    return {choice.key: choice.value for choice in started.choices if not files or choice.file in files}
 
 
 def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
@@ -51,7 +54,10 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
         if choice.key == "shares":  # of the manifest, not of a file of settings
             assert f"{choice.value} percent" in text
             continue
-        assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in text
+        stems = {"experiments": ["svm", "2d", "3d"], "networks": ["2d", "3d"], "study": []}
+        paths = [started.experiments[stem] for stem in stems.get(choice.file, [choice.file])]
+        for path in paths or [started.study]:
+            assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in path.read_text()
 
 
 def test_the_experiment_runs_as_it_is(clips: Path) -> None:
@@ -66,16 +72,20 @@ def test_the_experiment_runs_as_it_is(clips: Path) -> None:
 def test_machine_and_clips_decide(clips: Path) -> None:
     laptop = values(begin(clips))
     assert laptop["data.frames"] == 8  # the clips have 8
-    assert laptop["model.frozen_stages"] == 5
-    assert laptop["model.network"] == "squeezenet1_1"
+    begun = begin(clips, LAPTOP, force=True)
+    for stem, network, stages in (("2d", "squeezenet1_1", 4), ("3d", "r3d_18", 5)):
+        assert values(begun, stem) == {"model.network": network, "model.frozen_stages": stages}
+        model = load_experiment(begun.experiments[stem]).model
+        assert (model.network, model.frozen_stages) == (network, stages)
     assert laptop["workers"] == 2
     assert laptop["train.views"] == 4
     assert laptop["shares"] == "47,23,30"  # ten groups
-    assert load_experiment(clips.parent / "work/experiments/my_clips/2d.toml").model.frozen_stages == 4
-    shutil.rmtree(clips.parent / "work")
-    server = values(begin(clips, SERVER))
-    assert (server["model.network"], server["workers"]) == ("resnet18", 1)
-    assert server["budget.trials"] == 60
+    begun = begin(clips, SERVER, force=True)
+    server = values(begun)
+    assert values(begun, "2d") == {"model.network": "resnet18", "model.frozen_stages": 3}
+    assert values(begun, "study")["model.frozen_stages"] == "default"
+    assert '"model.frozen_stages" = "default"' in begun.study.read_text()
+    assert (server["workers"], server["budget.trials"]) == (1, 60)
     assert "train.balance" not in server
     assert "train.views" not in server
 
@@ -198,6 +208,13 @@ def test_the_command_teaches(clips: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "vidclf tune studies/my_clips.toml" in shown.stderr
     again = CliRunner().invoke(app, ["init", str(clips)])
     assert again.exit_code == 2
+    again = CliRunner().invoke(app, ["init", str(clips), "--force"])
+    assert "has a study" not in again.stderr
+    stored = open_storage(open_store())
+    optuna.create_study(study_name="my_clips", storage=stored)
+    again = CliRunner().invoke(app, ["init", str(clips), "--force"])
+    assert "has a study my_clips already" in again.stderr
+    assert "--continue-as my_clips-2" in again.stderr
     as_json = CliRunner().invoke(app, ["init", str(clips), "--name", "other", "--json"])
     assert json.loads(as_json.stdout)["study"] == "studies/other.toml"
     missing = CliRunner().invoke(app, ["init", "nowhere"])

@@ -14,12 +14,17 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from vidclf import intervals
-from vidclf.intervals import METRICS, Interval, Paired, interval, paired, spent_alpha
+from vidclf.intervals import METRICS, Interval, Paired, comparable, interval, paired, spent_alpha
 
 Labels = NDArray[np.int64]
 EVERY = (*METRICS, "recall/1")
 WEIGHT = 8
 """Groups' worth of evidence for a correlation of 0.2."""
+
+
+def test_models_are_compared_by_macro_f1_where_no_intervals_are_known() -> None:
+    assert [comparable(metric) for metric in METRICS] == list(METRICS)
+    assert comparable("loss") == "macro_f1"
 
 
 def clips(

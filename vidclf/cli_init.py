@@ -52,6 +52,21 @@ def init(
         print_json(started.as_dict())
     else:
         _print_started(started)
+    _warn_of_trials(started.study.stem)
+
+
+def _warn_of_trials(study: str) -> None:
+    """Says so where the store has a study of this name, whose trials were made by other files."""
+    from vidclf.search.record import study_names
+    from vidclf.store import find_store
+
+    store = find_store(None)
+    if study in study_names(store):
+        say(
+            f"note: {store.folder} has a study {study} already. Where the new files differ from its own, "
+            f"vidclf tune --continue-as {study}-2 begins another, which takes over the trials that fit.",
+            "yellow",
+        )
 
 
 def _answers(url: str) -> bool:
@@ -84,9 +99,9 @@ def _print_started(started: "Started") -> None:
         say(f"left out: {path}: {reason}", "yellow")
     for note in started.notes:
         say(f"note: {note}", "yellow")
-    table = Table("key", "value", "because")
+    table = Table("in", "key", "value", "because")
     for choice in started.choices:
-        table.add_row(choice.key, str(choice.value), choice.reason)
+        table.add_row(choice.file, choice.key, str(choice.value), choice.reason)
     console.print(table)
     for stem, reason in started.waiting.items():
         say(f"not in the study yet: {started.experiments[stem]}: {reason}", "yellow")

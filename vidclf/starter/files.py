@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from vidclf.starter.choices import HEAD_ONLY, Choice, Look
+from vidclf.starter.choices import Choice, Look
 
 Values = Mapping[str, Choice]
 
@@ -48,11 +48,7 @@ def _2d(name: str, look: Look, values: Values) -> str:
         + '\n[model]\nkind = "frames2d"\n'
         + _line(values, "model.network")
         + _weights()
-        + (
-            _said("frozen_stages = 3", "of 5: the first ones keep their weights")
-            if values["model.frozen_stages"].value < HEAD_ONLY
-            else _said("frozen_stages = 4", "of 4: only the head is trained, on features kept")
-        )
+        + _line(values, "model.frozen_stages")
         + _train(values)
     )
 
@@ -61,7 +57,8 @@ def _3d(name: str, look: Look, values: Values) -> str:
     return (
         "# A 3D network on whole clips: how things move.\n"
         + _data(name, look, values)
-        + '\n[model]\nkind = "volume3d"\nnetwork = "r3d_18"\n'
+        + '\n[model]\nkind = "volume3d"\n'
+        + _line(values, "model.network")
         + _weights()
         + _line(values, "model.frozen_stages")
         + _train(values)
@@ -93,7 +90,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
     )
     folds, neural = "objective.repeats" in values, len(stems) > 1
     frames = values["data.frames"].value
-    deep = values["model.frozen_stages"].value < HEAD_ONLY
+    stages = values.get("model.frozen_stages")
     return (
         f"# Clips in train, val and test: {_division(values)}.\n"
         f'question = "{name}: which classifier is worth shipping?"\n'
@@ -122,7 +119,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         + '"model.gamma" = { low = 1e-5, high = 1e-1, log = true, when = { "model.kernel" = "rbf" } }\n'
         + ("" if neural else "# with a network in base, these too:\n")
         + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
-        + (_said('"model.frozen_stages" = "default"', "none to all of each network") * (neural and deep))
+        + (_said(f'"{stages.key}" = {json.dumps(stages.value)}', stages.reason) if stages and neural else "")
     )
 
 

@@ -18,7 +18,7 @@ from vidclf.data.sources import read_sources
 from vidclf.data.splitting import group_of
 from vidclf.models.networks import published_weights
 from vidclf.models.weights import downloaded_file
-from vidclf.starter.choices import TESTABLE, USUAL, Choice, Look, Machine, choose, choose_division, network2d
+from vidclf.starter.choices import TESTABLE, USUAL, Choice, Look, Machine, choose, choose_division, networks
 from vidclf.starter.files import EXPERIMENTS, study_text
 
 Reachable = Callable[[str], bool]
@@ -106,14 +106,14 @@ def start(
     look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
     machine = machine or Machine.here()
     waiting = {
-        stem: reason
-        for stem, network in (("2d", network2d(machine)), ("3d", "r3d_18"))
-        if (reason := _lacks(network, reachable))
+        stem: reason for stem, network in networks(machine).items() if (reason := _lacks(network, reachable))
     }
     choices = [division, *choose(look, machine)]
-    values = {choice.key: choice for choice in choices}
     for stem, path in experiments.items():
+        kind = "networks" if stem in networks(machine) else stem
+        values = {choice.key: choice for choice in choices if choice.file in ("experiments", kind, stem)}
         _write(path, EXPERIMENTS[stem](name, look, values))
+    values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
     _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
     notes = imported.notes
     if look.groups["test"] < TESTABLE:
