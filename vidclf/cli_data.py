@@ -179,7 +179,7 @@ def data_report(
     manifest: ManifestArgument,
     to: Annotated[str, typer.Option("--to", metavar="report.html", help="The page to write.")],
 ) -> None:
-    """Writes one HTML page: classes, durations, sizes, imbalance, groups, bad files, leaks, sample frames."""
+    """Writes one HTML page: classes, durations, sizes, bad files, leaks, sample frames, clips by group."""
     from vidclf.data import check, report
     from vidclf.data.remote import local_target, public
 

@@ -1,9 +1,12 @@
 """A data set as one HTML page: what it holds, what is wrong with it, and what to do about that."""
 
 import html
+import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,12 @@ SAMPLES = 3
 """Clips shown of each class."""
 FRAMES = 4
 """Frames shown of each of them."""
+_GROUPS = 40
+"""Groups shown, at most: the largest."""
+_OF_GROUP = 8
+"""Clips shown of each group, at most, one frame of each."""
+_BINS = 40
+"""Bars of a histogram of whole numbers, at most."""
 _FRAME_HEIGHT = 96
 _UNLABELLED, _UNSPLIT = "unlabelled", "unsplit"
 _IMBALANCE = 3.0
@@ -55,6 +64,7 @@ def write_report(
     parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
     parts += _problems(checks, find_leaks(entries, decodable(checks)))
     parts += _samples(entries, checks)
+    parts += _alike(entries, checks)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -70,7 +80,8 @@ def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     bad = sum(check.verdict != "ok" for check in checks)
     labels = sorted({entry.label for entry in entries})
     classes = len(set(labels) - {""})
-    yield f"<p>{len(entries)} clips of {classes} classes in {len(groups)} groups, "
+    within = f"in {len(groups)} groups" if any(entry.group for entry in entries) else "that name no group"
+    yield f"<p>{len(entries)} clips of {classes} classes {within}, "
     yield f"{seconds / 60:.1f} minutes; {bad} are not ok.</p><table><tr><th>class</th>"
     yield "".join(f"<th>{split or _UNSPLIT}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
     counts = Counter((entry.label, entry.split) for entry in entries)
@@ -89,8 +100,10 @@ def _splits(entries: Sequence[Entry]) -> list[str]:
 def advice(entries: Sequence[Entry]) -> list[str]:
     """What the numbers of clips and groups call for, in words."""
     found = _class_advice(Counter(entry.label for entry in entries if entry.label))
-    if not all(entry.group for entry in entries):
-        found.append("Some clips name no group: if several show one scene or person, the split leaks.")
+    alone = sum(not entry.group for entry in entries)
+    if alone:
+        count = "No clip names a group" if alone == len(entries) else f"{alone} clips name no group"
+        found.append(f"{count}: if several show one scene or person, the split leaks.")
     groups = defaultdict(set)
     for entry in entries:
         groups[entry.split].add(group_of(entry))
@@ -140,8 +153,8 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     figures: list[tuple[str, Figure]] = [
         ("Clips per class", px.histogram(table, x="class", color="split")),
         ("Duration", px.histogram(table, x="seconds", color="class", marginal="rug", hover_data=["clip"])),
-        ("Frames", px.histogram(table, x="frames", color="class")),
-        ("Frames a second", px.histogram(table, x="fps", color="class")),
+        ("Frames", whole_numbers(table, "frames")),
+        ("Frames a second", px.histogram(table.assign(fps=rates_of(table)), x="fps", color="class")),
         ("Frame sizes", px.scatter(sizes, x="width", y="height", size="size")),
     ]
     for number, (heading, figure) in enumerate(figures):
@@ -153,6 +166,23 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
             default_height=380,
             config=pages.CONFIG,
         )
+
+
+def whole_numbers(table: pd.DataFrame, column: str) -> Figure:
+    """A histogram whose bars each hold as many numbers as the next."""
+    low, high = int(table[column].min()), int(table[column].max())
+    size = math.ceil((high - low + 1) / _BINS)
+    figure = px.histogram(table, x=column, color="class")
+    return figure.update_traces(xbins={"start": low - 0.5, "end": high + size, "size": size}, autobinx=False)
+
+
+def rates_of(table: pd.DataFrame) -> "pd.Series[Any]":
+    """Frame rates in order, as words where they are few: a bar each."""
+    rates = table["fps"].round(2)
+    known = sorted(set(rates))
+    if len(known) > _BINS:
+        return rates
+    return pd.Series(pd.Categorical(rates.map("{:g}".format), [f"{rate:g}" for rate in known], ordered=True))
 
 
 def _problems(checks: Sequence[ClipCheck], leaks: Sequence[Leak]) -> Iterator[str]:
@@ -170,11 +200,54 @@ def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     """Frames of some clips of each class, of different groups where there are several."""
     yield "<h2>Samples</h2>"
     good: dict[str, dict[str, Entry]] = defaultdict(dict)
-    for entry, check in zip(entries, checks, strict=True):
-        if check.verdict == "ok":
-            good[entry.label].setdefault(group_of(entry), entry)
+    for entry in _sound(entries, checks):
+        good[entry.label].setdefault(group_of(entry), entry)
     for label in sorted(good):
         yield f"<h3>{html.escape(label or _UNLABELLED)}</h3>"
         for entry in list(good[label].values())[:SAMPLES]:
             picture = np.hstack(list(video.decode(entry.clip_path, FRAMES, _FRAME_HEIGHT).frames))
             yield f"<div>{pages.picture(picture, entry.clip_path.name)}</div>"
+
+
+def _alike(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+    """A frame of some clips of each group, to see whether they belong together."""
+    members: dict[str, list[Entry]] = defaultdict(list)
+    for entry in _sound(entries, checks):
+        if entry.group:
+            members[entry.group].append(entry)
+    several = sorted((group for group in members if len(members[group]) > 1), key=lambda g: -len(members[g]))
+    if not several:
+        return
+    more = f"; the {_GROUPS} largest of {len(several)}" if len(several) > _GROUPS else ""
+    yield "<h2>Groups</h2><p>A row should show one person or scene, and no other row the same"
+    yield f"{more}. A group that is wrong is mended in the manifest's column <code>group</code>.</p>"
+    for group in several[:_GROUPS]:
+        sides = ", ".join(sorted({entry.split or _UNSPLIT for entry in members[group]}))
+        yield from _row(group, members[group], f"; {sides}")
+    lonely = [member for group in members.values() if len(group) == 1 for member in group]
+    if lonely:
+        yield from _row("Alone in their group", lonely, "")
+
+
+def _row(heading: str, entries: Sequence[Entry], more: str) -> Iterator[str]:
+    counts = Counter(entry.label or _UNLABELLED for entry in entries)
+    of_classes = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
+    yield f"<h3>{html.escape(heading)}</h3><p>{html.escape(of_classes + more)}</p><div>"
+    for entry in _of_all_classes(entries)[:_OF_GROUP]:
+        frame = next(iter(video.decode(entry.clip_path, 1, _FRAME_HEIGHT).frames))
+        yield pages.picture(frame, entry.clip_path.name)
+    yield "</div>"
+
+
+def _of_all_classes(entries: Sequence[Entry]) -> list[Entry]:
+    """The clips in turn by class, so that the first ones are of as many classes as there are."""
+    by_class: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_class[entry.label].append(entry)
+    return [
+        entry for turn in itertools.zip_longest(*by_class.values()) for entry in turn if entry is not None
+    ]
+
+
+def _sound(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[Entry]:
+    return (entry for entry, check in zip(entries, checks, strict=True) if check.verdict == "ok")
