@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,17 +11,18 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
-from vidclf import metrics
+from vidclf import intervals, metrics
 from vidclf.comparison import clips
 from vidclf.comparison.gather import gather
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
+from vidclf.ranking import TrialRow
 from vidclf.registry import confirm as confirming
 from vidclf.registry.candidate import find_candidate
 from vidclf.registry.confirm_plan import plan
-from vidclf.registry.confirm_report import REPORT
+from vidclf.registry.confirm_report import REPORT, Confirmation, Finalist
 from vidclf.search.record import Objective, find_study
-from vidclf.store import Store
+from vidclf.store import Attempt, Store
 from vidclf.tracking.deliverer import Deliverer
 
 STUDY = """
@@ -102,6 +104,32 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     seal = f"confirmed; trial {best} has come since, vidclf confirm judges it)"
     assert find_candidate("study", store).label.endswith(seal)
     assert ["size/file_mb at most", 1000] in [[gate["gate"], gate["limit"]] for gate in promoted["gates"]]
+
+
+@pytest.mark.slow
+def test_of_three_finalists_all_pairs_are_reckoned_with(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = []
+
+    def paired(*given: Any) -> intervals.Paired | None:
+        levels.append(given[-1])
+        return intervals.paired(*given)
+
+    make_study(tmp_path, STUDY.replace("trials = 2", "trials = 3").replace(', "majority.toml"', ""))
+    monkeypatch.setattr(confirming, "intervals", SimpleNamespace(**{**vars(intervals), "paired": paired}))
+    answer = json.loads(run("confirm", "study", "--top", "3", "--seeds", "1", "--json").stdout)
+    assert levels == pytest.approx([0.05 / 3] * 2)
+    assert sum("at 95% over all 3 finalists: " in note for note in answer["notes"]) == 2
+    assert not any("name no groups" in note for note in answer["notes"])
+
+
+def test_clips_without_groups_are_told_of() -> None:
+    row = TrialRow("s", 0, "complete", "svm", "svm", 0.9, {}, {})
+    found = Finalist(row, Attempt(Path("a")), [0.8], None, {}, np.zeros((1, 4), dtype=np.int64))
+    for grouped in (True, False):
+        notes = Confirmation("s", "macro_f1", "macro_f1", [found], found, False, grouped).notes
+        assert any("name no groups" in note for note in notes) == (not grouped)
 
 
 @pytest.mark.slow

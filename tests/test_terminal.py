@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import typer
 
 from vidclf import terminal
 
@@ -48,3 +49,21 @@ def test_a_file_that_nobody_named_is_a_bug(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert terminal.explained(FileNotFoundError(2, "No such file", "own.json")) == terminal.OWN_BUG
     assert "own.json" in next(tmp_path.glob("vidclf-*.log")).read_text()
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 5.0, 10.0, 15.0, 21.0])
+    monkeypatch.setattr(terminal, "monotonic", lambda: next(now))
+    with terminal.counted("Confirming", 9) as done:
+        for _ in range(4):
+            done()
+    assert capsys.readouterr().err.splitlines() == ["Confirming: 2 of 9", "Confirming: 4 of 9"]
+
+
+def test_what_can_be_gone_on_with_says_so_when_it_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped, terminal.resumable():
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == terminal.INTERRUPTED
+    assert "the same command goes on from there" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from vidclf.terminal import (
     print_json,
     progress_bar,
     report_epoch,
+    resumable,
     say,
     tell,
 )
@@ -52,7 +53,7 @@ def confirm(
     planned = plan(opened, top, seeds)
     fold_count = len(next(iter(planned.folds.values())))
     say(f"{planned.fits} fits: {len(planned.rows)} trials x {seeds} seeds x {fold_count} folds")
-    with counted("Confirming", planned.fits) as progress:
+    with resumable(), counted("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress, say)
     deliverer = Deliverer(opened_store)
     for row in planned.rows:

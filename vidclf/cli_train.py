@@ -17,6 +17,7 @@ from vidclf.terminal import (
     print_json,
     progress_bar,
     report_epoch,
+    resumable,
     say,
     tell,
 )
@@ -51,7 +52,7 @@ def train(
 
     opened = open_store(store)
     started = time.perf_counter()
-    with progress_bar("Preparing clips") as progress:
+    with resumable(), progress_bar("Preparing clips") as progress:
         loaded = load_experiment(experiment, config.parse_assignments(set_ or []))
         if test:
             _check_test(loaded, progress)

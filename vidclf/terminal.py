@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,8 @@ _USERS_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOT
 FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal."""
+LINE_SECONDS = 10.0
+"""Between two lines of progress that do not go to a terminal, at least."""
 
 
 StoreOption = Annotated[
@@ -143,12 +146,26 @@ def report_epoch(step: int, metrics: Mapping[str, float]) -> None:
 
 
 @contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Around work that the same command goes on with after Ctrl-C, which says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
 def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr that appears when it is first told of work."""
+    """A progress bar on stderr that appears when it is first told of work; a line now and then in a pipe."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = make_console()
+    if not console.is_terminal:
+        yield _Lines(task)
+        return
     columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=make_console(), transient=True)
+    bar = Progress(*columns, console=console, transient=True)
     number = bar.add_task(task, total=None)
 
     def update(done: int, total: int) -> None:
@@ -160,6 +177,20 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+class _Lines:
+    """Progress for a pipe or a log: a line when so much time has gone since the last one."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._spoke = monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = monotonic()
+        if now - self._spoke >= LINE_SECONDS:
+            self._spoke = now
+            say(f"{self._task}: {done} of {total}")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ epoch that is kept. A study that was selected by folds has scored all of its cli
 that is new, and the figures stay optimistic.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -52,13 +53,16 @@ def confirm(
     sign = -1 if opened.objective.direction == "maximize" else 1
     metric = _metric(opened)
     winner, *others = sorted(finalists, key=lambda finalist: sign * finalist.mean)
+    # Who wins is not known beforehand, so that all pairs count (Dunn 1961, doi:10.2307/2282330).
+    alpha = (1 - CONFIDENCE) / max(math.comb(len(finalists), 2), 1)
     found = Confirmation(
         opened.name,
         metric,
         intervals.comparable(metric),
-        [winner, *(replace(each, against=_paired(opened, winner, each, metric)) for each in others)],
+        [winner, *(replace(each, against=_paired(opened, winner, each, metric, alpha)) for each in others)],
         finalists[0],
         planned.optimistic,
+        all(manifest_of(experiment_of(opened.attempt(row.number))).grouped for row in planned.rows),
     )
     write_report(opened, found)
     return found
@@ -169,7 +173,7 @@ def _indices(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.int6
     return np.array([places[name] for name in names], dtype=np.int64)
 
 
-def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str) -> Paired | None:
+def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float) -> Paired | None:
     """The winner against another on the clips that both were judged by."""
     tables = [
         metrics.read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)
@@ -186,7 +190,7 @@ def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str) -
         winner.guesses,
         other.guesses,
         groups,
-        1 - CONFIDENCE,
+        alpha,
     )
 
 

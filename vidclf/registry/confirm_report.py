@@ -28,7 +28,8 @@ class Finalist:
             intervals are known for that metric.
         figures: Means over the seeds as ``confirm/…``, latencies among them.
         guesses: Predicted classes, shape (seeds, clips).
-        against: The paired comparison with the winner, ``None`` for the winner or without enough groups.
+        against: The paired comparison with the winner, ``None`` for the winner or without enough groups;
+            with so wide an interval that those of all pairs of finalists hold together.
     """
 
     row: TrialRow
@@ -56,6 +57,7 @@ class Confirmation:
         finalists: By mean, the winner first.
         leader: Who was ahead in the search.
         optimistic: Whether the clips had chosen the finalists before.
+        grouped: Whether every clip names its group.
     """
 
     study: str
@@ -64,6 +66,7 @@ class Confirmation:
     finalists: Sequence[Finalist]
     leader: Finalist
     optimistic: bool
+    grouped: bool
 
     @property
     def winner(self) -> Finalist:
@@ -82,6 +85,8 @@ def _notes(found: Confirmation) -> Iterator[str]:
     yield f"Trial {winner.row.number} wins by its mean: {basis}."
     if found.optimistic:
         yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
+    if not found.grouped:
+        yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
     yield from _verdicts(found)
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
@@ -95,6 +100,7 @@ def _notes(found: Confirmation) -> Iterator[str]:
 
 def _verdicts(found: Confirmation) -> Iterator[str]:
     measure = "" if found.compared == found.metric else f"{found.compared} "
+    pairs = f" over all {len(found.finalists)} finalists" if len(found.finalists) > 2 else ""
     for other in found.finalists[1:]:
         against, name = other.against, f"trial {other.row.number}"
         if against is None:
@@ -103,7 +109,7 @@ def _verdicts(found: Confirmation) -> Iterator[str]:
         unclear = against.verdict == "cannot tell"
         relation = "Not distinguishable from" if unclear else f"{against.verdict.capitalize()} than"
         yield (
-            f"{relation} {name} at {CONFIDENCE:.0%}: {measure}{against.difference:+.4f} "
+            f"{relation} {name} at {CONFIDENCE:.0%}{pairs}: {measure}{against.difference:+.4f} "
             f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
         )
 
