@@ -30,12 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.clips import write_experiment, write_squares
 from vidclf import config, plots
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.repeats import Repeats
 from vidclf.search import worker as workers
 from vidclf.search.record import OpenStudy
 from vidclf.search.study import load_study, open_study
 from vidclf.search.tune import tune
-from vidclf.store import Attempt, Identity, Outcome, Store, now_ms, open_store
+from vidclf.store import Store, open_store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.news import News
 

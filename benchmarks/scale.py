@@ -33,6 +33,7 @@ from rich.table import Table
 from tests.bench import ScriptedWorker
 from tests.clips import write_experiment, write_squares, write_study
 from tests.services import OptunaProxy, PostgreSQL
+from vidclf.attempt import Outcome, now_ms
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
@@ -43,7 +44,7 @@ from vidclf.search.space import Space
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.worker import Progress, RunTask
-from vidclf.store import Outcome, now_ms, open_store
+from vidclf.store import open_store
 
 EPOCHS = 12
 WORKERS = (1, 2, 4, 8, 16, 32, 64)

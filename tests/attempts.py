@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vidclf.store import Attempt, Identity, Outcome, Status, Store, locked, open_store
+from vidclf.attempt import Attempt, Identity, Outcome, Status
+from vidclf.store import Store, locked, open_store
 from vidclf.tracking.deliverer import Deliverer, prepare
 
 STARTED = 1_700_000_000_000

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.clips import write_experiment, write_squares
 from tests.test_study import STUDY
+from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.search import reconcile, supervisor
 from vidclf.search.display import PlainDisplay, StudyState
 from vidclf.search.opening import Opening
@@ -23,7 +24,7 @@ from vidclf.search.study import load_study, open_study
 from vidclf.search.worker import (
     RunTask,
 )
-from vidclf.store import Attempt, Outcome, Store, now_ms
+from vidclf.store import Store
 
 Script = Callable[[RunTask, Connection], Outcome | None]
 

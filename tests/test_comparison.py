@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from tests.attempts import fresh_store
 from tests.clips import CLASSES, write_experiment
 from vidclf import cli, cli_compare, config, metrics
+from vidclf.attempt import Attempt, Identity, Outcome
 from vidclf.comparison import clips, growth, words
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gather import Block, Clips, Line, gather
@@ -36,7 +37,7 @@ from vidclf.models import MODELS
 from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.search.record import DEFINITION
 from vidclf.search.storage import open_storage
-from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store
+from vidclf.store import TRAIN, Store
 
 BASES = CategoricalDistribution(["svm", "tiny"])
 C = FloatDistribution(0.01, 100.0, log=True)

@@ -12,6 +12,7 @@ import pytest
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
 from vidclf import intervals, metrics
+from vidclf.attempt import Attempt
 from vidclf.comparison import clips
 from vidclf.comparison.gather import gather
 from vidclf.config import InputError
@@ -22,7 +23,7 @@ from vidclf.registry.candidate import find_candidate
 from vidclf.registry.confirm_plan import plan
 from vidclf.registry.confirm_report import REPORT, Confirmation, Finalist
 from vidclf.search.record import Objective, find_study
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
 STUDY = """

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
 from tests.test_registry import make_kept
 from vidclf import cli
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.doctor import CHECKS, Check, Finding, examine, weigh
@@ -31,7 +32,7 @@ from vidclf.search.checks import mend_runs, mend_study
 from vidclf.search.ownership import Ownership
 from vidclf.search.record import DEFINITION, OpenStudy
 from vidclf.search.storage import open_storage
-from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, find_store, locate_store, now_ms
+from vidclf.store import TRAIN, Store, find_store, locate_store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 

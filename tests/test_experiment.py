@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from tests.clips import write_experiment, write_squares
+from vidclf.attempt import Attempt, Identity, Outcome
 from vidclf.calibration import apply_temperature
 from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.manifest import content_digest, read_manifest
 from vidclf.experiment import Pruned, load_experiment, prepare, provenance, run_experiment
 from vidclf.models import MODELS, feature_store, load_model
-from vidclf.store import Attempt, Identity, Outcome
 
 KINDS = sorted(MODELS)
 ROOT = Path(__file__).parent.parent

@@ -9,11 +9,11 @@ import pytest
 
 from tests.clips import CLASSES, write_experiment, write_squares
 from vidclf import config, metrics
+from vidclf.attempt import Attempt, Identity
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import ExperimentConfig, clip_store, load_experiment, run_experiment
 from vidclf.models import MODELS
-from vidclf.store import Attempt, Identity
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(

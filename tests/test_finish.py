@@ -11,10 +11,11 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from tests.test_cli import run
+from vidclf.attempt import Attempt
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.finish import train_model
 from vidclf.search.record import find_study
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
 STUDY = """

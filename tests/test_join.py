@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
 from tests.test_survival import Ordeal, check_survival
+from vidclf.attempt import Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.search import company, ownership
 from vidclf.search.company import Company
@@ -39,7 +40,7 @@ from vidclf.search.record import AHEAD, OWNER, RELEASED, Budget, OpenStudy, find
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Tally
 from vidclf.search.worker import Progress, RunTask, Verdict
-from vidclf.store import Outcome, Store, now_ms, open_store
+from vidclf.store import Store, open_store
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
 

@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment
 from vidclf import config
+from vidclf.attempt import Attempt, Identity
 from vidclf.experiment import load_experiment, parse_experiment
 from vidclf.ranking import LATENCY, SIZE
 from vidclf.search.figures import importances
@@ -24,7 +25,7 @@ from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
 from vidclf.search.record import AHEAD, SEEDED_FROM, OpenStudy
 from vidclf.search.summary import description
-from vidclf.store import Attempt, Identity, open_store
+from vidclf.store import open_store
 
 METRIC = "val/macro_f1"
 START = datetime(2026, 1, 2, 3, 4, 5)

@@ -20,6 +20,7 @@ from mlflow.entities import LoggedModelStatus
 
 from tests.attempts import end, fresh_store, make_study, make_trial, shipped
 from vidclf import models
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.models.saved import Card, write_card
@@ -27,7 +28,7 @@ from vidclf.registry import find
 from vidclf.registry.aliases import history
 from vidclf.registry.find import resolve_model
 from vidclf.registry.serving import VideoClassifier
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking import package
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from vidclf import config, experiment
+from vidclf.attempt import Attempt, Identity, Outcome
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import Pruned, parse_experiment, run_experiment
 from vidclf.models.base import ExperimentConfig
 from vidclf.repeats import Repeats
-from vidclf.store import Attempt, Identity, Outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

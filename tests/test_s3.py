@@ -11,9 +11,10 @@ import pytest
 from tests.clips import CLASSES, write_experiment, write_study
 from tests.s3 import S3Server, need_module, s3_server
 from vidclf import metrics
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
+from vidclf.attempt import Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.search import ownership, reconcile
 from vidclf.search.ownership import Ownership
@@ -16,7 +17,6 @@ from vidclf.search.worker import (
     Progress,
     RunTask,
 )
-from vidclf.store import Outcome, now_ms
 
 
 def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
 from vidclf import ranking
+from vidclf.attempt import Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
 from vidclf.search import points, tally
@@ -20,7 +21,6 @@ from vidclf.search.worker import (
     RunTask,
     Verdict,
 )
-from vidclf.store import Outcome, now_ms
 
 
 def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:

@@ -15,8 +15,9 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
+from vidclf.attempt import Attempt, Identity, Outcome, Status
 from vidclf.config import InputError
-from vidclf.store import Attempt, Identity, Outcome, Status, Store, open_store
+from vidclf.store import Store, open_store
 from vidclf.tracking import deliverer as module
 from vidclf.tracking.deliverer import Deliverer, prepare
 from vidclf.tracking.news import Receipt

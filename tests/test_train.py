@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from vidclf.attempt import Attempt
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import load_experiment
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.train import Trained, train
 

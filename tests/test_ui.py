@@ -18,9 +18,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.attempts import STARTED, end, fresh_store, make_study, make_trial
+from vidclf.attempt import Identity
 from vidclf.config import InputError
 from vidclf.plots import write_grid_image
-from vidclf.store import Identity, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.ui import links, serve_ui
@@ -123,6 +124,16 @@ def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowCli
     view = study_view(deliverer)
     assert view is not None
     assert (view.table, study_view(deliverer, "demo"), study_view(deliverer, "other")) == (link, view, None)
+
+
+def test_studies_whose_names_differ_in_signs_have_views_of_their_own(store: Store) -> None:
+    ids = deliver_study(store)
+    links = [save_view(store, ids["demo"], study=study) for study in ("demo-2", "demo 2", "demo.2", "demo 2")]
+    keys = [link.partition("viewStateShareKey=")[2] for link in links]
+    assert keys[0] == "vidclf-demo-2"
+    assert len(set(keys[:3])) == 3
+    assert keys[3] == keys[1]
+    assert all(re.fullmatch(r"vidclf-demo-2(-[0-9a-f]{8})?", key) for key in keys)
 
 
 def test_charts_stand_in_named_sections_and_lines_have_axes_that_their_runs_share(

@@ -13,6 +13,7 @@ import pytest
 from tests.clips import write_experiment
 from tests.test_join import in_memory
 from vidclf import config
+from vidclf.attempt import Attempt, Identity, now_ms
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import load_experiment
 from vidclf.search.display import PlainDisplay
@@ -32,7 +33,6 @@ from vidclf.search.worker import (
     _Line,
     _run,
 )
-from vidclf.store import Attempt, Identity, now_ms
 
 TIMED = {"latency/p50_ms": 5.0}
 

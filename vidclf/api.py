@@ -9,6 +9,7 @@ import pandas as pd
 
 from vidclf import experiment as files
 from vidclf import ranking
+from vidclf.attempt import Status
 from vidclf.comparison.report import build
 from vidclf.config import InputError
 from vidclf.experiment import ExperimentConfig
@@ -19,7 +20,7 @@ from vidclf.registry.find import resolve_model
 from vidclf.search import tune
 from vidclf.search.display import PlainDisplay
 from vidclf.search.tally import Ending
-from vidclf.store import Status, find_store, open_store
+from vidclf.store import find_store, open_store
 from vidclf.terminal import make_console, say
 from vidclf.train import train
 

@@ -23,8 +23,9 @@ from vidclf.terminal import (
 )
 
 if TYPE_CHECKING:
+    from vidclf.attempt import Attempt, Outcome
     from vidclf.models.base import ExperimentConfig
-    from vidclf.store import Attempt, Outcome, Store
+    from vidclf.store import Store
     from vidclf.train import Trained
 
 

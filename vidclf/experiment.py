@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vidclf import config, metrics, pictures, plots, profiling
+from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.calibration import Calibration, calibrate
 from vidclf.config import InputError
 from vidclf.data import cache, remote
@@ -28,7 +29,6 @@ from vidclf.models.base import ExperimentConfig, Probabilities, Report
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import Card, write_card
 from vidclf.repeats import Repeats, run_repeats
-from vidclf.store import Attempt, Outcome, now_ms
 
 __all__ = ["ExperimentConfig", "Pruned", "load_experiment", "parse_experiment", "prepare", "run_experiment"]
 

@@ -3,6 +3,7 @@
 import shutil
 
 from vidclf import pictures
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.data import remote
 from vidclf.data.clips import ClipSet
@@ -12,7 +13,6 @@ from vidclf.experiment import ExperimentConfig, clip_store, divided, experiment_
 from vidclf.models import load_model
 from vidclf.models.base import Report
 from vidclf.repeats import Repeats
-from vidclf.store import Attempt
 
 
 def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lambda *_: None) -> None:

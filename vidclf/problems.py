@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
+from vidclf.attempt import Attempt, Identity, Outcome, journal_entry, now_ms
 from vidclf.config import InputError
 from vidclf.data import cache
-from vidclf.store import FORMAT, TRAIN, Attempt, Identity, Outcome, Store, journal_entry, now_ms
+from vidclf.store import FORMAT, TRAIN, Store
 
 Part = Literal["store", "mlflow", "optuna"]
 """What a check reads: the folders, or a database."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vidclf import config
-from vidclf.store import Attempt, Outcome, now_ms
+from vidclf.attempt import Attempt, Outcome, now_ms
 
 if TYPE_CHECKING:  # models take a second to import, and to look at a study is to be quick
     from vidclf.models.base import ExperimentConfig, Report

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf import config, profiling
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import (
@@ -20,7 +21,7 @@ from vidclf.experiment import (
 from vidclf.models import load_model
 from vidclf.models.base import Report
 from vidclf.naming import train_name
-from vidclf.store import TRAIN, Attempt, Identity, Outcome, Store, now_ms
+from vidclf.store import TRAIN, Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.tracking.package import deliver_model

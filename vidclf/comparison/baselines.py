@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from vidclf import config, metrics
+from vidclf.attempt import Attempt
 from vidclf.comparison.gather import Block, Line
 from vidclf.config import InputError
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.store import Attempt
 
 Counts = Mapping[str, Mapping[str, int]]
 """Clips by split and class."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from vidclf import config, ranking
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy, all_studies, find_study, study_names
-from vidclf.store import TRAIN, Attempt, Store
+from vidclf.store import TRAIN, Store
 
 Origin = Literal["trial", "run", "majority", "published"]
 METRIC = "val/macro_f1"

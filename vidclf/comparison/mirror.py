@@ -4,9 +4,10 @@ import shutil
 import uuid
 from pathlib import Path
 
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.comparison.report import Comparison
 from vidclf.comparison.words import name_of
-from vidclf.store import Attempt, Identity, Outcome, Store, now_ms
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer, prepare
 
 SERIES = "compare"

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vidclf import config, ranking
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.registry.confirm_report import REPORT, finalists_of
 from vidclf.registry.fetch import fetch_run, fetch_study_file, fetch_trial
 from vidclf.repeats import Repeats
 from vidclf.search.gates import Gates
 from vidclf.search.record import OpenStudy, find_study, study_names
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf import config, intervals, metrics, profiling
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest
 from vidclf.experiment import ExperimentConfig, clip_store, dataset_record, experiment_of
@@ -25,7 +26,6 @@ from vidclf.ranking import TrialRow
 from vidclf.registry.confirm_plan import FIRST_SEED, Fold, Plan, manifest_of
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
 from vidclf.search.record import OpenStudy
-from vidclf.store import Attempt, Identity, Outcome, now_ms
 
 _ROUNDS = 3
 """Times that the finalists' latencies are measured, one model after another."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vidclf.attempt import Attempt
 from vidclf.intervals import CONFIDENCE, Interval, Paired
 from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy
-from vidclf.store import Attempt
 
 REPORT = "confirm.json"
 """Artifact of the study's own run: what was found."""

@@ -11,10 +11,11 @@ import mlflow.artifacts
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from vidclf.attempt import Attempt, Identity, Outcome, Status
 from vidclf.config import InputError
 from vidclf.registry.find import model_of_run
 from vidclf.search.record import OpenStudy
-from vidclf.store import TRAIN, Attempt, Identity, Outcome, Status, Store, without_password
+from vidclf.store import TRAIN, Store, without_password
 from vidclf.tracking.deliverer import (
     ATTEMPT_TAG,
     NOTE_TAG,

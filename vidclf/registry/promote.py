@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from vidclf import intervals
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.data.splitting import group_of
 from vidclf.registry import aliases, gates
@@ -18,7 +19,7 @@ from vidclf.registry.find import version_folder
 from vidclf.registry.gates import Acceptance, Gate
 from vidclf.registry.testing import Champion, Incomparable, TestResult, TestSplit, read_test
 from vidclf.search.gates import Gates
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer, mlflow_exists
 from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.package import deliver_model

@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf import config, intervals, metrics
+from vidclf.attempt import Attempt
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
 from vidclf.intervals import CONFIDENCE
 from vidclf.models import load_model
 from vidclf.models.saved import read_card
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.ledger import Ledger, Read
 
 Progress = Callable[[int, int], None]

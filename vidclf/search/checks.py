@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
+from vidclf.attempt import SEARCHED_TAG, Attempt, Identity, Outcome, Status, now_ms
 from vidclf.config import InputError
 from vidclf.naming import trial_name
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, filled, readable_attempts, temporary_below
@@ -17,17 +18,7 @@ from vidclf.search.ownership import Ownership, live_owners
 from vidclf.search.reconcile import reconcile
 from vidclf.search.record import BASE, DEFINITION, INTERRUPTED, OWNER, OpenStudy, counts
 from vidclf.search.storage import open_storage
-from vidclf.store import (
-    SEARCHED_TAG,
-    TRAIN,
-    Attempt,
-    Identity,
-    Outcome,
-    Status,
-    Store,
-    now_ms,
-    without_password,
-)
+from vidclf.store import TRAIN, Store, without_password
 from vidclf.tracking.checks import disagreeing_runs, is_running, runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer, prepare
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from optuna.exceptions import UpdateFinishedTrialError
 
 from vidclf import ranking
+from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.ranking import TrialRow
 from vidclf.search.display import Display, StudyState, finished_line
 from vidclf.search.judging import finite
@@ -23,7 +24,7 @@ from vidclf.search.reconcile import (
 )
 from vidclf.search.record import BASE, INTERRUPTED, OpenStudy
 from vidclf.search.tally import Tally
-from vidclf.store import Attempt, DatabaseAway, Outcome, now_ms
+from vidclf.store import DatabaseAway
 
 FENCED = "taken over by another supervisor, to which this one seemed dead"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config, ranking
+from vidclf.attempt import Attempt
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
 from vidclf.naming import plural
@@ -19,7 +20,6 @@ from vidclf.search.latency import measure_latencies
 from vidclf.search.record import CONTENDED, OpenStudy
 from vidclf.search.study import StudyDefinition
 from vidclf.search.worker import Finished, FinishTask, Paused, Resume, Worker
-from vidclf.store import Attempt
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Self
 
 import optuna
 
+from vidclf.attempt import Outcome
 from vidclf.search.pruners import compares_repeats
 from vidclf.search.reconcile import bound_sizes
 from vidclf.search.record import OpenStudy
 from vidclf.search.worker import Progress, Verdict
-from vidclf.store import Outcome
 
 
 @dataclass

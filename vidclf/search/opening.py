@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import optuna
 
 from vidclf import config
+from vidclf.attempt import SEARCHED_TAG, Attempt, Identity, now_ms
 from vidclf.models.base import ExperimentConfig
 from vidclf.naming import trial_name
 from vidclf.search.judging import Course
 from vidclf.search.record import START, OpenStudy
 from vidclf.search.space import Space
-from vidclf.store import SEARCHED_TAG, Attempt, Identity, now_ms
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vidclf import config
+from vidclf.attempt import Attempt, Outcome
 from vidclf.search.mirror import Parcel, Sender, read_folder, write_folder
 from vidclf.search.worker import (
     Finished,
@@ -36,7 +37,6 @@ from vidclf.search.worker import (
     Verdict,
     refusal,
 )
-from vidclf.store import Attempt, Outcome
 
 _TEXTS = (".toml", ".json", ".jsonl", ".txt", ".csv")
 """Files in which paths of the scratch folder are told as those of the supervisor's machine."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from plotly.graph_objects import Figure
 
 from vidclf import pages, ranking
+from vidclf.attempt import Attempt
 from vidclf.ranking import LATENCY, SIZE
 from vidclf.search import figures
 from vidclf.search.overview import FEWEST, Overview, best_config, trials_csv
 from vidclf.search.record import OpenStudy
 from vidclf.search.summary import description
-from vidclf.store import Attempt
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import ray
 from joblib import cpu_count
 from ray.exceptions import ActorUnavailableError, RayError
 
+from vidclf.attempt import Attempt, Outcome
 from vidclf.config import InputError
 from vidclf.data.manifest import read_table
 from vidclf.search.mirror import apply
@@ -35,7 +36,6 @@ from vidclf.search.worker import (
     own_version,
     refusal,
 )
-from vidclf.store import Attempt, Outcome
 
 LOCAL = "local"
 GROWTH_SECONDS = 600.0

@@ -9,8 +9,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
+from vidclf.attempt import Outcome, now_ms
 from vidclf.search.record import AHEAD, DIED, FIXED, INTERRUPTED, OWNER, RELEASED, RUN_AGAIN, START, OpenStudy
-from vidclf.store import DatabaseAway, Outcome, now_ms
+from vidclf.store import DatabaseAway
 
 
 class FencedError(Exception):

@@ -12,11 +12,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, model_validator
 
 from vidclf import config
+from vidclf.attempt import Attempt
 from vidclf.config import InputError, Section
 from vidclf.ranking import TrialRow
 from vidclf.repeats import RepeatBy, Repeats
 from vidclf.search.storage import existing_storage, open_storage
-from vidclf.store import Attempt, Store, without_password
+from vidclf.store import Store, without_password
 
 Direction = Literal["maximize", "minimize"]
 BASE = "base"

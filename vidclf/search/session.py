@@ -15,6 +15,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from vidclf import config, ranking
+from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.data.report import write_report
@@ -37,7 +38,7 @@ from vidclf.search.study import StudyDefinition, StudyFile
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Ending
 from vidclf.search.worker import Worker
-from vidclf.store import Attempt, DatabaseAway, Identity, Outcome, now_ms
+from vidclf.store import DatabaseAway
 from vidclf.tracking.checks import MlflowError
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.package import deliver_model

@@ -11,6 +11,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from vidclf import config
+from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.search.closing import FENCED, Closing
@@ -27,7 +28,6 @@ from vidclf.search.record import AHEAD, BASE, OWNER, Budget, OpenStudy
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
-from vidclf.store import Attempt, Outcome, now_ms
 
 
 class Supervisor:

@@ -22,8 +22,8 @@ from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 from vidclf import config
+from vidclf.attempt import Outcome, now_ms
 from vidclf.repeats import Repeats
-from vidclf.store import Outcome, now_ms
 
 
 @dataclass(frozen=True)
@@ -344,8 +344,8 @@ def _introduce() -> Ready:
 
 
 def _run(task: RunTask, line: _Line) -> Outcome:
+    from vidclf.attempt import Attempt  # noqa: PLC0415
     from vidclf.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
-    from vidclf.store import Attempt  # noqa: PLC0415
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         line.send(Progress(step, dict(metrics)))
@@ -385,7 +385,7 @@ def _measure(task: LatencyTask) -> Measured:
 
 def _finish(task: FinishTask) -> Finished:
     from vidclf import finish  # noqa: PLC0415
-    from vidclf.store import Attempt  # noqa: PLC0415
+    from vidclf.attempt import Attempt  # noqa: PLC0415
 
     attempt = Attempt(task.folder)
     try:

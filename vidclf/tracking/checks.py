@@ -7,8 +7,9 @@ from mlflow.entities import LifecycleStage, LoggedModelStatus, Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.problems import SETTLING_MS, STALE_MS, Note, Problem, readable_attempts
-from vidclf.store import Attempt, Outcome, Store, now_ms, without_password
+from vidclf.store import Store, without_password
 from vidclf.tracking.deliverer import (
     ATTEMPT_TAG,
     PARENT_TAG,

@@ -30,8 +30,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
+from vidclf.attempt import Attempt, Identity
 from vidclf.problems import filled
-from vidclf.store import Attempt, Identity, Store, locked, without_password
+from vidclf.store import Store, locked, without_password
 from vidclf.tracking.news import News, Receipt
 from vidclf.tracking.notes import run_note
 

@@ -14,8 +14,9 @@ import mlflow.artifacts
 from mlflow.entities import LifecycleStage, Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
+from vidclf.attempt import Attempt, now_ms
 from vidclf.config import InputError
-from vidclf.store import Attempt, Store, now_ms
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer, metric_key, mlflow_exists
 
 if TYPE_CHECKING:  # to look at a study is to be quick

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlflow.entities import RunStatus
 
-from vidclf.store import Attempt, Outcome
+from vidclf.attempt import Attempt, Outcome
 
 STATUS = {
     "complete": RunStatus.to_string(RunStatus.FINISHED),

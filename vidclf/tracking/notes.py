@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidclf import config
-from vidclf.store import SEARCHED_TAG, Attempt, Identity, Outcome, Store
+from vidclf.attempt import SEARCHED_TAG, Attempt, Identity, Outcome
+from vidclf.store import Store
 
 _FIGURES = {"val/macro_f1": ".4f", "val/accuracy": ".4f", "size/file_mb": ".2f", "cost/fit_seconds": ".1f"}
 """What is shown, and how; never what is measured after the end, as latency, so that the text stays true."""

@@ -15,10 +15,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import vidclf
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
 from vidclf.data.video import write_video
 from vidclf.models.saved import check_folder
-from vidclf.store import Attempt, locked
+from vidclf.store import locked
 from vidclf.tracking.deliverer import Deliverer
 
 _PACKAGE = Path(vidclf.__file__).parent

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from vidclf.attempt import Attempt
 from vidclf.config import InputError
-from vidclf.store import Attempt, Store
+from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.news import FileStamp, file_stamp
 

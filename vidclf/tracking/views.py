@@ -15,6 +15,7 @@ from typing import Any, Literal
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
+from vidclf.config import digest
 from vidclf.tracking.deliverer import ATTEMPT_TAG, NOTE_TAG, PARENT_TAG, STATUS_TAG, Deliverer
 
 VIEW_TAG = "vidclf.view"
@@ -129,7 +130,7 @@ def save_study_view(
     found = deliverer.experiment(experiment)
     if found is None:
         return experiments_link()
-    key = f"vidclf-{re.sub(r'[^A-Za-z0-9_-]+', '-', study)}"
+    key = _key(study)
     ranking = {"orderByKey": _column("metrics", objectives[0]), "orderByAsc": direction == "minimize"}
     table = {**_table(parent_run_id, objectives, params), **ranking}
     charts = _charts(objectives, params, conditional)
@@ -151,6 +152,12 @@ def save_study_view(
     deliverer.client.set_tag(parent_run_id, VIEW_TAG, link)
     _describe(deliverer, found)
     return link
+
+
+def _key(study: str) -> str:
+    """What a study's views are kept under: its name, or where a link cannot hold that, one no other has."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", study)
+    return f"vidclf-{plain}" if plain == study else f"vidclf-{plain}-{digest(study)[:8]}"
 
 
 def _describe(deliverer: Deliverer, experiment: Experiment) -> None:
