@@ -22,7 +22,8 @@ from vidclf.registry import confirm as confirming
 from vidclf.registry.candidate import find_candidate
 from vidclf.registry.confirm_plan import plan
 from vidclf.registry.confirm_report import REPORT, Confirmation, Finalist
-from vidclf.search.record import Objective, find_study
+from vidclf.search.record import find_study
+from vidclf.search.sections import Objective
 from vidclf.store import Store
 from vidclf.tracking.deliverer import Deliverer
 

@@ -36,7 +36,8 @@ from vidclf.search.reconcile import (
     settle,
     take_over,
 )
-from vidclf.search.record import AHEAD, OWNER, RELEASED, Budget, OpenStudy, find_study
+from vidclf.search.record import AHEAD, OWNER, RELEASED, OpenStudy, find_study
+from vidclf.search.sections import Budget
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Tally
 from vidclf.search.worker import Progress, RunTask, Verdict

@@ -24,7 +24,8 @@ from vidclf.search import crew, ray_workers
 from vidclf.search.crew import Arrivals
 from vidclf.search.mirror import read_folder
 from vidclf.search.ray_workers import RayWorker, _fitting, connected
-from vidclf.search.record import OpenStudy, Resources, find_study
+from vidclf.search.record import OpenStudy, find_study
+from vidclf.search.sections import Resources
 from vidclf.search.study import StudyFile
 from vidclf.search.worker import Ready, own_version
 from vidclf.store import Store

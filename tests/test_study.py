@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from tests.clips import write_experiment, write_squares
 from vidclf import metrics
 from vidclf.config import InputError
-from vidclf.search import record
+from vidclf.search import record, sections
 from vidclf.search.plan import describe_plan
 from vidclf.search.storage import open_storage
 from vidclf.search.study import CURVE_METRICS, load_study, open_study
@@ -248,8 +248,8 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
 
 def test_objectives_are_what_is_computed() -> None:
     scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"))
-    assert set(record.SCORES) == {name for name in scores if not name.startswith("recall/")}
-    assert {name.removeprefix("val/") for name in CURVE_METRICS} <= set(record.SCORES)
+    assert set(sections.SCORES) == {name for name in scores if not name.startswith("recall/")}
+    assert {name.removeprefix("val/") for name in CURVE_METRICS} <= set(sections.SCORES)
 
 
 def test_relative_overrides_mean_the_same_from_another_folder(

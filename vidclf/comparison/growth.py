@@ -15,7 +15,7 @@ from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
 from vidclf.experiment import clip_store, divided, experiment_of, prepare
 from vidclf.models import MODELS
-from vidclf.search.record import SCORES
+from vidclf.search.sections import SCORES
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the training groups."""

@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from vidclf.config import Section, did_you_mean
-from vidclf.search.record import LATENCIES, SCORES, SIZES
+from vidclf.search.sections import LATENCIES, SCORES, SIZES
 
 COSTS = SIZES + LATENCIES
 """What is known of a model without reading the test split."""

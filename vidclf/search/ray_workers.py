@@ -23,7 +23,7 @@ from vidclf.config import InputError
 from vidclf.data.manifest import read_table
 from vidclf.search.mirror import apply
 from vidclf.search.outpost import Cargo, News, Outpost, load
-from vidclf.search.record import Resources
+from vidclf.search.sections import Resources
 from vidclf.search.worker import (
     FinishTask,
     LatencyTask,

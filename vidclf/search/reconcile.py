@@ -218,13 +218,13 @@ def queue_again(opened: OpenStudy, trial: FrozenTrial) -> None:
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
-            system_attrs=_inherited(trial),
+            system_attrs=inherited(trial),
             user_attrs={**kept, "retry_of": trial.number, "root": root_of(trial)},
         )
     )
 
 
-def _inherited(trial: FrozenTrial) -> dict[str, Any]:
+def inherited(trial: FrozenTrial) -> dict[str, Any]:
     """Values that it was queued with, and where successive halving has compared it, as Optuna notes both."""
     return {
         key: value

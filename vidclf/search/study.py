@@ -19,17 +19,9 @@ from vidclf.models.base import ExperimentConfig
 from vidclf.search.gates import Gates
 from vidclf.search.points import base_of, enqueue_first, start_problems
 from vidclf.search.pruners import PrunerConfig
-from vidclf.search.record import (
-    DEFINITION,
-    Budget,
-    Constraint,
-    Objective,
-    OpenStudy,
-    Resources,
-    stored_definition,
-    study_names,
-)
+from vidclf.search.record import DEFINITION, OpenStudy, stored_definition, study_names
 from vidclf.search.samplers import SamplerConfig
+from vidclf.search.sections import Budget, Constraint, Objective, Resources
 from vidclf.search.space import Space, build_space
 from vidclf.search.storage import open_storage
 from vidclf.search.strategies import check_strategies

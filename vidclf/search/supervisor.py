@@ -24,7 +24,8 @@ from vidclf.search.latency import Stopwatch
 from vidclf.search.opening import Asked, Opening, Running
 from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import bound_sizes, is_owned, put_back, release
-from vidclf.search.record import AHEAD, BASE, OWNER, Budget, OpenStudy
+from vidclf.search.record import AHEAD, BASE, OWNER, OpenStudy
+from vidclf.search.sections import Budget
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
 from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker

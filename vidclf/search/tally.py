@@ -13,7 +13,8 @@ from vidclf.attempt import Outcome
 from vidclf.ranking import TrialRow
 from vidclf.search.display import StudyState
 from vidclf.search.reconcile import root_of
-from vidclf.search.record import DIED, INTERRUPTED, OWNER, SEEDED_FROM, Budget, OpenStudy, counts
+from vidclf.search.record import DIED, INTERRUPTED, OWNER, SEEDED_FROM, OpenStudy, counts
+from vidclf.search.sections import Budget
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
 """Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
