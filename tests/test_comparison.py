@@ -34,7 +34,7 @@ from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.experiment import clip_store, load_experiment
 from vidclf.models import MODELS
-from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
+from vidclf.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
 from vidclf.search.record import DEFINITION
 from vidclf.search.storage import open_storage
 from vidclf.store import TRAIN, Store
@@ -326,6 +326,15 @@ def test_clips_without_groups_and_impossible_latencies_are_noted(
     monkeypatch.setattr(words, "tags", lambda _: {"split/grouped": "false"})
     assert "Clips name no groups, so each counts as one" in said(block)
     assert "took longer without reading the file" in said(replace(block, lines=lines))
+    assert "too high" not in said(block)
+    for share, told in (
+        (0.05, ""),
+        (0.42, "One model's latency was measured while other programs used 42 %"),
+    ):
+        busy = replace(best, metrics={**best.metrics, OTHER_LOAD: share})
+        lines = [busy if line is best else line for line in block.lines]
+        assert told in said(replace(block, lines=lines))
+        assert ("too high" in said(replace(block, lines=lines))) == bool(told)
 
 
 def test_the_notes_say_what_flatters(made: tuple[Store, Path]) -> None:

@@ -1,12 +1,15 @@
 """Profiling: bounded, uncached, in the units it names."""
 
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
+from joblib import cpu_count
 
 from vidclf import profiling
 from vidclf.data.clips import ClipSet
@@ -23,6 +26,7 @@ KEYS = {
     "file_p95_ms",
     "file_iqr_ms",
     "runs",
+    "other_load",
 }
 
 
@@ -68,6 +72,44 @@ def test_latency_never_meets_a_store_and_decodes_once_for_memory(clip: Path) -> 
     profiling.measure_latency(saved(sleeper), clip, runs=4, warmup=1)
     assert set(sleeper.stores) == {None}
     assert len(set(sleeper.grids[:5])) == 1
+
+
+def test_what_others_compute_meanwhile_is_told(clip: Path) -> None:
+    def load(seconds: float) -> float:
+        measured = profiling.measure_latency(saved(Sleeper(seconds)), clip, runs=5, warmup=1)
+        return measured["latency/other_load"]
+
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpu_count())]
+    try:
+        assert load(0.1) > 0.5
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def test_what_the_model_itself_computes_is_no_other_load(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = iter([10.0, 14.0])  # seconds of the machine's two cores, and of this process
+
+    class Times(NamedTuple):
+        user: float
+        idle: float
+
+    def machine() -> Times:
+        return Times(next(used), 20.0)
+
+    class Own:
+        user = system = 0.0
+
+        def cpu_times(self) -> "Own":
+            own = Own()
+            own.user, self.user = self.user, 3.0
+            return own
+
+    monkeypatch.setattr(psutil, "cpu_times", machine)
+    monkeypatch.setattr(psutil, "Process", Own)
+    with profiling._other_load() as share:
+        assert share() == pytest.approx((4.0 - 3.0) / 4.0)
 
 
 def test_a_slow_model_has_fewer_runs(clip: Path) -> None:

@@ -107,6 +107,8 @@ def _print_bench(measured: "Bench") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
+    from vidclf.ranking import disturbed
+
     value = measured.metrics
     tell(f"Clip: {measured.clip}")
     tell("  ".join(f"{name} {text}" for name, text in measured.conditions.items()))
@@ -115,6 +117,8 @@ def _print_bench(measured: "Bench") -> None:
     for words, prefix in (("tensor to probabilities", ""), ("file to label", "file_")):
         table.add_row(words, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
     make_console(stderr=False).print(table)
+    if busy := disturbed(value):
+        say(f"warning: {busy} meanwhile: too high. Measure again when it is quiet.", "yellow")
     rows: list[tuple[str, str, Callable[[float], str]]] = [
         (
             f"throughput, {value['throughput/batch']:.0f} at once",

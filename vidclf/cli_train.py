@@ -126,7 +126,7 @@ def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: fl
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
+    from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE, disturbed
 
     if trained.reused:
         say("This config was trained on these clips before; here is that run (--again trains anew).")
@@ -153,6 +153,8 @@ def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: fl
     }
     words = [form.format(metrics[name]) for name, form in costs.items() if name in metrics]
     tell(", ".join([*words, f"{seconds:.1f} s in all"]))
+    if busy := disturbed(metrics):
+        say(f"warning: {busy} while it was timed: too high. vidclf bench measures again.", "yellow")
 
 
 def _with_interval(metrics: Mapping[str, float], name: str) -> str:

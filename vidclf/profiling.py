@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 from joblib import cpu_count
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -50,7 +51,8 @@ def measure_latency(
     Returns:
         ``latency/p50_ms``, ``p90_ms``, ``p95_ms`` and ``iqr_ms``: from the decoded clip in memory to
         probabilities; ``latency/file_p50_ms`` and so on: from the file, decoding included;
-        ``latency/runs``: measured runs of the first kind.
+        ``latency/runs``: measured runs of the first kind; ``latency/other_load``: the share of the machine's
+        cores that other processes used meanwhile, in [0, 1].
 
     Raises:
         ClipError: The file gives no frames.
@@ -59,7 +61,7 @@ def measure_latency(
     grid = from_file.grid(0)
     in_memory = replace(from_file, read=lambda _: grid)
     predict = saved_model.classifier.predict_proba
-    with _all_cores():
+    with _all_cores(), _other_load() as other_load:
         decoded = _milliseconds(lambda: predict(in_memory), runs, warmup, limit_s / 2)
         files = _milliseconds(lambda: predict(from_file), runs, warmup, limit_s / 2)
     low, p50, high, p90, p95 = np.percentile(decoded, [25, 50, 75, 90, 95])
@@ -74,6 +76,7 @@ def measure_latency(
         "latency/file_p95_ms": float(file_p95),
         "latency/file_iqr_ms": float(file_high - file_low),
         "latency/runs": float(len(decoded)),
+        "latency/other_load": other_load(),
     }
 
 
@@ -145,6 +148,27 @@ def _all_cores() -> Iterator[None]:
         finally:
             torch.set_num_threads(before[0])
             cv2.setNumThreads(before[1])
+
+
+@contextlib.contextmanager
+def _other_load() -> Iterator[Callable[[], float]]:
+    """Counts what other processes compute; gives the share of all cores that they have used until then."""
+    process = psutil.Process()
+
+    def counted() -> tuple[float, float]:
+        times, own = psutil.cpu_times(), process.cpu_times()
+        # As psutil.cpu_percent counts: Linux has a guest's time in the user's, too.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return total, total - idle - own.user - own.system
+
+    begin = counted()
+
+    def share() -> float:
+        total, others = (after - before for after, before in zip(counted(), begin, strict=True))
+        return min(max(others / total, 0.0), 1.0) if total > 0 else 0.0
+
+    yield share
 
 
 def use_cores(threads: int) -> None:

@@ -11,6 +11,12 @@ from rich.table import Table
 SIZE = "size/file_mb"
 LATENCY = "latency/p50_ms"
 FILE_LATENCY = "latency/file_p50_ms"
+OTHER_LOAD = "latency/other_load"
+"""Share of the machine's cores that other processes used while latencies were measured."""
+CONTENDED = "latency/contended"
+"""Marks a latency that was measured beside other trials: it rejects nothing, and is measured again."""
+_BUSY = 0.1
+"""Share of the machine's cores from which on other work makes latencies too long to be believed."""
 _LOWER = re.compile(r"(size|latency|cost)/.*|(\w+/)*((loss|ece)(_\w+)?|\w+_std)")
 """Costs, losses, calibration errors and deviations; a class may be called ``loss``: ``val/recall/loss``."""
 
@@ -50,6 +56,14 @@ class TrialRow:
 
 
 Row = TypeVar("Row", bound=TrialRow)
+
+
+def disturbed(metrics: Mapping[str, float]) -> str:
+    """What else was computed while latencies were measured, in words; empty where that does not matter."""
+    if CONTENDED in metrics:
+        return "other trials computed"
+    load = metrics.get(OTHER_LOAD, 0.0)
+    return f"other programs used {100 * load:.0f} % of the machine" if load > _BUSY else ""
 
 
 def lower_is_better(metric: str) -> bool:

@@ -11,7 +11,6 @@ from vidclf.comparison.separate import Verdict
 from vidclf.data.manifest import SPLITS
 from vidclf.naming import plural
 from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
-from vidclf.search.record import CONTENDED
 
 _CHEAPER = 1.5
 """How many times faster or smaller another model must be to be named beside the best."""
@@ -206,8 +205,11 @@ def _costs(block: Block) -> Iterator[str]:
             "Some models took longer without reading the file than with it: the machine was busy when they "
             "were timed. vidclf bench times them again."
         )
-    if any(CONTENDED in line.metrics for line in known):
-        yield "Some latencies were measured beside other work and are too high."
+    busy = [line for line in known if ranking.disturbed(line.metrics)]
+    if busy:
+        whose = "One model's latency was" if len(busy) == 1 else f"The latencies of {len(busy)} models were"
+        words = ranking.disturbed(busy[0].metrics)
+        yield f"{whose} measured while {words}: too high. vidclf bench measures again."
     if known:
         yield (
             "Latency was measured on the machine of each run, at batch 1, as the median of warmed calls: in "

@@ -13,11 +13,12 @@ from vidclf.attempt import Attempt
 from vidclf.data.manifest import read_manifest
 from vidclf.experiment import divided
 from vidclf.naming import plural
+from vidclf.ranking import CONTENDED
 from vidclf.repeats import Repeats
 from vidclf.search.crew import hire, machine_of, ready
 from vidclf.search.display import Display
 from vidclf.search.latency import measure_latencies
-from vidclf.search.record import CONTENDED, OpenStudy
+from vidclf.search.record import OpenStudy
 from vidclf.search.study import StudyDefinition
 from vidclf.search.worker import Finished, FinishTask, Paused, Resume, Worker
 

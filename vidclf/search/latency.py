@@ -7,7 +7,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
-from vidclf.search.record import CONTENDED, OpenStudy
+from vidclf.ranking import CONTENDED
+from vidclf.search.record import OpenStudy
 from vidclf.search.sections import LATENCIES
 from vidclf.search.worker import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vidclf import config
 from vidclf.attempt import Attempt
 from vidclf.config import InputError
-from vidclf.ranking import TrialRow
+from vidclf.ranking import CONTENDED, TrialRow
 from vidclf.repeats import Repeats
 from vidclf.search.sections import Constraint, Objective
 from vidclf.search.storage import existing_storage, open_storage
@@ -21,8 +21,6 @@ from vidclf.store import Store, without_password
 
 BASE = "base"
 """Name of the categorical parameter over the stems of several bases."""
-CONTENDED = "latency/contended"
-"""Marks a latency that was measured beside other work: it rejects nothing, and is measured again."""
 DEFINITION = "vidclf/definition"
 """Study attribute that holds what the study was made from."""
 SEEDED_FROM = "seeded_from"

@@ -138,6 +138,10 @@ def _doubts(overview: Overview) -> Iterator[str]:
             yield f"No more than one clip lies between the best and {others}, which is chance."
     if overview.ranked and not any(LATENCY in row.metrics for row in overview.ranked):
         yield "Latency is not known yet: it is measured when the study stops."
+    busy = [row for row in overview.ranked if ranking.disturbed(row.metrics)]
+    if busy:
+        words = ranking.disturbed(busy[0].metrics)
+        yield f"Latencies of {plural(len(busy), 'trial')} were measured while {words}: they are too high."
     seeds = {config.lookup(base, "seed") for base in overview.opened.stored["bases"].values()}
     repeats = overview.opened.repeats
     if repeats:
