@@ -126,12 +126,14 @@ def test_of_three_finalists_all_pairs_are_reckoned_with(
     assert not any("name no groups" in note for note in answer["notes"])
 
 
-def test_clips_without_groups_are_told_of() -> None:
+def test_clips_without_groups_and_a_busy_machine_are_told_of() -> None:
     row = TrialRow("s", 0, "complete", "svm", "svm", 0.9, {}, {})
-    found = Finalist(row, Attempt(Path("a")), [0.8], None, {}, np.zeros((1, 4), dtype=np.int64))
-    for grouped in (True, False):
+    for grouped, load in ((True, 0.3), (False, 0.05)):
+        figures, guesses = {"confirm/latency_other_load": load}, np.zeros((1, 4), dtype=np.int64)
+        found = Finalist(row, Attempt(Path("a")), [0.8], None, figures, guesses)
         notes = Confirmation("s", "macro_f1", "macro_f1", [found], found, False, grouped).notes
         assert any("name no groups" in note for note in notes) == (not grouped)
+        assert any("other programs used 30 % of the machine" in note for note in notes) == (load > 0.1)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from vidclf.experiment import ExperimentConfig, clip_store, dataset_record, expe
 from vidclf.finish import train_model
 from vidclf.intervals import CONFIDENCE, Paired
 from vidclf.models import MODELS, load_model
-from vidclf.ranking import TrialRow
+from vidclf.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
 from vidclf.registry.confirm_plan import FIRST_SEED, Fold, Plan, manifest_of
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
 from vidclf.search.record import OpenStudy
@@ -210,7 +210,7 @@ def _latencies(opened: OpenStudy, rows: Sequence[TrialRow], say: Say) -> dict[in
     for _ in range(_ROUNDS):
         for number, model in models.items():
             measured[number].append(profiling.measure_latency(model, clip, runs=10, warmup=2, limit_s=10))
-    keys = ("latency/p50_ms", "latency/file_p50_ms")
+    keys = (LATENCY, FILE_LATENCY, OTHER_LOAD)
     return {
         number: {
             f"confirm/{key.replace('/', '_')}": float(np.median([each[key] for each in rounds]))

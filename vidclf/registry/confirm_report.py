@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vidclf.attempt import Attempt
 from vidclf.intervals import CONFIDENCE, Interval, Paired
-from vidclf.ranking import TrialRow
+from vidclf.ranking import OTHER_LOAD, TrialRow, disturbed
 from vidclf.search.record import OpenStudy
 
 REPORT = "confirm.json"
@@ -92,6 +92,9 @@ def _notes(found: Confirmation) -> Iterator[str]:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
     why = "fresh seeds" + ("" if found.optimistic else ", fewer clips to train on, and others to judge by")
     yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}: {why}."
+    load = max(each.figures.get("confirm/latency_other_load", 0.0) for each in found.finalists)
+    if busy := disturbed({OTHER_LOAD: load}):
+        yield f"Latencies were measured while {busy}: too high, all alike."
     yield (
         f"Its own weights would ship (trial {winner.row.number}, trained on all of train): the fits here "
         "only judged its configuration."
