@@ -89,8 +89,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
         (tmp_path / folder).symlink_to(ROOT / folder)
     demo = [sys.executable, "-m", "vidclf", "data", "demo", "data/demo", "--subjects", "6", "--takes", "1"]
     subprocess.run(demo, cwd=tmp_path, check=True, capture_output=True)
-    body = "\n".join(code).replace("\n", "\n    ")
-    (tmp_path / "cells.py").write_text(f'if __name__ == "__main__":\n    {body}\n')
+    (tmp_path / "cells.py").write_text("\n".join(code))  # as a script: workers must not run it again
     ran = subprocess.run(
         [sys.executable, "cells.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -1,8 +1,10 @@
 """The command line as its users meet it: exit codes, messages, one JSON document."""
 
 import errno
+import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
@@ -90,6 +93,8 @@ def test_help_imports_nothing_heavy() -> None:
         (("train", "{folder}/svm.toml", "--set", "data.manifest=no.csv"), "no such manifest"),
         (("train", "{folder}/tiny.toml", "--set", "model.weights=no.pth"), "no.pth"),
         (("promote", "nothing", "--as", "x", "--max", "size/mb=3"), "no gate on 'size/mb'"),
+        (("compare", "--to", "page.txt"), "--to page.txt: a page is written; name it page.html"),
+        (("data", "check", "{folder}"), "a folder, and no manifest; vidclf data import"),
         (("rollback", "nothing"), "no such registered model"),
         (("confirm", "nothing"), "no study nothing"),
         (("tune", "{folder}/nothing.toml"), "nothing.toml: no such file"),
@@ -170,7 +175,25 @@ def test_the_end_of_a_study_says_what_is_done_and_what_is_left(
 ) -> None:
     study = folder / "study.toml"
     opened = SimpleNamespace(logical=lambda: done, budget=lambda: budget)
-    assert cli._all_done(opened, study) == words.format(study=study)  # type: ignore[arg-type]
+    assert cli._all_done(opened, study, {"--trials": 3}) == words.format(study=study)  # type: ignore[arg-type]
+
+
+def test_the_command_that_goes_on_has_the_options_that_were_given() -> None:
+    given = {
+        "--continue-as": "b c",
+        "--join": True,
+        "--ray": None,
+        "--set": ["seed=1", "model.C=2"],
+        "--trials": None,
+    }
+    again = "vidclf tune 's t.toml' '--continue-as=b c' --join --set=seed=1 --set=model.C=2"
+    assert cli._again(Path("s t.toml"), given) == again
+    parsed = typer.main.get_command(cli.app).commands["tune"].make_context("tune", shlex.split(again)[2:])  # type: ignore[attr-defined]
+    assert (parsed.params["continue_as"], parsed.params["set_"]) == ("b c", ["seed=1", "model.C=2"])
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"vidclf {importlib.metadata.version('vidclf')}\n"
 
 
 def test_a_plan_runs_nothing(folder: Path) -> None:
@@ -331,7 +354,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Go on with the same command" in rest
+    assert "Go on with the same command: vidclf tune" in rest
     before = settled(folder)
     used = before["complete"]
     answer = json.loads(run("tune", folder / "long.toml", "--trials", used + 2, "--json").stdout)

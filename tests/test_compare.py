@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vidclf import ranking
-from vidclf.ranking import LATENCY, SIZE, TrialRow
+from vidclf.ranking import CONTENDED, FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
 
 
 def row(
@@ -20,6 +20,20 @@ def row(
 
 def numbers(rows: list[TrialRow]) -> list[int]:
     return [found.number for found in rows]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, ""),
+        ({LATENCY: 10.0, FILE_LATENCY: 9.0}, "the machine was busy"),
+        ({LATENCY: 10.0, FILE_LATENCY: 11.0, OTHER_LOAD: 0.1}, ""),
+        ({LATENCY: 10.0, FILE_LATENCY: 9.0, OTHER_LOAD: 0.25}, "other programs used 25 % of the machine"),
+        ({CONTENDED: 1.0}, "other trials computed"),
+    ],
+)
+def test_latencies_that_cannot_be_believed_say_why(metrics: dict[str, float], words: str) -> None:
+    assert ranking.disturbed(metrics) == words
 
 
 def test_ranking_is_by_value_then_size_then_latency_then_number() -> None:

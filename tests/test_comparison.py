@@ -554,7 +554,8 @@ def test_the_page_needs_no_network_and_is_delivered(made: tuple[Store, Path], tm
 
 
 def test_a_page_that_cannot_be_written_is_one_message(made: tuple[Store, Path], tmp_path: Path) -> None:
-    assert "cannot be written" in run(made, "--to", tmp_path, expect=2).stderr
+    (tmp_path / "page.html").mkdir()
+    assert "cannot be written" in run(made, "--to", tmp_path / "page.html", expect=2).stderr
 
 
 def test_the_table_marks_the_front_and_says_what_to_ship(

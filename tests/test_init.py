@@ -126,6 +126,16 @@ def test_few_groups_in_val_are_judged_by_folds(
     assert study.pruner.name == ("none" if repeats > 1 else "median")
 
 
+def test_classes_of_few_groups_are_judged_by_as_many_folds(tmp_path: Path, store: Store) -> None:
+    for groups, repeats in ((3, 2), (4, 3)):
+        folder = tmp_path / f"of{groups}"
+        write_squares(folder, groups=groups)
+        (folder / "manifest.csv").unlink()
+        started = start(folder, tmp_path / f"work{groups}", machine=LAPTOP)
+        study = load_study(started.study, {}, store).file
+        assert (study.objectives[0].repeats, study.objectives[0].repeat_by) == (repeats, "fold")
+
+
 def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store: Store) -> None:
     started = begin(clips, reachable=False)
     assert list(started.waiting) == ["2d", "3d"]
@@ -174,8 +184,8 @@ def test_folds_want_a_group_of_each_class_in_each(tmp_path: Path, store: Store) 
         clip.unlink()
     started = start(tmp_path / "few", tmp_path / "work", machine=LAPTOP)
     assert started.look.fewest == 2
-    assert "objective.repeats" not in values(started)
-    assert load_study(started.study, {}, store).file.objectives[0].repeats == 1
+    assert values(started, "study")["objective.repeats"] == 2
+    assert load_study(started.study, {}, store).file.objectives[0].repeats == 2
 
 
 def test_a_group_for_nearly_each_clip_is_said(tmp_path: Path) -> None:

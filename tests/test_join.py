@@ -265,6 +265,14 @@ def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) 
         assert sum(t.state == TrialState.WAITING for t in opened.trials()) == 1 or not alive
 
 
+def test_a_trial_that_waits_is_of_the_base_that_it_was_queued_with(bench: Bench) -> None:
+    opened = bench.open()
+    first, other = opened.stored["bases"]
+    opened.study.enqueue_trial({"base": other})
+    assert opened.frozen(opened.trials()[-1].number).state == TrialState.WAITING
+    assert opened.rows()[-1].base == other != first
+
+
 def test_what_another_took_over_and_runs_is_not_put_back(bench: Bench) -> None:
     bench.only_svm()
     opened = bench.open()

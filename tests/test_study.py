@@ -215,6 +215,23 @@ def test_bad_values_are_refused(folder: Path, store: Store, change: tuple[str, s
     assert message in refusal(path, store)
 
 
+def test_a_value_that_may_have_one_of_two_shapes_is_refused_once(folder: Path, store: Store) -> None:
+    path = write(folder)
+    text = path.read_text()
+    path.write_text(text.replace("val/macro_f1", "val/macrof1"))
+    assert refusal(path, store).startswith(f"{path}: objective: objective.metric = 'val/macrof1': a study")
+    assert "\n" not in refusal(path, store)
+    several = text.replace("[objective]", "[[objective]]").replace(
+        'direction = "maximize"', 'direction = "up"'
+    )
+    path.write_text(several)
+    assert refusal(path, store) == (
+        f"{path}: objective.0.direction: Input should be 'maximize' or 'minimize' (given: 'up')"
+    )
+    path.write_text(text.replace("[objective]", "[other]"))
+    assert "objective is required" in refusal(path, store)
+
+
 def test_an_objective_without_a_curve_cannot_be_pruned_on(folder: Path, store: Store) -> None:
     path = write(folder, more='[pruner]\nname = "median"')
     path.write_text(path.read_text().replace("val/macro_f1", "val/weighted_f1"))

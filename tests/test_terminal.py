@@ -54,12 +54,16 @@ def test_a_file_that_nobody_named_is_a_bug(tmp_path: Path, monkeypatch: pytest.M
 def test_progress_in_a_pipe_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = iter([0.0, 5.0, 10.0, 15.0, 21.0])
+    now = iter([0.0, 5.0, 10.0, 15.0, 21.0, 22.0, 23.0, 24.0, 25.0])
     monkeypatch.setattr(terminal, "monotonic", lambda: next(now))
-    with terminal.counted("Confirming", 9) as done:
-        for _ in range(4):
+    with terminal.counted("Confirming", 6) as done:
+        for _ in range(6):
             done()
-    assert capsys.readouterr().err.splitlines() == ["Confirming: 2 of 9", "Confirming: 4 of 9"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["Confirming: 2 of 6", "Confirming: 4 of 6", "Confirming: 6 of 6"]
+    with terminal.counted("Quick", 1) as done:
+        done()
+    assert capsys.readouterr().err == ""
 
 
 def test_what_can_be_gone_on_with_says_so_when_it_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:

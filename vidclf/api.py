@@ -174,8 +174,7 @@ def run_study(
 ) -> Study:
     """Starts or resumes a study and runs it to its end, as ``vidclf tune`` does.
 
-    Its workers are processes that import the calling script anew: there, call this below
-    ``if __name__ == "__main__":``. Ctrl-C stops the study cleanly.
+    Its workers are processes that do not run the calling script. Ctrl-C stops the study cleanly.
 
     Args:
         path: The study file.

@@ -45,6 +45,23 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        tell(f"vidclf {version('vidclf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it, and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()
@@ -129,7 +146,17 @@ def tune(
     if json_:
         print_json({**state_of(opened), "ending": ending})
     else:
-        _print_study(opened, ending, study)
+        given = {
+            "--continue-as": continue_as,
+            "--join": join,
+            "--ray": ray,
+            "--per-gpu": per_gpu,
+            "--store": store,
+            "--workers": workers,
+            "--set": set_,
+            "--trials": trials,
+        }
+        _print_study(opened, ending, study, given)
     if ending == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if ending == "errors" or not any(row.state == "complete" for row in opened.rows()):
@@ -170,7 +197,16 @@ def _assignments(values: Mapping[str, Any]) -> str:
     return "  ".join(f"{key} = {value}" for key, value in values.items())
 
 
-def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
+def _again(study: Path, given: Mapping[str, Any]) -> str:
+    """The command that goes on with a study, with the options that were given."""
+    words = ["vidclf", "tune", str(study)]
+    for option, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"{option}={each}" if each is not True else option for each in values if each]
+    return shlex.join(words)
+
+
+def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
     from vidclf import ranking
     from vidclf.search.status import test_words
 
@@ -184,7 +220,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
     words = {
-        "finished": _all_done(opened, study),
+        "finished": _all_done(opened, study, given),
         "time": "The time is used up (budget.seconds).",
         "patience": "Stopped: for long no trial has been better (budget.patience).",
         "exhausted": "The space holds nothing new to try.",
@@ -193,7 +229,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
     }
     say(words[ending])
     if ending == "interrupted":
-        say(f"Go on with the same command: vidclf tune {shlex.quote(str(study))}")
+        say(f"Go on with the same command: {_again(study, given)}")
     elif ending != "errors" and ranking.ranked(rows, objective.direction):
         name = shlex.quote(opened.name)
         say(
@@ -202,7 +238,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path) -> None:
         )
 
 
-def _all_done(opened: "OpenStudy", study: Path) -> str:
+def _all_done(opened: "OpenStudy", study: Path, given: Mapping[str, Any]) -> str:
     """What is done; where the file asks for more trials than `--trials` did, how to go on."""
     from vidclf import config
 
@@ -211,7 +247,8 @@ def _all_done(opened: "OpenStudy", study: Path) -> str:
         return f"Every configuration of the space has been tried, in {done} trials."
     whole = config.lookup(config.read_toml(study), "budget.trials")
     if done < whole:
-        return f"{done} trials are done; for all {whole} of the file:  vidclf tune {shlex.quote(str(study))}"
+        again = _again(study, {**given, "--trials": None})
+        return f"{done} trials are done; for all {whole} of the file:  {again}"
     return f"All {done} trials are done."
 
 

@@ -63,8 +63,11 @@ def compare(
     files below `experiments/` in the current folder, and from what the runs were made from.
     """
     from vidclf.comparison.report import build
+    from vidclf.config import InputError
     from vidclf.store import find_store
 
+    if to and to.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--to {to}: a page is written; name it {to.with_suffix('.html').name}")
     with progress_bar("Training") as progress, _without_collection():
         comparison = build(
             studies_or_runs or [],

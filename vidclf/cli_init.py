@@ -1,5 +1,7 @@
 """``vidclf init``."""
 
+import itertools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,10 +63,12 @@ def _warn_of_trials(study: str) -> None:
     from vidclf.store import find_store
 
     store = find_store(None)
-    if study in study_names(store):
+    names = study_names(store)
+    if study in names:
+        free = next(name for number in itertools.count(2) if (name := f"{study}-{number}") not in names)
         say(
             f"note: {store.folder} has a study {study} already. Where the new files differ from its own, "
-            f"vidclf tune --continue-as {study}-2 begins another, which takes over the trials that fit.",
+            f"tune --continue-as {shlex.quote(free)} begins another, which takes over the trials that fit.",
             "yellow",
         )
 
@@ -107,4 +111,4 @@ def _print_started(started: "Started") -> None:
         say(f"not in the study yet: {started.experiments[stem]}: {reason}", "yellow")
     for written in (started.manifest, *started.experiments.values(), started.study):
         say(f"Written: {written}")
-    say(f"Next: vidclf tune {started.study} --dry-run, then without --dry-run")
+    say(f"Next: vidclf tune {shlex.quote(str(started.study))} --dry-run, then without --dry-run")

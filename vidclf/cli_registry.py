@@ -1,5 +1,6 @@
 """The commands that decide what is shipped: confirm, promote and rollback."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from vidclf.search.gates import Gates
 
 
+_WORTH_TELLING = 90.0
+"""Seconds from which on it is told how long something will take."""
+
+
 def confirm(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or file.")],
     top: Annotated[int, typer.Option(min=1, metavar="K", help="How many of the best trials.")] = 3,
@@ -52,7 +57,8 @@ def confirm(
     opened = find_study(study, opened_store)
     planned = plan(opened, top, seeds)
     fold_count = len(next(iter(planned.folds.values())))
-    say(f"{planned.fits} fits: {len(planned.rows)} trials x {seeds} seeds x {fold_count} folds")
+    minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
+    say(f"{planned.fits} fits: {len(planned.rows)} trials x {seeds} seeds x {fold_count} folds{minutes}")
     with resumable(), counted("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress, say)
     deliverer = Deliverer(opened_store)
@@ -65,7 +71,7 @@ def confirm(
         print_json(as_dict(found))
         return
     _print_confirmation(found)
-    say(f"Ship it:  vidclf promote {found.study} --as NAME")
+    say(f"Ship it:  vidclf promote {shlex.quote(found.study)} --as NAME")
 
 
 def _print_confirmation(found: "Confirmation") -> None:
@@ -181,7 +187,7 @@ def promote(
     word = "is now" if promoted.created else "already is"
     tell(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
     _print_test(promoted.metrics)
-    say(f"Next: vidclf predict {promoted.name}@{promoted.alias} CLIP...")
+    say(f"Next: vidclf predict {shlex.quote(f'{promoted.name}@{promoted.alias}')} CLIP...")
 
 
 def _flags(least: Sequence[str], most: Sequence[str], class_recall: float | None) -> "Gates":

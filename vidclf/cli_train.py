@@ -152,7 +152,7 @@ def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: fl
         "cost/fit_seconds": "fitted in {:.1f} s",
     }
     words = [form.format(metrics[name]) for name, form in costs.items() if name in metrics]
-    tell(", ".join([*words, f"{seconds:.1f} s in all"]))
+    tell(", ".join(words if trained.reused else [*words, f"{seconds:.1f} s in all"]))
     if busy := disturbed(metrics):
         say(f"warning: {busy} while it was timed: too high. vidclf bench measures again.", "yellow")
 

@@ -108,6 +108,8 @@ class Choice(Section):
 
 Dimension = Range | Choice
 
+_WRONG_SHAPE = ("model_type", "dict_type", "tuple_type", "too_short")
+"""pydantic's errors of a value that is no section, or no list."""
 _LARGEST_TOML = 2**20
 """Bytes of a file of settings; the largest of vidclf's own have some thousands."""
 _DEEPEST = 32
@@ -324,9 +326,13 @@ def validate(schema: type[T], tree: Mapping[str, Any], source: str) -> T:
 
 def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> Iterator[str]:
     known = list(dict.fromkeys([*schema_fields(schema), *schema.model_fields]))
-    unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    for item in unknown_first:  # a misspelt key is why another one is missing
-        dotted = ".".join(str(part) for part in item["loc"])
+    items = [(_key(item["loc"]), item) for item in error.errors()]
+    deep = {key for key, item in items if item["type"] not in _WRONG_SHAPE}
+    for dotted, item in sorted(items, key=lambda pair: pair[1]["type"] != "extra_forbidden"):
+        # A misspelt key is why another one is missing, so it comes first. Of a value that may have one of
+        # several shapes, each shape has its own errors: those of the shape that was meant go deeper.
+        if item["type"] in _WRONG_SHAPE and any(f"{key}.".startswith(f"{dotted}.") for key in deep):
+            continue
         if item["type"] == "extra_forbidden":
             yield f"{source}: unknown key {dotted}{meant_key(dotted, known)}"
         elif item["type"] == "missing":
@@ -340,6 +346,11 @@ def _problems(error: ValidationError, schema: type[BaseModel], source: str) -> I
             given = item["input"]
             shown = f" (given: {given!r})" if isinstance(given, Scalar | list | tuple) else ""
             yield f"{source}: {dotted}: {message}{shown}" if dotted else f"{source}: {message}"
+
+
+def _key(location: Sequence[str | int]) -> str:
+    """The key as it is written; pydantic also names the validators and the shapes that it tried."""
+    return ".".join(str(part) for part in location if "[" not in str(part))
 
 
 def meant_key(dotted: str, known: Sequence[str]) -> str:

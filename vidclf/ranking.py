@@ -1,5 +1,6 @@
 """Which trial is best, and which are worth keeping: pure functions over summaries of trials."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ def disturbed(metrics: Mapping[str, float]) -> str:
     if CONTENDED in metrics:
         return "other trials computed"
     load = metrics.get(OTHER_LOAD, 0.0)
+    if load <= _BUSY and metrics.get(FILE_LATENCY, math.inf) < metrics.get(LATENCY, 0.0):
+        return "the machine was busy"  # without reading the file it cannot take longer
     return f"other programs used {100 * load:.0f} % of the machine" if load > _BUSY else ""
 
 

@@ -185,11 +185,12 @@ class _Lines:
     def __init__(self, task: str) -> None:
         self._task = task
         self._spoke = monotonic()
+        self._began = False
 
     def __call__(self, done: int, total: int) -> None:
         now = monotonic()
-        if now - self._spoke >= LINE_SECONDS:
-            self._spoke = now
+        if now - self._spoke >= LINE_SECONDS or (self._began and done == total):
+            self._spoke, self._began = now, done < total
             say(f"{self._task}: {done} of {total}")
 
 

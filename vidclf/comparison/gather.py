@@ -162,10 +162,8 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
         )
     known = sorted({name for line in lines for name in line.metrics})
     if known and metric not in known:
-        raise InputError(
-            f"--metric {metric}: no line has it{config.did_you_mean(metric, known)} "
-            f"(there are {', '.join(known)})"
-        )
+        meant = config.did_you_mean(metric, known) or f" (there are {', '.join(known)})"
+        raise InputError(f"--metric {metric}: no line has it{meant}")
     groups: dict[Clips, list[Line]] = {}
     for line in lines:
         groups.setdefault(line.clips, []).append(line)

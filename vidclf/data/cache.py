@@ -5,6 +5,7 @@ import fcntl
 import functools
 import os
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -96,6 +97,16 @@ def lock_file(name: str) -> Path:
     path = folder() / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def writable() -> bool:
+    """Whether files can be written below `folder`."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder()):
+            return True
+    except OSError:
+        return False
 
 
 def limit_bytes() -> int:

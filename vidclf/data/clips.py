@@ -103,15 +103,19 @@ class ClipStore:
             outcomes = list(pool.map(build, paths))
         problems = [problem for problem, _ in outcomes if problem]
         if problems:
-            raise InputError(*problems, "Remove these clips from the manifest, or mend them.")
+            raise InputError(
+                *problems, "Mend these; or vidclf data check MANIFEST.csv --drop clean.csv leaves them out."
+            )
         warnings = [warning for _, warning in outcomes if warning]
         left_out = sum(not self.entry(path).exists() for path in lacking)
         if left_out:
-            warnings.append(
-                f"{left_out} of {len(paths)} clips do not fit into the cache, or {cache.folder()} cannot be "
-                "written to; they are decoded anew in every epoch: raise VIDCLF_CACHE_GB "
-                f"(now {cache.limit_bytes() / 1e9:.1f}), or clear it with: vidclf data store --clear"
+            why = (
+                f"do not fit into the cache: raise VIDCLF_CACHE_GB (now {cache.limit_bytes() / 1e9:.1f}), or "
+                "clear it with vidclf data store --clear"
+                if cache.writable()
+                else f"cannot be kept, as {cache.folder()} cannot be written to: set VIDCLF_CACHE to another"
             )
+            warnings.append(f"{left_out} of {len(paths)} clips {why}. They are decoded anew in every epoch.")
         return warnings
 
 

@@ -179,6 +179,9 @@ def read_table(path: Path) -> pd.DataFrame:
         meant = "" if is_url(name) else _meant(path)
         hint = meant or f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
         raise InputError(f"{name}: no such manifest{'' if is_url(name) else hint}") from None
+    except IsADirectoryError:
+        hint = f"vidclf data import {shlex.quote(name)} --to MANIFEST.csv makes one of its clips"
+        raise InputError(f"{name}: a folder, and no manifest; {hint}") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{name}: not a readable CSV file: {error}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes values that are too many for an index

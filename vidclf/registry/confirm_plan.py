@@ -55,6 +55,13 @@ class Plan:
         """How many models there are to train."""
         return len(self.seeds) * sum(map(len, self.folds.values()))
 
+    @property
+    def seconds(self) -> float:
+        """How long they will take at most, by what the trials took; 0 where that is not known."""
+        return len(self.seeds) * sum(
+            row.metrics.get("cost/fit_seconds", 0.0) * len(self.folds[row.number]) for row in self.rows
+        )
+
 
 def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
     """Chooses finalists and divides the clips.

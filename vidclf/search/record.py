@@ -192,7 +192,8 @@ class OpenStudy:
 
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
-        stem = trial.params.get(BASE, stems[0])
+        queued = trial.system_attrs.get(FIXED, {})  # a waiting trial has no values of its own yet
+        stem = trial.params.get(BASE, queued.get(BASE, stems[0]))
         latency = latencies.get(trial.user_attrs.get("shape", ""), {})
         metrics = {**trial.user_attrs.get("metrics", {}), **latency}
         violations = dict(trial.constraints)

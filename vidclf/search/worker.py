@@ -187,6 +187,19 @@ def answer(worker: Worker) -> Message | None:
     return message
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are spawned meanwhile do not run the caller's script: it would start the study again."""
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    try:
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        yield
+    finally:
+        vars(main).update(kept)
+
+
 class LocalWorker:
     """A worker that is a process of this machine."""
 
@@ -204,7 +217,8 @@ class LocalWorker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads, gpu), daemon=True)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()
 
     def replacement(self) -> "LocalWorker":

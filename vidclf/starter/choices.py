@@ -149,9 +149,10 @@ def _for_networks(look: Look, machine: Machine) -> Iterator[Choice]:
 
 
 def _for_study(look: Look, machine: Machine) -> Iterator[Choice]:
-    if look.groups["val"] < _FEW_GROUPS and look.fewest >= _FOLDS:
+    folds = min(_FOLDS, look.fewest)
+    if look.groups["val"] < _FEW_GROUPS and folds > 1:
         words = f"val has {look.groups['val']} groups: one division says more about them than about models"
-        yield Choice("study", "objective.repeats", _FOLDS, words)
+        yield Choice("study", "objective.repeats", folds, words)
     where = machine.gpu or f"{machine.cores} cores without a GPU"
     words = f"a first look on {where}; tune --trials N goes on from there"
     yield Choice("study", "budget.trials", 60 if machine.gpu else 24, words)
