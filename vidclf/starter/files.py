@@ -116,7 +116,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         + f'"data.frames" = {{ choices = [{frames // 2}, {frames}] }}\n'
         + '"model.C" = { low = 1e-2, high = 1e2, log = true }\n'
         + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
-        + '"model.gamma" = { low = 1e-5, high = 1e-1, log = true, when = { "model.kernel" = "rbf" } }\n'
+        + '"model.gamma" = { low = 1e-6, high = 1e-2, log = true, when = { "model.kernel" = "rbf" } }\n'
         + ("" if neural else "# with a network in base, these too:\n")
         + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
         + (_said(f'"{stages.key}" = {json.dumps(stages.value)}', stages.reason) if stages and neural else "")
