@@ -424,7 +424,7 @@ def test_only_predictions_that_selected_nothing_give_a_verdict(
     same, worse = separate([best, alike, poor], "accuracy")
     assert same.verdict == "cannot tell"
     assert same.words.startswith(
-        "trial 0 of alike is not distinguishable from trial 0 of best at 95% (accuracy"
+        "trial 0 of alike is not distinguishable from trial 0 of best at 95 % over all 3 (accuracy, "
     )
     assert worse.verdict == "worse"
     assert "difference -0.500" in worse.words

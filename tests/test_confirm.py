@@ -94,7 +94,10 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert [each["scores"] for each in again["finalists"]] == [each["scores"] for each in answer["finalists"]]
     assert json.loads(run("doctor", "--json").stdout)["problems"] == []
     compared = json.loads(run("compare", "study", "--json").stdout)
-    assert any("is worse than trial" in note and "at 95%" in note for note in compared["notes"])
+    assert (
+        f"Ship svm: trial {answer['winner']} of study, confirmed with" in compared["answers"][0]["headline"]
+    )
+    assert any("is worse than trial" in note and "at 95 %" in note for note in compared["notes"])
     pooled = clips.pool(gather(["study"], store)[0].ranked, "confirm")
     assert pooled is not None
     assert (list(pooled.table.index), pooled.models) == (of_train, 2)
@@ -102,7 +105,8 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert promoted["version"] == 1
     best, other = answer["winner"], by_base["majority"]["trial"]
     assert find_candidate("study", store).label.endswith(", confirmed)")
-    (opened.own_attempt.artifacts / REPORT).write_text(json.dumps({"finalists": [{"trial": other}]}))
+    stale = {"optimistic": False, "finalists": [{"trial": other, "mean": 0.5}]}
+    (opened.own_attempt.artifacts / REPORT).write_text(json.dumps(stale))
     seal = f"confirmed; trial {best} has come since, vidclf confirm judges it)"
     assert find_candidate("study", store).label.endswith(seal)
     assert ["size/file_mb at most", 1000] in [[gate["gate"], gate["limit"]] for gate in promoted["gates"]]
@@ -122,7 +126,7 @@ def test_of_three_finalists_all_pairs_are_reckoned_with(
     monkeypatch.setattr(confirming, "intervals", SimpleNamespace(**{**vars(intervals), "paired": paired}))
     answer = json.loads(run("confirm", "study", "--top", "3", "--seeds", "1", "--json").stdout)
     assert levels == pytest.approx([0.05 / 3] * 2)
-    assert sum("at 95% over all 3 finalists: " in note for note in answer["notes"]) == 2
+    assert sum("at 95 % over all 3 finalists: " in note for note in answer["notes"]) == 2
     assert not any("name no groups" in note for note in answer["notes"])
 
 
@@ -159,7 +163,7 @@ def test_an_interval_is_not_shown_for_a_metric_that_has_none(tmp_path: Path, sto
     assert winner["mean"] == winner["scores"][0] < other["mean"]
     assert (answer["metric"], winner["low"], winner["high"]) == ("loss", None, None)
     assert winner["figures"]["confirm/macro_f1_low"] <= winner["figures"]["confirm/macro_f1"]
-    assert any(f"trial {other['trial']} at 95%: macro_f1 +" in note for note in answer["notes"])
+    assert any(f"trial {other['trial']} at 95 %: macro_f1 +" in note for note in answer["notes"])
 
 
 def test_what_chance_has_no_part_in_is_not_confirmed() -> None:

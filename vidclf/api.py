@@ -229,8 +229,9 @@ def compare(
         store: Folder of the store; ``None``: ``VIDCLF_STORE``, else ``mlruns``.
 
     Returns:
-        One row a model, with a column for every metric and searched value. What it says of them, in words,
-        stands in ``attrs["notes"]``.
+        One row a model, with a column for every metric and searched value; ``ship`` marks what the answer
+        names, ``confirmed`` is what `vidclf confirm` gave it. What it says of them, in words, stands in
+        ``attrs["notes"]``.
 
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.

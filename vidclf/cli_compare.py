@@ -164,7 +164,7 @@ def _table(part: "Part", title: str, lines: "list[Line]") -> "Table":
         table.add_row(
             f"{rank}{'*' if id(line) in front else ' '}" if rank else "– ",
             line.family,
-            line.label + state,
+            line.marked + state,
             figure(line.value, ".4f"),
             figure(line.metrics.get(LATENCY), ".1f"),
             figure(line.metrics.get(FILE_LATENCY), ".1f"),

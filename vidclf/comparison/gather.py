@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vidclf import config, ranking
 from vidclf.attempt import Attempt
@@ -12,6 +12,9 @@ from vidclf.config import InputError
 from vidclf.ranking import TrialRow
 from vidclf.search.record import OpenStudy, all_studies, find_study, study_names
 from vidclf.store import TRAIN, Store
+
+if TYPE_CHECKING:
+    from vidclf.registry.confirm_report import Judged
 
 Origin = Literal["trial", "run", "majority", "published"]
 METRIC = "val/macro_f1"
@@ -45,6 +48,7 @@ class Line(TrialRow):
         manifest: The data set's file, as the run recorded it.
         source: Where a published figure comes from.
         named: Whether it was asked for by itself.
+        confirmed: What `vidclf confirm` found; ``None`` where it was not asked, or judged by another metric.
     """
 
     clips: Clips = Clips("", "")
@@ -54,6 +58,17 @@ class Line(TrialRow):
     manifest: str = ""
     source: str = ""
     named: bool = False
+    confirmed: "Judged | None" = None
+
+    @property
+    def won(self) -> bool:
+        """Whether `vidclf confirm` found it the best of its study, by what is ranked here."""
+        return self.confirmed is not None and self.confirmed.won
+
+    @property
+    def score(self) -> float:
+        """Of a ranked line: what `vidclf confirm` gave it, else the figure that it is ranked by."""
+        return self.confirmed.mean if self.confirmed else self.value or 0.0
 
     @property
     def family(self) -> str:
@@ -68,6 +83,11 @@ class Line(TrialRow):
         return {"run": f"run {self.base}", "majority": "always the most frequent class"}.get(
             self.origin, f"published, {self.base}"
         )
+
+    @property
+    def marked(self) -> str:
+        """The same for a table, where the winner of a confirmation is to be seen."""
+        return f"{self.label}, confirmed" if self.won else self.label
 
 
 @dataclass(frozen=True)
@@ -101,22 +121,46 @@ class Block:
         return [line for line in ranking.pareto_front(self.lines, self.direction) if self.useful(line)]
 
     @cached_property
+    def choice(self) -> Line | None:
+        """What to ship, if anything: what `vidclf confirm` found best, else what val puts ahead.
+
+        All studies of a block are confirmed on the same clips, so that the winners of several can be
+        compared. What nobody confirmed comes after them, however far ahead: its figure chose it.
+        """
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        winners = sorted((line for line in self.ranked if line.won), key=lambda line: sign * line.score)
+        others = [line for line in self.ranked if line.study not in self.settled]
+        candidates = [*winners[:1], *others[:1]]
+        return next(filter(self.useful, candidates), candidates[0] if candidates else None)
+
+    @cached_property
+    def settled(self) -> set[str]:
+        """Studies whose confirmed winner is here, so that val no longer decides among their trials."""
+        return {line.study for line in self.ranked if line.won}
+
+    @cached_property
+    def choice_first(self) -> list[Line]:
+        """`choice`, then the other ranked lines as they rank."""
+        return sorted(self.ranked, key=lambda line: line is not self.choice)
+
+    @cached_property
     def best(self) -> list[Line]:
         """The best of each family, best first."""
         first: dict[str, Line] = {}
-        for line in self.ranked:
+        for line in self.choice_first:
             first.setdefault(line.family, line)
         return list(first.values())
 
     @cached_property
     def leaders(self) -> list[Line]:
-        """The best of each family and study, the front, and what was asked for by itself, best first."""
+        """The best of each family and study, the front, what won a confirmation, and what was asked for by
+        itself, in the order of their ranks."""
         first: dict[tuple[str, str, str], Line] = {}
         for line in self.ranked:
             first.setdefault((line.study, line.base if line.origin == "run" else "", line.family), line)
         chosen = {id(line) for line in (*first.values(), *self.front)}
         unranked = [line for line in self.lines if line.named and self.rank(line) is None]
-        return [line for line in self.ranked if line.named or id(line) in chosen] + unranked
+        return [line for line in self.ranked if line.named or line.won or id(line) in chosen] + unranked
 
     def rank(self, line: Line) -> int | None:
         """From 1; ``None`` where the line is not ranked."""
@@ -127,8 +171,9 @@ class Block:
         return {id(line): rank for rank, line in enumerate(self.ranked, start=1)}
 
     def useful(self, line: Line) -> bool:
-        """Whether a ranked line scores better than the most frequent class."""
-        return self.floor is None or self.better(line.value or 0.0, self.floor)
+        """Whether a ranked line scores better than the most frequent class does on val: by the figure that
+        did not choose it, where there is one."""
+        return self.floor is None or self.better(line.score, self.floor)
 
     def better(self, value: float, than: float) -> bool:
         """Whether one score beats another, in this block's direction."""
@@ -138,7 +183,8 @@ class Block:
 def gather(names: Sequence[str], store: Store, metric: str | None = None) -> list[Block]:
     """The lines of studies and runs, by what they were judged on; those with most lines first.
 
-    Reads Optuna's database and the folders of single runs, not MLflow.
+    Reads Optuna's database and the folders of single runs; MLflow is asked only for the confirmations of
+    studies that ran in another store.
 
     Args:
         names: Studies' names or files, run ids, or names of runs' folders; none: all of the store.
@@ -259,10 +305,13 @@ def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[
 
 
 def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
+    from vidclf.registry.confirm_report import finalists_of  # noqa: PLC0415  (imports mlflow: some seconds)
+
     whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
     bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
     digests = {stem: study.stored.get("fingerprint", {}).get(f"base {stem}: clips", "") for stem in bases}
     repeats, own = study.repeats, study.objective.metric == metric
+    judged = finalists_of(study) if own else {}
     parts = f"{repeats.count} folds" if repeats and repeats.by == "fold" else ""
     for row in study.rows():
         if not whole and row.number not in asked:
@@ -278,6 +327,7 @@ def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
             attempt=study.attempt(row.number),
             manifest=manifest,
             named=row.number in asked,
+            confirmed=judged.get(row.number),
         )
 
 

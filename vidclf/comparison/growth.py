@@ -70,7 +70,7 @@ def chosen(block: Block, say: Callable[[str], None]) -> list[Line]:
     """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
     lines: list[Line] = []
     classical = [line for line in block.ranked if line.model not in (*_NEURAL, "majority")]
-    for line in (*classical[:1], *block.ranked[:1]):
+    for line in (*classical[:1], *block.choice_first[:1]):
         seconds = DRAWS * sum(SHARES) * line.metrics.get("cost/fit_seconds", 0.0)
         if any(line is each for each in lines) or line.attempt is None or not line.attempt.config.exists():
             continue

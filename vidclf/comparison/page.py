@@ -116,14 +116,16 @@ def _items(texts: Sequence[str]) -> str:
 def _facts(part: Part) -> str:
     block = part.block
     facts = {"models compared": f"{len(block.ranked):,}"}
-    if block.ranked:
-        best = block.ranked[0]
+    best = block.choice
+    if best is not None:
         facts = {
             f"{metric_words(block.metric)}{judged_on(block.metric)}": ranking.figure(best.value, ".3f"),
             "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
             "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
             **facts,
         }
+        if best.confirmed is not None:
+            facts = {f"{metric_words(block.metric)} by confirm": f"{best.score:.3f}", **facts}
     if part.measured.val_clips:
         facts["clips judged on"] = f"{part.measured.val_clips:,}"
     floor = part.measured.majority
@@ -149,7 +151,11 @@ def _table(part: Part, shown: Sequence[Line], hidden: int) -> Iterator[str]:
         rank, own = block.rank(line), line.origin in ("trial", "run")
         kinds = [
             name
-            for name, holds in (("front", id(line) in front), ("best", rank == 1), ("base", not own))
+            for name, holds in (
+                ("front", id(line) in front),
+                ("best", line is block.choice),
+                ("base", not own),
+            )
             if holds
         ]
         yield f'<tr class="{" ".join(kinds)}"><td>{rank or ""}</td>'
@@ -157,7 +163,7 @@ def _table(part: Part, shown: Sequence[Line], hidden: int) -> Iterator[str]:
         state = f", {line.state}" if own and line.state != "complete" else ""
         state += "" if line.feasible else ", outside a constraint"
         yield f'<td class="text"><span class="swatch" style="background:{colour}"></span>'
-        yield f'{html.escape(line.family)} <span class="id">{html.escape(line.label + state)}</span></td>'
+        yield f'{html.escape(line.family)} <span class="id">{html.escape(line.marked + state)}</span></td>'
         yield f"<td>{ranking.figure(line.value, '.4f')}</td><td>{_accuracy(line)}</td>"
         for key, form in ((LATENCY, ".1f"), (FILE_LATENCY, ".1f"), (SIZE, ".2f")):
             yield f"<td>{ranking.figure(line.metrics.get(key), form)}</td>"
@@ -214,8 +220,10 @@ def _doubts(judged: Sequence[Pooled]) -> Iterator[str]:
     yield "labels too.</p>"
     yield '<div class="clips">'
     for doubt in doubts[:_SHOWN_CLIPS]:
-        said = f"labelled <b>{html.escape(doubt.label)}</b> ({doubt.given:.0%}), rather "
-        yield _clip(doubt.clip_path, f"{said}<b>{html.escape(doubt.suggested)}</b> ({doubt.other:.0%})?")
+        said = f"labelled <b>{html.escape(doubt.label)}</b> ({100 * doubt.given:.0f} %), rather "
+        yield _clip(
+            doubt.clip_path, f"{said}<b>{html.escape(doubt.suggested)}</b> ({100 * doubt.other:.0f} %)?"
+        )
     yield "</div>"
 
 

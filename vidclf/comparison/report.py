@@ -143,7 +143,7 @@ def build(
     curves = _curves(blocks, say, progress) if progress else {}
     parts = []
     for block, (_, measured) in zip(blocks, measurements, strict=True):
-        verdicts = separate(block.ranked, block.metric.rpartition("/")[2])
+        verdicts = separate(block.choice_first, block.metric.rpartition("/")[2])
         said = notes(block, measured, verdicts, lambda digest: len(ledger.reads(digest)))
         parts.append(Part(block, measured, answer(block, measured), said, curves.get(id(block), [])))
     return Comparison(parts, every, store)
@@ -194,6 +194,8 @@ def _row(block: Block, dataset: str, line: Line, run_id: str | None) -> dict[str
         "name": line.label,
         "dataset": dataset,
         "rank": block.rank(line),
+        "confirmed": line.confirmed.mean if line.confirmed else None,
+        "ship": line is block.choice and block.useful(line),
         "pareto": any(line is other for other in block.front),
         "state": line.state,
         "feasible": line.feasible,

@@ -1,5 +1,6 @@
 """What separates the best from the others: a paired test over groups, where predictions allow one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,23 +52,23 @@ def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[V
     Args:
         lines: Best first.
         metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
-        alpha: Share of wrong verdicts where two are equal.
+        alpha: How often any verdict is wrong where all are equal: who is first is not known beforehand, so
+            all pairs count (Dunn 1961, doi:10.2307/2282330).
     """
     from vidclf import intervals  # noqa: PLC0415
 
     tables = [(line, table) for line in lines if (table := unselected(line)) is not None]
     metric = intervals.comparable(metric)
     verdicts = []
+    each = alpha / max(math.comb(len(tables), 2), 1)
+    level = f"{100 * (1 - alpha):.0f} %" + (f" over all {len(tables)}" if len(tables) > 2 else "")
     for line, theirs in tables[1:]:
         best, mine = tables[0]
         both = mine.merge(theirs[[*_KEYS, "predicted"]], on=_KEYS, suffixes=("", "_other"))
-        found = intervals.paired(metric, *_arrays(both), alpha) if len(both) else None
+        found = intervals.paired(metric, *_arrays(both), each) if len(both) else None
         if found is None:
             continue
-        level = f"{1 - alpha:.0%}"
-        figures = (
-            f"difference {found.difference:+.3f}, {level} interval {found.low:+.3f} to {found.high:+.3f}"
-        )
+        figures = f"difference {found.difference:+.3f}, interval {found.low:+.3f} to {found.high:+.3f}"
         tail = f"({metric}, {figures}, {found.groups} groups)"
         if found.verdict == "cannot tell":
             words = f"{line.label} is not distinguishable from {best.label} at {level} {tail}."

@@ -1,5 +1,6 @@
 """The answer in words, and what it rests on."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,30 +50,68 @@ def judged_on(metric: str) -> str:
 
 
 def answer(block: Block, measured: Baselines) -> Answer:
-    """What to ship, and which cheaper models come near."""
-    if not block.ranked:
+    """What to ship, what val put before it, and which cheaper models come near."""
+    best = block.choice
+    if best is None:
         return Answer("Nothing to ship: no model has finished within its constraints.", [])
-    best, metric = block.ranked[0], metric_words(block.metric)
-    on_val = block.metric.startswith("val/") and measured.val_clips
-    clips = f" of {measured.val_clips} clips" if on_val else ""
-    costs = cost_words(best)
-    value = f"{metric} {ranking.figure(best.value, '.3f')}{judged_on(block.metric)}{clips}"
-    found = f"{value}{', ' + costs if costs else ''}"
+    found = ", ".join(filter(None, (_score_words(block, best, measured), cost_words(best))))
     if not block.useful(best):
+        floor = f"{metric_words(block.metric)} {ranking.figure(block.floor, '.3f')}"
         return Answer(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
-            f"saying the most frequent class ({metric} {ranking.figure(block.floor, '.3f')}).",
-            [],
+            f"saying the most frequent class ({floor}).{_overturned(block, best)}",
+            list(_unconfirmed(block, best)),
         )
-    others = list(_cheaper(block, best))
-    near = _near(block, measured.val_clips)
+    others = [*_unconfirmed(block, best), *_cheaper(block, best)]
+    near = _near(block, best, measured.val_clips)
     if near:
         families = ", ".join(dict.fromkeys(line.family for line in near))
         apart = plural(len(near), "other model")
         others.append(f"No more than one val clip lies between it and {apart}, which is chance: {families}.")
     if len({line.model for line in block.lines}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
-    return Answer(f"Ship {best.family}: {best.label}, {found}.", others)
+    return Answer(f"Ship {best.family}: {best.label}, {found}.{_overturned(block, best)}", others)
+
+
+def _score_words(block: Block, line: Line, measured: Baselines) -> str:
+    """What a line reached, and on what; its figure on val comes after one that did not choose it."""
+    on_val = block.metric.startswith("val/") and measured.val_clips
+    clips = f" of {measured.val_clips} clips" if on_val else ""
+    ranked_by = f"{ranking.figure(line.value, '.3f')}{judged_on(block.metric)}{clips}"
+    if line.confirmed is None:
+        return f"{metric_words(block.metric)} {ranked_by}"
+    word = "confirmed with" if line.won else "to which confirm gave"
+    basis = "on fresh seeds but the same clips" if line.confirmed.optimistic else "out of fold on fresh seeds"
+    return f"{word} {metric_words(block.metric)} {line.score:.3f} {basis}, {ranked_by}"
+
+
+def _overturned(block: Block, best: Line) -> str:
+    """Which trial was ahead on val until it was confirmed, as a further sentence."""
+    for line in _ahead(block, best):
+        if line.confirmed is not None:
+            value = ranking.figure(line.value, ".3f")
+            return f" On val {line.label} was ahead with {value}; confirm gave it {line.score:.3f}."
+    return ""
+
+
+def _unconfirmed(block: Block, best: Line) -> Iterator[str]:
+    """The first that is ahead on val, and that no confirmation speaks of."""
+    firsts = {line.study: line for line in reversed(block.ranked)}
+    for line in _ahead(block, best):
+        settled, value = line.study in block.settled, line.value or 0.0
+        judged = line.confirmed is not None or (settled and line is not firsts[line.study])
+        if judged or not block.useful(line) or not block.better(value, best.value or 0.0):
+            continue
+        score = f"{metric_words(block.metric)} {value:.3f}"
+        why = f"come since {line.study} was confirmed" if settled else "not confirmed"
+        judge = f"; vidclf confirm {line.study} judges it" if line.study else ""
+        yield f"Ahead on val, but {why}: {line.family}, {line.label}, {score}{judge}."
+        return
+
+
+def _ahead(block: Block, best: Line) -> list[Line]:
+    """Lines that rank before the one to ship."""
+    return list(itertools.takewhile(lambda line: line is not best, block.ranked))
 
 
 def cost_words(line: Line) -> str:
@@ -97,7 +136,7 @@ def _cheaper(block: Block, best: Line) -> Iterator[str]:
     found: dict[int, tuple[Line, list[str]]] = {}
     for key, word in ((LATENCY, "faster"), (SIZE, "smaller")):
         mine = best.metrics.get(key)
-        for line in block.ranked[1:] if mine else ():
+        for line in block.ranked if mine else ():
             theirs = line.metrics.get(key)
             if theirs and mine and block.useful(line) and mine / theirs >= _CHEAPER:
                 _, words = found.setdefault(id(line), (line, []))
@@ -105,15 +144,20 @@ def _cheaper(block: Block, best: Line) -> Iterator[str]:
                 break
     for line, words in found.values():
         value = f"{metric_words(block.metric)} {ranking.figure(line.value, '.3f')}"
+        if best.confirmed is not None:
+            value += judged_on(block.metric)
+        if line.confirmed is not None:
+            value += f" ({line.score:.3f} by confirm)"
         yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {cost_words(line)}."
 
 
-def _near(block: Block, clips: int | None) -> list[Line]:
-    """Lines whose score differs from the best by no more than one clip of val."""
-    if not clips or ranking.lower_is_better(block.metric) or not block.metric.startswith("val/"):
+def _near(block: Block, best: Line, clips: int | None) -> list[Line]:
+    """Lines whose score differs from the best by no more than one clip of val, where val chose that."""
+    lower = ranking.lower_is_better(block.metric)
+    if not clips or lower or not block.metric.startswith("val/") or best.won:
         return []
-    best = block.ranked[0].value or 0.0
-    return [line for line in block.ranked[1:] if abs(best - (line.value or 0.0)) <= 1 / clips]
+    others = (line for line in block.ranked if line is not best)
+    return [line for line in others if abs((best.value or 0.0) - (line.value or 0.0)) <= 1 / clips]
 
 
 def notes(
@@ -176,7 +220,14 @@ def _test(block: Block, test_reads: Callable[[str], int]) -> str:
 
 def _separated(block: Block, verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield from (verdict.words for verdict in verdicts)
-    if not verdicts and len(block.ranked) > 1:
+    if verdicts or len(block.ranked) < 2:
+        return
+    if block.choice is not None and block.choice.won:
+        yield (
+            "Whether the best is really better than the others was not tested: that takes predictions of two "
+            "finalists in this store, for clips of three groups."
+        )
+    else:
         yield (
             "Whether the best is really better than the others cannot be said from val, on which it was "
             "chosen; vidclf confirm tests that."

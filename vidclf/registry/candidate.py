@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from vidclf import config, ranking
 from vidclf.attempt import Attempt
 from vidclf.config import InputError
-from vidclf.registry.confirm_report import REPORT, finalists_of
+from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.fetch import fetch_run, fetch_study_file, fetch_trial
 from vidclf.repeats import Repeats
 from vidclf.search.gates import Gates
@@ -90,12 +90,12 @@ def _best_of_study(name: str, store: Store) -> Candidate:
         raise InputError(
             f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
         )
-    fetch_study_file(opened, REPORT)
-    confirmed = finalists_of(opened)
-    row = next((row for row in best if row.number in confirmed[:1]), best[0])
+    judged = finalists_of(opened)
+    winner = next((row for row in best if row.number in judged and judged[row.number].won), None)
+    row = winner or best[0]
     value = f"{opened.objective.metric} {row.value:.4f}"
-    seal = ", confirmed" if row.number in confirmed[:1] else ""
-    if seal and best[0].number not in confirmed:
+    seal = ", confirmed" if winner else ""
+    if seal and best[0].number not in judged:
         seal += f"; trial {best[0].number} has come since, vidclf confirm judges it"
     label = f"trial {row.number} of {opened.name} ({row.base}, {value}{seal})"
     return _in_study(opened, fetch_trial(opened, row.number), label, row.metrics)

@@ -96,7 +96,7 @@ def _data(attempt: Attempt, evidence: Evidence) -> str:
 
 def _scores(evidence: Evidence) -> str:
     lines = [
-        f"| metric | test | {CONFIDENCE:.0%} interval | val (selected, optimistic) |",
+        f"| metric | test | {100 * CONFIDENCE:.0f} % interval | val (selected, optimistic) |",
         "|---|---|---|---|",
     ]
     # By name alone the recall of a class called kick_low would be taken for the end of an interval.

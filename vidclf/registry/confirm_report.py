@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vidclf.attempt import Attempt
 from vidclf.intervals import CONFIDENCE, Interval, Paired
 from vidclf.ranking import OTHER_LOAD, TrialRow, disturbed
+from vidclf.registry.fetch import fetch_study_file
 from vidclf.search.record import OpenStudy
 
 REPORT = "confirm.json"
@@ -112,7 +113,7 @@ def _verdicts(found: Confirmation) -> Iterator[str]:
         unclear = against.verdict == "cannot tell"
         relation = "Not distinguishable from" if unclear else f"{against.verdict.capitalize()} than"
         yield (
-            f"{relation} {name} at {CONFIDENCE:.0%}{pairs}: {measure}{against.difference:+.4f} "
+            f"{relation} {name} at {100 * CONFIDENCE:.0f} %{pairs}: {measure}{against.difference:+.4f} "
             f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
         )
 
@@ -149,10 +150,33 @@ def write_report(opened: OpenStudy, found: Confirmation) -> None:
     (opened.own_attempt.artifacts / REPORT).write_text(text, encoding="utf-8")
 
 
-def finalists_of(opened: OpenStudy) -> list[int]:
-    """The trials that `confirm` has judged, the best first; empty where it was not asked."""
+@dataclass(frozen=True)
+class Judged:
+    """What the report says of a finalist.
+
+    Attributes:
+        mean: Of the objective over the fresh seeds.
+        won: Whether no other finalist has a better one.
+        optimistic: Whether the search had scored the same clips.
+    """
+
+    mean: float
+    won: bool
+    optimistic: bool
+
+
+def finalists_of(opened: OpenStudy) -> dict[int, Judged]:
+    """The trials that `confirm` has judged, the best first; empty where it was not asked.
+
+    Of a study that ran in another store, MLflow tells.
+    """
+    fetch_study_file(opened, REPORT)
     path = opened.own_attempt.artifacts / REPORT
     try:
-        return [int(each["trial"]) for each in json.loads(path.read_text(encoding="utf-8"))["finalists"]]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(each["trial"]): Judged(float(each["mean"]), place == 0, bool(found["optimistic"]))
+            for place, each in enumerate(found["finalists"])
+        }
     except (FileNotFoundError, ValueError, KeyError):
-        return []
+        return {}

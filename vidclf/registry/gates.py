@@ -123,7 +123,7 @@ def recall_gates(
         if reached is None:
             found.append(Gate(f"recall of {name}", True, recall, floor, "too few groups to be certain"))
             continue
-        detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {CONFIDENCE:.0%}"
+        detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {100 * CONFIDENCE:.0f} %"
         found.append(Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail))
     return found
 
