@@ -20,10 +20,11 @@ from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
 from tests.clips import CLASSES, write_experiment
-from vidclf import cli, cli_compare, config, metrics
+from vidclf import cli, cli_compare, config, metrics, pages
 from vidclf.attempt import Attempt, Identity, Outcome
 from vidclf.comparison import clips, growth, words
 from vidclf.comparison.baselines import Baselines, baselines
+from vidclf.comparison.figures import pareto
 from vidclf.comparison.gather import Block, Clips, Line, gather
 from vidclf.comparison.page import write_page
 from vidclf.comparison.report import Comparison, Part
@@ -595,6 +596,17 @@ def test_the_page_says_which_way_is_better(
     assert f"; {better} and to the left is better" in page_of(
         comparison_of(made, block, measured_of()), tmp_path
     )
+
+
+def test_costs_far_apart_have_labels_in_full() -> None:
+    lines = [
+        Line("s", number, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0 + number, LATENCY: latency})
+        for number, latency in enumerate((5.0, 200.0))
+    ]
+    figure = pareto(Block(Clips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
+    latency, size = pages.dressed(figure).select_xaxes()
+    assert (latency.type, size.type) == ("log", "linear")
+    assert " ".join(latency.ticktext) == "1 2 5 10 20 50 100 200 500 1000 2000 5000"
 
 
 def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]) -> None:

@@ -14,13 +14,15 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from plotly.graph_objects import Scatter
+from plotly.subplots import make_subplots
 
 from tests.clips import write_experiment
-from vidclf import config
+from vidclf import config, pages
 from vidclf.attempt import Attempt, Identity
 from vidclf.experiment import load_experiment, parse_experiment
 from vidclf.ranking import LATENCY, SIZE
-from vidclf.search.figures import importances
+from vidclf.search.figures import curves, history, importances, inside, pareto, timeline
 from vidclf.search.overview import Overview, best_config, trials_csv
 from vidclf.search.page import refresh
 from vidclf.search.record import AHEAD, SEEDED_FROM, OpenStudy
@@ -171,6 +173,82 @@ def test_the_page_says_what_became_of_the_trials(make: Make, tmp_path: Path) -> 
     )
     assert "optimistic" in text
     assert re.search(r"<td>1</td><td>5</td>\s*<td class=\"text\">tiny</td>", text)
+
+
+def labels_of(axis: Any) -> list[str] | None:
+    return None if axis.ticktext is None else list(axis.ticktext)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "labels"),
+    [
+        ((5.0, 200.0), ["5", "10", "20", "50", "100", "200"]),
+        ((0.4, 3000.0), ["0.5", "1", "2", "5", "10", "20", "50", "100", "200", "500", "1000", "2000"]),
+        ((2.0, 20000.0), ["3", "10", "30", "100", "300", "1000", "3000", "10000"]),
+        ((0.1, 100000.0), ["0.1", "1", "10", "100", "1000", "10000", "100000"]),
+        ((5.0, 45.0), None),  # no power of ten apart: linear
+    ],
+)
+def test_costs_far_apart_have_labels_in_full(
+    make: Make, latencies: tuple[float, float], labels: list[str] | None
+) -> None:
+    opened = make(0)
+    for trial, latency in zip(trials(METRIC), latencies, strict=False):
+        trial.set_user_attr("metrics", {METRIC: trial.value, LATENCY: latency})
+        opened.study.add_trial(trial)
+    axis = pages.dressed(pareto(Overview.of(opened), [LATENCY])).layout.xaxis
+    low, high = latencies
+    shown = [label for label in labels_of(axis) or [] if low <= float(label) <= high]
+    assert (shown or None, axis.type) == (labels, "log" if labels else "linear")
+    assert axis.tickvals is None or [f"{tick:g}" for tick in axis.tickvals] == labels_of(axis)
+
+
+def test_narrow_logarithmic_axes_have_fewer_labels() -> None:
+    figure = make_subplots(2, 4)
+    for column, places in enumerate(([0.02, 0.5], [1e-5, 1e-1], [1.2, 1.8], [0.0, -1.0]), start=1):
+        figure.add_trace(Scatter(x=places, y=places), row=1, col=column)
+        figure.update_xaxes(type="log", row=1, col=column)
+    figure.add_trace(Scatter(x=[1, 2], y=[0.01, 10000.0]), row=2, col=1)
+    figure.update_yaxes(type="log", row=2, col=1)
+    layout = pages.dressed(figure).layout
+    assert labels_of(layout.xaxis) == ["0.01", "0.03", "0.1", "0.3", "1", "3"]
+    assert labels_of(layout.xaxis2) == ["0.0001", "0.01"]
+    assert (layout.xaxis3.tickvals, layout.xaxis4.tickvals) == (None, None)
+    assert labels_of(layout.yaxis5) == ["1", "1000"]
+
+
+def test_trials_and_epochs_are_labelled_by_whole_numbers(make: Make) -> None:
+    few = Overview.of(make(4))
+    drawn = [figure for figure in (history(few), curves(few), timeline(few)) if figure is not None]
+    (slices,) = itertools.chain(*inside(few, "svm").values())
+    assert [figure.layout.xaxis.tickvals for figure in drawn] == [(0, 1, 2, 3), (1, 2), None]
+    assert drawn[2].layout.yaxis.tickvals == (0, 1, 2, 3)
+    assert slices.data[0].marker.colorbar.tickvals == (0, 1, 2)
+    many = Overview.of(make(50))
+    assert history(many).layout.xaxis.tickvals is None  # Plotly's own are whole
+
+
+def test_two_trials_have_no_lines_through_their_values(make: Make, tmp_path: Path) -> None:
+    lines, slices = "Each trial as a line through its values", "Each value against val/macro_f1"
+    for count, readings in ((4, [slices]), (6, [lines, slices])):
+        found = inside(Overview.of(make(count)), "svm")
+        assert [reading.partition(",")[0] for reading in found] == readings
+        assert [len(drawn) for drawn in found.values()] == [1] * len(readings)
+        page = without_script(page_of(make(count), tmp_path))
+        assert (page.count(lines), page.count(slices)) == (2 * (count == 6), 2)
+        assert "The two that mattered most, together" not in page
+    assert "The two that mattered most, together" in page_of(make(50), tmp_path)
+
+
+def test_the_curves_say_why_a_line_may_end_early(make: Make, tmp_path: Path) -> None:
+    page = page_of(make(50), tmp_path)
+    assert "stopped early by the pruner; a solid one" in page
+    assert "for train.patience epochs" in page
+    repeated = make(50)
+    repeated.stored["objectives"] = [{**repeated.stored["objectives"][0], "repeats": 3}]
+    page = page_of(repeated, tmp_path)
+    assert "the mean after each repeat" in page
+    assert "train.patience" not in page.partition("while it ran</h2>")[2]
 
 
 def test_what_mattered_is_told_of_each_base_by_itself(make: Make) -> None:

@@ -2,7 +2,9 @@
 
 import base64
 import html
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import plotly.io
@@ -19,6 +21,10 @@ CONFIG = {
     "showSendToCloud": False,  # on by default, and would send a study's values to another's server
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 }
+_LABELS_ACROSS, _LABELS_UP = 12, 8
+"""Labels on a logarithmic axis as wide or as high as a figure, at most."""
+_EACH = 10
+"""Span of whole numbers up to which each has a label; Plotly's own ten at most are then whole."""
 _STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;color:#1c1c1c;background:#fff;max-width:76rem;margin:2rem auto;
 padding:0 1.5rem}
@@ -67,9 +73,11 @@ def drawn(figure: Figure, name: str) -> str:
 
 def dressed(figure: Figure) -> Figure:
     """The figure in the look that all share."""
-    for axes in (figure.select_xaxes, figure.select_yaxes):
+    for axes, most in ((figure.select_xaxes, _LABELS_ACROSS), (figure.select_yaxes, _LABELS_UP)):
         for axis in axes({"type": "log"}):
-            axis.update(nticks=axis.nticks or 4, exponentformat="e")
+            low, high = axis.domain or (0, 1)
+            ticks = _decades(_places(figure, axis), round(most * (high - low)))
+            axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks] if ticks else None)
     return figure.update_layout(
         template="plotly_white",
         title=None,
@@ -78,6 +86,49 @@ def dressed(figure: Figure) -> Figure:
         margin={"l": 70, "r": 30, "t": figure.layout.margin.t or 30, "b": 50},
         colorway=COLOURS,
     )
+
+
+def _places(figure: Figure, axis: Any) -> list[float]:
+    """The positive numbers that stand on one axis of a figure."""
+    letter, number = axis.plotly_name[0], axis.plotly_name[len("xaxis") :]
+    on_axis = [
+        trace[letter]
+        for trace in figure.data
+        if f"{letter}axis" in trace and (trace[f"{letter}axis"] or letter) == letter + number
+    ]
+    return [place for places in on_axis if places is not None for place in places if place and place > 0]
+
+
+def _decades(places: Sequence[float], most: int) -> list[float] | None:
+    """Ticks of a logarithmic axis, to be labelled in full where Plotly writes the 2 and 5 between powers.
+
+    Args:
+        places: What stands on the axis, positive.
+        most: Ticks among them, at most.
+
+    Returns:
+        Round numbers; ``None`` where fewer than two of them are among the places, for Plotly to choose.
+    """
+    if not places:
+        return None
+    low, high = min(places), max(places)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps, apart in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        ticks = [float(f"{step}e{power}") for power in powers if power % apart == 0 for step in steps]
+        if 2 <= sum(low <= tick <= high for tick in ticks) <= most:
+            return ticks
+    return None
+
+
+def scale(values: Sequence[float]) -> str:
+    """The type of an axis for them: ``log`` where the largest is more than ten times the smallest."""
+    return "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
+
+
+def whole(numbers: Sequence[int]) -> dict[str, Any]:
+    """Ticks of an axis of these numbers, at least one: each whole one where Plotly would also name halves."""
+    low, high = min(numbers), max(numbers)
+    return {"tickvals": list(range(low, high + 1))} if high - low <= _EACH else {}
 
 
 def picture(pixels: Frames, words: str) -> str:

@@ -2,10 +2,9 @@
 
 import html
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from plotly.graph_objects import Figure, Heatmap, Scatter
@@ -15,7 +14,7 @@ from vidclf import ranking
 from vidclf.comparison.clips import predictions
 from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.words import cost_words, metric_words
-from vidclf.pages import COLOURS
+from vidclf.pages import COLOURS, scale
 from vidclf.ranking import LATENCY, SIZE
 
 if TYPE_CHECKING:
@@ -56,9 +55,7 @@ def pareto(block: Block, floor: Line | None) -> Figure | None:
                 figure.add_trace(points.update(showlegend=column == 1 and not front), row=1, col=column)
         figure.add_trace(_steps(block, cost), row=1, col=column)
         values = [line.metrics[cost] for line in block.ranked if cost in line.metrics]
-        figure.update_xaxes(title=names[cost], row=1, col=column)
-        if min(values) > 0 and max(values) > 10 * min(values):
-            figure.update_xaxes(**_decades(min(values), max(values)), row=1, col=column)
+        figure.update_xaxes(title=names[cost], type=scale(values), row=1, col=column)
         if floor is not None and floor.value is not None:
             figure.add_hline(
                 floor.value, line={"dash": "dot", "color": "#888888", "width": 1.5}, row=1, col=column
@@ -67,14 +64,6 @@ def pareto(block: Block, floor: Line | None) -> Figure | None:
     return figure.update_layout(
         height=460, legend={"orientation": "h", "y": 1.1, "itemsizing": "constant"}, margin_t=50
     )
-
-
-def _decades(low: float, high: float) -> Mapping[str, Any]:
-    """A logarithmic axis with whole numbers as labels, where Plotly writes the 2 and 5 between powers."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(powers) < 5 else (1,)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _points(lines: Sequence[Line], cost: str, family: str, colour: str, *, front: bool) -> Scatter:

@@ -12,12 +12,18 @@ from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, 
 from vidclf.data.remote import Progress, silent
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.sources import SPLIT_NAMES, GroupScope, read_sources
-from vidclf.data.splitting import Shares, carve_val, group_of, parse_shares, split_at_random, split_by_group
+from vidclf.data.splitting import (
+    Shares,
+    carve_val,
+    group_advice,
+    group_of,
+    parse_shares,
+    split_at_random,
+    split_by_group,
+)
 
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
-_LONELY = 0.9
-"""Groups to clips from which on a split by group hardly differs from one clip by clip."""
 _SHOWN_LEAKS = 3
 
 
@@ -143,20 +149,7 @@ def _extended(
 
 
 def _notes(imported: Imported) -> list[str]:
-    notes = []
-    without = sum(not entry.group for entry in imported.entries)
-    if without:
-        notes.append(
-            f"{without} of {len(imported.entries)} clips name no group, so each is its own. If several show "
-            "one scene or person, the split leaks: let --groups scenes find groups by how the clips look, or "
-            "write them into the manifest's column group."
-        )
-    groups = sum(imported.groups().values())
-    if not without and groups > _LONELY * len(imported.entries):
-        notes.append(
-            f"{groups} groups of {len(imported.entries)} clips: nearly each is a group of its own, so if "
-            "several show one scene or person after all, the split leaks"
-        )
+    notes = group_advice(imported.entries)
     leaks = find_leaks(imported.entries)
     for leak in leaks[:_SHOWN_LEAKS]:
         notes.append(f"the split leaks: {leak}")

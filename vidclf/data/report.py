@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.express as px
-import plotly.io
 from plotly.graph_objects import Figure
 
 from vidclf import pages
 from vidclf.data import video
-from vidclf.data.check import ClipCheck, Leak, check_clips, decodable, find_leaks
+from vidclf.data.check import ClipCheck, check_clips, decodable, find_leaks
 from vidclf.data.manifest import SPLITS, Entry
-from vidclf.data.splitting import group_of
+from vidclf.data.splitting import group_advice, group_of, loose_groups
+from vidclf.naming import plural
 
 SAMPLES = 3
 """Clips shown of each class."""
@@ -38,12 +38,7 @@ _FEW_CLIPS = 20
 """Clips of a class below which it is said how much each of them counts."""
 _FEW_GROUPS = 5
 """Groups of val or test below which it is said that they are few."""
-_STYLE = """
-body{font-family:system-ui,sans-serif;line-height:1.5;color:#222}
-body{max-width:72rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}img{margin:2px}.bad{color:#a00}
-"""
+_STYLE = "img{margin:2px}.bad{color:#a00}"
 
 
 def write_report(
@@ -62,15 +57,11 @@ def write_report(
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
     parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
-    parts += _problems(checks, find_leaks(entries, decodable(checks)))
+    parts += _problems(entries, checks)
     parts += _samples(entries, checks)
     parts += _alike(entries, checks)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>",
-        encoding="utf-8",
-    )
+    path.write_text(pages.document(title, parts, _STYLE), encoding="utf-8")
     return checks
 
 
@@ -82,14 +73,18 @@ def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     classes = len(set(labels) - {""})
     within = f"in {len(groups)} groups" if any(entry.group for entry in entries) else "that name no group"
     yield f"<p>{len(entries)} clips of {classes} classes {within}, "
-    yield f"{seconds / 60:.1f} minutes; {bad} are not ok.</p><table><tr><th>class</th>"
+    verdict = f"{bad} {'is' if bad == 1 else 'are'} not ok" if bad else "all are ok"
+    yield f'{seconds / 60:.1f} minutes; {verdict}.</p><table><tr><th class="text">class</th>'
     yield "".join(f"<th>{split or _UNSPLIT}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
     counts = Counter((entry.label, entry.split) for entry in entries)
     for label in labels:
         of_class = {group_of(entry) for entry in entries if entry.label == label}
         cells = "".join(f"<td>{counts[label, split]}</td>" for split in _splits(entries))
-        yield f"<tr><td>{html.escape(label or _UNLABELLED)}</td>{cells}<td>{len(of_class)}</td></tr>"
-    yield "</table><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in advice(entries)) + "</ul>"
+        name = html.escape(label or _UNLABELLED)
+        yield f'<tr><td class="text">{name}</td>{cells}<td>{len(of_class)}</td></tr>'
+    yield "</table>"
+    for text in advice(entries):
+        yield f'<p class="warn">{html.escape(text)}</p>'
 
 
 def _splits(entries: Sequence[Entry]) -> list[str]:
@@ -100,16 +95,14 @@ def _splits(entries: Sequence[Entry]) -> list[str]:
 def advice(entries: Sequence[Entry]) -> list[str]:
     """What the numbers of clips and groups call for, in words."""
     found = _class_advice(Counter(entry.label for entry in entries if entry.label))
-    alone = sum(not entry.group for entry in entries)
-    if alone:
-        count = "No clip names a group" if alone == len(entries) else f"{alone} clips name no group"
-        found.append(f"{count}: if several show one scene or person, the split leaks.")
+    found += group_advice(entries)
     groups = defaultdict(set)
     for entry in entries:
         groups[entry.split].add(group_of(entry))
     for split in ("val", "test"):
         if 0 < len(groups[split]) < _FEW_GROUPS:
-            found.append(f"{split} has {len(groups[split])} groups: its figures say little about new ones.")
+            count = plural(len(groups[split]), "group")
+            found.append(f"{split} has {count}: its figures say little about new ones.")
     return found
 
 
@@ -149,30 +142,75 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
     if not rows:
         return
     table = pd.DataFrame(rows)
-    sizes = table.groupby(["width", "height"], as_index=False).size()
-    figures: list[tuple[str, Figure]] = [
-        ("Clips per class", px.histogram(table, x="class", color="split")),
-        ("Duration", px.histogram(table, x="seconds", color="class", marginal="rug", hover_data=["clip"])),
-        ("Frames", whole_numbers(table, "frames")),
-        ("Frames a second", px.histogram(table.assign(fps=rates_of(table)), x="fps", color="class")),
-        ("Frame sizes", px.scatter(sizes, x="width", y="height", size="size")),
-    ]
-    for number, (heading, figure) in enumerate(figures):
+    yield "<h2>Clips per class</h2>" + pages.drawn(_by_split(table), "classes")
+    which = "All clips" if len(rows) == len(entries) else "All clips that decode"
+    for number, (heading, verb, values, figure) in enumerate(_quantities(table)):
         yield f"<h2>{heading}</h2>"
-        yield plotly.io.to_html(
-            figure,
-            include_plotlyjs=number == 0,
-            full_html=False,
-            default_height=380,
-            config=pages.CONFIG,
-        )
+        one = len(set(values)) == 1
+        yield f"<p>{which} {verb} {values[0]}.</p>" if one else pages.drawn(figure, f"figure{number}")
+
+
+def _quantities(table: pd.DataFrame) -> list[tuple[str, str, Sequence[str], Figure]]:
+    """Heading, verb, what each clip has in words, and the figure, to be shown where clips differ."""
+    sizes = table.groupby(["width", "height"], as_index=False).size()
+    rates = table.assign(fps=rates_of(table))
+    return [
+        (
+            "Duration",
+            "last",
+            [f"{seconds:.2f} s" for seconds in table["seconds"]],
+            px.histogram(table, x="seconds", marginal="rug", hover_data=["clip"], **_by_class(table)),
+        ),
+        (
+            "Frames",
+            "have",
+            [plural(frames, "frame") for frames in table["frames"]],
+            whole_numbers(table, "frames"),
+        ),
+        (
+            "Frames a second",
+            "have",
+            [f"{rate} frames a second" for rate in rates["fps"]],
+            px.histogram(rates, x="fps", **_by_class(table)).update_xaxes(
+                categoryorder="array", categoryarray=sorted(set(rates["fps"]), key=float)
+            ),
+        ),
+        (
+            "Frame sizes",
+            "are",
+            [f"{row.width} x {row.height}" for row in sizes.itertuples()],
+            px.scatter(sizes, x="width", y="height", size="size", color_discrete_sequence=pages.COLOURS),
+        ),
+    ]
+
+
+def _by_split(table: pd.DataFrame) -> Figure:
+    """Clips by class; splits have the palette's last colours, as classes begin with its first."""
+    splits = (*SPLITS, _UNSPLIT)
+    return px.histogram(
+        table,
+        x="class",
+        color="split",
+        category_orders={"class": sorted(set(table["class"])), "split": splits},
+        color_discrete_map=dict(zip(splits, pages.COLOURS[-len(splits) :], strict=True)),
+    )
+
+
+def _by_class(table: pd.DataFrame) -> dict[str, Any]:
+    """Arguments of a histogram that shows the classes in their colours."""
+    return {
+        "color": "class",
+        "category_orders": {"class": sorted(set(table["class"]))},
+        "color_discrete_sequence": pages.COLOURS,
+    }
 
 
 def whole_numbers(table: pd.DataFrame, column: str) -> Figure:
     """A histogram whose bars each hold as many numbers as the next."""
     low, high = int(table[column].min()), int(table[column].max())
     size = math.ceil((high - low + 1) / _BINS)
-    figure = px.histogram(table, x=column, color="class")
+    figure = px.histogram(table, x=column, **_by_class(table))
+    figure.update_yaxes(**pages.whole([0, int(((table[column] - low) // size).value_counts().max())]))
     return figure.update_traces(xbins={"start": low - 0.5, "end": high + size, "size": size}, autobinx=False)
 
 
@@ -185,15 +223,24 @@ def rates_of(table: pd.DataFrame) -> "pd.Series[Any]":
     return pd.Series(pd.Categorical(rates.map("{:g}".format), [f"{rate:g}" for rate in known], ordered=True))
 
 
-def _problems(checks: Sequence[ClipCheck], leaks: Sequence[Leak]) -> Iterator[str]:
+def _problems(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
     bad = [check for check in checks if check.verdict != "ok"]
     yield "<h2>Files</h2>" + ("" if bad else "<p>Every clip decodes to its end.</p>")
     for check in bad:
         text = f"{check.name}: {check.verdict}: {check.reason}"
         yield f'<p class="bad">{html.escape(text)}</p>'
-    yield "<h2>Leakage</h2>" + ("" if leaks else "<p>No group and no file is in two splits.</p>")
+    yield "<h2>Leakage</h2>"
+    if len(_splits(entries)) == 1:
+        yield "<p>All clips are in one split, or in none: nothing was looked for.</p>"
+        return
+    leaks, loose = find_leaks(entries, decodable(checks)), loose_groups(entries)
     for leak in leaks:
         yield f'<p class="bad">{html.escape(str(leak))}</p>'
+    if not leaks:
+        yield f"<p>No {'' if loose else 'group and no '}copy of a clip was found in two splits.</p>"
+    if loose:
+        yield "<p>Of a clip alone in its group only copies can be found, not others of the same scene or "
+        yield f"person: {html.escape(loose)}.</p>"
 
 
 def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:

@@ -14,6 +14,8 @@ Shares = tuple[float, float, float]
 
 _SWAP_LIMIT = 200
 """Groups up to which the split is also improved by exchanging two of them."""
+_LONELY = 0.9
+"""Groups to clips from which on a split by group hardly differs from one clip by clip."""
 
 
 def parse_shares(text: str) -> Shares:
@@ -132,6 +134,31 @@ def carve_val(entries: Sequence[Entry], share: float, seed: int) -> list[Entry]:
 def group_of(entry: Entry) -> str:
     """A clip's group, its own name where it names none."""
     return entry.group or f"/{entry.name}"
+
+
+def loose_groups(entries: Sequence[Entry]) -> str:
+    """Why the groups cannot be trusted to keep a scene or person in one split; empty where they can."""
+    alone = sum(not entry.group for entry in entries)
+    groups = len({group_of(entry) for entry in entries})
+    if alone < len(entries) and groups > _LONELY * len(entries):
+        return f"{groups} groups of {len(entries)} clips: nearly each is a group of its own"
+    if alone:
+        return f"{alone} of {len(entries)} clips name no group, so each is its own"
+    return ""
+
+
+def group_advice(entries: Sequence[Entry]) -> list[str]:
+    """What `loose_groups` call for, in words; nothing where the groups can be trusted."""
+    loose = loose_groups(entries)
+    if not loose:
+        return []
+    way = "write their groups"
+    if not all(entry.group for entry in entries):
+        way = "let data import --groups scenes find groups by how the clips look, or write them"
+    return [
+        f"{loose}. If several show one scene or person, the split leaks: {way} into the manifest's column "
+        "group."
+    ]
 
 
 def _check_groups(sizes: NDArray[np.int64], labels: Sequence[str], names: Sequence[str]) -> None:

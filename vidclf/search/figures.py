@@ -11,7 +11,7 @@ import optuna
 from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.subplots import make_subplots
 
-from vidclf import ranking
+from vidclf import pages, ranking
 from vidclf.pages import COLOURS
 from vidclf.ranking import LATENCY, SIZE, TrialRow
 from vidclf.search.overview import FEWEST, Overview
@@ -34,6 +34,8 @@ _CURVES = 300
 """Curves of intermediate values, at most: the latest."""
 _VALUES = 8
 """Searched values of a base in its figures, at most: those that mattered most."""
+_LINED = 3
+"""Trials from which on parallel coordinates say more than the slices do."""
 _ROW = 4
 """Slices beside each other."""
 
@@ -80,7 +82,9 @@ def history(overview: Overview) -> Figure:
             hoverinfo="skip",
         )
     )
-    figure.update_xaxes(title="trial")
+    figure.update_xaxes(
+        title="trial", **pages.whole([row.number for row in overview.rows if row.value is not None])
+    )
     return figure.update_yaxes(title=html.escape(overview.metric))
 
 
@@ -117,8 +121,7 @@ def pareto(overview: Overview, costs: Sequence[str]) -> Figure:
                     points.update(textposition="top center")
                 figure.add_trace(points.update(showlegend=column == 1), row=1, col=column)
         values = [row.metrics[cost] for row in known]
-        scale = "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
-        figure.update_xaxes(title=names[cost], type=scale, row=1, col=column)
+        figure.update_xaxes(title=names[cost], type=pages.scale(values), row=1, col=column)
     return figure.update_yaxes(title=html.escape(overview.metric), col=1).update_layout(height=440)
 
 
@@ -145,8 +148,8 @@ def importances(overview: Overview) -> Figure | None:
     return figure.update_xaxes(tickformat=".0%", range=[0, 1.1])
 
 
-def inside(overview: Overview, stem: str) -> list[Figure]:
-    """Parallel coordinates, slices and a contour of what one base searches."""
+def inside(overview: Overview, stem: str) -> dict[str, list[Figure]]:
+    """Parallel coordinates, slices and a contour of what one base searches, by how to read them."""
     rows = overview.judged(stem)
     best_first = sorted(rows, key=lambda row: row.value or 0.0)
     kinds = {name: kind for row in rows for name, kind in overview.trials[row.number].distributions.items()}
@@ -158,25 +161,34 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
     names = [name for name in names if len({row.params[name] for row in rows if name in row.params}) > 1]
     names = names[:_VALUES]
     if not names:
-        return []
+        return {}
     metric = overview.metric
     lines = ranking.thinned(best_first, _LINES)
     present = [name for name in names if any(name in row.params for row in lines)]
     study = overview.as_study(lines)
-    figures = [optuna.visualization.plot_parallel_coordinate(study, present, target_name=metric)]
-    whole = overview.as_study(rows)
+    figures = {}
+    if len(lines) >= _LINED:
+        figures[f"Each trial as a line through its values, darker where {metric} is better."] = [
+            optuna.visualization.plot_parallel_coordinate(study, present, target_name=metric)
+        ]
+    all_trials = overview.as_study(rows)
     plain = {repr(value): value for name in names for value in getattr(kinds[name], "choices", ())}
-    for start in range(0, len(names), _ROW):
-        slices = optuna.visualization.plot_slice(whole, names[start : start + _ROW], target_name=metric)
-        slices.update_xaxes(labelalias=plain).update_xaxes(nticks=3, selector={"type": "log"})
-        figures.append(slices.update_layout(height=340))
+    slices = [
+        optuna.visualization.plot_slice(all_trials, names[start : start + _ROW], target_name=metric)
+        for start in range(0, len(names), _ROW)
+    ]
+    for figure in slices:
+        figure.update_xaxes(labelalias=plain).update_layout(height=340, width=None)
+        figure.update_traces(marker_colorbar=pages.whole([row.number for row in rows]))
+    figures[f"Each value against {metric}, later trials darker."] = slices
     for pair in itertools.combinations(names, 2):
         together = [row for row in best_first if set(pair) <= row.params.keys()]
         if len(together) < FEWEST:
             continue
         points = overview.as_study(ranking.thinned(together, _POINTS))
         contour = optuna.visualization.plot_contour(points, list(pair), target_name=metric)
-        figures.append(contour.update_layout(height=460))
+        reading = "The two that mattered most, together: the colour between the points is interpolated."
+        figures[reading] = [contour.update_layout(height=460)]
         break
     return figures
 
@@ -184,6 +196,8 @@ def inside(overview: Overview, stem: str) -> list[Figure]:
 def curves(overview: Overview) -> Figure | None:
     """Intermediate values; all curves of a base and state are one trace, or a page of many trials is slow."""
     with_curve = [row for row in overview.rows if overview.trials[row.number].intermediate_values][-_CURVES:]
+    if not with_curve:
+        return None
     figure = Figure()
     for (stem, colour), pruned in itertools.product(_colours(overview).items(), (False, True)):
         rows = [row for row in with_curve if row.base == stem and (row.state == "pruned") == pruned]
@@ -208,8 +222,9 @@ def curves(overview: Overview) -> Figure | None:
                 hoverinfo="text+x+y",
             )
         )
-    figure.update_xaxes(title="repeat" if overview.opened.repeats else "epoch")
-    return figure.update_yaxes(title=html.escape(overview.metric)) if with_curve else None
+    reached = [step for row in with_curve for step in overview.trials[row.number].intermediate_values]
+    figure.update_xaxes(title="repeat" if overview.opened.repeats else "epoch", **pages.whole(reached))
+    return figure.update_yaxes(title=html.escape(overview.metric))
 
 
 def timeline(overview: Overview) -> Figure | None:
@@ -221,6 +236,8 @@ def timeline(overview: Overview) -> Figure | None:
             large = row.state == "pruned" and not row.feasible
             end = trial.datetime_complete or datetime.now()
             bars["infeasible" if large else row.state].append((row, trial.datetime_start, end))
+    if not bars:
+        return None
     figure = Figure()
     for state in sorted(bars, key=list(_STATES).index):
         figure.add_trace(
@@ -238,4 +255,5 @@ def timeline(overview: Overview) -> Figure | None:
         )
     figure.update_xaxes(type="date")
     figure.update_layout(barmode="overlay", showlegend=True)
-    return figure.update_yaxes(title="trial", autorange="reversed") if bars else None
+    numbers = [row.number for of_state in bars.values() for row, _, _ in of_state]
+    return figure.update_yaxes(title="trial", autorange="reversed", **pages.whole(numbers))

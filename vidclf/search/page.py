@@ -161,19 +161,22 @@ def _sections(overview: Overview) -> Iterator[Section]:
     )
     for stem in overview.stems:
         title = f"Inside {stem}" if len(overview.stems) > 1 else "The searched values"
+        inside = figures.inside(overview, stem)
         yield Section(
             title,
-            f"First, each trial as a line through its values, darker where {metric} is better. Then each "
-            f"value against {metric}, later trials darker. Last, the two that mattered most, together: "
-            "the colour between the points is interpolated.",
-            figures.inside(overview, stem),
+            " ".join(inside),
+            list(itertools.chain(*inside.values())),
             "Needs two complete trials of this base with different values.",
         )
     curves = figures.curves(overview)
     yield Section(
         f"{metric} while it ran",
-        "What the pruner saw: the best value so far after each epoch, or with repeats the mean after each; "
-        "dotted lines were stopped early.",
+        "What the pruner saw: the mean after each repeat. Dotted lines were stopped early by the pruner; a "
+        "solid one that ends sooner than others has not finished."
+        if overview.opened.repeats
+        else "What the pruner saw: the best value so far after each epoch. Dotted lines were stopped early "
+        "by the pruner; a solid one that ends sooner than others stopped by itself, having gained nothing "
+        "for train.patience epochs, or had fewer epochs to go, or has not finished.",
         [curves] if curves else [],
         "No trial has reported after an epoch; models without epochs never do.",
     )
