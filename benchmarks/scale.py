@@ -35,6 +35,7 @@ from tests.clips import write_experiment, write_squares, write_study
 from tests.services import OptunaProxy, PostgreSQL
 from vidclf.attempt import Outcome, now_ms
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.messages import Progress, RunTask
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
@@ -43,7 +44,6 @@ from vidclf.search.samplers import build_sampler
 from vidclf.search.space import Space
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.supervisor import Supervisor
-from vidclf.search.worker import Progress, RunTask
 from vidclf.store import open_store
 
 EPOCHS = 12

@@ -15,15 +15,13 @@ from tests.test_study import STUDY
 from vidclf.attempt import Attempt, Outcome, now_ms
 from vidclf.search import reconcile, supervisor
 from vidclf.search.display import PlainDisplay, StudyState
+from vidclf.search.messages import RunTask
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.pruners import build_pruner
 from vidclf.search.record import OpenStudy
 from vidclf.search.samplers import build_sampler
 from vidclf.search.study import load_study, open_study
-from vidclf.search.worker import (
-    RunTask,
-)
 from vidclf.store import Store
 
 Script = Callable[[RunTask, Connection], Outcome | None]

@@ -25,6 +25,7 @@ from vidclf.config import InputError
 from vidclf.search import company, ownership
 from vidclf.search.company import Company
 from vidclf.search.display import StudyState
+from vidclf.search.messages import Progress, RunTask, Verdict
 from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import (
     FencedError,
@@ -40,7 +41,6 @@ from vidclf.search.record import AHEAD, OWNER, RELEASED, OpenStudy, find_study
 from vidclf.search.sections import Budget
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Tally
-from vidclf.search.worker import Progress, RunTask, Verdict
 from vidclf.store import Store, open_store
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())

@@ -13,10 +13,10 @@ from vidclf import config
 from vidclf.attempt import Attempt, Identity, Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.experiment import load_experiment
+from vidclf.search.messages import FinishTask, LatencyTask, Measured, Progress, Ready, RunTask, Verdict
 from vidclf.search.mirror import Parcel, Sender, apply, read_folder, write_folder
 from vidclf.search.outpost import Cargo, News, Outpost, _make_scratch, load
 from vidclf.search.ray_workers import _travelling_manifest
-from vidclf.search.worker import FinishTask, LatencyTask, Measured, Progress, Ready, RunTask, Verdict
 
 PATHS = ("metrics.jsonl", "result.json", "artifacts/a.txt", "artifacts/deep/b.png", "model/w.bin")
 CHECKPOINT = ("checkpoint/fit.pt", "checkpoint/repeat-0/metrics.jsonl")

@@ -22,12 +22,12 @@ from vidclf import config
 from vidclf.config import InputError
 from vidclf.search import crew, ray_workers
 from vidclf.search.crew import Arrivals
+from vidclf.search.messages import Ready, own_version
 from vidclf.search.mirror import read_folder
 from vidclf.search.ray_workers import RayWorker, _fitting, connected
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.sections import Resources
 from vidclf.search.study import StudyFile
-from vidclf.search.worker import Ready, own_version
 from vidclf.store import Store
 
 pytest.importorskip("ray")

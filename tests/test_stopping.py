@@ -12,11 +12,8 @@ from tests.bench import Bench, complete
 from vidclf.attempt import Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.search import ownership, reconcile
+from vidclf.search.messages import Progress, RunTask
 from vidclf.search.ownership import Ownership
-from vidclf.search.worker import (
-    Progress,
-    RunTask,
-)
 
 
 def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:

@@ -11,16 +11,8 @@ import pytest
 
 from tests.bench import Bench, complete
 from vidclf.search import latency, supervisor
-from vidclf.search.worker import (
-    LatencyTask,
-    Measured,
-    Paused,
-    Progress,
-    Resume,
-    RunTask,
-    Verdict,
-    _Line,
-)
+from vidclf.search.messages import LatencyTask, Measured, Paused, Progress, Resume, RunTask, Verdict
+from vidclf.search.worker import _Line
 
 
 class Clock:

@@ -15,12 +15,8 @@ from vidclf.attempt import Outcome, now_ms
 from vidclf.config import InputError
 from vidclf.repeats import Repeats
 from vidclf.search import points, tally
+from vidclf.search.messages import Progress, RunTask, Verdict
 from vidclf.search.plan import describe_plan
-from vidclf.search.worker import (
-    Progress,
-    RunTask,
-    Verdict,
-)
 
 
 def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:

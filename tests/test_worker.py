@@ -19,7 +19,7 @@ from vidclf.experiment import load_experiment
 from vidclf.search.display import PlainDisplay
 from vidclf.search.finish import Finish
 from vidclf.search.latency import Stopwatch, measure_latencies
-from vidclf.search.worker import (
+from vidclf.search.messages import (
     Finished,
     LatencyTask,
     Measured,
@@ -30,9 +30,8 @@ from vidclf.search.worker import (
     RunTask,
     Task,
     Verdict,
-    _Line,
-    _run,
 )
+from vidclf.search.worker import _Line, _run
 
 TIMED = {"latency/p50_ms": 5.0}
 

@@ -10,8 +10,9 @@ from joblib import cpu_count
 
 from vidclf import profiling
 from vidclf.config import InputError
+from vidclf.search.messages import Message, Ready, Worker
 from vidclf.search.study import StudyDefinition
-from vidclf.search.worker import LocalWorker, Message, Ready, Worker
+from vidclf.search.worker import LocalWorker
 
 _MOST_STARTS = 3
 """How often in a row a worker may die before it has begun."""

@@ -18,9 +18,9 @@ from vidclf.repeats import Repeats
 from vidclf.search.crew import hire, machine_of, ready
 from vidclf.search.display import Display
 from vidclf.search.latency import measure_latencies
+from vidclf.search.messages import Finished, FinishTask, Paused, Resume, Worker
 from vidclf.search.record import OpenStudy
 from vidclf.search.study import StudyDefinition
-from vidclf.search.worker import Finished, FinishTask, Paused, Resume, Worker
 
 
 @dataclass(frozen=True)

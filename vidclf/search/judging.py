@@ -8,10 +8,10 @@ from typing import Self
 import optuna
 
 from vidclf.attempt import Outcome
+from vidclf.search.messages import Progress, Verdict
 from vidclf.search.pruners import compares_repeats
 from vidclf.search.reconcile import bound_sizes
 from vidclf.search.record import OpenStudy
-from vidclf.search.worker import Progress, Verdict
 
 
 @dataclass

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from vidclf.ranking import CONTENDED
+from vidclf.search.messages import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 from vidclf.search.record import OpenStudy
 from vidclf.search.sections import LATENCIES
-from vidclf.search.worker import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 
 PAUSE_SECONDS = 5.0
 """Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""

@@ -20,13 +20,11 @@ from filelock import FileLock, Timeout
 
 from vidclf import config
 from vidclf.attempt import Attempt, Outcome
-from vidclf.search.mirror import Parcel, Sender, read_folder, write_folder
-from vidclf.search.worker import (
+from vidclf.search.messages import (
     Finished,
     FinishTask,
     HelloTask,
     LatencyTask,
-    LocalWorker,
     Measured,
     Message,
     Paused,
@@ -37,6 +35,8 @@ from vidclf.search.worker import (
     Verdict,
     refusal,
 )
+from vidclf.search.mirror import Parcel, Sender, read_folder, write_folder
+from vidclf.search.worker import LocalWorker
 
 _TEXTS = (".toml", ".json", ".jsonl", ".txt", ".csv")
 """Files in which paths of the scratch folder are told as those of the supervisor's machine."""

@@ -21,10 +21,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from vidclf.attempt import Attempt, Outcome
 from vidclf.config import InputError
 from vidclf.data.manifest import read_table
-from vidclf.search.mirror import apply
-from vidclf.search.outpost import Cargo, News, Outpost, load
-from vidclf.search.sections import Resources
-from vidclf.search.worker import (
+from vidclf.search.messages import (
     FinishTask,
     LatencyTask,
     Message,
@@ -36,6 +33,9 @@ from vidclf.search.worker import (
     own_version,
     refusal,
 )
+from vidclf.search.mirror import apply
+from vidclf.search.outpost import Cargo, News, Outpost, load
+from vidclf.search.sections import Resources
 
 LOCAL = "local"
 GROWTH_SECONDS = 600.0
@@ -190,7 +190,7 @@ def _travelling_manifest(path: Path) -> bytes:
 
 
 class RayWorker:
-    """The supervisor's end of a worker that Ray places; see `vidclf.search.worker.Worker`."""
+    """The supervisor's end of a worker that Ray places; see `vidclf.search.messages.Worker`."""
 
     def __init__(self, resources: Resources) -> None:
         """Asks Ray for a place.

@@ -27,6 +27,7 @@ from vidclf.search.checks import mend_runs
 from vidclf.search.company import LOOK_SECONDS
 from vidclf.search.display import Display, StudyState
 from vidclf.search.finish import Finish, a_clip
+from vidclf.search.messages import Worker
 from vidclf.search.opening import Opening
 from vidclf.search.ownership import Ownership
 from vidclf.search.patience import stop_waiting
@@ -37,7 +38,6 @@ from vidclf.search.standing import mark, show_in_ui
 from vidclf.search.study import StudyDefinition, StudyFile
 from vidclf.search.supervisor import Supervisor
 from vidclf.search.tally import Ending
-from vidclf.search.worker import Worker
 from vidclf.store import DatabaseAway
 from vidclf.tracking.checks import MlflowError
 from vidclf.tracking.deliverer import Deliverer

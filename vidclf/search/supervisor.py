@@ -21,6 +21,7 @@ from vidclf.search.display import Display, ShownTrial, StudyState
 from vidclf.search.exhaustive import exhausted
 from vidclf.search.judging import Course, judge
 from vidclf.search.latency import Stopwatch
+from vidclf.search.messages import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
 from vidclf.search.opening import Asked, Opening, Running
 from vidclf.search.ownership import Ownership
 from vidclf.search.reconcile import bound_sizes, is_owned, put_back, release
@@ -28,7 +29,6 @@ from vidclf.search.record import AHEAD, BASE, OWNER, OpenStudy
 from vidclf.search.sections import Budget
 from vidclf.search.space import Space
 from vidclf.search.tally import Ending, Tally
-from vidclf.search.worker import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
 
 
 class Supervisor:

@@ -17,13 +17,13 @@ from vidclf.repeats import Repeats
 from vidclf.search.checks import mend_study
 from vidclf.search.crew import check_ray, gpu_count, hire, placed
 from vidclf.search.display import Display
+from vidclf.search.messages import Worker
 from vidclf.search.ownership import Ownership
 from vidclf.search.points import check_alike, seed
 from vidclf.search.record import OpenStudy, find_study
 from vidclf.search.session import run_session
 from vidclf.search.study import StudyDefinition, load_study, open_study
 from vidclf.search.tally import Ending
-from vidclf.search.worker import Worker
 from vidclf.store import Store, check_name
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 
