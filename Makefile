@@ -17,10 +17,10 @@ help:           ## list the targets
 
 demo: .venv     ## set up, tune on rendered clips, promote the best, label a new clip
 	@date +%s > .venv/.demo-started
-	$(BIN)/vidclf data demo data/demo
+	$(BIN)/vidclf data demo "$${VIDCLF_DATA:-data}/demo"
 	$(BIN)/vidclf tune studies/demo.toml
 	$(BIN)/vidclf promote demo --as demo --yes
-	$(BIN)/vidclf predict demo@champion data/demo/new_clip.avi
+	$(BIN)/vidclf predict demo@champion "$${VIDCLF_DATA:-data}/demo/new_clip.avi"
 	@echo "Took $$(( $$(date +%s) - $$(cat .venv/.demo-started) )) s. Now open the study in MLflow's UI:  make ui"
 
 # All of them where CI says that it is CI, or asks for every service.
