@@ -46,6 +46,7 @@ def confirm(
     which the search never scored, and the winner is who is best on average. Nothing that was done before is
     done again, so an interrupted call goes on. Test is not read.
     """
+    from vidclf.naming import plural
     from vidclf.registry import confirm as work
     from vidclf.registry.confirm_plan import plan
     from vidclf.registry.confirm_report import as_dict
@@ -58,7 +59,8 @@ def confirm(
     planned = plan(opened, top, seeds)
     fold_count = len(next(iter(planned.folds.values())))
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
-    say(f"{planned.fits} fits: {len(planned.rows)} trials x {seeds} seeds x {fold_count} folds{minutes}")
+    factors = (plural(len(planned.rows), "trial"), plural(seeds, "seed"), plural(fold_count, "fold"))
+    say(f"{planned.fits} fits: {' x '.join(factors)}{minutes}")
     with resumable(), counted("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress, say)
     deliverer = Deliverer(opened_store)

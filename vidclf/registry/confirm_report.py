@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vidclf.attempt import Attempt
 from vidclf.intervals import CONFIDENCE, Interval, Paired
+from vidclf.naming import plural
 from vidclf.ranking import OTHER_LOAD, TrialRow, disturbed
 from vidclf.registry.fetch import fetch_study_file
 from vidclf.search.record import OpenStudy
@@ -82,7 +83,7 @@ class Confirmation:
 def _notes(found: Confirmation) -> Iterator[str]:
     winner, best = found.winner, found.leader
     clips, seeds = winner.guesses.shape[1], len(winner.scores)
-    basis = f"{found.metric} over {clips} clips out of fold, mean of {seeds} fresh seeds"
+    basis = f"{found.metric} over {clips} clips out of fold, mean of {plural(seeds, 'fresh seed')}"
     yield f"Trial {winner.row.number} wins by its mean: {basis}."
     if found.optimistic:
         yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
