@@ -26,7 +26,10 @@ def numbers(rows: list[TrialRow]) -> list[int]:
     ("metrics", "words"),
     [
         ({}, ""),
-        ({LATENCY: 10.0, FILE_LATENCY: 9.0}, "the machine was busy"),
+        (
+            {LATENCY: 10.0, FILE_LATENCY: 9.0},
+            "the machine was busy (it took longer without reading the file than with it)",
+        ),
         ({LATENCY: 10.0, FILE_LATENCY: 11.0, OTHER_LOAD: 0.1}, ""),
         ({LATENCY: 10.0, FILE_LATENCY: 9.0, OTHER_LOAD: 0.25}, "other programs used 25 % of the machine"),
         ({CONTENDED: 1.0}, "other trials computed"),

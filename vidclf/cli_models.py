@@ -118,7 +118,7 @@ def _print_bench(measured: "Bench") -> None:
         table.add_row(words, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
     make_console(stderr=False).print(table)
     if busy := disturbed(value):
-        say(f"warning: {busy} meanwhile: too high. Measure again when it is quiet.", "yellow")
+        say(f"warning: timed while {busy}: too high. Measure again when it is quiet.", "yellow")
     rows: list[tuple[str, str, Callable[[float], str]]] = [
         (
             f"throughput, {value['throughput/batch']:.0f} at once",

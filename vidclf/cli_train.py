@@ -154,7 +154,7 @@ def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: fl
     words = [form.format(metrics[name]) for name, form in costs.items() if name in metrics]
     tell(", ".join(words if trained.reused else [*words, f"{seconds:.1f} s in all"]))
     if busy := disturbed(metrics):
-        say(f"warning: {busy} while it was timed: too high. vidclf bench measures again.", "yellow")
+        say(f"warning: timed while {busy}: too high. vidclf bench measures again.", "yellow")
 
 
 def _with_interval(metrics: Mapping[str, float], name: str) -> str:

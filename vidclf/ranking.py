@@ -65,7 +65,7 @@ def disturbed(metrics: Mapping[str, float]) -> str:
         return "other trials computed"
     load = metrics.get(OTHER_LOAD, 0.0)
     if load <= _BUSY and metrics.get(FILE_LATENCY, math.inf) < metrics.get(LATENCY, 0.0):
-        return "the machine was busy"  # without reading the file it cannot take longer
+        return "the machine was busy (it took longer without reading the file than with it)"
     return f"other programs used {100 * load:.0f} % of the machine" if load > _BUSY else ""
 
 

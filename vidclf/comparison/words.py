@@ -1,7 +1,6 @@
 """The answer in words, and what it rests on."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from vidclf.comparison.gather import Block, Line
 from vidclf.comparison.separate import Verdict
 from vidclf.data.manifest import SPLITS
 from vidclf.naming import plural
-from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
+from vidclf.ranking import LATENCY, SIZE
 
 _CHEAPER = 1.5
 """How many times faster or smaller another model must be to be named beside the best."""
@@ -251,14 +250,11 @@ def _costs(block: Block) -> Iterator[str]:
             f"The latency of {len(block.ranked) - len(known)} of {len(block.ranked)} models is not known: "
             "they can be on the Pareto front by score and size only."
         )
-    if any(line.metrics.get(FILE_LATENCY, math.inf) < line.metrics[LATENCY] for line in known):
-        yield (
-            "Some models took longer without reading the file than with it: the machine was busy when they "
-            "were timed. vidclf bench times them again."
-        )
     busy = [line for line in known if ranking.disturbed(line.metrics)]
     if busy:
-        whose = "One model's latency was" if len(busy) == 1 else f"The latencies of {len(busy)} models were"
+        whose = "One model's latency was"
+        if len(busy) > 1:
+            whose = f"The latencies of {len(busy)} models, as that of {busy[0].label}, were"
         words = ranking.disturbed(busy[0].metrics)
         yield f"{whose} measured while {words}: too high. vidclf bench measures again."
     if known:

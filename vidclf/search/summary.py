@@ -140,8 +140,8 @@ def _doubts(overview: Overview) -> Iterator[str]:
         yield "Latency is not known yet: it is measured when the study stops."
     busy = [row for row in overview.ranked if ranking.disturbed(row.metrics)]
     if busy:
-        words = ranking.disturbed(busy[0].metrics)
-        yield f"Latencies of {plural(len(busy), 'trial')} were measured while {words}: they are too high."
+        words = f"trial {busy[0].number}'s while {ranking.disturbed(busy[0].metrics)}"
+        yield f"Latencies of {plural(len(busy), 'trial')} are too high, measured beside other work: {words}."
     seeds = {config.lookup(base, "seed") for base in overview.opened.stored["bases"].values()}
     repeats = overview.opened.repeats
     if repeats:
