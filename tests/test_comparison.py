@@ -336,6 +336,10 @@ def test_clips_without_groups_and_impossible_latencies_are_noted(
         lines = [busy if line is best else line for line in block.lines]
         assert told in said(replace(block, lines=lines))
         assert ("too high" in said(replace(block, lines=lines))) == bool(told)
+    lines = [replace(line, metrics={**line.metrics, OTHER_LOAD: 0.42}) for line in block.lines]
+    timed = [line for line in replace(block, lines=lines).ranked if LATENCY in line.metrics]
+    told = f"The latencies of {len(timed)} models, as that of {timed[0].label}, were measured while other"
+    assert told in said(replace(block, lines=lines))
 
 
 def test_the_notes_say_what_flatters(made: tuple[Store, Path]) -> None:

@@ -14,12 +14,16 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from vidclf import intervals
-from vidclf.intervals import METRICS, Interval, Paired, comparable, interval, paired, spent_alpha
+from vidclf.intervals import METRICS, Interval, Paired, comparable, interval, pair_alpha, paired, spent_alpha
 
 Labels = NDArray[np.int64]
 EVERY = (*METRICS, "recall/1")
 WEIGHT = 8
 """Groups' worth of evidence for a correlation of 0.2."""
+
+
+def test_all_pairs_of_models_share_alpha() -> None:
+    assert [pair_alpha(models, 0.06) for models in (1, 2, 3, 4)] == pytest.approx([0.06, 0.06, 0.02, 0.01])
 
 
 def test_models_are_compared_by_macro_f1_where_no_intervals_are_known() -> None:

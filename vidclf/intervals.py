@@ -271,6 +271,14 @@ def spent_alpha(read: int, alpha: float = 0.05) -> float:
     return alpha / (read * (read + 1))
 
 
+def pair_alpha(models: int, alpha: float = 0.05) -> float:
+    """What the comparison of one pair of models may spend where the best of them is compared with the others.
+
+    Who is the best is not known beforehand, so that all pairs count (Dunn 1961, doi:10.2307/2282330).
+    """
+    return alpha / max(math.comb(models, 2), 1)
+
+
 def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str]) -> _Ratios:
     guesses = np.atleast_2d(guesses)
     names = np.asarray(groups)

@@ -1,6 +1,5 @@
 """What separates the best from the others: a paired test over groups, where predictions allow one."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,15 +51,14 @@ def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[V
     Args:
         lines: Best first.
         metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
-        alpha: How often any verdict is wrong where all are equal: who is first is not known beforehand, so
-            all pairs count (Dunn 1961, doi:10.2307/2282330).
+        alpha: How often any verdict is wrong where all are equal.
     """
     from vidclf import intervals  # noqa: PLC0415
 
     tables = [(line, table) for line in lines if (table := unselected(line)) is not None]
     metric = intervals.comparable(metric)
     verdicts = []
-    each = alpha / max(math.comb(len(tables), 2), 1)
+    each = intervals.pair_alpha(len(tables), alpha)
     level = f"{100 * (1 - alpha):.0f} %" + (f" over all {len(tables)}" if len(tables) > 2 else "")
     for line, theirs in tables[1:]:
         best, mine = tables[0]

@@ -6,7 +6,6 @@ epoch that is kept. A study that was selected by folds has scored all of its cli
 that is new, and the figures stay optimistic.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -53,8 +52,7 @@ def confirm(
     sign = -1 if opened.objective.direction == "maximize" else 1
     metric = _metric(opened)
     winner, *others = sorted(finalists, key=lambda finalist: sign * finalist.mean)
-    # Who wins is not known beforehand, so that all pairs count (Dunn 1961, doi:10.2307/2282330).
-    alpha = (1 - CONFIDENCE) / max(math.comb(len(finalists), 2), 1)
+    alpha = intervals.pair_alpha(len(finalists), 1 - CONFIDENCE)
     found = Confirmation(
         opened.name,
         metric,
