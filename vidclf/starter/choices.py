@@ -11,6 +11,7 @@ from joblib import cpu_count
 from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
 from vidclf.models.networks import NETWORKS
+from vidclf.naming import plural
 
 TESTABLE = 3
 """Groups of test from which on there is an interval."""
@@ -151,7 +152,8 @@ def _for_networks(look: Look, machine: Machine) -> Iterator[Choice]:
 def _for_study(look: Look, machine: Machine) -> Iterator[Choice]:
     folds = min(_FOLDS, look.fewest)
     if look.groups["val"] < _FEW_GROUPS and folds > 1:
-        words = f"val has {look.groups['val']} groups: one division says more about them than about models"
+        groups = plural(look.groups["val"], "group")
+        words = f"val has {groups}: one division says more about the division than about models"
         yield Choice("study", "objective.repeats", folds, words)
     where = machine.gpu or f"{machine.cores} cores without a GPU"
     words = f"a first look on {where}; tune --trials N goes on from there"
