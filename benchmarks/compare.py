@@ -27,9 +27,9 @@ from optuna.distributions import (
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.clips import write_experiment, write_squares, write_study
-from vidclf.search.record import OpenStudy
-from vidclf.search.study import load_study, open_study
-from vidclf.store import Store, open_store
+from vidclf.runs.store import Store, open_store
+from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.record.study import OpenStudy
 
 SEARCHED = """
 "model.C" = { low = 0.01, high = 100.0, log = true }

@@ -28,12 +28,13 @@ from torchvision import transforms
 from torchvision.models import resnet18
 from torchvision.models.video import r3d_18
 
-from vidclf import config, profiling
+from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.demo import render_demo_set
 from vidclf.data.manifest import Entry, Manifest, read_manifest
-from vidclf.experiment import ExperimentConfig, clip_store, parse_experiment
+from vidclf.inference import profiling
 from vidclf.models import MODELS
+from vidclf.runs.experiment import ExperimentConfig, clip_store, parse_experiment
 
 BATCH, WORKERS, LR = 4, 2, 1e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import brentq
 
-from vidclf import metrics
-from vidclf.intervals import METRICS, interval, paired, spent_alpha
+from vidclf.evaluation import metrics
+from vidclf.evaluation.intervals import METRICS, interval, paired, spent_alpha
 
 FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
 CLASSES = len(FREQUENCIES)

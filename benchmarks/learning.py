@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidclf import config, profiling
+from vidclf import config
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.demo import render_demo_set
 from vidclf.data.importing import import_clips
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import clip_store, divided, parse_experiment
+from vidclf.inference import profiling
 from vidclf.models import MODELS
+from vidclf.runs.experiment import clip_store, divided, parse_experiment
 
 Tree = dict[str, Any]
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vidclf import ranking
 from vidclf.data.demo import render_demo_set
-from vidclf.registry.confirm import confirm
-from vidclf.registry.confirm_plan import plan
-from vidclf.registry.testing import Scored, TestSplit
-from vidclf.search import tune
-from vidclf.search.display import PlainDisplay
-from vidclf.store import open_store
+from vidclf.evaluation import ranking
+from vidclf.registry.confirm import confirm, plan
+from vidclf.registry.test_split import Scored, TestSplit
+from vidclf.runs.store import open_store
+from vidclf.search.execution import tune
+from vidclf.search.execution.display import PlainDisplay
 
 EXPERIMENT = """
 [data]

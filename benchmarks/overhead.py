@@ -29,16 +29,17 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.clips import write_experiment, write_squares
-from vidclf import config, plots
-from vidclf.attempt import Attempt, Identity, Outcome, now_ms
-from vidclf.repeats import Repeats
-from vidclf.search import worker as workers
-from vidclf.search.record import OpenStudy
-from vidclf.search.study import load_study, open_study
-from vidclf.search.tune import tune
-from vidclf.store import Store, open_store
+from vidclf import config
+from vidclf.reports import plots
+from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
+from vidclf.runs.repeats import Repeats
+from vidclf.runs.store import Store, open_store
+from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.execution.tune import tune
+from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.deliverer import Deliverer
-from vidclf.tracking.news import News
+from vidclf.tracking.delivery_state import News
+from vidclf.workers import local as workers
 
 TRAINING_SECONDS = 0.5
 """How long the stand-in sleeps; nothing in vidclf is asked to be faster than two trials a second."""
@@ -88,9 +89,9 @@ def stand_in(experiment: Any, attempt: Attempt, report: Any, repeats: Repeats | 
 
 
 def work_with_stand_in(connection: Connection, threads: int, gpu: int | None) -> None:
-    import vidclf.experiment  # noqa: PLC0415
+    import vidclf.runs.experiment  # noqa: PLC0415
 
-    vidclf.experiment.run_experiment = stand_in
+    vidclf.runs.experiment.run_experiment = stand_in
     REAL_WORK(connection, threads, gpu)
 
 

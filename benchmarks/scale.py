@@ -33,18 +33,18 @@ from rich.table import Table
 from tests.bench import ScriptedWorker
 from tests.clips import write_experiment, write_squares, write_study
 from tests.services import OptunaProxy, PostgreSQL
-from vidclf.attempt import Outcome, now_ms
-from vidclf.search.display import PlainDisplay, StudyState
-from vidclf.search.messages import Progress, RunTask
-from vidclf.search.opening import Opening
-from vidclf.search.ownership import Ownership
-from vidclf.search.pruners import build_pruner
-from vidclf.search.record import OpenStudy
-from vidclf.search.samplers import build_sampler
-from vidclf.search.space import Space
-from vidclf.search.study import StudyDefinition, load_study, open_study
-from vidclf.search.supervisor import Supervisor
-from vidclf.store import open_store
+from vidclf.runs.folder import Outcome, now_ms
+from vidclf.runs.store import open_store
+from vidclf.search.definition.pruners import build_pruner
+from vidclf.search.definition.samplers import build_sampler
+from vidclf.search.definition.space import Space
+from vidclf.search.definition.study_file import StudyDefinition, load_study, open_study
+from vidclf.search.execution.display import PlainDisplay, StudyState
+from vidclf.search.execution.supervisor import Supervisor
+from vidclf.search.execution.trials import Opening
+from vidclf.search.record.owners import Ownership
+from vidclf.search.record.study import OpenStudy
+from vidclf.workers.protocol import Progress, RunTask
 
 EPOCHS = 12
 WORKERS = (1, 2, 4, 8, 16, 32, 64)

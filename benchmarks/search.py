@@ -18,15 +18,15 @@ from typing import Any
 
 import optuna
 
-from vidclf import profiling
 from vidclf.data.clips import ClipSet
 from vidclf.data.demo import render_demo_set
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import ExperimentConfig, Pruned, clip_store, divided, parse_experiment
+from vidclf.inference import profiling
 from vidclf.models import MODELS
-from vidclf.search.pruners import PrunerConfig, build_pruner
-from vidclf.search.samplers import SamplerConfig, build_sampler
-from vidclf.search.space import Space, build_space
+from vidclf.runs.experiment import ExperimentConfig, Pruned, clip_store, divided, parse_experiment
+from vidclf.search.definition.pruners import PrunerConfig, build_pruner
+from vidclf.search.definition.samplers import SamplerConfig, build_sampler
+from vidclf.search.definition.space import Space, build_space
 
 SPACE = {
     "train.lr": {"low": 1e-5, "high": 1e-1, "log": True},

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vidclf.attempt import Attempt, Identity, Outcome, Status
-from vidclf.store import Store, locked, open_store
+from vidclf.runs.folder import Attempt, Identity, Outcome, Status
+from vidclf.runs.store import Store, locked, open_store
 from vidclf.tracking.deliverer import Deliverer, prepare
 
 STARTED = 1_700_000_000_000

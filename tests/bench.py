@@ -11,18 +11,18 @@ import pytest
 from rich.console import Console
 
 from tests.clips import write_experiment, write_squares
-from tests.test_study import STUDY
-from vidclf.attempt import Attempt, Outcome, now_ms
-from vidclf.search import reconcile, supervisor
-from vidclf.search.display import PlainDisplay, StudyState
-from vidclf.search.messages import RunTask
-from vidclf.search.opening import Opening
-from vidclf.search.ownership import Ownership
-from vidclf.search.pruners import build_pruner
-from vidclf.search.record import OpenStudy
-from vidclf.search.samplers import build_sampler
-from vidclf.search.study import load_study, open_study
-from vidclf.store import Store
+from tests.search.definition.test_study_file import STUDY
+from vidclf.runs.folder import Attempt, Outcome, now_ms
+from vidclf.runs.store import Store
+from vidclf.search.definition.pruners import build_pruner
+from vidclf.search.definition.samplers import build_sampler
+from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.execution import recovery, supervisor
+from vidclf.search.execution.display import PlainDisplay, StudyState
+from vidclf.search.execution.trials import Opening
+from vidclf.search.record.owners import Ownership
+from vidclf.search.record.study import OpenStudy
+from vidclf.workers.protocol import RunTask
 
 Script = Callable[[RunTask, Connection], Outcome | None]
 
@@ -109,7 +109,7 @@ class Bench:
         opened = self.open()
         file = self.definition.file
         held = Ownership(opened)
-        reconcile.reconcile(opened)
+        recovery.reconcile(opened)
         opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
         opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
         display = PlainDisplay(Console(quiet=True))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.store import Store, open_store
+from vidclf.runs.store import Store, open_store
 
 from .attempts import fresh_store
 from .clips import write_squares

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.clips import write_experiment
-from tests.test_study import STUDY
+from tests.search.definition.test_study_file import STUDY
 from vidclf.data.manifest import Manifest
-from vidclf.experiment import load_experiment
 from vidclf.models.features import compute_features
-from vidclf.search.samplers import SamplerConfig, build_sampler
-from vidclf.search.study import load_study
-from vidclf.store import open_store
+from vidclf.runs.experiment import load_experiment
+from vidclf.runs.store import open_store
+from vidclf.search.definition.samplers import SamplerConfig, build_sampler
+from vidclf.search.definition.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from tests.clips import CLASSES, write_experiment, write_squares
-from vidclf import config, metrics
-from vidclf.attempt import Attempt, Identity
+from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
-from vidclf.experiment import ExperimentConfig, clip_store, load_experiment, run_experiment
+from vidclf.evaluation import metrics
 from vidclf.models import MODELS
+from vidclf.runs.experiment import ExperimentConfig, clip_store, load_experiment, run_experiment
+from vidclf.runs.folder import Attempt, Identity
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(

@@ -1,6 +1,6 @@
 """``python -m vidclf``."""
 
-from vidclf.cli import main
+from vidclf.cli.app import main
 
 if __name__ == "__main__":
     main()

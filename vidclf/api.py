@@ -7,22 +7,22 @@ from typing import Any
 
 import pandas as pd
 
-from vidclf import experiment as files
-from vidclf import ranking
-from vidclf.attempt import Status
-from vidclf.comparison.report import build
+from vidclf.cli.console import make_console, say
+from vidclf.comparison.data import build
 from vidclf.config import InputError
-from vidclf.experiment import ExperimentConfig
+from vidclf.evaluation import ranking
+from vidclf.inference.predict import Prediction, predict_files
 from vidclf.models import load_model as load_saved
 from vidclf.models.saved import SavedModel
-from vidclf.predict import Prediction, predict_files
-from vidclf.registry.find import resolve_model
-from vidclf.search import tune
-from vidclf.search.display import PlainDisplay
-from vidclf.search.tally import Ending
-from vidclf.store import find_store, open_store
-from vidclf.terminal import make_console, say
-from vidclf.train import train
+from vidclf.registry.resolve import resolve_model
+from vidclf.runs import experiment as files
+from vidclf.runs.experiment import ExperimentConfig
+from vidclf.runs.folder import Status
+from vidclf.runs.store import find_store, open_store
+from vidclf.search.execution import tune
+from vidclf.search.execution.budget import Ending
+from vidclf.search.execution.display import PlainDisplay
+from vidclf.tracking.train import train
 
 PathLike = str | Path
 Say = Callable[[str], None]

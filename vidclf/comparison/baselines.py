@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from vidclf import config, metrics
-from vidclf.attempt import Attempt
-from vidclf.comparison.gather import Block, Line
+from vidclf import config
+from vidclf.comparison.rows import Block, Line
 from vidclf.config import InputError
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.splitting import split_by_fold
+from vidclf.evaluation import metrics
+from vidclf.runs.folder import Attempt
 
 Counts = Mapping[str, Mapping[str, int]]
 """Clips by split and class."""
@@ -120,7 +121,7 @@ def _majority(block: Block, counts: Sequence[Counts]) -> Line:
 
 
 def _prior_scores(counts: Counts) -> dict[str, float]:
-    """`vidclf.metrics.evaluate` of one division of the clips; needs their numbers only."""
+    """`vidclf.evaluation.metrics.evaluate` of one division of the clips; needs their numbers only."""
     classes = sorted(set().union(*counts.values()))
     train = np.array([counts["train"].get(name, 0) for name in classes], dtype=np.float64)
     val = [counts["val"].get(name, 0) for name in classes]

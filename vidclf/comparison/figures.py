@@ -10,15 +10,15 @@ import numpy as np
 from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
-from vidclf import ranking
-from vidclf.comparison.clips import predictions
-from vidclf.comparison.gather import Block, Line
-from vidclf.comparison.words import cost_words, metric_words
-from vidclf.pages import COLOURS, scale
-from vidclf.ranking import LATENCY, SIZE
+from vidclf.comparison.label_errors import predictions
+from vidclf.comparison.rows import Block, Line
+from vidclf.comparison.verdict_text import cost_words, metric_words
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import LATENCY, SIZE
+from vidclf.reports.html import COLOURS, scale
 
 if TYPE_CHECKING:
-    from vidclf.comparison.growth import Growth
+    from vidclf.comparison.learning_curve import Growth
 
 _POINTS = 1000
 """Points in a figure beside the front, at most."""

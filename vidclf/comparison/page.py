@@ -7,15 +7,16 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from vidclf import pages, ranking
 from vidclf.comparison import figures
-from vidclf.comparison.clips import Pooled, pool, thumbnail
-from vidclf.comparison.gather import Block, Line
-from vidclf.comparison.report import Comparison, Part
-from vidclf.comparison.words import judged_on, metric_words, name_of, values_of
-from vidclf.ranking import FILE_LATENCY, LATENCY, SIZE
-from vidclf.search.figures import importances
-from vidclf.search.overview import FEWEST, Overview
+from vidclf.comparison.data import Comparison, Part
+from vidclf.comparison.label_errors import Pooled, pool, thumbnail
+from vidclf.comparison.rows import Block, Line
+from vidclf.comparison.verdict_text import judged_on, metric_words, name_of, values_of
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
+from vidclf.reports import html as pages
+from vidclf.search.report.data import FEWEST, Overview
+from vidclf.search.report.figures import importances
 
 _SHOWN_CLIPS = 24
 """Clips that are shown with a picture, at most."""

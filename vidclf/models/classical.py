@@ -29,7 +29,7 @@ from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import compute_features
 from vidclf.models.networks import NETWORKS
-from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 _DEFAULT_SIZE = networks.UNTRAINED.size
 """Pixels; a framing has a size even where no frame is looked at."""

@@ -20,9 +20,9 @@ from vidclf.config import digest
 from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
+from vidclf.models.checkpoint import Progress
 from vidclf.models.forward import Forward
 from vidclf.models.macs import multiply_accumulates
-from vidclf.models.progress import Progress
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network
 from vidclf.models.views import View, Views, content_key

@@ -29,7 +29,7 @@ from vidclf.models.archive import check_archive
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.feature_store import Framing, feature_matrix, square_view
-from vidclf.models.steps import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 ESTIMATOR = "estimator.skops"
 _ARGUMENTS = "classical.json"
@@ -38,10 +38,10 @@ TRUSTED_TYPES = (
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
-    "vidclf.models.steps.BlockScaler",
-    "vidclf.models.steps.HistogramKernel",
-    "vidclf.models.steps.NearestNeighbours",
-    "vidclf.models.steps.PrincipalComponents",
+    "vidclf.models.preprocessing.BlockScaler",
+    "vidclf.models.preprocessing.HistogramKernel",
+    "vidclf.models.preprocessing.NearestNeighbours",
+    "vidclf.models.preprocessing.PrincipalComponents",
 )
 """Types beyond skops' own defaults that a saved estimator may hold."""
 

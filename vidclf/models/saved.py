@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vidclf.calibration import BOUNDS, apply_temperature
 from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.evaluation.calibration import BOUNDS, apply_temperature
 from vidclf.models.base import Classifier, Probabilities
 
 CARD = "vidclf.json"
@@ -31,7 +31,7 @@ class Card:
         experiment: The resolved config that it was trained with.
         trained_on: Content digest and group of every training clip.
         versions: Libraries at training time.
-        temperature: By which its logits are divided, see `vidclf.calibration`.
+        temperature: By which its logits are divided, see `vidclf.evaluation.calibration`.
         format: Version of this folder's layout.
     """
 

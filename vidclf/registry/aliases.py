@@ -8,8 +8,8 @@ from typing import Literal
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vidclf.attempt import now_ms
 from vidclf.config import InputError, did_you_mean
+from vidclf.runs.folder import now_ms
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PREFIX = "vidclf.history."

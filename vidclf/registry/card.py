@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from vidclf import intervals
-from vidclf.attempt import Attempt
-from vidclf.intervals import CONFIDENCE
+from vidclf.evaluation import intervals
+from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.models.saved import read_card
 from vidclf.registry.gates import Gate
-from vidclf.registry.testing import TestResult, TestSplit
+from vidclf.registry.test_split import TestResult, TestSplit
+from vidclf.runs.folder import Attempt
 from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import metric_key
 

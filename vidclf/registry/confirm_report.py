@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.attempt import Attempt
-from vidclf.intervals import CONFIDENCE, Interval, Paired
-from vidclf.naming import plural
-from vidclf.ranking import OTHER_LOAD, TrialRow, disturbed
-from vidclf.registry.fetch import fetch_study_file
-from vidclf.search.record import OpenStudy
+from vidclf.evaluation.intervals import CONFIDENCE, Interval, Paired
+from vidclf.evaluation.ranking import OTHER_LOAD, TrialRow, disturbed
+from vidclf.labels import plural
+from vidclf.registry.download import fetch_study_file
+from vidclf.runs.folder import Attempt
+from vidclf.search.record.study import OpenStudy
 
 REPORT = "confirm.json"
 """Artifact of the study's own run: what was found."""

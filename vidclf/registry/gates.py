@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf import intervals
 from vidclf.config import InputError
-from vidclf.intervals import CONFIDENCE, Paired
-from vidclf.search.gates import COSTS, Gates
+from vidclf.evaluation import intervals
+from vidclf.evaluation.intervals import CONFIDENCE, Paired
+from vidclf.search.record.settings import COSTS, Gates
 
 Labels = NDArray[np.int64]
 

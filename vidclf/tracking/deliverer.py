@@ -30,11 +30,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
-from vidclf.attempt import Attempt, Identity
-from vidclf.problems import filled
-from vidclf.store import Store, locked, without_password
-from vidclf.tracking.news import News, Receipt
-from vidclf.tracking.notes import run_note
+from vidclf.runs.folder import Attempt, Identity
+from vidclf.runs.store import Store, locked, without_password
+from vidclf.runs.store_checks import filled
+from vidclf.tracking.delivery_state import News, Receipt
+from vidclf.tracking.run_description import run_note
 
 log = logging.getLogger(__name__)
 

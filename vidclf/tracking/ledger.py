@@ -14,9 +14,9 @@ import mlflow.artifacts
 from mlflow.entities import LifecycleStage, Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
-from vidclf.attempt import Attempt, now_ms
 from vidclf.config import InputError
-from vidclf.store import Store
+from vidclf.runs.folder import Attempt, now_ms
+from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer, metric_key, mlflow_exists
 
 if TYPE_CHECKING:  # to look at a study is to be quick
@@ -124,7 +124,7 @@ class Ledger:
 
     def predictions(self, read: Read, name: str) -> "pd.DataFrame":
         """A table that `finish` was given."""
-        from vidclf.metrics import read_predictions  # noqa: PLC0415
+        from vidclf.evaluation.metrics import read_predictions  # noqa: PLC0415
 
         store = self._deliverer.store
         path = mlflow.artifacts.download_artifacts(

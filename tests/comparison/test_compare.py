@@ -1,0 +1,106 @@
+"""Ranking and the Pareto front."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import CONTENDED, FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
+
+
+def row(
+    number: int, value: float | None, ms: float | None = 1.0, mb: float = 1.0, **more: object
+) -> TrialRow:
+    metrics = {SIZE: mb, **({} if ms is None else {LATENCY: ms})}
+    state = "complete" if value is not None else "pruned"
+    fields: dict[str, object] = {"base": "svm", "feasible": True, "reused_from": None, **more}
+    return TrialRow("s", number, state, model="svm", value=value, params={}, metrics=metrics, **fields)  # type: ignore[arg-type]
+
+
+def numbers(rows: list[TrialRow]) -> list[int]:
+    return [found.number for found in rows]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, ""),
+        (
+            {LATENCY: 10.0, FILE_LATENCY: 9.0},
+            "the machine was busy (it took longer without reading the file than with it)",
+        ),
+        ({LATENCY: 10.0, FILE_LATENCY: 11.0, OTHER_LOAD: 0.1}, ""),
+        ({LATENCY: 10.0, FILE_LATENCY: 9.0, OTHER_LOAD: 0.25}, "other programs used 25 % of the machine"),
+        ({CONTENDED: 1.0}, "other trials computed"),
+    ],
+)
+def test_latencies_that_cannot_be_believed_say_why(metrics: dict[str, float], words: str) -> None:
+    assert ranking.disturbed(metrics) == words
+
+
+def test_ranking_is_by_value_then_size_then_latency_then_number() -> None:
+    rows = [row(0, 0.5), row(1, 0.9, mb=2.0), row(2, 0.9, ms=3.0), row(3, 0.9, ms=2.0), row(4, 0.9, ms=2.0)]
+    assert numbers(ranking.ranked(rows, "maximize")) == [3, 4, 2, 1, 0]
+    assert numbers(ranking.ranked(rows, "minimize"))[0] == 0
+
+
+def test_only_own_complete_feasible_trials_are_ranked() -> None:
+    rows = [row(0, None), row(1, 0.9, feasible=False), row(2, 0.9, reused_from=3), row(3, 0.9)]
+    assert numbers(ranking.ranked(rows, "maximize")) == [3]
+
+
+def test_the_front_holds_what_nothing_beats_at_once() -> None:
+    rows = [
+        row(0, 0.9, ms=9.0),
+        row(1, 0.8, ms=2.0),
+        row(2, 0.7, ms=5.0),
+        row(3, 0.6, ms=5.0, mb=0.1),
+        row(4, 0.8, ms=2.0),
+    ]
+    assert numbers(ranking.pareto_front(rows, "maximize")) == [0, 1, 3]
+
+
+def shown(rows: list[TrialRow]) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(ranking.leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
+    return console.export_text()
+
+
+def test_the_leaderboard_shows_every_base_and_the_whole_front() -> None:
+    rows = [row(n, 0.9 - n / 100, ms=5.0) for n in range(5)]
+    rows += [
+        row(5, 0.5, ms=5.0, base="tiny2d"),
+        row(6, 0.4, ms=0.5, base="tiny2d"),
+        row(7, 0.3, base="tiny2d", ms=9.0),
+    ]
+    text = shown(rows)
+    assert "6* tiny2d" in " ".join(text.split())
+    assert "5 tiny2d" in " ".join(text.split())
+    assert "4 complete trials are not shown" in text
+
+
+def test_equal_latencies_of_one_shape_are_explained() -> None:
+    once = "measured once for all trials of one shape"
+    assert once in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="a")])
+    assert once not in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="b")])
+
+
+def test_without_latency_there_is_no_front() -> None:
+    text = shown([row(0, 0.9, ms=None), row(1, 0.8, ms=None)])
+    assert "*" not in text
+    assert "optimistic" in text
+
+
+@pytest.mark.parametrize(
+    "metric", ["val/loss", "epoch/val/loss", "val/ece", "val/macro_f1_std", SIZE, LATENCY]
+)
+def test_of_these_the_lowest_is_the_best(metric: str) -> None:
+    assert ranking.lower_is_better(metric)
+
+
+@pytest.mark.parametrize(
+    "metric", ["val/macro_f1", "test/roc_auc", "val/recall/loss", "val/recall/weight_loss"]
+)
+def test_of_these_the_highest_is_the_best(metric: str) -> None:
+    assert not ranking.lower_is_better(metric)

@@ -1,0 +1,625 @@
+"""Studies and runs side by side: what is ranked with what, what is said of it, and what a page holds."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from typer.testing import CliRunner, Result
+
+from tests.attempts import fresh_store
+from tests.clips import CLASSES, write_experiment
+from vidclf import config
+from vidclf.cli import compare
+from vidclf.cli.app import app
+from vidclf.comparison import label_errors, learning_curve, verdict_text
+from vidclf.comparison.baselines import Baselines, baselines
+from vidclf.comparison.data import Comparison, Part
+from vidclf.comparison.figures import pareto
+from vidclf.comparison.page import write_page
+from vidclf.comparison.rows import Block, Clips, Line, gather
+from vidclf.comparison.significance import separate
+from vidclf.config import InputError
+from vidclf.data.clips import ClipSet
+from vidclf.data.manifest import Entry, Manifest
+from vidclf.data.splitting import group_of
+from vidclf.evaluation import metrics
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
+from vidclf.models import MODELS
+from vidclf.reports import html
+from vidclf.runs.experiment import clip_store, load_experiment
+from vidclf.runs.folder import Attempt, Identity, Outcome
+from vidclf.runs.store import TRAIN, Store
+from vidclf.search.record.storage import open_storage
+from vidclf.search.record.study import DEFINITION
+
+BASES = CategoricalDistribution(["svm", "tiny"])
+C = FloatDistribution(0.01, 100.0, log=True)
+LR = FloatDistribution(1e-5, 1e-1, log=True)
+# base, macro F1, ms, MB of each trial of the study "s"; a score of None was pruned.
+TRIALS: Sequence[tuple[str, float | None, float, float]] = (
+    ("svm", 0.90, 20.0, 2.0),
+    ("svm", 0.85, 30.0, 2.0),
+    ("tiny", 0.80, 4.0, 0.2),
+    ("tiny", 0.60, 2.0, 0.2),
+    ("tiny", None, 2.0, 0.2),
+)
+
+
+def identity(name: str, digest: str, **tags: str) -> Identity:
+    every = {"vidclf.data_digest": digest, "vidclf.test_digest": "t" * 64, "split/leak": "false", **tags}
+    counts = {
+        "train": {"down": 4, "right": 2},
+        "val": {"down": 2, "right": 2},
+        "test": {"down": 1, "right": 1},
+    }
+    dataset = {"name": "squares", "digest": digest[:32], "source": "m.csv", "profile": json.dumps(counts)}
+    return Identity(f"id-{name}", "squares", name, None, 1, every, {}, dataset)
+
+
+def add_study(
+    store: Store, name: str, bases: Mapping[str, Any], digest: str, trials: Sequence[Any] = TRIALS
+) -> None:
+    storage = open_storage(store)
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    stored = {
+        "uuid": f"{name}-0123456789",
+        "question": "Which?",
+        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
+        "constraints": [],
+        "bases": bases,
+        "experiment": "squares",
+        "fingerprint": {f"base {stem}: clips": digest for stem in bases},
+    }
+    study.set_user_attr(DEFINITION, json.dumps(stored))
+    for number, (base, value, ms, mb) in enumerate(trials):
+        key, kind = ("model.C", C) if base == "svm" else ("train.lr", LR)
+        scores = {"val/macro_f1": value, "val/accuracy": value, SIZE: mb, LATENCY: ms} if value else {}
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if value else TrialState.PRUNED,
+                value=value,
+                params={"base": base, key: 0.05},
+                distributions={"base": BASES, key: kind},
+                user_attrs={"metrics": scores},
+            )
+        )
+        attempt = store.attempt(f"{name}-{stored['uuid'][:8]}", f"{number:05d}")
+        attempt.create(
+            identity(f"{name}-{number}", digest, **{"vidclf.study": name, "vidclf.trial": str(number)})
+        )
+    own = store.attempt(f"{name}-{stored['uuid'][:8]}", "study")
+    own.create(identity(f"{name}-study", digest, **{"vidclf.study": name, "vidclf.role": "study"}))
+
+
+def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[float]) -> None:
+    """Predictions for val; ``right`` is each clip's probability of its label."""
+    entries = manifest.split("val")
+    labels = np.array([manifest.classes.index(entry.label) for entry in entries])
+    probabilities = np.tile(1 - np.array(right)[:, None], (1, 2))
+    probabilities[np.arange(len(labels)), labels] = right
+    paths, groups = [entry.clip_path for entry in entries], [entry.group for entry in entries]
+    table = metrics.predictions_table(paths, labels, probabilities, manifest.classes, groups)
+    (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
+    table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> tuple[Store, Path]:
+    """Two studies of different clips, a single run on those of the first, and a folder of experiments."""
+    folder = tmp_path_factory.mktemp("made")
+    store = fresh_store(folder, tmp_path_factory)
+    experiments = folder / "experiments"
+    (experiments / "squares").mkdir(parents=True)
+    published = '[published]\nsource = "A script"\n[published.metrics]\n"test/accuracy" = 0.99\n'
+    path = write_experiment(experiments / "squares" / "known.toml", "volume3d", squares.path)
+    path.write_text(path.read_text() + published)
+    (experiments / "other.toml").write_text(
+        f'[data]\nmanifest = "elsewhere/manifest.csv"\n[model]\nkind = "svm"\n{published}'
+    )
+    trees = {}
+    for stem, kind in (("svm", "svm"), ("tiny", "frames2d")):
+        path = write_experiment(folder / f"{stem}.toml", kind, squares.path)
+        trees[stem] = config.dump(load_experiment(path))
+    here, there = squares.digest(), "f" * 64
+    add_study(store, "s", trees, here)
+    add_study(store, "foreign", trees, there, [("svm", 0.99, 1.0, 0.1)])
+    run = store.attempt(TRAIN, "svm-1")
+    run.create(identity("svm", here))
+    config.write_toml(trees["svm"], run.config)
+    scores = {"val/macro_f1": 0.7, "val/accuracy": 0.7, SIZE: 2.0, LATENCY: 20.0}
+    run.finish(Outcome("complete", "", scores, 2))
+    write_predictions(store.attempt("s-s-012345", "00000"), squares, [0.9, 0.2, 0.9, 0.9])
+    write_predictions(store.attempt("s-s-012345", "00002"), squares, [0.6, 0.1, 0.4, 0.9])
+    return store, experiments
+
+
+def labels(lines: Sequence[Line]) -> list[str]:
+    return [line.label for line in lines]
+
+
+def test_lines_are_ranked_only_with_lines_of_the_same_clips(
+    made: tuple[Store, Path], squares: Manifest
+) -> None:
+    here, there = gather([], made[0])
+    assert labels(here.ranked) == ["trial 0 of s", "trial 1 of s", "trial 2 of s", "run svm", "trial 3 of s"]
+    assert labels(there.ranked) == ["trial 0 of foreign"]  # though its figure is the best of all
+    assert (here.clips.name, len(here.lines)) == (squares.path.parent.name, 6)
+
+
+def test_the_best_of_each_family_and_study_lead_with_the_front(made: tuple[Store, Path]) -> None:
+    block = gather(["s"], made[0])[0]
+    assert labels(block.leaders) == ["trial 0 of s", "trial 2 of s", "trial 3 of s"]
+    assert labels(block.front) == ["trial 0 of s", "trial 2 of s", "trial 3 of s"]
+    assert labels(block.best) == ["trial 0 of s", "trial 2 of s"]
+    assert [line.family for line in block.best] == ["svm", "frames2d tiny2d"]
+
+
+def test_what_was_asked_for_by_itself_is_shown_however_it_ranks(made: tuple[Store, Path]) -> None:
+    block = gather(["svm-1"], made[0])[0]
+    assert labels(block.leaders) == ["run svm"]
+    assert "model.features" in block.leaders[0].params
+    assert not any("manifest" in key for key in block.leaders[0].params)
+
+
+def test_a_trial_is_found_by_its_run(made: tuple[Store, Path]) -> None:
+    store, _ = made
+    attempt = store.attempt("s-s-012345", "00001")
+    receipt = {
+        "uri": store.mlflow_uri,
+        "run_id": "abc",
+        "config": None,
+        "offset": 0,
+        "files": {},
+        "ended": None,
+    }
+    (attempt.folder / "delivery.json").write_text(json.dumps({**receipt, "model_id": None}))
+    block = gather(["abc", "svm-1"], store)[0]
+    assert labels(block.leaders) == ["trial 1 of s", "run svm"]
+    both = gather(["abc", "s"], store)[0]
+    assert len(both.lines) == 5  # the study holds it anyway
+    assert "trial 1 of s" in labels(both.leaders)  # which no study alone would show
+    assert "trial 1 of s" not in labels(gather(["s"], store)[0].leaders)
+
+
+def test_names_that_mean_nothing_are_refused_all_at_once(made: tuple[Store, Path]) -> None:
+    with pytest.raises(InputError) as refused:
+        gather(["foreigm", "nothing"], made[0])
+    assert len(refused.value.problems) == 2
+    assert "did you mean foreign?" in refused.value.problems[0]
+    assert "studies: s, foreign; runs: svm-1" in refused.value.problems[1]
+    with pytest.raises(InputError, match="did you mean val/accuracy"):
+        gather([], made[0], "val/acuracy")
+    experiment = made[1] / "squares" / "known.toml"
+    with pytest.raises(InputError, match=r"known\.toml: this is an experiment; name a study or a run"):
+        gather([str(experiment)], made[0])
+
+
+def test_an_empty_store_is_left_empty(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to compare"):
+        gather([], Store(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_losses_rank_from_the_lowest(made: tuple[Store, Path]) -> None:
+    block = gather(["s"], made[0], SIZE)[0]
+    assert block.ranked[0].label == "trial 3 of s"  # as small as trial 2, and faster
+
+
+def without_folders(block: Block) -> Block:
+    """A block whose clips nobody recorded."""
+    return replace(block, studies={}, lines=[replace(line, attempt=None) for line in block.lines])
+
+
+def test_the_majority_scores_what_a_trained_one_does(made: tuple[Store, Path], squares: Manifest) -> None:
+    block = gather(["s"], made[0])[0]
+    floor = baselines(block, made[1]).majority
+    assert floor is not None
+    # 4 of "down" and 2 of "right" to train on, 2 and 2 to judge by.
+    assert floor.metrics["val/accuracy"] == 0.5
+    assert floor.metrics["val/macro_f1"] == pytest.approx(2 * 2 / (4 + 2) / 2)
+    assert floor.metrics["val/loss"] == pytest.approx(-np.log([4 / 6, 2 / 6]).mean())
+    experiment = load_experiment(write_experiment(made[1].parent / "m.toml", "majority", squares.path))
+    store = clip_store(experiment)
+    model = MODELS["majority"].build(experiment, squares.classes)
+    val = ClipSet.of_split(squares, "val", store)
+    model.fit(ClipSet.of_split(squares, "train", store), val, lambda step, values: None)
+    trained = metrics.evaluate(val.labels, model.predict_proba(val), squares.classes)
+    from_manifest = baselines(without_folders(block), made[1]).majority
+    assert from_manifest is not None
+    assert {f"val/{name}": value for name, value in trained.items()} == pytest.approx(from_manifest.metrics)
+
+
+@pytest.mark.parametrize(("folds", "val_clips"), [("fold 1 of 2", {4, 6}), ("2 folds", {10})])
+def test_folds_are_counted_as_they_were_judged(
+    made: tuple[Store, Path], folds: str, val_clips: set[int]
+) -> None:
+    block = gather(["s"], made[0])[0]
+    folded = replace(block, clips=replace(block.clips, folds=folds))
+    assert "holds other clips now" in baselines(folded, made[1]).notes[0]  # than were recorded
+    unrecorded = baselines(without_folders(folded), made[1])
+    assert unrecorded.val_clips in val_clips
+    assert unrecorded.majority is not None
+    assert 0.3 <= unrecorded.majority.metrics["val/accuracy"] <= 0.7
+
+
+def test_published_figures_are_those_of_the_data_set_and_never_ranked(made: tuple[Store, Path]) -> None:
+    block = gather(["s"], made[0])[0]
+    (line,) = baselines(block, made[1]).published
+    assert (line.label, line.family) == ("published, squares/known", "volume3d tiny3d")
+    assert line.metrics == {"test/accuracy": 0.99}
+    assert block.rank(line) is None
+
+
+def test_a_broken_experiment_file_is_a_note_and_no_end(made: tuple[Store, Path], tmp_path: Path) -> None:
+    (tmp_path / "torn.toml").write_text("[data")
+    measured = baselines(gather(["s"], made[0])[0], tmp_path)
+    assert ["torn.toml: not valid TOML" in note for note in measured.notes] == [True]
+
+
+def measured_of(clips_: int = 4) -> Baselines:
+    return Baselines([{"train": {"a": 1}, "val": {"a": clips_}}], None, [], [])
+
+
+def with_floor(made: tuple[Store, Path], floor: float) -> Block:
+    return replace(gather(["s"], made[0])[0], floor=floor)
+
+
+def test_the_answer_names_the_best_and_what_is_cheaper(made: tuple[Store, Path]) -> None:
+    found = verdict_text.answer(with_floor(made, 0.3), measured_of(clips_=8))
+    assert found.headline == (
+        "Ship svm: trial 0 of s, macro F1 0.900 on val of 8 clips, 20.0 ms a clip, 2.00 MB."
+    )
+    assert found.others == [
+        "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800, "
+        "4.0 ms a clip, 0.20 MB.",
+        "No more than one val clip lies between it and 2 other models, which is chance: "
+        "svm, frames2d tiny2d.",
+    ]
+
+
+def test_a_single_kind_of_model_is_no_comparison_of_kinds(made: tuple[Store, Path]) -> None:
+    block = with_floor(made, 0.3)
+    alone = replace(block, lines=[line for line in block.lines if line.model == "svm"])
+    said = "Nothing but svm was tried on these clips; another kind may do better."
+    assert verdict_text.answer(alone, measured_of()).others[-1] == said
+    assert said not in verdict_text.answer(block, measured_of()).others
+
+
+def test_the_answer_names_the_split_that_the_metric_is_of(made: tuple[Store, Path]) -> None:
+    found = verdict_text.answer(gather(["s"], made[0], SIZE)[0], measured_of(clips_=8))
+    assert found.headline == ("Ship frames2d tiny2d: trial 3 of s, file mb 0.200, 2.0 ms a clip, 0.20 MB.")
+    tested = [
+        replace(line, metrics={**line.metrics, "test/accuracy": 0.5}) for line in with_floor(made, 0).lines
+    ]
+    block = Block(Clips("c", ""), "test/accuracy", "maximize", tested, {})
+    assert "accuracy 0.900 on test, 20.0 ms" in verdict_text.answer(block, measured_of(clips_=8)).headline
+
+
+def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Path]) -> None:
+    hopeless = verdict_text.answer(with_floor(made, 0.95), measured_of())
+    assert hopeless.headline.startswith("Ship none of these: the best, trial 0")
+    # What is cheaper and no better than the floor is no alternative.
+    assert "faster" not in " ".join(verdict_text.answer(with_floor(made, 0.87), measured_of()).others)
+    assert labels(with_floor(made, 0.7).front) == ["trial 0 of s", "trial 2 of s"]
+
+
+def test_clips_without_groups_and_impossible_latencies_are_noted(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = with_floor(made, 0.3)
+
+    def said(of: Block) -> str:
+        return "\n".join(verdict_text.notes(of, measured_of(), [], lambda _: 0))
+
+    assert "name no groups" not in said(block)
+    assert "took longer without reading the file" not in said(block)
+    best = block.ranked[0]
+    odd = replace(best, metrics={**best.metrics, FILE_LATENCY: best.metrics[LATENCY] - 1.0})
+    lines = [odd if line is best else line for line in block.lines]
+    monkeypatch.setattr(verdict_text, "tags", lambda _: {"split/grouped": "false"})
+    assert "Clips name no groups, so each counts as one" in said(block)
+    assert "took longer without reading the file" in said(replace(block, lines=lines))
+    assert "too high" not in said(block)
+    for share, told in (
+        (0.05, ""),
+        (0.42, "One model's latency was measured while other programs used 42 %"),
+    ):
+        busy = replace(best, metrics={**best.metrics, OTHER_LOAD: share})
+        lines = [busy if line is best else line for line in block.lines]
+        assert told in said(replace(block, lines=lines))
+        assert ("too high" in said(replace(block, lines=lines))) == bool(told)
+    lines = [replace(line, metrics={**line.metrics, OTHER_LOAD: 0.42}) for line in block.lines]
+    timed = [line for line in replace(block, lines=lines).ranked if LATENCY in line.metrics]
+    told = f"The latencies of {len(timed)} models, as that of {timed[0].label}, were measured while other"
+    assert told in said(replace(block, lines=lines))
+
+
+def test_the_notes_say_what_flatters(made: tuple[Store, Path]) -> None:
+    block, asked = with_floor(made, 0.7), []
+
+    def reads(digest: str) -> int:
+        asked.append(digest)
+        return 3 * (len(asked) - 1)
+
+    said = verdict_text.notes(block, measured_of(), [], reads)
+    text = "\n".join(said)
+    assert "the best of 4 is partly the luckiest of 4" in text
+    assert "The test split was not read." in said
+    assert "moves accuracy by 25.0 points" in text
+    assert "1 model is no better than always saying the most frequent class." in said
+    assert "Not ranked because not complete: 1 pruned." in said
+    assert "vidclf confirm" in text
+    assert "The test split was read 3 times." in verdict_text.notes(block, measured_of(), [], reads)
+    assert asked == 2 * ["t" * 64]
+
+
+def test_a_label_that_all_models_contradict_is_in_doubt() -> None:
+    right = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8]])
+    assert label_errors.label_doubts(np.array([0, 0, 1, 1]), right) == []
+    # The last is labelled 0 and looks as class 1 does; the one before is only unsure.
+    probabilities = np.vstack([right, [[0.55, 0.45]], [[0.05, 0.95]]])
+    assert label_errors.label_doubts(np.array([0, 0, 1, 1, 0, 0]), probabilities) == [(5, 1)]
+
+
+@given(st.integers(2, 5), st.integers(0, 1000))
+def test_doubts_are_below_their_class_and_suggest_a_likelier_one(classes: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.ones(classes), 30)
+    given_ = generator.integers(0, classes, 30)
+    found = label_errors.label_doubts(given_, probabilities)
+    gaps = [probabilities[row, other] - probabilities[row, given_[row]] for row, other in found]
+    assert gaps == sorted(gaps, reverse=True)
+    for row, other in found:
+        mine, theirs = probabilities[given_ == given_[row]], probabilities[given_ == other]
+        assert probabilities[row, given_[row]] < mine[:, given_[row]].mean()
+        assert probabilities[row, other] >= theirs[:, other].mean()
+
+
+def test_clips_that_every_model_gets_wrong_are_pooled(made: tuple[Store, Path], squares: Manifest) -> None:
+    pooled = label_errors.pool(gather(["s"], made[0])[0].best)
+    assert pooled is not None
+    assert pooled.models == 2
+    wrong = pooled.always_wrong()
+    entry = squares.split("val")[1]
+    assert list(wrong.index) == [str(entry.clip_path)]
+    other = next(name for name in CLASSES if name != entry.label)
+    assert wrong.iloc[0]["said"] == other
+    assert [(doubt.clip_path, doubt.suggested) for doubt in pooled.doubts()] == [
+        (str(entry.clip_path), other)
+    ]
+    assert pooled.doubts()[0].given == pytest.approx(0.15)
+
+
+def test_a_missing_file_gives_no_picture(squares: Manifest) -> None:
+    assert label_errors.thumbnail("gone.avi") == ""
+    assert label_errors.thumbnail(str(squares.entries[0].clip_path)).startswith('<img alt="v_')
+
+
+def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> Line:
+    """A line whose confirmed predictions are wrong on those of 2 clips a group."""
+    rows = [
+        {"clip_path": f"{clip}", "label": "ab"[clip % 2], "group": f"g{clip // 2}", "repeat": repeat}
+        for repeat in range(repeats)
+        for clip in range(2 * groups)
+    ]
+    for row in rows:
+        clip = int(row["clip_path"])  # type: ignore[arg-type]
+        row["predicted"] = "ab"[(clip + (clip in wrong)) % 2]
+    attempt = Attempt(folder)
+    (attempt.artifacts / "confirm").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(attempt.artifacts / "confirm" / "predictions.csv", index=False)
+    return Line(folder.name, 0, "complete", "svm", "svm", 0.9, {}, {}, attempt=attempt)
+
+
+def test_only_predictions_that_selected_nothing_give_a_verdict(
+    made: tuple[Store, Path], tmp_path: Path
+) -> None:
+    assert separate(gather(["s"], made[0])[0].ranked, "macro_f1") == []
+    best = confirmed(tmp_path / "best", set())
+    alike = confirmed(tmp_path / "alike", {3})
+    poor = confirmed(tmp_path / "poor", set(range(0, 24, 2)))
+    same, worse = separate([best, alike, poor], "accuracy")
+    assert same.verdict == "cannot tell"
+    assert same.words.startswith(
+        "trial 0 of alike is not distinguishable from trial 0 of best at 95 % over all 3 (accuracy, "
+    )
+    assert worse.verdict == "worse"
+    assert "difference -0.500" in worse.words
+    assert "12 groups" in worse.words
+
+
+def test_growing_parts_hold_every_class_and_whole_groups(squares: Manifest) -> None:
+    entries = [
+        Entry(Path(f"{label}{group}{take}"), label, f"g{group}", "train")
+        for group in range(8)
+        for label in ("a", "b")
+        for take in range(2)
+        if label == "a" or group == 5
+    ]
+    for draw in range(learning_curve.DRAWS):
+        parts = learning_curve._parts(entries, draw)
+        sizes = [len({group_of(entry) for entry in part}) for part in parts]
+        assert sizes == sorted(sizes)
+        assert sizes[-1] == 8
+        for part in parts:
+            assert {entry.label for entry in part} == {"a", "b"}
+            chosen = {group_of(entry) for entry in part}
+            assert part == [entry for entry in entries if group_of(entry) in chosen]
+
+
+def test_a_learning_curve_trains_on_more_and_more(made: tuple[Store, Path]) -> None:
+    block = gather(["svm-1"], made[0])[0]
+    steps: list[int] = []
+    curve = learning_curve.grow(block.ranked[0], "size/file_mb", lambda: steps.append(1))
+    assert curve.metric == "val/macro_f1"
+    assert len(steps) == learning_curve.DRAWS * len(learning_curve.SHARES)
+    assert curve.groups[-1] == 3  # squares have three groups to train on
+    assert all(0 <= score <= 1 for draws in curve.scores for score in draws)
+    assert "too few training groups" in curve.words
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((0.5, 0.6, 0.7, 0.8), "still rises"),
+        ((0.5, 0.7, 0.8, 0.8), "levelled off"),
+        ((0.5, 0.6, 0.8, 0.7), "falls at the end"),
+    ],
+)
+def test_a_curve_says_what_it_shows(scores: Sequence[float], said: str) -> None:
+    line = Line("s", 1, "complete", "svm", "svm", 0.8, {}, {})
+    curve = learning_curve.Growth(line, "val/macro_f1", (2, 4, 6, 8), [[score] * 3 for score in scores])
+    assert said in curve.words
+    noisy = replace(curve, scores=[*curve.scores[:2], [0.5, 0.8, 0.9], [0.7, 0.7, 0.8]])
+    assert "nobody can tell" in noisy.words
+
+
+def test_expensive_models_are_left_out_of_curves(made: tuple[Store, Path]) -> None:
+    block = gather(["svm-1"], made[0])[0]
+    slow = [replace(line, metrics={"cost/fit_seconds": 100.0}) for line in block.lines]
+    said: list[str] = []
+    assert learning_curve.chosen(replace(block, lines=slow), said.append) == []
+    assert "12 minutes" in said[0]
+
+
+def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result:
+    every = ["compare", *map(str, arguments), "--store", str(made[0].folder)]
+    result = CliRunner().invoke(app, every)
+    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture
+def beside(made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder has ``experiments``."""
+    monkeypatch.chdir(made[1].parent)
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_command_prints_one_json_document(made: tuple[Store, Path]) -> None:
+    found = json.loads(run(made, "s", "--json").stdout)
+    assert [(row["study"], row["trial"], row["model"]) for row in found["rows"]] == [
+        ("s", 0, "svm"),
+        ("s", 2, "frames2d"),
+        ("s", 3, "frames2d"),
+        (None, None, "majority"),
+        (None, None, "volume3d"),
+    ]
+    assert [row["rank"] for row in found["rows"]] == [1, 3, 4, None, None]
+    assert found["rows"][0]["params"] == {"model.C": 0.05}
+    assert found["pareto"] == []  # nothing was delivered to MLflow
+    assert "The test split was not read." in found["notes"]
+    everything = json.loads(run(made, "--all", "--json").stdout)
+    assert len([row for row in everything["rows"] if row["study"] == "s"]) == len(TRIALS)
+    assert {row["state"] for row in everything["rows"]} == {"complete", "pruned", "published"}
+    assert everything["notes"][0].startswith("2 sets of clips are compared, each by itself: ")
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_long_table_is_cut_before_the_baselines(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "_MOST_ROWS", 1)
+    result = run(made, "s", "--all")
+    assert "trial 0 of s" in result.stdout
+    assert "trial 1 of s" not in result.stdout
+    assert "majority" in result.stdout
+    assert "4 more rows are not shown" in result.stderr
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_page_needs_no_network_and_is_delivered(made: tuple[Store, Path], tmp_path: Path) -> None:
+    page, table = tmp_path / "new" / "compare.html", tmp_path / "rows.csv"
+    result = run(made, "--to", page, "--csv", table)
+    text = page.read_text(encoding="utf-8")
+    outside = re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+    assert "http" not in re.sub(r"http://www.w3.org[^\"']*|https://plot.ly", "", outside)
+    assert '"showSendToCloud": false' in text
+    for heading in ("What accuracy costs", "What each confuses", "Clips that all 2 families get wrong"):
+        assert text.count(f"<h2>{heading}</h2>") == 1 + (heading == "What accuracy costs") + (
+            heading == "What each confuses"
+        )
+    assert text.count("data:image/jpeg;base64") == 2  # a clip that both get wrong, and its label in doubt
+    assert "Ship svm: trial 0 of s" in text
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert rows[0]["val/macro_f1"] == "0.9"
+    (kept,) = (made[0].attempts / "compare").iterdir()
+    assert (kept / "artifacts" / "compare.html").read_text(encoding="utf-8") == text
+    tags = Attempt(kept).identity().tags
+    assert tags["vidclf.role"] == "compare"
+    assert json.loads((kept / "delivery.json").read_text())["run_id"] in result.stderr
+
+
+def test_a_page_that_cannot_be_written_is_one_message(made: tuple[Store, Path], tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    assert "cannot be written" in run(made, "--to", tmp_path / "page.html", expect=2).stderr
+
+
+def test_the_table_marks_the_front_and_says_what_to_ship(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    shown = " ".join(run(made, "s").stdout.split())
+    assert "1* svm trial 0 of s 0.9000 20.0 – 2.00 C 0.05" in shown
+    assert "– majority always the most frequent class 0.3333" in shown
+    assert "Ship svm: trial 0 of s" in shown
+
+
+def page_of(comparison: Comparison, folder: Path) -> str:
+    """The page without Plotly's script."""
+    write_page(comparison, folder / "page.html")
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+
+
+def comparison_of(made: tuple[Store, Path], block: Block, measured: Baselines) -> Comparison:
+    return Comparison([Part(block, measured, verdict_text.answer(block, measured), [], [])], False, made[0])
+
+
+def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
+    line = Line("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
+    block = Block(Clips("<u>", ""), "val/macro_f1", "maximize", [line], {})
+    text = page_of(comparison_of(made, block, measured_of()), tmp_path)
+    assert not any(tag in text for tag in ("<u>", "<b>s</b>", "<i>", "a<b"))
+
+
+@pytest.mark.parametrize(("metric", "better"), [("val/macro_f1", "up"), ("val/loss", "down")])
+def test_the_page_says_which_way_is_better(
+    made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
+) -> None:
+    line = Line("s", 0, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0, LATENCY: 1.0})
+    block = Block(Clips("c", ""), metric, "maximize" if better == "up" else "minimize", [line], {})
+    assert f"; {better} and to the left is better" in page_of(
+        comparison_of(made, block, measured_of()), tmp_path
+    )
+
+
+def test_costs_far_apart_have_labels_in_full() -> None:
+    lines = [
+        Line("s", number, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0 + number, LATENCY: latency})
+        for number, latency in enumerate((5.0, 200.0))
+    ]
+    figure = pareto(Block(Clips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
+    latency, size = html.dressed(figure).select_xaxes()
+    assert (latency.type, size.type) == ("log", "linear")
+    assert " ".join(latency.ticktext) == "1 2 5 10 20 50 100 200 500 1000 2000 5000"
+
+
+def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]) -> None:
+    failed = Line("s", 0, "failed", "svm", "svm", None, {}, {})
+    block = Block(Clips("c", ""), "val/macro_f1", "maximize", [failed], {})
+    comparison = comparison_of(made, block, Baselines([], None, [], []))
+    assert comparison.as_dict()["rows"] == []
+    assert comparison.as_table().empty

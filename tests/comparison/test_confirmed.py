@@ -1,0 +1,309 @@
+"""What a comparison says to ship is what `vidclf confirm` found best, as `vidclf promote` takes it."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attempts import fresh_store
+from tests.clips import write_experiment
+from tests.comparison.test_comparison import add_study, confirmed, labels, measured_of, page_of, run
+from vidclf import config
+from vidclf.comparison import learning_curve, verdict_text
+from vidclf.comparison.data import build
+from vidclf.comparison.rows import Block, Clips, Line, gather
+from vidclf.comparison.significance import separate
+from vidclf.data.manifest import Manifest
+from vidclf.registry.confirm_report import REPORT, Judged, finalists_of
+from vidclf.registry.promote import find_candidate
+from vidclf.runs.experiment import load_experiment
+from vidclf.runs.folder import Attempt, Identity
+from vidclf.runs.store import Store
+from vidclf.search.record.study import find_study
+from vidclf.tracking.deliverer import Deliverer
+
+# Of the study "s": trials 0 and 1 (svm) have 0.90 and 0.85 on val, 2 and 3 (tiny2d) 0.80 and 0.60.
+LED, SMALLER = 0, 2
+REVERSED = {SMALLER: 0.86, LED: 0.576}
+"""What the fresh seeds gave: the trial that was ahead is not the best."""
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> Store:
+    """The study ``s``, which nobody confirmed."""
+    made = fresh_store(tmp_path, tmp_path_factory)
+    add_study(made, "s", trees(tmp_path, squares), squares.digest())
+    return made
+
+
+def trees(folder: Path, squares: Manifest) -> dict[str, Any]:
+    """The bases of a study."""
+    kinds = {"svm": "svm", "tiny": "frames2d"}
+    files = {
+        stem: write_experiment(folder / f"{stem}.toml", kind, squares.path) for stem, kind in kinds.items()
+    }
+    return {stem: config.dump(load_experiment(path)) for stem, path in files.items()}
+
+
+def confirm(store: Store, study: str, means: Mapping[int, float], *, optimistic: bool = False) -> None:
+    """Leaves what `vidclf confirm` leaves; the best comes first in ``means``."""
+    finalists = [{"trial": trial, "mean": mean} for trial, mean in means.items()]
+    artifacts = find_study(study, store).own_attempt.artifacts
+    artifacts.mkdir(exist_ok=True)
+    (artifacts / REPORT).write_text(json.dumps({"optimistic": optimistic, "finalists": finalists}))
+
+
+def answer(
+    store: Store, names: Sequence[str] = (), floor: float = 1 / 3, metric: str | None = None
+) -> verdict_text.Answer:
+    (found,) = gather(names, store, metric)
+    return verdict_text.answer(replace(found, floor=floor), measured_of(clips_=8))
+
+
+def line(study: str, number: int, value: float, judged: Judged | None = None, **more: Any) -> Line:
+    return Line(study, number, "complete", "svm", "svm", value, {}, {}, confirmed=judged, **more)
+
+
+def block_of(*lines: Line, floor: float = 0.3, direction: str = "maximize") -> Block:
+    return Block(Clips("c", ""), "val/macro_f1", direction, lines, {}, floor)
+
+
+def test_the_answer_is_the_confirmed_winner_as_promote_takes_it(store: Store) -> None:
+    assert answer(store).headline.startswith(
+        "Ship svm: trial 0 of s, macro F1 0.900 on val of 8 clips, 20.0 ms"
+    )
+    confirm(store, "s", REVERSED)
+    found = answer(store)
+    assert found.headline == (
+        "Ship frames2d tiny2d: trial 2 of s, confirmed with macro F1 0.860 out of fold on fresh seeds, "
+        "0.800 on val of 8 clips, 4.0 ms a clip, 0.20 MB. On val trial 0 of s was ahead with 0.900; "
+        "confirm gave it 0.576."
+    )
+    # What is cheaper is cheaper than this one, and one val clip more or less chose nothing.
+    assert found.others == [
+        "2.0 times faster: frames2d tiny2d, trial 3 of s, macro F1 0.600 on val, 2.0 ms a clip, 0.20 MB."
+    ]
+    assert find_candidate("s", store).label == "trial 2 of s (tiny, val/macro_f1 0.8000, confirmed)"
+
+
+def test_where_the_leader_of_the_search_wins_nothing_was_overturned(store: Store) -> None:
+    confirm(store, "s", {LED: 0.81, SMALLER: 0.42})
+    found = answer(store)
+    assert found.headline == (
+        "Ship svm: trial 0 of s, confirmed with macro F1 0.810 out of fold on fresh seeds, 0.900 on val of 8 "
+        "clips, 20.0 ms a clip, 2.00 MB."
+    )
+    assert found.others[0] == (
+        "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800 on val "
+        "(0.420 by confirm), 4.0 ms a clip, 0.20 MB."
+    )
+    # A cheaper one that confirm found no better than the floor is no alternative; the next is.
+    confirm(store, "s", {LED: 0.81, SMALLER: 0.32})
+    assert "trial 3 of s, macro F1 0.600 on val, 2.0 ms" in answer(store).others[0]
+
+
+def test_a_trial_that_came_after_the_confirmation_is_told_of(store: Store) -> None:
+    confirm(store, "s", {SMALLER: 0.86, 1: 0.7})
+    found = answer(store)
+    assert found.headline.startswith("Ship frames2d tiny2d: trial 2 of s, confirmed with macro F1 0.860")
+    assert found.headline.endswith(" On val trial 1 of s was ahead with 0.850; confirm gave it 0.700.")
+    assert found.others[0] == (
+        "Ahead on val, but come since s was confirmed: svm, trial 0 of s, macro F1 0.900; vidclf confirm "
+        "s judges it."
+    )
+    assert "trial 0 has come since" in find_candidate("s", store).label
+
+
+def test_what_nobody_confirmed_is_told_of_and_not_shipped(
+    store: Store, tmp_path: Path, squares: Manifest
+) -> None:
+    confirm(store, "s", REVERSED)
+    add_study(store, "t", trees(tmp_path, squares), squares.digest(), [("svm", 0.95, 20.0, 2.0)])
+    found = answer(store)
+    assert found.headline.startswith("Ship frames2d tiny2d: trial 2 of s, confirmed")
+    assert found.headline.endswith("trial 0 of s was ahead with 0.900; confirm gave it 0.576.")
+    assert found.others[0] == (
+        "Ahead on val, but not confirmed: svm, trial 0 of t, macro F1 0.950; vidclf confirm t judges it."
+    )
+    # Confirmed as well, it is compared by what did not choose it.
+    confirm(store, "t", {0: 0.85})
+    assert answer(store).headline.startswith("Ship frames2d tiny2d: trial 2 of s, confirmed")
+    assert "Ahead" not in " ".join(answer(store).others)
+    confirm(store, "t", {0: 0.87})
+    assert answer(store).headline.startswith("Ship svm: trial 0 of t, confirmed with macro F1 0.870")
+    assert labels(gather([], store)[0].best) == [
+        "trial 0 of t",
+        "trial 2 of s",
+    ]
+
+
+def test_only_what_is_really_ahead_is_told_of() -> None:
+    winner, lost = line("s", 1, 0.8, Judged(0.7, True, False)), line("s", 0, 0.9, Judged(0.5, False, False))
+
+    def said(*others: Line) -> str:
+        return " ".join(verdict_text.answer(block_of(winner, lost, *others), measured_of()).others)
+
+    assert "Ahead" not in said(line("t", 0, 0.8), line("t", 1, 0.7))
+    # A run is no study, which could be confirmed.
+    single = Line("", 0, "complete", "mine", "knn", 0.85, {}, {}, origin="run")
+    assert "Ahead on val, but not confirmed: knn, run mine, macro F1 0.850. " in said(single) + " "
+    # Nor is it worth a word what the most frequent class beats.
+    poor = replace(winner, value=0.2)
+    told = verdict_text.answer(
+        block_of(poor, line("t", 0, 0.25), line("u", 0, 0.21), floor=0.3), measured_of()
+    )
+    assert "Ahead" not in " ".join(told.others)
+    # Behind the trial that confirm judged, the others of a study are what it left out.
+    assert "Ahead" not in said(line("s", 2, 0.85))
+
+
+def test_losses_are_confirmed_from_the_lowest() -> None:
+    low, high = line("s", 0, 0.2, Judged(0.6, True, False)), line("t", 0, 0.1, Judged(0.9, True, False))
+    assert block_of(low, high, floor=0.7, direction="minimize").choice is low
+    assert block_of(low, high, floor=0.7).choice is high
+    assert verdict_text.answer(
+        block_of(high, low, floor=0.7, direction="minimize"), measured_of()
+    ).headline.endswith("On val trial 0 of t was ahead with 0.100; confirm gave it 0.900.")
+
+
+def test_a_winner_that_the_majority_beats_is_not_to_be_shipped(
+    store: Store, tmp_path: Path, squares: Manifest
+) -> None:
+    confirm(store, "s", {SMALLER: 0.31, LED: 0.3})
+    found = answer(store)
+    assert found.headline == (
+        "Ship none of these: the best, trial 2 of s (frames2d tiny2d: confirmed with macro F1 0.310 out "
+        "of fold on fresh seeds, 0.800 on val of 8 clips, 4.0 ms a clip, 0.20 MB), is no better than "
+        "always saying the most frequent class (macro F1 0.333). On val trial 0 of s was ahead with "
+        "0.900; confirm gave it 0.300."
+    )
+    assert found.others == []
+    confirm(store, "s", {SMALLER: 0.31})
+    assert ["come since s was confirmed" in other for other in answer(store).others] == [True]
+    confirm(store, "s", {SMALLER: 0.31, LED: 0.3})
+    add_study(store, "t", trees(tmp_path, squares), squares.digest(), [("svm", 0.7, 20.0, 2.0)])
+    assert answer(store).headline == (
+        "Ship svm: trial 0 of t, macro F1 0.700 on val of 8 clips, 20.0 ms a clip, 2.00 MB. On val trial "
+        "0 of s was ahead with 0.900; confirm gave it 0.300."
+    )
+    assert [found["ship"] for found in build_rows(store, "t")] == [True, False]
+
+
+def build_rows(store: Store, *names: str, **options: Any) -> list[dict[str, Any]]:
+    settings = {"metric": None, "every": False, "say": lambda _: None, **options}
+    rows: list[dict[str, Any]] = build(names, store, **settings).as_dict()["rows"]
+    return rows
+
+
+def test_a_confirmation_by_another_metric_decides_nothing(store: Store) -> None:
+    confirm(store, "s", REVERSED)
+    found = answer(store, metric="val/accuracy")
+    assert found.headline.startswith("Ship svm: trial 0 of s, accuracy 0.900 on val of 8 clips")
+    assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].lines)
+
+
+def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: Store) -> None:
+    alone = verdict_text.answer(block_of(line("s", 0, 0.9, Judged(0.5, False, False))), measured_of(clips_=8))
+    assert alone.headline == (
+        "Ship svm: trial 0 of s, to which confirm gave macro F1 0.500 out of fold on fresh seeds, 0.900 "
+        "on val of 8 clips."
+    )
+    assert "confirmed" not in alone.headline
+
+
+def test_after_a_search_by_folds_the_figure_is_not_of_other_clips(store: Store) -> None:
+    confirm(store, "s", REVERSED, optimistic=True)
+    assert (
+        "confirmed with macro F1 0.860 on fresh seeds but the same clips, 0.800 on val"
+        in answer(store).headline
+    )
+
+
+def test_verdicts_are_against_what_is_to_be_shipped(tmp_path: Path) -> None:
+    lucky, best = confirmed(tmp_path / "lucky", set(range(0, 24, 2))), confirmed(tmp_path / "best", set())
+    (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
+    assert found.words.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
+    best = replace(best, confirmed=Judged(1.0, True, False))
+    (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
+    assert found.words.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
+
+
+def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store) -> None:
+    def said() -> str:
+        return "\n".join(verdict_text.notes(gather([], store)[0], measured_of(), [], lambda _: 0))
+
+    assert "vidclf confirm tests that" in said()
+    confirm(store, "s", REVERSED)
+    assert "vidclf confirm tests that" not in said()
+    assert "was not tested: that takes predictions of two finalists" in said()
+
+
+def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path)
+    attempt.config.write_text("")
+    ahead = Line("s", 0, "complete", "n", "volume3d", 0.9, {}, {}, attempt=attempt)
+    winner = Line(
+        "s", 1, "complete", "n", "frames2d", 0.8, {}, {}, attempt=attempt, confirmed=Judged(0.7, True, False)
+    )
+    assert labels(learning_curve.chosen(block_of(ahead, winner), lambda _: None)) == ["trial 1 of s"]
+
+
+def test_the_winner_is_marked_wherever_it_is_shown(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    confirm(store, "s", {1: 0.9, LED: 0.5})  # an svm behind another svm: no leader on val
+    rows = [row for row in build_rows(store) if row["rank"]]
+    assert [(row["trial"], row["rank"], row["confirmed"], row["ship"]) for row in rows] == [
+        (0, 1, 0.5, False),
+        (1, 2, 0.9, True),
+        (2, 3, None, False),
+        (3, 4, None, False),
+    ]
+    shown = " ".join(run((store, tmp_path), "s", "--csv", tmp_path / "rows.csv").stdout.split())
+    assert "1* svm trial 0 of s 0.9000" in shown
+    assert "2 svm trial 1 of s, confirmed 0.8500" in shown
+    assert "Ship svm: trial 1 of s, confirmed with macro F1 0.900" in shown
+    written = list(csv.DictReader((tmp_path / "rows.csv").open(encoding="utf-8")))
+    assert [(row["confirmed"], row["ship"]) for row in written[:3]] == [
+        ("0.5", "False"),
+        ("0.9", "True"),
+        ("", "False"),
+    ]
+    page = page_of(build(["s"], store, metric=None, every=False, say=lambda _: None), tmp_path)
+    assert page.count("trial 1 of s, confirmed</span>") == 1
+    assert "<div><b>0.900</b><span>macro F1 by confirm</span></div>" in page
+    assert "<div><b>0.850</b><span>macro F1 on val</span></div>" in page
+    assert "<div><b>30.0</b><span>ms a clip</span></div>" in page
+    assert page.count('<tr class="best"><td>2</td>') == 1
+    assert '<tr class="front"><td>1</td>' in page
+
+
+def test_a_torn_report_is_none(store: Store) -> None:
+    confirm(store, "s", REVERSED)
+    opened = find_study("s", store)
+    assert finalists_of(opened) == {SMALLER: Judged(0.86, True, False), LED: Judged(0.576, False, False)}
+    report = opened.own_attempt.artifacts / REPORT
+    for text in (report.read_text()[:-9], '{"optimistic": false, "finalists": [{"trial": 0}]}'):
+        report.write_text(text)
+        assert finalists_of(opened) == {}
+
+
+def test_the_confirmation_of_a_study_that_ran_elsewhere_comes_from_mlflow(store: Store) -> None:
+    opened = find_study("s", store)
+    own = opened.own_attempt
+    shutil.rmtree(own.folder)
+    assert finalists_of(opened) == {}
+    own.create(
+        Identity(opened.attempt_id(), opened.stored["experiment"], "s", None, 1, {"vidclf.role": "study"})
+    )
+    confirm(store, "s", REVERSED)
+    assert Deliverer(store).deliver(own)
+    shutil.rmtree(own.folder)
+    assert "Ship frames2d tiny2d: trial 2 of s, confirmed" in answer(store).headline

@@ -1,0 +1,199 @@
+"""`data check`: every verdict, and files that crash, hang or flood take nothing down."""
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from tests.clips import write_squares
+from vidclf.cli.app import app
+from vidclf.config import InputError
+from vidclf.data import check, video
+from vidclf.data.check import ClipCheck, check_clips, find_leaks
+from vidclf.data.guarded import Child
+from vidclf.data.manifest import read_manifest
+
+REAL = os.environ.get("VIDCLF_REAL_DATA")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "squares", groups=4)
+
+
+def verdicts(checks: list[ClipCheck]) -> list[str]:
+    return [found.verdict for found in checks]
+
+
+def test_good_clips_are_ok_with_their_facts(manifest: Path) -> None:
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    seen: list[int] = []
+    checks = check_clips(paths, lambda: seen.append(1))
+    assert [found.clip_path for found in checks] == paths
+    assert set(verdicts(checks)) == {"ok"}
+    assert len(seen) == len(paths)
+    facts = checks[0].facts
+    assert facts is not None
+    assert (facts.codec, facts.fps, facts.width, facts.height) == ("mpeg4", 25, 32, 32)
+    assert (facts.declared, facts.decoded, facts.errors) == (8, 8, ())
+    assert facts.seconds == pytest.approx(8 / 25)
+
+
+def test_bad_clips_have_their_verdicts(manifest: Path, tmp_path: Path) -> None:
+    whole = read_manifest(manifest).entries[0].clip_path.read_bytes()
+    long = tmp_path / "long.avi"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8)
+    video.write_video(long, noise)
+    files = {
+        "whole.avi": whole,
+        "zero.avi": b"",
+        "text.avi": b"hello" * 99,
+        "cut.avi": long.read_bytes()[: long.stat().st_size // 2],
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    checks = check_clips([tmp_path / name for name in [*files, "absent.avi"]])
+    assert verdicts(checks)[:3] == ["ok", "unreadable", "unreadable"]
+    assert checks[3].verdict in ("short", "damaged")
+    assert (checks[4].verdict, checks[4].reason) == ("unreadable", "no such file")
+
+
+def misbehave(path: Path) -> ClipCheck:
+    """Does what the file's name says."""
+    match path.stem:
+        case "crash":
+            os.abort()
+        case "hang":
+            time.sleep(60)
+        case "flood":
+            bytearray(2**31)
+    return ClipCheck(path, "ok", "", 0.0)
+
+
+def test_a_crash_a_hang_and_a_flood_cost_one_clip_each() -> None:
+    paths = [Path(name) for name in ("a", "crash", "b", "hang", "c", "flood", "d", "crash", "e")]
+    checks = check_clips(paths, time_limit_s=1.0, memory_limit_mb=256, inspect=misbehave)
+    assert verdicts(checks) == ["ok", "damaged", "ok", "slow", "ok", "damaged", "ok", "damaged", "ok"]
+    assert checks[1].reason == "the decoder crashed: SIGABRT"
+    assert checks[3].reason == "over the limit of 1 s"
+    assert checks[5].reason == "decoding it takes more memory than the limit"
+
+
+def test_there_are_no_more_children_than_clips(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Counted(Child):
+        def __init__(self, *arguments: Any) -> None:
+            started.append(1)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(check, "Child", Counted)
+    monkeypatch.setattr(check, "cpu_count", lambda: 6)
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    assert verdicts(check_clips(paths[:2])) == ["ok", "ok"]
+    assert len(started) == 2
+    assert check_clips([]) == []
+    assert len(started) == 2
+
+
+def test_leaks_are_pairs_of_one_group_or_one_file_in_two_splits(manifest: Path) -> None:
+    entries = list(read_manifest(manifest).entries)
+    assert find_leaks(entries) == []
+    val = next(entry for entry in entries if entry.split == "val")
+    train = next(entry for entry in entries if entry.split == "train")
+    val.clip_path.write_bytes(train.clip_path.read_bytes())
+    [same_file] = find_leaks(entries)
+    assert (same_file.why, same_file.splits) == ("same file", ("train", "val"))
+    assert {same_file.a, same_file.b} == {train.clip_path, val.clip_path}
+    manifest.write_text(manifest.read_text().replace(",g01,", ",g00,"))
+    assert Counter(leak.why for leak in find_leaks(list(read_manifest(manifest).entries))) == {
+        "same file": 1,
+        "same group": 1,
+    }
+
+
+def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path, tmp_path: Path) -> None:
+    bad = read_manifest(manifest).entries[0].clip_path
+    bad.write_bytes(b"")
+    clean = tmp_path / "elsewhere/clean.csv"
+    runner = CliRunner()
+    result = runner.invoke(app, ["data", "check", str(manifest), "--drop", str(clean), "--json"])
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert [item["clip_path"] for item in answer["clips"] if item["verdict"] != "ok"] == [str(bad)]
+    assert answer["clips"][0].keys() >= {
+        "declared",
+        "decoded",
+        "seconds",
+        "reason",
+        "codec",
+        "fps",
+        "rotation",
+    }
+    assert answer["leaks"] == []
+    assert "with 7 clips; dropped 1" in result.stderr
+    assert bad not in {entry.clip_path for entry in read_manifest(clean).entries}
+    assert runner.invoke(app, ["data", "check", str(clean)]).exit_code == 0
+    table = runner.invoke(app, ["data", "check", str(manifest)])
+    assert table.exit_code == 1
+    assert "8 clips: 7 ok, 1 not" in table.stderr
+
+
+def test_only_the_clips_need_to_be_named(manifest: Path) -> None:
+    bare = manifest.with_name("bare.csv")
+    pd.read_csv(manifest)[["clip_path"]].to_csv(bare, index=False)
+    table, entries = check.read_clip_list(bare)
+    assert list(table.columns) == ["clip_path"]
+    assert len(entries) == 8
+    assert find_leaks(entries) == []
+    bare.write_text("path\nx.avi\n")
+    with pytest.raises(InputError, match="column clip_path is missing"):
+        check.read_clip_list(bare)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
+def test_real_clips_have_the_verdicts_that_are_known_of_them() -> None:
+    paths = [path for name in ("clips", "awkward") for path in sorted(Path(str(REAL), name).iterdir())]
+    assert len(paths) == 20
+    known = {"corrupted.mp4": "damaged", "zero_bytes.webm": "unreadable", "sine_mono_s16.wav": "unreadable"}
+    found = {item.clip_path.name: item.verdict for item in check_clips(paths)}
+    assert found == {path.name: known.get(path.name, "ok") for path in paths}
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
+def test_three_hundred_broken_files_crash_nothing(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    sources = [path for path in sorted(Path(str(REAL), "clips").iterdir()) if path.suffix == ".avi"]
+    sources += sorted(Path(str(REAL), "basketball5/passing").iterdir())[:10]
+    assert len(sources) == 16
+    cut, flipped = [], []
+    for number in range(300):
+        source = sources[number % len(sources)]
+        content = bytearray(source.read_bytes())
+        path = tmp_path / f"{number:03}{source.suffix}"
+        if number % 2:
+            content = content[: int(generator.integers(1, len(content)))]
+            cut.append(path)
+        else:
+            for place in generator.integers(0, len(content), 20):
+                content[place] = int(generator.integers(0, 256))
+            flipped.append(path)
+        path.write_bytes(content)
+    checks = {item.clip_path: item for item in check_clips([*cut, *flipped], time_limit_s=20)}
+    assert len(checks) == 300
+    for path in cut:
+        facts = checks[path].facts
+        if checks[path].verdict == "ok" and facts is not None and facts.declared is not None:
+            assert facts.decoded >= facts.declared - 1
+    noticed = sum(checks[path].verdict != "ok" for path in flipped) / len(flipped)
+    assert noticed > 0.3

@@ -1,0 +1,188 @@
+"""Decoding in a child process: what it gives, what it refuses, and what it survives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+
+from tests.clips import moving_square
+from vidclf.config import InputError
+from vidclf.data import video
+from vidclf.data.guarded import Child, GuardedDecoder, GuardError, Limits
+from vidclf.data.video import Bounds, ClipError
+
+
+def act(task: str) -> str:
+    """Does what the task says."""
+    match task:
+        case "crash":
+            os.abort()
+        case "hang":
+            time.sleep(60)
+        case "flood":
+            bytearray(2**31)
+        case "raise":
+            raise ValueError(task)
+    return task
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.avi"
+    video.write_video(path, moving_square("right", np.random.default_rng(0), frames=20, size=64))
+    return path
+
+
+def test_a_child_does_one_task_after_another() -> None:
+    child = Child(act, time_limit_s=20, memory_limit_mb=512)
+    for task in ("a", "b"):
+        child.give(task)
+        assert child.take() == task
+    child.stop()
+    assert not child.lives
+
+
+@pytest.mark.parametrize(
+    ("task", "how", "text"),
+    [
+        ("crash", "crash", "the decoder crashed: SIGABRT"),
+        ("raise", "crash", "the decoder crashed: exit code 1"),
+        ("hang", "time", "over the limit of 1 s"),
+        ("flood", "memory", "more memory than the limit"),
+    ],
+)
+def test_a_child_says_how_a_task_failed(task: str, how: str, text: str) -> None:
+    child = Child(act, time_limit_s=1, memory_limit_mb=256)
+    child.give(task)
+    with pytest.raises(GuardError, match=text) as caught:
+        child.take()
+    assert caught.value.how == how
+    assert child.lives == (how == "memory")
+    child.stop()
+
+
+def test_the_kernel_ends_a_child_whose_parent_does_not_come_back() -> None:
+    child = Child(act, time_limit_s=0.5, memory_limit_mb=256)
+    child.give("hang")
+    assert child._process.wait(timeout=10) == -signal.SIGALRM
+
+
+def test_a_limit_of_the_surroundings_is_kept() -> None:
+    """As a batch system sets it: a hard limit on the address space, which no process may raise."""
+    code = (
+        "import resource; from tests.data.test_guarded import act; from vidclf.data.guarded import Child;"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36));"
+        "child = Child(act, time_limit_s=20, memory_limit_mb=2**20); child.give('done'); print(child.take());"
+        "print(resource.prlimit(child._process.pid, resource.RLIMIT_AS)); child.stop()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["done", str((2**36, 2**36))], done.stderr
+
+
+def test_frames_are_those_of_plain_decoding(clip: Path) -> None:
+    decoder = GuardedDecoder(grid=8, store_side=32, limits=Limits())
+    for _ in range(2):
+        np.testing.assert_array_equal(decoder.decode(clip), video.decode(clip, 8, 32).frames)
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(pixels=64 * 64 - 1), "64 x 64 pixels are over the limit of 4,095"),
+        (Limits(frames=19), "over the limit of 19 frames"),
+        (Limits(file_mb=0.003), "over the limit of 0.003 MiB"),
+    ],
+)
+def test_a_clip_beyond_a_limit_is_refused_and_the_next_is_not(
+    clip: Path, limits: Limits, reason: str
+) -> None:
+    decoder = GuardedDecoder(8, 32, limits)
+    with pytest.raises(ClipError) as caught:
+        decoder.decode(clip)
+    assert (caught.value.verdict, caught.value.reason) == ("oversized", reason)
+    small = clip.with_name("small.mp4")
+    video.write_video(small, np.zeros((2, 16, 16, 3), dtype=np.uint8))
+    assert decoder.decode(small).shape == (2, 16, 16, 3)
+    decoder.close()
+
+
+def test_pictures_that_a_model_would_blow_up_are_refused(clip: Path) -> None:
+    decoder = GuardedDecoder(8, 32, Limits())
+    flat, fair = clip.with_name("flat.avi"), clip.with_name("fair.avi")
+    video.write_video(flat, np.zeros((2, 2, 34, 3), dtype=np.uint8))
+    video.write_video(fair, np.zeros((2, 2, 32, 3), dtype=np.uint8))
+    with pytest.raises(ClipError, match="oversized: one side of the pictures is over 16 times the other"):
+        decoder.decode(flat)
+    assert decoder.decode(fair).shape == (2, 2, 32, 3)
+    with pytest.raises(ClipError, match="unreadable: No such file"):
+        decoder.decode(clip.with_name("gone.avi"))
+    decoder.close()
+
+
+def test_a_decoder_that_died_is_replaced(clip: Path) -> None:
+    decoder = GuardedDecoder(8, 32, Limits())
+    first = decoder._child._process.pid
+    psutil.Process(first).kill()
+    with pytest.raises(ClipError, match="the decoder crashed: SIGKILL"):
+        decoder.decode(clip)
+    assert decoder.decode(clip).shape == (8, 32, 32, 3)
+    assert decoder._child._process.pid != first
+    decoder.close()
+
+
+def test_a_clip_that_takes_too_long_is_one_error(clip: Path) -> None:
+    long = clip.with_name("long.avi")
+    video.write_video(long, np.zeros((3000, 256, 256, 3), dtype=np.uint8))
+    decoder = GuardedDecoder(8, 32, Limits(seconds=0.05))
+    started = time.monotonic()
+    with pytest.raises(ClipError, match=r"oversized: over the limit of 0\.05 s"):
+        decoder.decode(long)
+    assert time.monotonic() - started < 20
+    decoder.close()
+
+
+def test_a_playlist_opens_no_other_file(clip: Path) -> None:
+    """FFmpeg reads HLS playlists by their content, and then whatever file or host they name."""
+    secret = clip.with_name("secret.ts")
+    with av.open(str(secret), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(10):
+            picture = np.zeros((32, 32, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert video.decode(secret, 8, 32).frames.shape == (8, 32, 32, 3)
+    playlist = clip.with_name("innocent.mp4")
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:0.4,\n"
+    playlist.write_text(f"{head}{secret}\n#EXT-X-ENDLIST\n")
+    concat = clip.with_name("innocent.avi")
+    concat.write_text(f"ffconcat version 1.0\nfile {secret.name}\n")
+    for path in (playlist, concat):
+        with pytest.raises(ClipError, match="unreadable"):
+            video.decode(path, 8, 32)
+
+
+def test_limits_come_from_the_environment() -> None:
+    assert Limits.of_environment({}) == Limits()
+    assert Limits.of_environment({"VIDCLF_SERVE_SECONDS": "2.5", "VIDCLF_SERVE_FRAMES": "10"}) == Limits(
+        seconds=2.5, frames=10
+    )
+    for text in ("0", "-1", "many", "inf", "nan"):
+        with pytest.raises(InputError, match="VIDCLF_SERVE_PIXELS = "):
+            Limits.of_environment({"VIDCLF_SERVE_PIXELS": text})
+
+
+def test_bounds_hold_from_the_first_pixel_beyond() -> None:
+    Bounds(pixels=100, frames=3).check(Path("x"), 10, 10, 3)
+    for args in ((10, 11, 1), (10, 10, 4)):
+        with pytest.raises(ClipError, match="oversized"):
+            Bounds(pixels=100, frames=3).check(Path("x"), *args)

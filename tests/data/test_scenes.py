@@ -1,0 +1,157 @@
+"""Scenes and copies are found by how clips look."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vidclf.cli.app import app
+from vidclf.config import InputError
+from vidclf.data import check, scenes, video
+from vidclf.data.check import ClipCheck, find_leaks, inspect_clip
+from vidclf.data.importing import import_clips
+from vidclf.data.manifest import Entry, read_manifest
+from vidclf.reports import dataset_page
+
+REAL = os.environ.get("VIDCLF_REAL_DATA")
+
+
+def room(number: int) -> np.ndarray:
+    """A still background, uint8 (96, 128, 3)."""
+    coarse = np.random.default_rng(number).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
+
+
+def write_scene(path: Path, number: int, take: int) -> Path:
+    """A square wanders through a room."""
+    generator = np.random.default_rng([number, take])
+    clip = np.repeat(room(number)[None], 16, axis=0)
+    places = np.linspace(generator.integers(0, 20, 2), generator.integers(60, 80, 2), 16).astype(int)
+    for frame, (top, left) in zip(clip, places, strict=True):
+        frame[top : top + 10, left : left + 10] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write_video(path, clip)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(9):
+        for take in range(2):
+            write_scene(tmp_path / "c" / "AB"[take] / f"clip{number * 7 + take}.avi", number, take)
+    return tmp_path / "c"
+
+
+def test_clips_of_one_room_are_one_group_and_stay_together(folder: Path, tmp_path: Path) -> None:
+    import_clips([folder], tmp_path / "m.csv", by_scene=True)
+    members = defaultdict(set)
+    sides = defaultdict(set)
+    for entry in read_manifest(tmp_path / "m.csv").entries:
+        members[entry.group].add(int(entry.clip_path.stem.removeprefix("clip")) // 7)
+        sides[entry.group].add(entry.split)
+    assert sorted(map(tuple, members.values())) == [(number,) for number in range(9)]
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_new_clips_join_the_scenes_of_the_manifest_that_they_extend(folder: Path, tmp_path: Path) -> None:
+    import_clips([folder], tmp_path / "old.csv", by_scene=True)
+    old = read_manifest(tmp_path / "old.csv")
+    scene_of = {int(entry.clip_path.stem.removeprefix("clip")) // 7: entry.group for entry in old.entries}
+    # Sorted by name these come first: of a new room, and of the last one.
+    for label in "AB":
+        write_scene(folder / label / "a.avi", 99, ord(label))
+    write_scene(folder / "A/b.avi", 8, 5)
+    import_clips([folder], tmp_path / "new.csv", by_scene=True, extend=tmp_path / "old.csv")
+    new = read_manifest(tmp_path / "new.csv")
+    groups = {entry.clip_path: entry.group for entry in new.entries}
+    assert {entry: entry.group for entry in old.entries}.items() <= {e: e.group for e in new.entries}.items()
+    assert groups[folder / "A/b.avi"] == scene_of[8]
+    assert groups[folder / "A/a.avi"] == groups[folder / "B/a.avi"] == "scene00009"
+    assert not new.leaks
+    plain = tmp_path / "plain.csv"
+    import_clips([folder], plain)
+    with pytest.raises(InputError, match=r"21 of 21 clips of .*plain.csv name no group"):
+        import_clips([folder], tmp_path / "no.csv", by_scene=True, extend=plain)
+
+
+def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> None:
+    original = folder / "A/clip0.avi"
+    copy = tmp_path / "copy.mp4"
+    video.write_video(copy, video.decode(original, 99, 256).frames, codec="libx264")
+    entries = [
+        Entry(original, "A", "", "train"),
+        Entry(folder / "A/clip7.avi", "A", "", "val"),
+        Entry(copy, "A", "", "test"),
+    ]
+    assert find_leaks(entries) == []
+    everything = {entry.clip_path for entry in entries}
+    [leak] = find_leaks(entries, everything)
+    assert ({leak.a, leak.b}, set(leak.splits)) == ({original, copy}, {"train", "test"})
+    assert leak.why == "nearly identical"
+    copy.write_bytes(original.read_bytes())
+    assert [leak.why for leak in find_leaks(entries, everything)] == ["same file"]
+
+
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
+    command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_clips([folder], tmp_path / "m.csv", by_scene=True)
+    decoded: list[Path] = []
+    real, fatal = video.decode, folder / "A/clip0.avi"
+
+    def checked(paths: Sequence[Path], progress: Callable[[], None]) -> list[ClipCheck]:
+        found = map(inspect_clip, paths)
+        return [
+            ClipCheck(item.clip_path, "damaged", "SIGSEGV", 0.0) if item.clip_path == fatal else item
+            for item in found
+        ]
+
+    def decode(path: Path, grid: int, side: int) -> video.Clip:
+        decoded.append(path)
+        return real(path, grid, side)
+
+    monkeypatch.setattr(check, "check_clips", checked)
+    monkeypatch.setattr(dataset_page, "check_clips", checked)
+    monkeypatch.setattr(video, "decode", decode)
+    to = ["--to", str(tmp_path / "r.html")] if command == "report" else []
+    result = CliRunner().invoke(app, ["data", command, str(tmp_path / "m.csv"), *to])
+    assert result.exit_code == (command == "check"), result.output
+    assert set(decoded) == set(folder.rglob("*.avi")) - {fatal}
+
+
+def test_sets_are_rows_that_differ_in_at_most_so_many_bits() -> None:
+    bits = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, 1, -1], [1, 1, 1, 1]], dtype=np.float32)
+
+    def sets(most: int) -> list[set[int]]:
+        numbers = scenes.alike(bits, most).tolist()
+        return [{index for index in range(4) if numbers[index] == number} for number in set(numbers)]
+
+    assert sorted(map(sorted, sets(0))) == [[0, 3], [1], [2]]
+    assert sorted(map(sorted, sets(1))) == [[0, 1, 3], [2]]
+    assert sorted(map(sorted, sets(2))) == [[0, 1, 2, 3]]
+
+
+def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:
+    (folder / "A/clip0.avi").write_bytes(b"")
+    entries = [Entry(path, path.parent.name, "", "") for path in sorted(folder.rglob("*.avi"))]
+    grouped = scenes.group_by_scene(entries)
+    broken = next(entry for entry in grouped if entry.clip_path == folder / "A/clip0.avi")
+    assert sum(entry.group == broken.group for entry in grouped) == 1
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
+def test_the_three_people_of_real_clips_are_found() -> None:
+    paths = sorted(Path(str(REAL), "gestures3").rglob("*.avi"))
+    grouped = scenes.group_by_scene([Entry(path, path.parent.name, "", "") for path in paths])
+    people = defaultdict(set)
+    for entry in grouped:
+        people[entry.group].add(entry.clip_path.stem.split("_")[2])
+    assert len(paths) == 27
+    assert sorted(len(found) for found in people.values()) == [1, 1, 1]

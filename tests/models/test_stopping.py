@@ -1,0 +1,182 @@
+"""Studies that are stopped, cut or owned by somebody: what is settled, and what runs again."""
+
+import json
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from tests.bench import Bench, complete
+from vidclf.config import InputError
+from vidclf.runs.folder import Outcome, now_ms
+from vidclf.search.execution import recovery
+from vidclf.search.record import owners
+from vidclf.search.record.owners import Ownership
+from vidclf.workers.protocol import Progress, RunTask
+
+
+def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
+    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=1)
+    assert ending == "interrupted"
+    assert bench.states(opened)[-1] == "interrupted"
+    cut = opened.trials()[-1]
+    outcome = opened.attempt(cut.number).outcome()
+    assert outcome is not None
+    assert outcome.status == "interrupted"
+    opened.attempt(cut.number).checkpoint.mkdir()
+    (opened.attempt(cut.number).checkpoint / "epoch.pt").write_text("state")
+    went_on = []
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        went_on.append((task.folder / "checkpoint" / "epoch.pt").exists())
+        return complete(0.5)
+
+    opened, ending = bench.run(train)
+    assert ending == "finished"
+    assert went_on == [True, *[False] * (len(went_on) - 1)]
+    retry = opened.trials()[cut.number + 1]
+    assert retry.params == cut.params
+    assert retry.user_attrs["retry_of"] == retry.user_attrs["root"] == cut.number
+    assert opened.logical() == 4
+    assert bench.states(opened).count("interrupted") == 1
+
+
+def test_what_a_dead_supervisor_left_running_is_settled(bench: Bench) -> None:
+    opened = bench.open()
+    for number in range(2):
+        trial = opened.study.ask()
+        bench.definition.space.suggest(trial)
+        opened.attempt(number).artifacts.mkdir(parents=True)
+    opened.attempt(1).finish(complete(0.7))
+    assert recovery.reconcile(opened) == 1
+    first, second, queued = opened.trials()
+    assert (first.state, first.user_attrs["reason_kind"]) == (TrialState.FAIL, "interrupted")
+    assert (second.state, second.value) == (TrialState.COMPLETE, 0.7)
+    assert (queued.state, queued.params) == (TrialState.WAITING, first.params)
+    assert recovery.reconcile(opened) == 0
+    assert len(opened.trials()) == 3
+
+
+def test_a_study_with_a_live_owner_is_refused_by_host_and_process(bench: Bench) -> None:
+    opened = bench.open()
+    first = Ownership(opened)
+    with pytest.raises(InputError, match=rf"process {psutil.Process().pid} on "):
+        Ownership(bench.open())
+    first.release()
+    Ownership(bench.open()).release()
+
+
+def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = bench.open()
+    Ownership(opened)
+    monkeypatch.setattr(owners, "_boot", lambda: "another boot")
+    second = Ownership(bench.open())
+    assert owners.live_owners(bench.open())
+    second.release()
+    assert not owners.live_owners(bench.open())
+
+
+def test_without_workers_a_study_that_is_done_waits_for_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, _ = bench.run(lambda task, _: complete(0.5))
+    monkeypatch.setattr(recovery, "reconcile", lambda opened: 0)
+    opened.study.ask()  # of a supervisor that died just then
+    _, ending = bench.run(lambda task, _: complete(0.5), workers=0)
+    assert ending == "finished"
+
+
+def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(bench: Bench) -> None:
+    opened = bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    opened.attempt(0).artifacts.mkdir(parents=True)
+    opened.attempt(0).finish(Outcome("failed", "ValueError: no", {}, now_ms()))
+    waiting = len(opened.trials([TrialState.WAITING]))
+    assert not recovery.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
+    assert opened.frozen(0).user_attrs["reason_kind"] == "failed"
+    assert len(opened.trials([TrialState.WAITING])) == waiting
+    assert opened.logical() == 1
+
+
+def test_a_point_that_was_cut_before_it_had_its_values_keeps_them(bench: Bench) -> None:
+    opened = bench.open()
+    assert opened.study.ask().number == 0
+    assert recovery.reconcile(opened) == 1
+    retry = next(trial for trial in opened.trials() if trial.user_attrs.get("retry_of") == 0)
+    assert retry.user_attrs["start"] == "base"
+    handle = next(asked for asked in iter(opened.study.ask, None) if asked.number == retry.number)
+    stem, experiment = bench.definition.space.suggest(handle)
+    assert (stem, experiment) == ("svm", bench.definition.space.bases["svm"])
+
+
+def test_work_that_had_finished_survives_a_stop(bench: Bench) -> None:
+    opened = bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    opened.attempt(0).artifacts.mkdir(parents=True)
+    opened.attempt(0).finish(complete(0.9))
+    assert not recovery.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
+    assert opened.trials()[0].value == 0.9
+
+
+def test_feasibility_is_judged_by_the_saved_model(bench: Bench) -> None:
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+        "trials = 4", "trials = 1"
+    )
+    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+
+    def grows(task: RunTask, connection: Connection) -> Outcome:
+        connection.send(Progress(0, {"size/file_mb": 9.9}))
+        connection.recv()
+        return complete(0.5, **{"size/file_mb": 10.1})
+
+    opened, _ = bench.run(grows)
+    assert [row.feasible for row in opened.rows()] == [False]
+
+
+def test_bases_may_change_their_order_on_resume(bench: Bench) -> None:
+    bench.run(lambda task, _: complete(0.5))
+    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')
+    bench.text = bench.text.replace("trials = 4", "trials = 6")
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    assert bench.states(opened) == ["complete"] * 6
+
+
+@pytest.mark.parametrize(("rival", "stays"), [("0", False), ("z", True)])
+def test_of_two_that_register_at_once_one_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, rival: str, stays: bool
+) -> None:
+    opened = bench.open()
+    first = Ownership(opened)
+    opened.study.set_user_attr(f"owner/{rival}", json.dumps(asdict(first._owner)))
+    first.release()
+    # Neither has seen the other when it looked first.
+    blind = iter([{}])
+    real = owners._owners
+    monkeypatch.setattr(owners, "_owners", lambda attributes: real(next(blind, attributes)))
+    if stays:
+        Ownership(opened).release()
+    else:
+        with pytest.raises(InputError, match="is being run by process"):
+            Ownership(opened)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_owner_on_another_host_lives_while_it_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, counts: bool
+) -> None:
+    opened = bench.open()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(owners.socket, "gethostname", lambda: "elsewhere")
+        far = Ownership(opened)
+    monkeypatch.setattr(owners, "STANDSTILL_SECONDS", 0.3)
+    monkeypatch.setattr(owners.time, "sleep", lambda _: far.renew() if counts else None)
+    if counts:
+        with pytest.raises(InputError, match="on elsewhere"):
+            Ownership(bench.open())
+    else:
+        Ownership(bench.open()).release()

@@ -1,0 +1,237 @@
+"""Promotion: gates, reads of the test split, the champion beaten on the same clips, and the way back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.cli.test_cli import run
+from tests.clips import write_experiment, write_squares
+from vidclf.config import InputError
+from vidclf.data.manifest import read_manifest, write_manifest
+from vidclf.evaluation.intervals import Paired
+from vidclf.registry import aliases, card, gates
+from vidclf.registry.aliases import Move
+from vidclf.registry.gates import Acceptance
+from vidclf.runs.store import Store
+from vidclf.search.record.settings import Gates
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.ledger import Ledger, words
+
+
+def train(tmp_path: Path, manifest: Path, kind: str) -> str:
+    experiment = write_experiment(tmp_path / f"{kind}.toml", kind, manifest)
+    return str(json.loads(run("train", experiment, "--json").stdout)["run_id"])
+
+
+def promote(run_id: str, *options: str, expect: int = 0) -> dict[str, object]:
+    answer: dict[str, object] = json.loads(
+        run("promote", run_id, "--as", "squares", "--json", *options, expect=expect).stdout
+    )
+    return answer
+
+
+def failed(answer: dict[str, object]) -> list[str]:
+    judged = answer["gates"]
+    assert isinstance(judged, list)
+    return [gate["gate"] for gate in judged if not gate["passed"]]
+
+
+def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
+    tmp_path: Path, store: Store
+) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=48)
+    digest = read_manifest(manifest).digest(["test"])
+    ledger = Ledger(store)
+    floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
+
+    # What is too large costs no read.
+    answer = promote(better, "--max", "size/file_mb=0.000001", expect=3)
+    assert (answer["version"], failed(answer)) == (None, ["size/file_mb at most"])
+    assert ledger.reads(digest) == []
+
+    answer = promote(floor)
+    assert (answer["version"], answer["test_reads"], failed(answer)) == (1, 1, [])
+    [read] = ledger.reads(digest)
+    assert read.metrics["test/accuracy"] == 0.5
+    client = Deliverer(store).client
+    version = client.get_model_version_by_alias("squares", "champion")
+    assert version.tags["test/accuracy"] == "0.5"
+    assert version.tags["test"] == "test read once"
+    assert "12 groups" in version.description
+    assert "| accuracy | 0.5000 | " in version.description
+    again = promote(floor)  # it is the champion: nothing to judge
+    assert (again["version"], again["test_reads"]) == (1, 1)
+    assert len(ledger.reads(digest)) == 1
+
+    answer = promote(better)
+    assert (answer["version"], answer["test_reads"], failed(answer)) == (2, 2, [])
+    assert client.get_model_version_by_alias("squares", "previous").version in (1, "1")
+    metrics = answer["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["test/accuracy"] > 0.9
+    assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
+
+    answer = promote(floor, expect=3)
+    assert failed(answer) == ["better than version 2"]
+    assert len(ledger.reads(digest)) == 3
+    assert failed(promote(floor, "--accept", "not-worse=0.9", expect=3)) == ["better than version 2"]
+    assert len(ledger.reads(digest)) == 3  # the same model against the same champion
+    assert failed(promote(floor, "--min", "test/accuracy=0.8", expect=3)) == [
+        "test/accuracy at least",
+        "better than version 2",
+    ]
+
+    back = json.loads(run("rollback", "squares", "--json").stdout)
+    assert (back["version"], back["before"]) == (1, 2)
+    assert client.get_model_version_by_alias("squares", "champion").version in (1, "1")
+    assert "previous" not in client.get_registered_model("squares").aliases
+    assert "only champion" in run("rollback", "squares", expect=2).stderr
+    assert [move.action for move in aliases.history(client, "squares")] == ["promote", "promote", "rollback"]
+
+
+def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=4)
+    run_id = train(tmp_path, manifest, "majority")
+    assert failed(promote(run_id, expect=3)) == ["groups in test"]
+    assert promote(run_id, "--accept", "untested", "--alias", "trial")["version"] == 1
+    version = Deliverer(store).client.get_model_version_by_alias("squares", "trial")
+    assert "vidclf predict squares@trial CLIP" in version.description
+    assert "squares@champion" not in version.description
+    assert version.tags["vidclf.untested"] == "true"
+    assert "**Untested**" in version.description
+    write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
+    run_id = train(tmp_path, manifest, "majority")
+    assert failed(promote(run_id, "--accept", "untested", expect=3)) == ["a test split"]
+
+
+def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, store: Store) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=12)
+    assert promote(train(tmp_path, manifest, "majority"))["version"] == 1
+    turned = {"train": "test", "test": "train", "val": "val"}
+    entries = read_manifest(manifest).entries
+    write_manifest([replace(entry, split=turned[entry.split]) for entry in entries], manifest)  # type: ignore[arg-type]
+    challenger = train(tmp_path, manifest, "svm")
+    answer = promote(challenger, expect=3)
+    assert failed(answer) == ["comparison with version 1"]
+    assert Ledger(store).reads(read_manifest(manifest).digest(["test"])) == []
+
+
+def verdict(difference: float, low: float, word: str) -> Paired:
+    return Paired(difference, low, 2 * difference - low, 0.5, 9, 0.01, word, "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("compared", "accept", "passed"),
+    [
+        (verdict(0.1, 0.01, "better"), [], True),
+        (verdict(0.1, -0.01, "cannot tell"), [], False),
+        (verdict(0.1, -0.01, "cannot tell"), ["not-worse=0"], True),
+        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.01"], False),
+        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.02"], True),
+        (verdict(-0.1, -0.2, "worse"), ["not-worse=0.5"], False),
+        (None, ["not-worse=0.5"], False),
+        (None, ["untested"], True),
+    ],
+)
+def test_what_a_challenger_needs(compared: Paired | None, accept: list[str], passed: bool) -> None:
+    gate = gates.champion_gate("test/macro_f1", compared, Acceptance.parse(accept), "version 1")
+    assert gate.passed is passed
+
+
+def test_a_class_is_refused_only_where_it_is_certainly_below_the_floor() -> None:
+    labels = np.repeat([0, 1], 40)
+    groups = [f"g{number % 20}" for number in range(80)]
+    guesses = labels.copy()
+    guesses[45:] = 0  # 5 of 40 of the second class are right
+    first, second = gates.recall_gates(0.5, labels, guesses, groups, ["a", "b"])
+    assert (first.passed, second.passed, second.value) == (True, False, 0.125)
+    guesses = labels.copy()
+    guesses[58:] = 0  # 18 of 40
+    assert all(gate.passed for gate in gates.recall_gates(0.5, labels, guesses, groups, ["a", "b"]))
+    assert gates.recall_gates(None, labels, guesses, groups, ["a", "b"]) == []
+
+
+def test_groups_that_clips_do_not_name_are_no_silent_evidence() -> None:
+    names = ["/a.avi", "/b.avi", "/c.avi"]
+    named, unnamed = (gates.group_gate(names, Acceptance(), grouped=grouped) for grouped in (True, False))
+    assert named.passed
+    assert unnamed.passed
+    assert named.detail == "intervals can be given"
+    assert "clips name none, so each counts as one" in unnamed.detail
+
+
+def test_gates_of_the_file_and_of_the_command_line() -> None:
+    merged = Gates(min={"test/accuracy": 0.8}, max={"size/file_mb": 9}, class_recall=0.2).merged(
+        Gates(max={"size/file_mb": 5})
+    )
+    assert (merged.min, merged.max, merged.class_recall) == ({"test/accuracy": 0.8}, {"size/file_mb": 5}, 0.2)
+    found = gates.cost_gates(merged, {"size/file_mb": 6.0})
+    assert [(gate.gate, gate.passed, gate.limit) for gate in found] == [("size/file_mb at most", False, 5)]
+    assert "missed by 1" in found[0].detail
+    assert gates.test_gates(merged, {"test/accuracy": 0.8})[0].passed
+    assert not gates.test_gates(merged, {})[0].passed
+    with pytest.raises(ValueError, match="did you mean test/accuracy"):
+        Gates(min={"test/acuracy": 0.8})
+    for text in ("not-worse", "not-worse=2", "not-worse=-0.1", "unseen"):
+        with pytest.raises(InputError, match=text):
+            Acceptance.parse([text])
+
+
+def test_the_card_has_every_class_whatever_it_is_called() -> None:
+    names = ("accuracy", "accuracy_low", "accuracy_high", "recall/kick_low", "recall/kick_high")
+    metrics = {f"test/{name}": 0.1 * number for number, name in enumerate(names, start=1)}
+    evidence = SimpleNamespace(metrics=metrics)
+    rows = card._scores(evidence).splitlines()[4:]  # type: ignore[arg-type]
+    assert rows == [
+        "| accuracy | 0.1000 | 0.200 to 0.300 | – |",
+        "| recall/kick_low | 0.4000 | – | – |",
+        "| recall/kick_high | 0.5000 | – | – |",
+    ]
+
+
+def test_a_lost_database_is_said_before_anything_is_judged(tmp_path: Path, store: Store) -> None:
+    run_id = train(tmp_path, write_squares(tmp_path / "squares", groups=4), "majority")
+    (store.folder / "mlflow.db").unlink()
+    refused = run("promote", run_id, "--as", "squares", "--yes", expect=2)
+    assert "vidclf doctor --fix makes it anew" in " ".join(refused.stderr.split())
+    assert not (store.folder / "mlflow.db").exists()
+
+
+def test_a_rollback_takes_the_last_champion_away() -> None:
+    def move(version: int, action: str = "promote", alias: str = "champion") -> Move:
+        return Move(alias, version, None, action, 0)  # type: ignore[arg-type]
+
+    moves = [move(1), move(2), move(7, alias="candidate"), move(1, "rollback"), move(3)]
+    assert aliases.champions(moves) == [1, 3]
+    assert aliases.champions([]) == []
+
+
+def test_how_often_test_was_read_in_words() -> None:
+    assert [words(count) for count in (0, 1)] == ["test was not read", "test read once"]
+    assert words(3) == "test read 3 times"
+
+
+def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: Store) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=12)
+    experiment = write_experiment(tmp_path / "svm.toml", "svm", manifest)
+    first = json.loads(run("train", experiment, "--json").stdout)
+    assert not [name for name in first["metrics"] if name.startswith("test/")]
+    again = json.loads(run("train", experiment, "--test", "--json").stdout)
+    assert again["reused"] is True
+    assert again["metrics"]["test/accuracy"] > 0.5
+    [read] = Ledger(store).reads(read_manifest(manifest).digest(["test"]))
+    mirrored = Deliverer(store).client.get_run(first["run_id"])
+    assert mirrored.data.metrics["test/accuracy"] == read.metrics["test/accuracy"]
+    assert json.loads(run("train", experiment, "--test", "--json").stdout)["metrics"] == again["metrics"]
+    assert len(Ledger(store).reads(read.split)) == 1
+    told = run("train", experiment, "--test").stdout.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in told if line.strip()}
+    value, low, high = (again["metrics"][f"test/macro_f1{end}"] for end in ("", "_low", "_high"))
+    assert rows["macro_f1"][1:] == [f"{value:.4f}", f"({low:.3f}", "to", f"{high:.3f})"]
+    assert not {"macro_f1_low", "macro_f1_high"} & rows.keys()
+    write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
+    assert "has no test clips" in run("train", experiment, "--test", expect=2).stderr

@@ -1,0 +1,338 @@
+"""Registering, finding and serving models, with pickle switched off."""
+
+import base64
+import contextlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import mlflow.artifacts
+import mlflow.pyfunc
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
+
+from tests.attempts import end, fresh_store, make_study, make_trial, shipped
+from vidclf import models
+from vidclf.config import InputError
+from vidclf.data.clips import ClipSet
+from vidclf.models.saved import Card, write_card
+from vidclf.registry import resolve
+from vidclf.registry.aliases import history
+from vidclf.registry.resolve import resolve_model
+from vidclf.registry.serving import VideoClassifier
+from vidclf.runs.folder import Attempt
+from vidclf.runs.store import Store
+from vidclf.tracking import model_package
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.model_package import deliver_model
+
+CLASSES = ("climb", "jump", "run")
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    return fresh_store(tmp_path, tmp_path_factory)
+
+
+@pytest.fixture
+def client(store: Store) -> MlflowClient:
+    return MlflowClient(store.mlflow_uri)
+
+
+def save_model(directory: Path) -> None:
+    """A majority model: it says ``jump`` (3 of 4) without looking at a frame."""
+    labels = np.array([1, 1, 1, 2])
+    clips = ClipSet(tuple(Path(f"{number}.mp4") for number in range(4)), labels, tuple("abcd"), CLASSES, open)  # type: ignore[arg-type]
+    tree = {"data": {"manifest": "/data/manifest.csv"}, "model": {"kind": "majority"}}
+    spec = models.MODELS["majority"]
+    classifier = spec.build(spec.config.model_validate(tree), CLASSES)
+    classifier.fit(clips, clips, lambda step, metrics: None)
+    directory.mkdir()
+    classifier.save(directory)
+    write_card(Card("majority", CLASSES, 16, 256, tree, (("sha", "a"),), {}), directory)
+
+
+def make_kept(store: Store, number: int = 0) -> Attempt:
+    """A finished trial that kept its model."""
+    trial = make_trial(store, number, parent="study-1")
+    save_model(trial.model)
+    end(trial, metrics={"val/macro_f1": 0.75, "latency/p50_ms": 3.0})
+    return trial
+
+
+@pytest.fixture
+def trial(store: Store) -> Attempt:
+    make_study(store)
+    return make_kept(store)
+
+
+def write_video(path: Path) -> Path:
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuvj420p"
+        for shade in range(0, 200, 20):
+            picture = np.full((32, 32, 3), shade, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def data_url(content: bytes) -> str:
+    return "data:video/x-msvideo;base64," + base64.b64encode(content).decode()
+
+
+def test_a_kept_model_is_logged_once(store: Store, client: MlflowClient, trial: Attempt) -> None:
+    model_id = deliver_model(Deliverer(store), trial)
+    assert deliver_model(Deliverer(store), trial) == model_id
+    (trial.folder / "delivery.json").unlink()
+    assert deliver_model(Deliverer(store), trial) == model_id
+    run_id = Deliverer(store).receipt(trial).run_id
+    assert run_id
+    run = client.get_run(run_id)
+    assert [output.model_id for output in run.outputs.model_outputs] == [model_id]
+    (found,) = client.search_logged_models([run.info.experiment_id])
+    assert (found.model_id, found.source_run_id, found.name) == (model_id, run_id, "trial 0")
+    assert found.status == LoggedModelStatus.READY
+    assert found.params["train.lr"] == "0.0003"
+
+
+@pytest.mark.parametrize("step", ["create_logged_model", "log_model_artifacts", "finalize_logged_model"])
+def test_an_upload_that_was_cut_short_goes_on(
+    store: Store, client: MlflowClient, trial: Attempt, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real = getattr(MlflowClient, step)
+
+    def interrupted(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        deliver_model(Deliverer(store), trial)
+    monkeypatch.undo()
+    model_id = deliver_model(Deliverer(store), trial)
+    run = client.get_run(str(Deliverer(store).receipt(trial).run_id))
+    (found,) = client.search_logged_models([run.info.experiment_id])
+    assert (found.model_id, found.status) == (model_id, LoggedModelStatus.READY)
+
+
+def test_a_run_without_a_model_cannot_be_promoted(store: Store) -> None:
+    trial = make_trial(store)
+    with pytest.raises(InputError, match="kept no model"):
+        shipped(store, trial, "gestures")
+
+
+def test_a_deleted_run_cannot_be_promoted(store: Store, client: MlflowClient, trial: Attempt) -> None:
+    client.delete_run(str(Deliverer(store).deliver(trial)))
+    with pytest.raises(InputError, match="deleted in MLflow"):
+        shipped(store, trial, "gestures")
+
+
+def test_a_deleted_model_stays_deleted(store: Store, client: MlflowClient, trial: Attempt) -> None:
+    client.delete_logged_model(deliver_model(Deliverer(store), trial))
+    with pytest.raises(InputError, match="its model was deleted in MLflow"):
+        shipped(store, trial, "gestures")
+
+
+def test_a_model_becomes_one_version_of_its_name(store: Store, client: MlflowClient, trial: Attempt) -> None:
+    assert shipped(store, trial, "gestures") == 1
+    run_id = Deliverer(store).receipt(trial).run_id
+    version = client.get_model_version_by_alias("gestures", "champion")
+    assert (version.version, version.run_id) in ((1, run_id), ("1", run_id))
+    model = client.get_logged_model(deliver_model(Deliverer(store), trial))
+    assert client.get_model_version_download_uri("gestures", "1") == model.artifact_location
+    assert version.tags["vidclf.attempt"] == "trial-1-0"
+
+    assert shipped(store, trial, "gestures", alias="candidate") == 1
+    assert client.get_model_version_by_alias("gestures", "candidate").run_id == run_id
+    assert len(client.search_model_versions("name = 'gestures'")) == 1
+    assert shipped(store, make_kept(store, 1), "gestures") == 2
+
+
+def test_a_name_that_mlflow_refuses_is_bad_input(store: Store, trial: Attempt) -> None:
+    with pytest.raises(InputError, match="a/b"):
+        shipped(store, trial, "a/b")
+
+
+def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attempt, tmp_path: Path) -> None:
+    shipped(store, trial, "gestures")
+    mlflow.set_tracking_uri(store.mlflow_uri)
+    served = mlflow.pyfunc.load_model("models:/gestures@champion")
+    clip = write_video(tmp_path / "clip.avi")
+    good, bad = served.predict([data_url(clip.read_bytes()), str(clip)])
+    assert good == {
+        "label": "jump",
+        "probabilities": {"climb": 0.0, "jump": 0.75, "run": 0.25},
+        "error": None,
+    }
+    assert bad["label"] is None
+    assert bad["error"]
+
+
+def test_models_are_found_by_every_reference(store: Store, trial: Attempt, client: MlflowClient) -> None:
+    shipped(store, trial, "gestures")
+    run_id = Deliverer(store).receipt(trial).run_id
+    assert run_id is not None
+    for reference in (
+        "gestures@champion",
+        "gestures/1",
+        run_id,
+        str(trial.folder),
+        str(trial.model),
+    ):
+        card = models.load_model(resolve_model(store, reference)).card
+        assert card.classes == CLASSES, reference
+    registered = resolve_model(store, "gestures@champion")
+    assert registered.is_relative_to(store.artifacts)
+    assert resolve_model(store, run_id) == trial.model
+    trial.model.rename(trial.folder / "gone")
+    assert resolve_model(store, run_id) == registered
+
+
+def test_a_model_on_a_server_is_downloaded_once(
+    store: Store, trial: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped(store, trial, "gestures")
+    local = resolve_model(store, "gestures/1").parents[1]
+    downloads = []
+
+    def download_artifacts(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        downloads.append((artifact_uri, tracking_uri))
+        return str(shutil.copytree(local, Path(dst_path, "artifacts")))
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download_artifacts)
+    monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: "mlflow-artifacts:/1/m")
+    for _ in range(2):
+        found = resolve_model(store, "gestures@champion")
+        assert not found.is_relative_to(store.folder)
+        assert models.load_model(found).card.classes == CLASSES
+    assert downloads == [("mlflow-artifacts:/1/m", store.mlflow_uri)]
+
+
+def test_who_asks_while_a_model_is_downloaded_waits_for_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, calls = Barrier(2), []
+
+    def download(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        calls.append(artifact_uri)
+        (Path(dst_path) / "got" / "artifacts" / "model").mkdir(parents=True)
+        with contextlib.suppress(BrokenBarrierError):
+            began.wait(0.5)  # the other one too, if nothing holds it back
+        return f"{dst_path}/got"
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    with ThreadPoolExecutor() as pool:
+        tasks = [pool.submit(resolve._download, Deliverer(store), "mlflow-artifacts:/1/m") for _ in range(2)]
+        folders = {task.result() for task in tasks}
+    assert len(calls) == len(folders) == 1
+    assert folders.pop().is_dir()
+
+
+@pytest.mark.parametrize(
+    "reference", ["gesture@champion", "gestures@champ", "gesture", "gestures/7", "0" * 32, "nowhere"]
+)
+def test_an_unknown_model_is_answered_with_what_there_is(
+    store: Store, trial: Attempt, reference: str
+) -> None:
+    with pytest.raises(InputError, match="nothing is registered yet"):
+        resolve_model(store, reference)
+    shipped(store, trial, "gestures")
+    with pytest.raises(InputError, match="registered: gestures@champion") as caught:
+        resolve_model(store, reference)
+    if "@" in reference:
+        assert "did you mean gestures@champion?" in str(caught.value)
+    assert ("did you mean gestures?" in str(caught.value)) == (reference == "gesture")
+    if reference == "gesture":
+        with pytest.raises(InputError) as caught:
+            history(Deliverer(store).client, reference)
+        assert str(caught.value) == (
+            "gesture: no such registered model, did you mean gestures? (there are gestures)"
+        )
+
+
+class Looker:
+    """Takes the frames that real models take."""
+
+    def __init__(self) -> None:
+        self.card = SimpleNamespace(classes=CLASSES, grid=8, store_side=64)
+
+    def predict_frames(self, name: Path, frames: np.ndarray) -> np.ndarray:
+        assert (frames.shape, frames.dtype) == ((8, 32, 32, 3), np.uint8)
+        return np.array([[0.1, 0.2, 0.7]])
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VideoClassifier:
+    monkeypatch.setattr(models, "load_model", lambda directory: Looker())
+    monkeypatch.delenv("VIDCLF_SERVE_ROOT", raising=False)
+    classifier = VideoClassifier()
+    classifier.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
+    return classifier
+
+
+def test_serving_takes_data_urls(server: VideoClassifier, tmp_path: Path) -> None:
+    url = data_url(write_video(tmp_path / "clip.avi").read_bytes())
+    (answer,) = server.predict([url])
+    assert answer == {
+        "label": "run",
+        "probabilities": pytest.approx({"climb": 0.1, "jump": 0.2, "run": 0.7}),
+        "error": None,
+    }
+    json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("clip.avi", "not a data: URL"),
+        ("/etc/passwd", "not a data: URL"),
+        ("https://example.org/clip.avi", "not a data: URL"),
+        ("", "not a data: URL"),
+        ("data:video/mp4,AAAA", "must be in base64"),
+        ("data:video/mp4;base64", "must be in base64"),
+        ("data:video/mp4;base64,!!", "not valid base64"),
+        (data_url(b"no video at all"), "unreadable"),
+        (data_url(b""), "unreadable"),
+        ("file:///etc/passwd", "VIDCLF_SERVE_ROOT is not set"),
+    ],
+)
+def test_serving_answers_a_bad_item_with_its_error(server: VideoClassifier, item: str, reason: str) -> None:
+    (answer,) = server.predict([item])
+    assert (answer["label"], answer["probabilities"]) == (None, {})
+    assert reason in answer["error"]
+    assert "/tmp" not in answer["error"]
+
+
+def test_serving_reads_files_below_its_root_only(
+    server: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "the root"
+    root.mkdir()
+    inside, outside = write_video(root / "in.avi"), write_video(tmp_path / "out.avi")
+    (root / "link.avi").symlink_to(outside)
+    monkeypatch.setenv("VIDCLF_SERVE_ROOT", str(root))
+    items = [inside.as_uri(), outside.as_uri(), f"{root.as_uri()}/../out.avi", f"{root.as_uri()}/link.avi"]
+    items += [f"file://elsewhere{inside}", f"{root.as_uri()}/none.avi", root.as_uri(), str(inside)]
+    labels = [answer["label"] for answer in server.predict(items)]
+    assert labels == ["run", *[None] * 7]
+
+
+def test_the_package_pins_what_is_installed_and_holds_no_pickle(
+    store: Store, trial: Attempt, client: MlflowClient
+) -> None:
+    shipped(store, trial, "gestures")
+    folder = resolve_model(store, "gestures/1").parents[1]
+    assert not list(folder.rglob("*.pkl"))
+    pins = (folder / "requirements.txt").read_text().split()
+    assert [pin.partition("==")[0] for pin in pins] == sorted(model_package.REQUIREMENTS)
+    assert (folder / "code" / "vidclf" / "runs" / "store.py").is_file()

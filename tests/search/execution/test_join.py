@@ -1,0 +1,481 @@
+"""Several supervisors on one study: the budget, who lives, what is taken over, who leads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from tests.bench import Bench, complete
+from tests.search.execution.test_survival import Ordeal, check_survival
+from vidclf.config import InputError
+from vidclf.runs.folder import Outcome, now_ms
+from vidclf.runs.store import Store, open_store
+from vidclf.search.execution import recovery
+from vidclf.search.execution.budget import Tally
+from vidclf.search.execution.display import StudyState
+from vidclf.search.execution.recovery import (
+    Company,
+    FencedError,
+    put_back,
+    queue_again,
+    queue_lost,
+    reconcile,
+    release,
+    settle,
+    take_over,
+)
+from vidclf.search.execution.supervisor import Supervisor
+from vidclf.search.record import owners
+from vidclf.search.record.owners import Ownership
+from vidclf.search.record.settings import Budget
+from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
+from vidclf.workers.protocol import Progress, RunTask, Verdict
+
+CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(owners, "SETTLING_SECONDS", 0.0)
+    return Bench(tmp_path, open_store(), monkeypatch)
+
+
+def in_memory(tmp_path: Path) -> OpenStudy:
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    stored = {
+        "uuid": "0" * 32,
+        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
+        "constraints": [],
+        "bases": {"svm": {"model": {"kind": "svm"}}},
+        "experiment": "e",
+    }
+    return OpenStudy(study, storage, stored, Store(tmp_path))
+
+
+class Player:
+    """A supervisor whose steps come one at a time, so that those of several can be mixed at will."""
+
+    def __init__(self, opened: OpenStudy, name: str, budget: int) -> None:
+        self.opened, self.name = opened, name
+        self.tally = Tally(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
+        self.asked: list[optuna.Trial] = []
+        self.running: list[optuna.Trial] = []
+
+    def look(self) -> None:
+        self.tally.count()
+
+    def ask(self) -> None:
+        """By what was last seen, which may be old."""
+        if self.tally.room(len(self.running) + len(self.asked)) > 0:
+            trial = self.opened.study.ask()
+            trial.set_user_attr(OWNER, self.name)
+            self.asked.append(trial)
+
+    def admit(self) -> None:
+        if self.asked:
+            trial = self.asked.pop(0)
+            if self.tally.admits(trial.number):
+                trial.suggest_float("x", 0, 1)
+                self.running.append(trial)
+            else:
+                release(self.opened, trial)
+
+    def finish(self) -> None:
+        if self.running:
+            settle(self.opened, self.running.pop(0), complete(0.5))
+
+    def cut(self) -> None:
+        if self.running:
+            trial = self.running.pop(0)
+            settle(self.opened, trial, CUT)
+            queue_again(self.opened, self.opened.frozen(trial.number))
+
+    def die(self) -> None:
+        """Its trials are taken over by the next who looks, and it comes back empty-handed."""
+        self.asked.clear()
+        self.running.clear()
+        alive = {"a", "b", "c"} - {self.name}
+        take_over(self.opened, alive)
+
+    STEPS = ("look", "ask", "admit", "finish", "cut", "die")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(steps=[("a", "ask"), ("b", "ask"), ("b", "die"), ("b", "ask")], budget=1, queued=0)
+@example(steps=[("a", "ask"), ("a", "die")], budget=1, queued=2)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Player.STEPS)), max_size=120),
+    budget=st.integers(1, 6),
+    queued=st.integers(0, 8),
+)
+def test_supervisors_keep_the_budget_exactly(
+    tmp_path: Path, steps: list[tuple[str, str]], budget: int, queued: int
+) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    opened = in_memory(tmp_path)
+    for place in range(queued):
+        opened.study.enqueue_trial({"x": place / 10})
+    players = {name: Player(opened, name, budget) for name in "abc"}
+    for name, step in steps:
+        getattr(players[name], step)()
+        running = sum(len(player.running) for player in players.values())
+        assert opened.logical() + running <= budget
+    for _ in range(200):  # whoever is left brings it to its end
+        for player in players.values():
+            for step in ("look", "ask", "admit", "finish"):
+                getattr(player, step)()
+    assert opened.logical() == budget
+    trials = opened.trials()
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    # Raised later, it is kept again: nothing that was given back counts, nothing is missing.
+    queue_lost(opened)
+    again = Player(opened, "d", budget + 2)
+    for _ in range(50):
+        for step in ("look", "ask", "admit", "finish"):
+            getattr(again, step)()
+    assert opened.logical() == budget + 2
+    trials = opened.trials()
+    # Who is released had asked too late, and is in no count and no row.
+    released = [trial for trial in trials if RELEASED in trial.user_attrs]
+    assert all(trial.state == TrialState.FAIL for trial in released)
+    assert len(opened.rows()) == len(trials) - len(released)
+    if not queued and not any(step in ("cut", "die") for _, step in steps):
+        assert all(trial.number >= budget for trial in released)
+
+
+def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench) -> None:
+    bench.only_svm()
+    told: list[Any] = []
+
+    def script(task: RunTask, connection: Connection) -> Outcome:
+        if task.folder.name == "00000" and not told:
+            rival = bench.open()
+            told.append(take_over(rival))
+            connection.send(Progress(1, {"epoch/val/macro_f1": 0.5}))
+            told.append(connection.recv())
+            return complete(0.99)
+        return complete(0.5)
+
+    opened, ending = bench.run(script)
+    assert ending == "finished"
+    assert told[0] == 1
+    assert isinstance(told[1], Verdict)
+    assert told[1].prune.startswith("taken over by another supervisor")
+    first, *others = opened.trials()
+    assert (first.state, first.user_attrs["reason_kind"]) == (TrialState.FAIL, "interrupted")
+    assert opened.attempt(0).outcome().status == "interrupted"  # type: ignore[union-attr]
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
+    assert [trial.user_attrs.get("retry_of") for trial in others].count(0) == 1
+    assert opened.logical() == 4
+
+
+def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.only_svm()
+    really_admits, taken = Tally.admits, list[int]()
+
+    def admits(self: Tally, number: int) -> bool:
+        if not taken:
+            taken.append(take_over(bench.open()))
+        return really_admits(self, number)
+
+    monkeypatch.setattr(Tally, "admits", admits)
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert (taken, ending) == ([1], "finished")
+    assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
+    assert opened.logical() == 4
+
+
+def test_a_trial_that_is_taken_over_before_a_worker_has_it_is_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.only_svm()
+    shape = Supervisor._shape
+
+    def slow(self: Supervisor, trial: optuna.Trial, *arguments: Any) -> str:
+        if trial.number == 0:
+            assert take_over(bench.open()) == 1
+        return shape(self, trial, *arguments)
+
+    monkeypatch.setattr(Supervisor, "_shape", slow)
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert ending == "finished"
+    assert opened.attempt(0).outcome().status == "interrupted"  # type: ignore[union-attr]
+    first, *others = opened.trials()
+    assert first.user_attrs["reason_kind"] == "interrupted"
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
+
+
+def test_an_outcome_after_the_trial_was_taken_over_is_not_told(bench: Bench) -> None:
+    bench.only_svm()
+    opened = bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    take_over(bench.open())
+    with pytest.raises(FencedError):
+        settle(opened, trial, complete(0.99))
+    assert opened.trials()[0].state == TrialState.FAIL
+    assert "metrics" not in opened.trials()[0].user_attrs or not opened.trials()[0].user_attrs["metrics"]
+
+
+def test_only_one_of_two_that_take_over_queues_the_trial_again(bench: Bench) -> None:
+    bench.only_svm()
+    opened, rival = bench.open(), bench.open()
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    trial.set_user_attr(OWNER, "dead")
+    seen = rival.trials([TrialState.RUNNING])
+    assert take_over(opened, {"alive"}) == 1
+    rival.__dict__["trials"] = lambda states=None: seen  # what it had read before
+    assert take_over(rival, {"alive"}) == 0
+    assert [t.user_attrs.get("retry_of") for t in opened.trials() if t.number].count(0) == 1
+
+
+def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) -> None:
+    bench.only_svm()
+    opened = bench.open()
+    for alive in ((), ("alive",)):
+        trial = opened.study.ask()
+        bench.definition.space.suggest(trial)
+        trial.set_user_attr(OWNER, "dead")
+        trial.set_user_attr(AHEAD, True)
+        take_over(opened, alive)
+        # Alone it goes back as it was; beside others, one of whom may just take it, it is cut and queued.
+        wanted = TrialState.FAIL if alive else TrialState.WAITING
+        assert opened.frozen(trial.number).state == wanted
+        if alive:
+            put_back(opened, trial.number, "dead")  # its supervisor was not dead, and stops
+            assert opened.frozen(trial.number).state == TrialState.FAIL
+        else:
+            assert opened.frozen(trial.number).user_attrs[OWNER] is None, "nobody's until it is asked for"
+        assert sum(t.state == TrialState.WAITING for t in opened.trials()) == 1 or not alive
+
+
+def test_a_trial_that_waits_is_of_the_base_that_it_was_queued_with(bench: Bench) -> None:
+    opened = bench.open()
+    first, other = opened.stored["bases"]
+    opened.study.enqueue_trial({"base": other})
+    assert opened.frozen(opened.trials()[-1].number).state == TrialState.WAITING
+    assert opened.rows()[-1].base == other != first
+
+
+def test_what_another_took_over_and_runs_is_not_put_back(bench: Bench) -> None:
+    bench.only_svm()
+    opened = bench.open()
+    trial = opened.study.ask()
+    trial.set_user_attr(OWNER, "slept")
+    trial.set_user_attr(AHEAD, True)
+    reconcile(opened)  # of another that began the study anew meanwhile
+    again = opened.study.ask()
+    assert again.number == trial.number
+    again.set_user_attr(OWNER, "other")
+    put_back(opened, trial.number, "slept")
+    assert opened.frozen(trial.number).state == TrialState.RUNNING
+    assert opened.frozen(trial.number).user_attrs[OWNER] == "other"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_trial_without_an_owner_is_left_for_a_minute_to_one_that_signs_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    bench.only_svm()
+    opened = bench.open()
+    mine = Ownership(opened)
+    if not alone:
+        opened.study.set_user_attr("owner/other", json.dumps(asdict(mine._owner)))
+    opened.study.ask()
+    monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
+    looks = Company(opened, mine, lambda _: None)
+    looks.look(waiting=False)
+    assert opened.trials()[0].state == TrialState.RUNNING
+    monkeypatch.setattr(recovery, "STANDSTILL_SECONDS", 0.0)
+    looks.look(waiting=False)
+    assert opened.trials()[0].state == TrialState.FAIL
+
+
+def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench.open()
+    mine = Ownership(opened)
+    far = replace(mine._owner, host="far", leads=False)
+    opened.study.set_user_attr("owner/far", json.dumps(asdict(far)))
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    trial.set_user_attr(OWNER, "far")
+    clock = [1000.0]
+    monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
+    lines: list[str] = []
+    looks = Company(opened, mine, lines.append)
+    looks.look(waiting=True)
+    assert list(looks.others) == ["far"]
+    clock[0] += 50
+    opened.study.set_user_attr("owner/far", json.dumps(asdict(replace(far, counter=1))))
+    looks.look(waiting=True)
+    clock[0] += 50
+    looks.look(waiting=True)
+    assert list(looks.others) == ["far"], "it has counted 50 s ago"
+    assert opened.trials()[0].state == TrialState.RUNNING
+    clock[0] += 30
+    looks.look(waiting=True)
+    assert looks.others == {}
+    assert opened.trials()[0].state == TrialState.FAIL
+    assert opened.trials()[-1].user_attrs["retry_of"] == 0
+    assert opened.study.user_attrs["owner/far"] is None
+    assert lines == [
+        f"process {os.getpid()} on far runs trials of this study too",
+        f"process {os.getpid()} on far does not run this study any more",
+        "running again: 1 trial of a supervisor that died",
+    ]
+
+
+def test_nobody_has_died_only_because_the_database_was_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench.open()
+    mine = Ownership(opened)
+    far = replace(mine._owner, host="far", leads=False)
+    opened.study.set_user_attr("owner/far", json.dumps(asdict(far)))
+    clock = [1000.0]
+    monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
+    assert list(mine.others()) == ["far"]
+    clock[0] += 500
+    assert list(mine.others()) == ["far"], "it had no way to count either"
+    clock[0] += 15
+    assert list(mine.others()) == ["far"]
+    clock[0] += 15
+    assert mine.others() == {}
+
+
+def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = bench.open()
+    mine = Ownership(opened)
+    really_others = Ownership.others
+
+    def others(self: Ownership) -> dict[str, Any]:
+        found = really_others(self)
+        if "owner/new" not in opened.study.user_attrs:
+            opened.study.set_user_attr("owner/new", json.dumps(asdict(mine._owner)))
+        return found
+
+    monkeypatch.setattr(Ownership, "others", others)
+    Company(opened, mine, lambda _: None).look(waiting=False)
+    assert opened.study.user_attrs["owner/new"] is not None
+
+
+def test_a_supervisor_counts_by_itself_until_it_leaves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is busy: training a last model, or asking a slow sampler."""
+    monkeypatch.setattr(owners, "RENEWAL_SECONDS", 0.02)
+    opened = bench.open()
+    mine = Ownership(opened)
+    stop = time.monotonic() + 20
+    while owners.live_owners(opened)[0].counter < 3 and time.monotonic() < stop:
+        time.sleep(0.02)
+    assert owners.live_owners(opened)[0].counter >= 3
+    mine.lead()
+    assert owners.live_owners(opened)[0].leads
+    mine.release()
+    time.sleep(0.2)
+    assert opened.study.user_attrs[f"owner/{mine.uuid}"] is None
+
+
+def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(bench: Bench) -> None:
+    opened = bench.open()
+    first, second, third = (Ownership(opened, join=True) for _ in range(3))
+    assert [each.leads for each in (first, second, third)] == [True, False, False]
+    with pytest.raises(InputError, match="--join"):
+        Ownership(opened)
+    first.release()
+    assert [each.first() for each in (second, third)] == [
+        second.uuid < third.uuid,
+        third.uuid < second.uuid,
+    ]
+    second.release()
+    assert third.first()
+    assert third.shared
+
+
+def test_others_end_with_the_study_and_not_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor without anything to do waits for the trials of another, and runs what that one leaves."""
+    bench.only_svm()
+    monkeypatch.setattr(recovery, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(owners, "STANDSTILL_SECONDS", 1.0)
+    opened = bench.open()
+    reconcile(opened)
+    trial = opened.study.ask()
+    bench.definition.space.suggest(trial)
+    trial.set_user_attr(OWNER, "far")
+    far = {"host": "far", "boot": "b", "pid": 1, "started": 0.0, "leads": False}
+    opened.study.set_user_attr("owner/far", json.dumps(far))
+    monkeypatch.setattr("tests.bench.Ownership", lambda opened: Ownership(opened, join=True))
+    monkeypatch.setattr("tests.bench.recovery.reconcile", lambda opened: 0)
+    begun = time.monotonic()
+    opened, ending = bench.run(lambda task, _: complete(0.5))
+    assert time.monotonic() - begun > 0.9
+    assert ending == "finished"
+    assert opened.logical() == 4
+    assert [t.user_attrs.get("retry_of") for t in opened.trials()].count(0) == 1
+
+
+class Pair(Ordeal):
+    """Two supervisors of one study, each with its own part of the story."""
+
+    def join(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "vidclf", "tune", str(self.folder / "ordeal.toml"), "--join"]
+        with (self.folder / "sessions.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--workers", "1"], stderr=log, stdout=log, start_new_session=True
+            )
+        self.note(f"process {process.pid} joins")
+        return process
+
+
+@pytest.mark.slow
+def test_two_supervisors_run_a_study_and_one_of_them_dies(tmp_path: Path, store: Store) -> None:
+    ordeal = Pair(tmp_path, store, 3)
+    pair = [ordeal.join(), ordeal.join()]
+    results = "attempts/*/*/result.json"
+    stop = time.monotonic() + 100
+    while len(list(store.folder.glob(results))) < 8 and time.monotonic() < stop:
+        assert [ordeal.watch(process, time.monotonic() + 0.1) for process in pair] == [None, None], ordeal
+    by_owner = Counter(t.user_attrs.get(OWNER) for t in find_study("ordeal", store).trials())
+    assert len(by_owner.keys() - {None}) == 2, f"{by_owner}\n{ordeal}"
+    os.kill(pair[0].pid, signal.SIGKILL)
+    pair[0].wait()
+    ordeal.note("SIGKILL to the first")
+    assert ordeal.watch(pair[1], time.monotonic() + 120) == 0, ordeal
+    opened = check_survival(ordeal)
+    assert not [trial for trial in opened.trials() if trial.user_attrs.get("reason_kind") == "died"]
+
+
+@pytest.mark.slow
+def test_one_of_two_supervisors_is_stopped_and_the_other_runs_its_trials(
+    tmp_path: Path, store: Store
+) -> None:
+    ordeal = Pair(tmp_path, store, 4)
+    pair = [ordeal.join(), ordeal.join()]
+    results = "attempts/*/*/result.json"
+    stop = time.monotonic() + 100
+    while len(list(store.folder.glob(results))) < 8 and time.monotonic() < stop:
+        assert [ordeal.watch(process, time.monotonic() + 0.1) for process in pair] == [None, None], ordeal
+    pair[1].send_signal(signal.SIGTERM)
+    assert ordeal.watch(pair[1], time.monotonic() + 60) == 130, ordeal
+    assert ordeal.watch(pair[0], time.monotonic() + 120) == 0, ordeal
+    check_survival(ordeal)

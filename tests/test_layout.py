@@ -1,0 +1,94 @@
+"""Imports run one way: each package of vidclf knows only those below it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vidclf
+
+ROOT = Path(vidclf.__file__).parent
+FLOORS = (
+    ("config", "labels", "exceptions"),
+    ("data",),
+    ("evaluation",),
+    ("models",),
+    ("inference",),
+    ("reports",),
+    ("scaffold",),
+    ("runs",),
+    ("workers",),
+    ("tracking",),
+    ("search.record",),
+    ("search.report",),
+    ("search.definition",),
+    ("search.execution",),
+    ("registry",),
+    ("comparison",),
+    ("maintenance",),
+    ("cli",),
+    ("api",),
+    ("", "__main__"),
+)
+"""From the ground up."""
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+
+def floor_of(module: str) -> int:
+    """Of a dotted name below ``vidclf``: that of the longest package that is listed."""
+    parts = module.split(".")
+    return next(
+        FLOOR[name] for size in range(len(parts), -1, -1) if (name := ".".join(parts[:size])) in FLOOR
+    )
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """What a module imports of vidclf, anywhere in it: the line, and the name below ``vidclf``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "vidclf":
+                yield node.lineno, name.removeprefix("vidclf").lstrip(".")
+
+
+def upward(root: Path) -> list[str]:
+    """Imports that run back up."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        own = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        for line, name in imported(path):
+            if floor_of(name) > floor_of(own):
+                found.append(f"{path.relative_to(root)}:{line} imports {name}")
+    return found
+
+
+def test_no_import_runs_back_up() -> None:
+    assert len(list(ROOT.rglob("*.py"))) > 100
+    assert upward(ROOT) == []
+
+
+def test_every_package_has_a_floor() -> None:
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")} - {".", "search"}
+    assert {name.replace("/", ".") for name in packages} <= FLOOR.keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from vidclf.cli import app",
+        "import vidclf.cli.app",
+        "def f():\n    from vidclf.registry.gates import Gate",
+        "import vidclf",
+    ],
+)
+def test_an_import_that_runs_back_up_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "video.py").write_text(line)
+    (found,) = upward(tmp_path)
+    assert found.startswith("data/video.py:")

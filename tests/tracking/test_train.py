@@ -1,0 +1,145 @@
+"""``vidclf train``: one run that is found again, gone on with, or begun anew."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.attempts import fresh_store
+from tests.clips import write_experiment
+from vidclf.data.manifest import Manifest
+from vidclf.runs.experiment import load_experiment
+from vidclf.runs.folder import Attempt
+from vidclf.runs.store import Store
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.train import Trained, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EPOCHS = 4
+
+
+@pytest.fixture
+def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return fresh_store(tmp_path, tmp_path_factory)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, squares: Manifest) -> Path:
+    lines = f'epochs = {EPOCHS}\nprecision = "fp32"\nlr = 1e-2\npatience = 0'
+    return write_experiment(tmp_path / "tiny.toml", "volume3d", squares.path, train=lines)
+
+
+class Session:
+    """Calls `train` as the command line does and keeps what it says."""
+
+    def __init__(self, experiment: Path, store: Store) -> None:
+        self._experiment, self._store = experiment, store
+        self.said: list[str] = []
+        self.steps: list[int] = []
+
+    def __call__(
+        self,
+        overrides: Mapping[str, Any] | None = None,
+        again: bool = False,
+        report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    ) -> Trained:
+        self.said, self.steps = [], []
+
+        def watched(step: int, metrics: Mapping[str, float]) -> None:
+            self.steps.append(step)
+            report(step, metrics)
+
+        return train(
+            load_experiment(self._experiment, overrides),
+            self._experiment.stem,
+            self._store,
+            again=again,
+            report=watched,
+            progress=lambda done, total: None,
+            say=self.said.append,
+        )
+
+
+def interrupt_at(epoch: int) -> Callable[[int, Mapping[str, float]], None]:
+    def report(step: int, _: Mapping[str, float]) -> None:
+        if step == epoch:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def losses(attempt: Attempt) -> list[float]:
+    return [metrics["epoch/train/loss"] for _, metrics in attempt.records() if "epoch/train/loss" in metrics]
+
+
+def test_an_interrupted_run_goes_on_from_its_last_epoch(experiment: Path, store: Store) -> None:
+    session = Session(experiment, store)
+    with pytest.raises(KeyboardInterrupt):
+        session(report=interrupt_at(2))
+    (cut,) = store.all_attempts()
+    assert (cut.checkpoint / "epoch.pt").exists()
+    done = session()
+    assert session.said == ["going on from the last epoch of the same run, which was cut short"]
+    assert losses(done.attempt)[:2] == losses(cut)
+    assert len(losses(done.attempt)) == EPOCHS
+    assert not done.attempt.checkpoint.exists()
+    assert not cut.checkpoint.exists()
+    unbroken = session(again=True)
+    assert losses(unbroken.attempt) == losses(done.attempt)
+    volatile = ("latency", "cost", "throughput")
+    same = [key for key in done.outcome.metrics if not key.startswith(volatile)]
+    assert "val/macro_f1" in same
+    assert all(unbroken.outcome.metrics[key] == done.outcome.metrics[key] for key in same)
+
+
+def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, store: Store) -> None:
+    session = Session(experiment, store)
+    first = session()
+    assert session() == Trained(first.attempt, first.outcome, first.run_id, reused=True)
+    assert session.steps == []
+    assert session({"train.cache": "off"}).attempt.folder == first.attempt.folder
+    assert session({"train.lr": 1e-3}).attempt.folder != first.attempt.folder
+
+
+def test_a_killed_run_is_called_interrupted_by_the_one_that_goes_on(experiment: Path, store: Store) -> None:
+    script = f"""
+import os, time, pathlib
+from vidclf.runs.experiment import load_experiment
+from vidclf.tracking.train import train
+from vidclf.runs.store import Store
+def report(step, metrics):
+    if step == 2:
+        print("epoch 2", flush=True)
+        time.sleep(60)
+train(load_experiment(pathlib.Path({str(experiment)!r})), {experiment.stem!r},
+      Store(pathlib.Path({str(store.folder)!r})), again=False,
+      report=report, progress=lambda done, total: None, say=lambda text: None)
+"""
+    session = Session(experiment, store)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "epoch 2\n"
+        (cut,) = store.all_attempts()
+        running = session()  # beside the other, which is not touched
+        assert cut.outcome() is None
+        assert running.outcome.status == "complete"
+        deadline = time.monotonic() + 20
+        while Deliverer(store).receipt(cut).run_id is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.kill()
+    done = session(again=True)
+    outcome = cut.outcome()
+    assert outcome is not None
+    assert (outcome.status, outcome.reason) == ("interrupted", "interrupted: its process died")
+    client = MlflowClient(store.mlflow_uri)
+    run_id = Deliverer(store).receipt(cut).run_id
+    assert run_id is not None
+    assert done.run_id is not None
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert client.get_run(done.run_id).info.status == "FINISHED"

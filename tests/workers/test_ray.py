@@ -1,0 +1,383 @@
+"""Studies on a real Ray cluster of this machine: nodes that come and go, and a driver that dies."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from tests.clips import write_experiment, write_squares
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.runs.store import Store
+from vidclf.search.definition.study_file import StudyFile
+from vidclf.search.execution import worker_pool
+from vidclf.search.execution.worker_pool import Arrivals
+from vidclf.search.record.study import OpenStudy, find_study
+from vidclf.workers import ray
+from vidclf.workers.protocol import Ready, Resources, own_version
+from vidclf.workers.ray import RayWorker, _fitting, connected
+from vidclf.workers.sync import read_folder
+
+pytest.importorskip("ray")
+Cluster = Any
+STUDY = """
+question = "Does it travel?"
+base = {base}
+[objective]
+metric = "val/macro_f1"
+direction = "maximize"
+[budget]
+trials = {trials}
+retries = 5
+[sampler]
+name = "random"
+[resources]
+{resources}
+[space]
+{space}
+"""
+SPACE = {
+    "svm.toml": '"model.C" = { low = 0.1, high = 10.0, log = true }',
+    "tiny.toml": '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
+}
+SECONDS = 400.0
+pytestmark = pytest.mark.xdist_group("ray")  # a cluster is as much as two cores carry
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster whose head takes no worker; each test adds its nodes."""
+    from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a cluster before has set it in this process
+    before = signal.getsignal(signal.SIGTERM)
+    made = RayCluster()
+    made.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20)
+    yield made
+    made.shutdown()
+    signal.signal(signal.SIGTERM, before)
+
+
+def add_node(cluster: Cluster, cpus: int, gpus: int = 0) -> Any:
+    return cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=100 * 2**20)
+
+
+def write_study(
+    folder: Path, trials: int, resources: str, bases: Sequence[str] = tuple(SPACE), epochs: int = 3
+) -> Path:
+    manifest = write_squares(folder / "squares")
+    write_experiment(folder / "svm.toml", "svm", manifest)
+    write_experiment(
+        folder / "tiny.toml",
+        "frames2d",
+        manifest,
+        train=f"epochs = {epochs}\nmin_epochs = {epochs}\nbatch_size = 2",
+    )
+    path = folder / "travels.toml"
+    space = "\n".join(SPACE[base] for base in bases)
+    path.write_text(STUDY.format(base=list(bases), trials=trials, resources=resources, space=space))
+    return path
+
+
+class Driver:
+    """A `vidclf tune`, and what it has brought about so far."""
+
+    def __init__(self, study: Path, store: Store, *options: str) -> None:
+        self._log, self._out = study.with_suffix(".log"), study.with_suffix(".json")
+        command = [sys.executable, "-m", "vidclf", "tune", str(study), "--store", str(store.folder), "--json"]
+        self.store = store
+        with self._log.open("ab") as log, self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, *options], stdout=out, stderr=log, start_new_session=True
+            )
+
+    def until(self, reached: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + SECONDS
+        while not reached():
+            assert self.process.poll() is None, f"exit {self.process.poll()} before {what}\n{self}"
+            assert time.monotonic() < end, f"no {what}\n{self}"
+            time.sleep(0.05)
+
+    def attempts(self) -> list[Path]:
+        return [path.parent for path in self.store.attempts.glob("*/0*/attempt.json")]
+
+    def results(self) -> int:
+        return sum((folder / "result.json").exists() for folder in self.attempts())
+
+    def running(self) -> int:
+        return len(self.attempts()) - self.results()
+
+    def finished(self) -> dict[str, Any]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(SECONDS)
+        if self.process.poll() is None:
+            self.process.kill()
+        assert self.process.returncode == 0, self
+        document: dict[str, Any] = json.loads(self._out.read_text())
+        return document
+
+    def __str__(self) -> str:
+        return self._log.read_text(errors="replace")[-5000:]
+
+
+def outposts() -> list[psutil.Process]:
+    """Processes of workers that Ray has placed, anywhere on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            spawned = any("spawn_main" in word for word in process.cmdline())
+            if spawned and parent is not None and "Outpost" in " ".join(parent.cmdline()):
+                found.append(process)
+    return found
+
+
+def check(opened: OpenStudy, trials: int) -> None:
+    """Nothing is left running, the budget is kept exactly, and folders, Optuna and MLflow agree."""
+    states = Counter(trial.state.name for trial in opened.trials())
+    assert set(states) <= {"COMPLETE", "FAIL"}, states
+    assert opened.logical() == trials
+    assert [trial.number for trial in opened.trials()] == list(range(len(opened.trials())))
+    retried = Counter(t.user_attrs["retry_of"] for t in opened.trials() if "retry_of" in t.user_attrs)
+    assert set(retried.values()) <= {1}, retried
+    command = [sys.executable, "-m", "vidclf", "doctor", "--json", "--store", str(opened.store.folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert json.loads(found.stdout)["problems"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_on_two_nodes_leaves_what_it_leaves_on_one_machine(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    for _ in range(2):
+        add_node(cluster, cpus=1)
+    study = write_study(tmp_path, trials=10, resources="cpus = 1.0")
+    document = Driver(study, store, "--ray", cluster.address).finished()
+    assert document["trials"]["complete"] == 10
+    alone = Store(tmp_path / "alone")
+    Driver(study, alone, "--workers", "2").finished()  # with as many threads each
+    there, here = find_study("travels", store), find_study("travels", alone)
+    check(there, 10)
+    assert len({trial.user_attrs["shape"] for trial in there.trials()}) == 2
+    alike = 0
+    for mine, other in zip(there.trials(), here.trials(), strict=True):
+        assert mine.params == other.params
+        assert _scores(mine.user_attrs["metrics"]) == _scores(other.user_attrs["metrics"])
+        folders = [opened.attempt(mine.number).folder for opened in (there, here)]
+        # Which trials are kept, and so drawn, is also a matter of their latencies, which no two runs share.
+        if folders[0].joinpath("drawn").exists() == folders[1].joinpath("drawn").exists():
+            assert _names(folders[0]) == _names(folders[1])
+            alike += 1
+        first, second = (config.read_toml(folder / "config.toml") for folder in folders)
+        assert first == second
+        for name, content in read_folder(folders[0]).items():
+            assert b"vidclf-workers" not in content, name
+    assert alike >= 5
+    kept = [trial.number for trial in there.trials() if there.attempt(trial.number).model.is_dir()]
+    assert len(kept) >= 3
+    assert all("latency/p50_ms" in row.metrics for row in there.rows() if row.number in kept)
+
+
+def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a model is worth; its size in megabytes to three digits, as its card names the manifest's path."""
+    scores = {name: value for name, value in metrics.items() if not name.startswith(("cost/", "latency/"))}
+    return {**scores, "size/file_mb": round(scores["size/file_mb"], 3)}
+
+
+def _names(folder: Path) -> list[str]:
+    """Files, without the times and chance names of MLflow's pictures."""
+    return sorted(re.sub(r"\+timestamp\+\d+\+[-0-9a-f]+", "", name) for name in read_folder(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_survives_lost_nodes_workers_and_its_driver(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    study = write_study(tmp_path, 14, "max_workers = 3", bases=["tiny.toml"], epochs=80)
+    lost = add_node(cluster, cpus=1)
+    add_node(cluster, cpus=1)
+    options = ("--ray", cluster.address)
+    driver = Driver(study, store, *options)
+    driver.until(lambda: driver.running() == 2 and driver.results() >= 1, "two running trials")
+    cluster.remove_node(lost, allow_graceful=False)
+    before = driver.results()
+    driver.until(lambda: driver.results() > before + 2, "further results without the node")
+    add_node(cluster, cpus=2)
+    driver.until(lambda: driver.running() == 3, "three running trials after the cluster has grown")
+    outposts()[0].kill()
+    driver.until(lambda: "SIGKILL" in str(driver), "news of the killed worker")
+    driver.process.send_signal(signal.SIGKILL)
+    driver.process.wait()
+    end = time.monotonic() + 60
+    while outposts() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not outposts(), "workers outlive their driver"
+    document = Driver(study, store, *options).finished()
+    assert document["budget"] == {"total": 14, "used": 14}
+    opened = find_study("travels", store)
+    check(opened, 14)
+    reasons = [str(trial.user_attrs.get("reason", "")) for trial in opened.trials([TrialState.FAIL])]
+    assert any("was lost" in reason for reason in reasons), reasons
+    assert any("SIGKILL" in reason for reason in reasons), reasons
+    assert any("its supervisor died" in reason for reason in reasons), reasons
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_four_small_trials_share_a_gpu_and_a_fifth_waits(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    add_node(cluster, cpus=8, gpus=1)
+    study = write_study(tmp_path, 12, "cpus = 0.5\ngpus = 0.25\nmax_workers = 5", bases=["svm.toml"])
+    driver = Driver(study, store, "--ray", cluster.address)
+    driver.until(lambda: len(outposts()) == 4, "four workers")
+    devices = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in outposts()]
+    assert devices == ["0"] * 4
+    most = 0
+    while driver.process.poll() is None:
+        most = max(most, len(outposts()))
+        time.sleep(0.1)
+    assert most == 4
+    assert driver.finished()["trials"]["complete"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_of_another_version_is_refused_by_name(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_node(cluster, cpus=1)
+    monkeypatch.setattr(ray, "own_version", lambda: "9.9")
+    with connected(cluster.address):
+        worker = RayWorker(Resources())
+        with pytest.raises(InputError) as caught:
+            worker_pool.ready(worker, lambda _: None)
+    assert f"has vidclf {own_version()}, this machine 9.9; install the same there" in str(caught.value)
+
+
+def tune(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vidclf", "tune", str(study), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("cluster")  # beside which a local one is started
+def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: Store) -> None:
+    study = write_study(tmp_path, 2, "gpus = 64", bases=["svm.toml"])
+    for options, words in [
+        (("--ray", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
+        (("--ray", "ray://127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
+        (("--ray", "nonsense"), "an address is HOST:6379, ray://HOST:10001, auto or local"),
+        (("--ray", "local", "--per-gpu", "2"), "as gpus = 0.25 for four on each GPU"),
+        (
+            ("--ray", "local"),
+            f"no node can hold a worker of 1 CPU, 64 GPU: the cluster has {os.cpu_count()} CPU",
+        ),
+    ]:
+        found = tune(study, *options)
+        assert (found.returncode, found.stdout) == (2, ""), found.stderr
+        assert words in found.stderr
+    plan = tune(study, "--dry-run", "--ray", "local", "--workers", "3", "--json")
+    assert json.loads(plan.stdout)["resources"] == (
+        "workers on Ray (local): up to 3, each with 1 CPU, 64 GPU"
+    )
+    here = tune(study)
+    assert here.returncode == 0
+    assert "[resources] are for --ray" in here.stderr
+
+
+@pytest.mark.parametrize(
+    ("node", "resources", "places"),
+    [
+        ({"CPU": 8, "GPU": 1}, Resources(cpus=0.5, gpus=0.25), 4),
+        ({"CPU": 8, "GPU": 2}, Resources(gpus=0.4), 4),
+        ({"CPU": 3, "GPU": 2}, Resources(gpus=0.25), 3),
+        ({"CPU": 8}, Resources(gpus=1), 0),
+        ({"CPU": 8, "GPU": 5}, Resources(gpus=2), 2),
+        ({"CPU": 1}, Resources(cpus=2), 0),
+    ],
+)
+def test_so_many_workers_fit_on_a_node(node: dict[str, float], resources: Resources, places: int) -> None:
+    assert _fitting(node, resources) == places
+
+
+def test_resources_that_ray_would_refuse_are_refused_when_the_file_is_read() -> None:
+    for key in ("cpus", "gpus"):
+        with pytest.raises(InputError, match=f"{key} = 1.5: more than one is a whole number"):
+            config.validate(Resources, {key: 1.5}, "study.toml")
+    with pytest.raises(InputError, match=r"unknown key resources\.gpu, did you mean"):
+        config.validate(StudyFile, {"resources": {"gpu": 1}}, "study.toml")
+    assert [Resources(cpus=cpus).threads for cpus in (0.25, 1, 4)] == [1, 1, 4]
+
+
+class Newcomer:
+    """A worker on its way, as `Arrivals` sees it."""
+
+    machine: Mapping[str, str] | None = None
+
+    def __init__(self, fate: str = "no module named vidclf") -> None:
+        self.fate, self.stopped = fate, False
+
+    def death(self) -> str:
+        return self.fate
+
+    def replacement(self) -> "Newcomer":
+        return Newcomer(self.fate)
+
+    def hope(self, waited: float) -> str:
+        return f"waited {waited:.0f} s"
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
+    arrivals = Arrivals(lambda _: None)
+    assert arrivals.admit([Newcomer(), Newcomer()]) == []  # type: ignore[list-item]
+    for _ in range(2):
+        assert arrivals.hear(arrivals.workers[0], None) is None
+    assert len(arrivals.workers) == 2
+    with pytest.raises(InputError, match="no worker could be started: no module named vidclf"):
+        arrivals.hear(arrivals.workers[0], None)
+
+
+def test_a_worker_that_never_begins_is_given_up_while_others_work() -> None:
+    lines: list[str] = []
+    arrivals = Arrivals(lines.append)
+    arrivals.admit([Newcomer(), Newcomer()])  # type: ignore[list-item]
+    well = arrivals.workers[0]
+    assert arrivals.hear(well, Ready("far", "1", {"torch": "0.1"})) is well
+    for _ in range(3):
+        arrivals.hear(arrivals.workers[0], None)
+    assert arrivals.workers == []
+    assert "the node far has torch 0.1" in lines[0]
+    assert lines[1] == "a worker is given up, it died 3 times before it began: no module named vidclf"
+    arrivals.remind(others=True)
+    with pytest.raises(InputError, match="no worker is left"):
+        arrivals.remind(others=False)
+
+
+def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = 100.0, list[str]()
+    monkeypatch.setattr(worker_pool.time, "monotonic", lambda: now)
+    arrivals = Arrivals(lines.append)
+    arrivals.admit([Newcomer()])  # type: ignore[list-item]
+    for now in (105.0, 131.0, 140.0, 162.0):  # noqa: B007  (what monotonic returns)
+        arrivals.remind(others=False)
+    assert lines == ["waited 31 s", "waited 62 s"]

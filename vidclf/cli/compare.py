@@ -1,0 +1,177 @@
+"""``vidclf compare`` as a command."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidclf.cli.console import JsonOption, StoreOption, make_console, print_json, progress_bar, say, tell
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vidclf.comparison.data import Comparison, Part
+    from vidclf.comparison.rows import Line
+
+_MOST_ROWS = 1000
+"""Models in a terminal's table: ten thousand take it longer to draw than all else."""
+
+
+def compare(
+    studies_or_runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY_OR_RUN]...",
+            help="Studies' names or files, run ids, or names of runs' folders; none: all of the store.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every trial, not only the best of each family and study.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE.html",
+            help="Write one page that needs no network; MLflow gets it too, as a run of its own.",
+        ),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows as CSV.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Rank by this, as val/accuracy [the studies' objective, val/macro_f1]."
+        ),
+    ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve",
+            help="Train the best classical model, and the best of all if that takes ten minutes at most, on "
+            "25, 50, 75 and 100 % of the training groups, three times each: would more clips help?",
+        ),
+    ] = False,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Which model to ship: studies and single runs side by side, with baselines and what each costs.
+
+    Models that were judged on different clips are never ranked together. Published figures come from the
+    files below `experiments/` in the current folder, and from what the runs were made from.
+    """
+    from vidclf.comparison.data import build
+    from vidclf.config import InputError
+    from vidclf.runs.store import find_store
+
+    if to and to.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--to {to}: a page is written; name it {to.with_suffix('.html').name}")
+    with progress_bar("Training") as progress, _without_collection():
+        comparison = build(
+            studies_or_runs or [],
+            find_store(store),
+            metric=metric,
+            every=every,
+            say=say,
+            progress=progress if learning_curve else None,
+        )
+    if csv:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        comparison.as_table().to_csv(csv, index=False, lineterminator="\n")
+    if to:
+        with _without_collection():
+            _write(comparison, to)
+    if json_:
+        print_json(comparison.as_dict())
+    else:
+        _print(comparison)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Ten thousand trials are a million objects that all stay: looking through them again and again for what
+    could be freed takes a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _write(comparison: "Comparison", to: Path) -> None:
+    """Writes the page and gives it to MLflow, without which it stands for itself."""
+    from vidclf.comparison.log_to_mlflow import log_page
+    from vidclf.comparison.page import write_page
+    from vidclf.config import InputError
+    from vidclf.runs.store import open_store
+
+    try:
+        write_page(comparison, to)
+    except OSError as error:
+        raise InputError(f"--to {to}: cannot be written: {error.strerror}") from None
+    try:
+        run = log_page(comparison, to, open_store(comparison.store.folder))
+    except InputError as error:
+        say(f"warning: MLflow did not get the page: {error}")
+    else:
+        say(f"{to}, and in MLflow as the run {run}")
+
+
+def _print(comparison: "Comparison") -> None:
+    from vidclf.comparison.verdict_text import name_of
+
+    console = make_console(stderr=False)
+    blocks = [part.block for part in comparison.parts]
+    for part in comparison.parts:
+        lines = part.lines(every=comparison.every, most=_MOST_ROWS)
+        console.print(_table(part, name_of(part.block, blocks), lines))
+        hidden = len(part.lines(every=comparison.every)) - len(lines)
+        if hidden:
+            say(f"{hidden:,} more rows are not shown: --csv FILE and --json have all")
+        tell(part.answer.headline)
+        for other in part.answer.others:
+            tell(f"  {other}")
+        for curve in part.growth:
+            tell(f"  {curve.words}")
+        tell("")
+    for note in comparison.notes:
+        say(f"note: {note}")
+
+
+def _table(part: "Part", title: str, lines: "list[Line]") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from vidclf.comparison.verdict_text import values_of
+    from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, figure
+
+    block = part.block
+    front = {id(line) for line in block.front}
+    heading = f"{title}: best by {block.metric}" + (
+        f", {part.measured.val_clips} clips" if part.measured.val_clips else ""
+    )
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("rank", "model", "which", block.metric.partition("/")[2], "ms/clip", "ms/file", "MB"):
+        table.add_column(
+            name, justify="left" if name in ("model", "which") else "right", no_wrap=name != "which"
+        )
+    table.add_column("searched values", overflow="fold", min_width=20)
+    for line in lines:
+        rank = block.rank(line)
+        state = "" if line.state in ("complete", "published") else f" ({line.state})"
+        table.add_row(
+            f"{rank}{'*' if id(line) in front else ' '}" if rank else "– ",
+            line.family,
+            line.marked + state,
+            figure(line.value, ".4f"),
+            figure(line.metrics.get(LATENCY), ".1f"),
+            figure(line.metrics.get(FILE_LATENCY), ".1f"),
+            figure(line.metrics.get(SIZE), ".2f"),
+            values_of(line),
+        )
+    if front:
+        table.caption = "* Pareto front: no other model is better, faster and smaller at once, to two digits."
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,202 @@
+"""What every command shares: words, tables, progress bars, exit codes, and clear messages for errors."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_USERS_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""Errors of a named file that the user alone can mend."""
+FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
+PIPED_WIDTH = 160
+"""Columns of a table that does not go to a terminal."""
+LINE_SECONDS = 10.0
+"""Between two lines of progress that do not go to a terminal, at least."""
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Folder of the embedded store [VIDCLF_STORE, ./mlruns]."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Another value for a key, as train.epochs=2; repeatable."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+
+
+class Commands(TyperGroup):
+    """Turns what goes wrong into one clear message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            code = explained(error)
+            if code is None:
+                raise
+            raise typer.Exit(code) from None
+
+
+def explained(error: Exception) -> int | None:
+    """Prints an error's message; its exit code, ``None`` where it is the command line's own signal."""
+    if type(error).__module__.startswith(("typer", "click")):
+        return None
+    known = _known(error)
+    if known is not None:
+        code, text, style = known
+        say(text, style)
+        return code
+    with tempfile.NamedTemporaryFile("w", prefix="vidclf-", suffix=".log", delete=False) as log:
+        log.write("".join(traceback.format_exception(error)))
+    say(f"a bug in vidclf: {type(error).__name__}: {error} (traceback in {log.name})", "red")
+    return OWN_BUG
+
+
+def _known(error: Exception) -> tuple[int, str, str] | None:
+    """Exit code, message and style of an error that is no bug of vidclf."""
+    from vidclf.config import InputError
+    from vidclf.data.video import ClipError
+    from vidclf.runs.store import DatabaseAway
+
+    if isinstance(error, InputError | ClipError):
+        return BAD_INPUT, "error: " + "\n       ".join(str(error).splitlines()), "red"
+    if isinstance(error, DatabaseAway):
+        text = f"{error}; nothing that was finished is lost: when it is back, repeat the command"
+        return (INTERRUPTED if error.interrupted else FAILED), text, "red"
+    if type(error).__name__ == "GateRefused":
+        return GATE_REFUSED, f"refused: {error}", "yellow"
+    if _disk_is_full(error):
+        text = (
+            "error: the disk is full. Nothing that was finished is lost: make room (vidclf doctor shows what "
+            "the store weighs), then repeat the command"
+        )
+        return FAILED, text, "red"
+    if isinstance(error, OSError) and error.errno in _USERS_FILES and error.filename is not None:
+        return BAD_INPUT, f"error: {os.fsdecode(error.filename)}: {error.strerror}", "red"
+    return None
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is what an error, or one that led to it, comes from."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "disk is full" in str(error):  # SQLite's words
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def make_console(stderr: bool = True) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    return console
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A word beside the result, on stderr."""
+    make_console().print(text, style=style, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """A line of the result, on stdout."""
+    make_console(stderr=False).print(text, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document of ``--json``, on stdout."""
+    try:
+        json.dump(value, sys.stdout, indent=1, default=str)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough, as `head` has; rich ends a table the same way
+        make_console(stderr=False).on_broken_pipe()
+
+
+def report_epoch(step: int, metrics: Mapping[str, float]) -> None:
+    """One line for each epoch of a fit."""
+    if step:
+        shown = "  ".join(f"{name.removeprefix('epoch/')} {value:.4g}" for name, value in metrics.items())
+        say(f"epoch {step}  {shown}")
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Around work that the same command goes on with after Ctrl-C, which says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that appears when it is first told of work; a line now and then in a pipe."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = make_console()
+    if not console.is_terminal:
+        yield _Lines(task)
+        return
+    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    number = bar.add_task(task, total=None)
+
+    def update(done: int, total: int) -> None:
+        bar.start()
+        bar.update(number, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+class _Lines:
+    """Progress for a pipe or a log: a line when so much time has gone since the last one."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._spoke = monotonic()
+        self._began = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = monotonic()
+        if now - self._spoke >= LINE_SECONDS or (self._began and done == total):
+            self._spoke, self._began = now, done < total
+            say(f"{self._task}: {done} of {total}")
+
+
+@contextlib.contextmanager
+def counted(task: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that moves on by one at each call."""
+    with progress_bar(task) as progress:
+        done = itertools.count(1)
+        yield lambda: progress(next(done), total)

@@ -1,0 +1,204 @@
+"""Commands on finished models: ``predict``, ``bench``, ``export``, and ``ui``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vidclf.cli.console import (
+    FAILED,
+    JsonOption,
+    StoreOption,
+    make_console,
+    print_json,
+    progress_bar,
+    say,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from vidclf.inference.benchmark import Bench
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="NAME@champion, NAME/3, a run id, or a folder.")
+]
+
+
+def predict(
+    model: ModelArgument,
+    videos: Annotated[
+        list[str],
+        typer.Argument(metavar="VIDEO...", help="Video files, folders of them, quoted patterns, or URLs."),
+    ],
+    window: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Label each window of a long video by itself."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Labels video files; a file that cannot be read is an error of its own, exit 1.
+
+    A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
+    """
+    from vidclf.inference.predict import as_table, find_videos, predict_files
+    from vidclf.registry.resolve import resolve_model
+    from vidclf.runs.store import find_store
+
+    folder = resolve_model(find_store(store), model)
+    with progress_bar("Predicting") as progress:
+        predictions = predict_files(folder, find_videos(videos), progress, window)
+    windowed = window is not None
+    if csv:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        as_table(predictions, windowed=windowed).to_csv(csv, index=False)
+    items = [prediction.as_dict(windowed=windowed) for prediction in predictions]
+    if json_:
+        print_json(items)
+    else:
+        _print_predictions(items, windowed)
+    if any(prediction.error for prediction in predictions):
+        raise typer.Exit(FAILED)
+
+
+def _print_predictions(items: Sequence[Mapping[str, Any]], windowed: bool) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    times = [Column("start", justify="right"), Column("end", justify="right")] if windowed else []
+    table = Table("clip", *times, "label", "probabilities", Column("time", justify="right"), box=SIMPLE_HEAD)
+    for item in items:
+        likely = sorted(item["probabilities"].items(), key=lambda pair: -pair[1])
+        chances = "  ".join(f"{name} {chance:.3f}" for name, chance in likely)
+        spans = [_seconds(item[key]) for key in ("start", "end")] if windowed else []
+        milliseconds = f"{item['seconds'] * 1000:.0f} ms"
+        table.add_row(item["clip_path"], *spans, item["label"] or "–", item["error"] or chances, milliseconds)
+    make_console(stderr=False).print(table)
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def bench(
+    model: ModelArgument,
+    clip: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The clip to measure with; none: a rendered one.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips at once, for the throughput.")] = 8,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Latency, throughput, size and memory of a model on this machine, measured now and through no cache."""
+    from vidclf.inference.benchmark import bench as measure
+    from vidclf.registry.resolve import resolve_model
+    from vidclf.runs.store import find_store
+
+    measured = measure(resolve_model(find_store(store), model), clip, batch)
+    if json_:
+        print_json(measured.as_dict())
+    else:
+        _print_bench(measured)
+
+
+def _print_bench(measured: "Bench") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    from vidclf.evaluation.ranking import disturbed
+
+    value = measured.metrics
+    tell(f"Clip: {measured.clip}")
+    tell("  ".join(f"{name} {text}" for name, text in measured.conditions.items()))
+    names = ("p50", "p90", "p95", "iqr")
+    table = Table("one clip, in ms", *(Column(name, justify="right") for name in names), box=SIMPLE_HEAD)
+    for words, prefix in (("tensor to probabilities", ""), ("file to label", "file_")):
+        table.add_row(words, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
+    make_console(stderr=False).print(table)
+    if busy := disturbed(value):
+        say(f"warning: timed while {busy}: too high. Measure again when it is quiet.", "yellow")
+    rows: list[tuple[str, str, Callable[[float], str]]] = [
+        (
+            f"throughput, {value['throughput/batch']:.0f} at once",
+            "throughput/clips_per_s",
+            "{:.1f} clips/s".format,
+        ),
+        ("saved model", "size/file_mb", "{:.2f} MiB".format),
+        ("parameters", "size/parameters", "{:,.0f}".format),
+        ("multiply-accumulates a clip", "cost/macs", "{:,.0f}".format),
+        ("most memory of this process", "cost/peak_memory_mb", "{:,.0f} MiB".format),
+        ("CUDA memory allocated", "cost/cuda_allocated_mb", "{:,.0f} MiB".format),
+        ("CUDA memory reserved", "cost/cuda_reserved_mb", "{:,.0f} MiB".format),
+    ]
+    for words, name, shown in rows:
+        if name in value:
+            tell(f"{words}: {shown(value[name])}")
+
+
+def export(
+    model: ModelArgument,
+    form: Annotated[Literal["onnx", "pt2"], typer.Option("--format", help="What is written.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The file; a JSON file about it goes beside it.")],
+    clip: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The clip to compare on; none: a rendered one.")
+    ] = None,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Writes a neural model as a graph that runs without vidclf, and compares it with the original."""
+    from vidclf.inference.benchmark import clip_or_rendered
+    from vidclf.inference.export import TOLERANCE
+    from vidclf.inference.export import export as write
+    from vidclf.registry.resolve import resolve_model
+    from vidclf.runs.store import find_store
+
+    folder = resolve_model(find_store(store), model)
+    with clip_or_rendered(clip) as (path, words):
+        exported = write(folder, form, to, path)
+    if json_:
+        print_json(exported.as_dict())
+        return
+    tell(f"{exported.file} and {exported.notes.name}, which says what it takes and gives")
+    tell(
+        f"Largest difference of a probability from the original: {exported.difference:.2g} in single "
+        f"precision (allowed: {TOLERANCE:g}), {exported.served_difference:.2g} from what vidclf predicts here"
+    )
+    say(f"Compared on {words}")
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 5000,
+    study: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="A study's name or file; none: the newest.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; others than 127.0.0.1 let others in.")
+    ] = "127.0.0.1",
+    store: StoreOption = None,
+) -> None:
+    """Serves MLflow's UI on the store, with links to a study's ranked trials and charts."""
+    from vidclf.runs.store import open_store
+    from vidclf.tracking.ui import is_loopback, serve_ui
+
+    opened_store = open_store(store)
+    name = None
+    if study is not None:
+        from vidclf.search.record.study import find_study
+
+        name = find_study(study, opened_store).name
+    if not is_loopback(host):
+        say(
+            f"warning: on {host} everyone who reaches port {port} can read, change and delete all runs and "
+            "models: nobody is asked for a password",
+            "yellow",
+        )
+    serve_ui(opened_store, port, _announce, study=name, host=host)
+
+
+def _announce(link: str, others: Mapping[str, str]) -> None:
+    say(link)
+    for name, other in others.items():
+        say(f"{name}:  {other}")
+    say("Ctrl-C stops it")

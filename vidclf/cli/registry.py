@@ -1,0 +1,256 @@
+"""The commands that decide what is shipped: confirm, promote and rollback."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidclf.cli.console import (
+    GATE_REFUSED,
+    JsonOption,
+    StoreOption,
+    counted,
+    make_console,
+    print_json,
+    progress_bar,
+    report_epoch,
+    resumable,
+    say,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from vidclf.registry.confirm_report import Confirmation
+    from vidclf.registry.gates import Gate
+    from vidclf.registry.promote import Candidate
+    from vidclf.search.record.settings import Gates
+
+
+_WORTH_TELLING = 90.0
+"""Seconds from which on it is told how long something will take."""
+
+
+def confirm(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or file.")],
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many of the best trials.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Fresh seeds for each.")] = 3,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Trains a study's best trials again, on seeds and clips that did not choose them.
+
+    The best of many trials is partly lucky. Here each finalist is judged out of fold on clips of train,
+    which the search never scored, and the winner is who is best on average. Nothing that was done before is
+    done again, so an interrupted call goes on. Test is not read.
+    """
+    from vidclf.labels import plural
+    from vidclf.registry import confirm as work
+    from vidclf.registry.confirm import plan
+    from vidclf.registry.confirm_report import as_dict
+    from vidclf.runs.store import open_store
+    from vidclf.search.record.study import find_study
+    from vidclf.tracking.deliverer import Deliverer
+
+    opened_store = open_store(store)
+    opened = find_study(study, opened_store)
+    planned = plan(opened, top, seeds)
+    fold_count = len(next(iter(planned.folds.values())))
+    minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
+    factors = (plural(len(planned.rows), "trial"), plural(seeds, "seed"), plural(fold_count, "fold"))
+    say(f"{planned.fits} fits: {' x '.join(factors)}{minutes}")
+    with resumable(), counted("Confirming", planned.fits) as progress:
+        found = work.confirm(opened, planned, progress, say)
+    deliverer = Deliverer(opened_store)
+    for row in planned.rows:
+        deliverer.deliver(opened.attempt(row.number))
+    for finalist in found.finalists:
+        deliverer.deliver(finalist.attempt)
+    deliverer.deliver(opened.own_attempt)
+    if json_:
+        print_json(as_dict(found))
+        return
+    _print_confirmation(found)
+    say(f"Ship it:  vidclf promote {shlex.quote(found.study)} --as NAME")
+
+
+def _print_confirmation(found: "Confirmation") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = (
+        "trial",
+        "base",
+        f"{found.metric} (search)",
+        "mean",
+        "by seed",
+        "95 % interval",
+        "ms/clip",
+        "ms/file",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("base", "by seed") else "right")
+    for each in found.finalists:
+        reached = f"{each.reached.low:.3f} to {each.reached.high:.3f}" if each.reached else "–"
+        table.add_row(
+            str(each.row.number),
+            each.row.base,
+            f"{each.row.value:.4f}",
+            f"{each.mean:.4f}",
+            " ".join(f"{score:.3f}" for score in each.scores),
+            reached,
+            f"{each.figures.get('confirm/latency_p50_ms', float('nan')):.1f}",
+            f"{each.figures.get('confirm/latency_file_p50_ms', float('nan')):.1f}",
+        )
+    make_console(stderr=False).print(table)
+    for note in found.notes:
+        tell(note)
+
+
+def promote(
+    study_or_run: Annotated[
+        str, typer.Argument(metavar="STUDY_OR_RUN", help="A study's name or file, or a run id.")
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name in the registry.")],
+    alias: Annotated[str, typer.Option(help="Alias that the version gets.")] = "champion",
+    min_: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="METRIC=VALUE", help="Gate, as test/macro_f1=0.8; repeatable."),
+    ] = None,
+    max_: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="METRIC=VALUE", help="Gate, as latency/p50_ms=50; repeatable."),
+    ] = None,
+    class_recall: Annotated[
+        float | None, typer.Option(help="Gate: no class's recall on test may be certainly below it.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help="not-worse=0.01: also a model that nobody can tell from the champion, measured worse by no "
+            "more than that; untested: also where test has too few groups to tell anything.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Judges a study's best trial, or one run, on the test split, and registers it as NAME@champion.
+
+    Gates come from the study's `[gates]` and from here. The test split is read once, and the read is written
+    down: the more often it was read, the more certain a challenger must be to be better than the champion,
+    on the same clips, group by group. Without a champion yet, the gates alone decide. A refusal is exit 3.
+    """
+    from vidclf.registry.gates import Acceptance
+    from vidclf.registry.promote import GateRefused, Request, find_candidate
+    from vidclf.registry.promote import promote as judge
+    from vidclf.runs.store import open_store
+
+    opened_store = open_store(store)
+    gates, accepted = _flags(min_ or [], max_ or [], class_recall), Acceptance.parse(accept or [])
+    candidate = find_candidate(study_or_run, opened_store)
+    request = Request(name, alias, candidate.gates.merged(gates), accepted)
+    asks = not yes and not json_ and sys.stdin.isatty()
+    if not candidate.attempt.model.is_dir():
+        _train_again(candidate, asks=asks, yes=yes)
+    if asks:
+        question = f"Read the test split, and register {candidate.label} as {name}@{alias} if it passes?"
+        typer.confirm(question, abort=True, err=True)
+    try:
+        with progress_bar("Reading test") as progress:
+            promoted = judge(opened_store, candidate, request, progress)
+    except GateRefused as refusal:
+        _print_gates(refusal.gates)
+        if json_:
+            judged = [_gate(gate) for gate in refusal.gates]
+            print_json({"name": name, "version": None, "alias": alias, "gates": judged, "metrics": {}})
+        failed = [gate.gate for gate in refusal.gates if not gate.passed]
+        say(f"refused by {len(failed)} of {len(refusal.gates)} gates: {'; '.join(failed)}", "yellow")
+        raise typer.Exit(GATE_REFUSED) from None
+    if json_:
+        print_json(
+            {
+                "name": promoted.name,
+                "version": promoted.version,
+                "alias": promoted.alias,
+                "gates": [_gate(gate) for gate in promoted.gates],
+                "metrics": dict(promoted.metrics),
+                "run_id": promoted.run_id,
+                "test_reads": promoted.reads,
+            }
+        )
+        return
+    _print_gates(promoted.gates)
+    word = "is now" if promoted.created else "already is"
+    tell(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
+    _print_test(promoted.metrics)
+    say(f"Next: vidclf predict {shlex.quote(f'{promoted.name}@{promoted.alias}')} CLIP...")
+
+
+def _flags(least: Sequence[str], most: Sequence[str], class_recall: float | None) -> "Gates":
+    from vidclf import config
+    from vidclf.search.record.settings import Gates
+
+    tree: dict[str, Any] = {"min": config.parse_assignments(least), "max": config.parse_assignments(most)}
+    if class_recall is not None:
+        tree["class_recall"] = class_recall
+    return config.validate(Gates, tree, "--min, --max, --class-recall")
+
+
+def _gate(gate: "Gate") -> dict[str, Any]:
+    return asdict(gate)
+
+
+def _print_gates(gates: Sequence["Gate"]) -> None:
+    for gate in gates:
+        say(
+            f"{'passed' if gate.passed else 'FAILED'}  {gate.gate}: {gate.detail}",
+            None if gate.passed else "red",
+        )
+
+
+def _print_test(metrics: Any) -> None:
+    for name in ("accuracy", "macro_f1"):
+        value = metrics.get(f"test/{name}")
+        low, high = (metrics.get(f"test/{name}_{end}") for end in ("low", "high"))
+        if value is not None:
+            reached = f", 95 % interval {low:.3f} to {high:.3f}" if low is not None else ", no interval"
+            tell(f"test/{name} {value:.4f}{reached}")
+
+
+def _train_again(candidate: "Candidate", *, asks: bool, yes: bool) -> None:
+    from vidclf.config import InputError
+    from vidclf.runs.retrain import check_clips, train_model
+
+    check_clips(candidate.attempt)
+    if asks:
+        typer.confirm(f"The model of {candidate.label} was not kept. Train it again?", abort=True, err=True)
+    elif not yes:
+        raise InputError(f"the model of {candidate.label} was not kept; --yes trains it again")
+    say(f"training {candidate.label} again …")
+    train_model(candidate.attempt, candidate.repeats, report_epoch)
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")],
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Makes the champion before the present one champion again; the history keeps both."""
+    from vidclf.config import InputError
+    from vidclf.registry import aliases
+    from vidclf.runs.store import find_store
+    from vidclf.tracking.deliverer import Deliverer, mlflow_exists
+
+    opened = find_store(store)
+    if not mlflow_exists(opened):
+        raise InputError(f"{name}: no such registered model, {opened.folder} has none")
+    moved = aliases.rollback(Deliverer(opened).client, name)
+    if json_:
+        print_json({"name": name, "alias": moved.alias, "version": moved.version, "before": moved.before})
+        return
+    tell(f"{name}@{moved.alias} is version {moved.version} again; it was version {moved.before}")

@@ -1,0 +1,160 @@
+"""What the compared models say of single clips: which all get wrong, and whose label looks wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vidclf.comparison.rows import Line
+from vidclf.data import remote, video
+from vidclf.data.video import ClipError
+from vidclf.evaluation.metrics import read_predictions
+from vidclf.reports import html
+
+_PREFIX = "probability/"
+_SIDE = 144
+"""Short side of a thumbnail in pixels."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A clip whose label looks wrong.
+
+    Attributes:
+        clip_path: The file.
+        label: The given one.
+        suggested: What the models say it is.
+        given: The mean probability of the given label.
+        other: That of the suggested one.
+    """
+
+    clip_path: str
+    label: str
+    suggested: str
+    given: float
+    other: float
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The predictions of several models for the same clips, none of them for a clip it was trained on.
+
+    Attributes:
+        table: By clip path: ``label``, ``models`` (that predicted it), ``wrong`` (of them), ``said`` (what
+            they said where they were wrong), and the mean of each ``probability/<class>``.
+        models: How many models there are.
+    """
+
+    table: pd.DataFrame
+    models: int
+
+    @property
+    def classes(self) -> list[str]:
+        return [name.removeprefix(_PREFIX) for name in self.table.columns if name.startswith(_PREFIX)]
+
+    def always_wrong(self) -> pd.DataFrame:
+        """Rows that every model gets wrong, the surest of the wrong class first."""
+        wrong = self.table[(self.table["wrong"] == self.models) & (self.table["models"] == self.models)]
+        surest = wrong[[_PREFIX + name for name in self.classes]].max(axis=1)
+        return wrong.loc[surest.sort_values(ascending=False, kind="stable").index]
+
+    def doubts(self) -> list[Doubt]:
+        """Labels that look wrong, the worst first; see `label_doubts`."""
+        classes = self.classes
+        probabilities = self.table[[_PREFIX + name for name in classes]].to_numpy()
+        labels = np.array([classes.index(label) for label in self.table["label"]], dtype=np.int64)
+        return [
+            Doubt(
+                str(self.table.index[row]),
+                classes[labels[row]],
+                classes[suggested],
+                float(probabilities[row, labels[row]]),
+                float(probabilities[row, suggested]),
+            )
+            for row, suggested in label_doubts(labels, probabilities)
+        ]
+
+
+Source = Literal["val", "confirm"]
+"""Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
+
+
+def predictions(line: Line, source: Source = "val") -> pd.DataFrame | None:
+    """A model's predictions, one a clip; ``None`` where there are none on disk."""
+    if line.attempt is None:
+        return None
+    try:
+        table = read_predictions(line.attempt.artifacts / source / "predictions.csv")
+    except FileNotFoundError:
+        return None
+    return table.drop_duplicates("clip_path")  # confirm has one of each seed: the first stands for all
+
+
+def pool(lines: Sequence[Line], source: Source = "val") -> Pooled | None:
+    """The predictions of all lines that have some; ``None`` where none has."""
+    tables = [table for line in lines if (table := predictions(line, source)) is not None]
+    if not tables:
+        return None
+    together = pd.concat(tables)
+    together["wrong"] = together["predicted"] != together["label"]
+    clips = together.groupby("clip_path", sort=True)
+    probabilities = [name for name in together.columns if name.startswith(_PREFIX)]
+    wrong = together[together["wrong"]].groupby("clip_path")["predicted"]
+    table = clips[probabilities].mean()
+    table.insert(0, "label", clips["label"].first())
+    table.insert(1, "models", clips.size())
+    table.insert(2, "wrong", clips["wrong"].sum())
+    said = wrong.agg(lambda labels: ", ".join(labels.value_counts().index))
+    table.insert(3, "said", said.reindex(table.index, fill_value=""))
+    return Pooled(table, len(tables))
+
+
+def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Clips whose given label looks wrong, by confident learning.
+
+    A class's threshold is the mean probability of it over the clips labelled so. A label is in doubt where
+    its own probability is below its threshold, and another class's is not below that class's and larger; of
+    several such classes the most probable is suggested (Northcutt, Jiang and Chuang 2021, equations 1 and 2,
+    https://arxiv.org/abs/1911.00068). The probabilities must come from models that were not trained on these
+    clips.
+
+    Args:
+        labels: Given ones, shape (clips,).
+        probabilities: Shape (clips, classes).
+
+    Returns:
+        Index of the clip and of the suggested class, the widest gap between their probabilities first.
+    """
+    classes = probabilities.shape[1]
+    thresholds = np.array(
+        [
+            probabilities[labels == label, label].mean() if (labels == label).any() else np.inf
+            for label in range(classes)
+        ]
+    )
+    rows = np.arange(len(labels))
+    given = probabilities[rows, labels]
+    others = np.where(probabilities >= thresholds, probabilities, -np.inf)
+    others[rows, labels] = -np.inf
+    suggested = others.argmax(axis=1)
+    gaps = others[rows, suggested] - given
+    doubtful = np.flatnonzero((given < thresholds[labels]) & (gaps > 0))
+    return [(int(row), int(suggested[row])) for row in doubtful[np.argsort(-gaps[doubtful], kind="stable")]]
+
+
+def thumbnail(clip_path: str) -> str:
+    """The middle frame as a picture of the page; empty where the file is gone or gives none.
+
+    Nothing is fetched for it: of a clip behind a URL it shows the copy that this machine has, if any.
+    """
+    path = remote.known_copy(clip_path)
+    if path is None:
+        return ""
+    try:
+        frame = video.decode(path, 1, _SIDE).frames[0]
+    except (ClipError, OSError):
+        return ""
+    return html.picture(frame, path.name)

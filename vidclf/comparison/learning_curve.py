@@ -1,0 +1,138 @@
+"""Would more clips help: a model trained on ever more training groups, judged on the same val."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from vidclf.comparison.rows import METRIC, Block, Line
+from vidclf.comparison.verdict_text import metric_words
+from vidclf.data.clips import ClipSet
+from vidclf.data.manifest import Entry
+from vidclf.data.splitting import group_of
+from vidclf.evaluation import metrics
+from vidclf.models import MODELS
+from vidclf.runs.experiment import clip_store, divided, experiment_of, prepare
+from vidclf.search.record.settings import SCORES
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the training groups."""
+DRAWS = 3
+_MOST_SECONDS = 600.0
+"""A neural model that would take longer is left out."""
+_CLEAR = 0.02
+"""Least gain from the last quarter of the groups that makes more of them worth advising."""
+_NEURAL = ("frames2d", "volume3d")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a model's score grows with its training clips.
+
+    Attributes:
+        line: The model.
+        metric: What it is judged by.
+        groups: Training groups at each of `SHARES`.
+        scores: One for each draw, at each of `SHARES`.
+    """
+
+    line: Line
+    metric: str
+    groups: Sequence[int]
+    scores: Sequence[Sequence[float]]
+
+    @property
+    def words(self) -> str:
+        """What the curve says."""
+        means = [statistics.mean(draws) for draws in self.scores]
+        spread = max(statistics.stdev(draws) for draws in self.scores[-2:])
+        gain = means[-1] - means[-2]
+        course = ", ".join(
+            f"{mean:.3f} with {groups}" for mean, groups in zip(means, self.groups, strict=True)
+        )
+        said = f"{self.line.family}: {metric_words(self.metric)} {course} training groups."
+        if len(set(self.groups)) < len(SHARES):
+            return f"{said} There are too few training groups for a curve."
+        if gain > max(spread, _CLEAR):
+            return f"{said} It still rises: more clips of new groups would help."
+        if gain < -max(spread, _CLEAR):
+            return f"{said} It falls at the end, which is chance or clips that mislead."
+        if spread > _CLEAR:
+            return (
+                f"{said} The draws differ by {spread:.3f}, more than the last groups bring: nobody can tell."
+            )
+        return f"{said} It has levelled off: more of the same would not help much."
+
+
+def chosen(block: Block, say: Callable[[str], None]) -> list[Line]:
+    """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
+    lines: list[Line] = []
+    classical = [line for line in block.ranked if line.model not in (*_NEURAL, "majority")]
+    for line in (*classical[:1], *block.choice_first[:1]):
+        seconds = DRAWS * sum(SHARES) * line.metrics.get("cost/fit_seconds", 0.0)
+        if any(line is each for each in lines) or line.attempt is None or not line.attempt.config.exists():
+            continue
+        if seconds > _MOST_SECONDS:
+            say(f"learning curve: {line.label} is left out, it would train for {seconds / 60:.0f} minutes")
+            continue
+        say(
+            f"learning curve: training {line.label} ({line.family}) {DRAWS * len(SHARES)} times, about "
+            f"{seconds:.0f} s of fitting"
+        )
+        lines.append(line)
+    return lines
+
+
+def grow(line: Line, metric: str, progress: Callable[[], None]) -> Growth:
+    """Trains a line's configuration on growing parts of the training groups.
+
+    A draw is an order of the groups, of which each part takes the first so many, and a seed of its own;
+    where classical models have no chance in them, all draws of the whole are equal.
+
+    Args:
+        line: A trial or run whose config is on disk.
+        metric: What to judge by; `METRIC` where that is none that grows.
+        progress: Called after each fit.
+
+    Raises:
+        InputError: Its clips cannot be read.
+    """
+    assert line.attempt is not None
+    metric = metric if metric in {f"val/{name}" for name in SCORES} - {"val/loss"} else METRIC
+    experiment = experiment_of(line.attempt)
+    manifest, _ = prepare(experiment)
+    splits, store = divided(experiment, manifest), clip_store(experiment)
+    val = ClipSet.of_entries(splits["val"], manifest.classes, store)
+    parts = [_parts(splits["train"], draw) for draw in range(DRAWS)]
+    scores: list[list[float]] = []
+    for place in range(len(SHARES)):
+        scores.append([])
+        for draw in range(DRAWS):
+            train = ClipSet.of_entries(parts[draw][place], manifest.classes, store)
+            seeded = experiment.model_copy(update={"seed": experiment.seed + draw})
+            classifier = MODELS[experiment.kind].build(seeded, manifest.classes)
+            classifier.fit(train, val, lambda step, values: None)
+            found = metrics.evaluate(val.labels, classifier.predict_proba(val), manifest.classes)
+            scores[-1].append(found[metric.removeprefix("val/")])
+            progress()
+    groups = [len({group_of(entry) for entry in part}) for part in parts[0]]
+    return Growth(line, metric, groups, scores)
+
+
+def _parts(entries: Sequence[Entry], draw: int) -> list[list[Entry]]:
+    """The clips of the first groups of a shuffled order, for each of `SHARES`; each part has every class."""
+    names = sorted({group_of(entry) for entry in entries})
+    order = [names[place] for place in np.random.default_rng(draw).permutation(len(names))]
+    parts = []
+    for share in SHARES:
+        taken = set(order[: ceil(share * len(order))])
+        for label in sorted({entry.label for entry in entries}):
+            having = [
+                name for name in order if any(group_of(e) == name and e.label == label for e in entries)
+            ]
+            if not taken.intersection(having):
+                taken.add(having[0])
+        parts.append([entry for entry in entries if group_of(entry) in taken])
+    return parts

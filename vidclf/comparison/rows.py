@@ -1,0 +1,384 @@
+"""What is compared: trials as Optuna's database sums them up, and the folders of single runs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import TrialRow
+from vidclf.runs.folder import Attempt
+from vidclf.runs.store import TRAIN, Store
+from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
+
+if TYPE_CHECKING:
+    from vidclf.registry.confirm_report import Judged
+
+Origin = Literal["trial", "run", "majority", "published"]
+METRIC = "val/macro_f1"
+"""What lines are ranked by where their studies have no objective in common."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What a line was judged on: only lines of equal clips are ranked together.
+
+    Attributes:
+        name: The data set.
+        digest: Of its manifest: content, label, group and split of every clip.
+        folds: How train and val were divided anew, as ``fold 0 of 5``; empty: as the manifest says.
+    """
+
+    name: str
+    digest: str
+    folds: str = ""
+
+
+@dataclass(frozen=True)
+class Line(TrialRow):
+    """A line of the comparison; of a single run, ``study`` is empty and ``base`` its name.
+
+    Attributes:
+        clips: What it was judged on.
+        origin: A ``trial`` of a study, a single ``run``, the ``majority`` class, or a ``published`` figure.
+        network: ``model.network``, empty where there is none.
+        attempt: Its folder; ``None`` for baselines.
+        manifest: The data set's file, as the run recorded it.
+        source: Where a published figure comes from.
+        named: Whether it was asked for by itself.
+        confirmed: What `vidclf confirm` found; ``None`` where it was not asked, or judged by another metric.
+    """
+
+    clips: Clips = Clips("", "")
+    origin: Origin = "trial"
+    network: str = ""
+    attempt: Attempt | None = None
+    manifest: str = ""
+    source: str = ""
+    named: bool = False
+    confirmed: "Judged | None" = None
+
+    @property
+    def won(self) -> bool:
+        """Whether `vidclf confirm` found it the best of its study, by what is ranked here."""
+        return self.confirmed is not None and self.confirmed.won
+
+    @property
+    def score(self) -> float:
+        """Of a ranked line: what `vidclf confirm` gave it, else the figure that it is ranked by."""
+        return self.confirmed.mean if self.confirmed else self.value or 0.0
+
+    @property
+    def family(self) -> str:
+        """``model.kind`` and the network."""
+        return f"{self.model} {self.network}".strip()
+
+    @property
+    def label(self) -> str:
+        """Which one it is, in words."""
+        if self.origin == "trial":
+            return f"trial {self.number} of {self.study}"
+        return {"run": f"run {self.base}", "majority": "always the most frequent class"}.get(
+            self.origin, f"published, {self.base}"
+        )
+
+    @property
+    def marked(self) -> str:
+        """The same for a table, where the winner of a confirmation is to be seen."""
+        return f"{self.label}, confirmed" if self.won else self.label
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that were judged on the same clips.
+
+    Attributes:
+        clips: What they were judged on.
+        metric: What they are ranked by.
+        direction: ``maximize`` or ``minimize``.
+        lines: Every trial and run.
+        studies: Those that have a line here, by name.
+        floor: What the most frequent class scores; ``None`` where that is not known.
+    """
+
+    clips: Clips
+    metric: str
+    direction: str
+    lines: Sequence[Line]
+    studies: Mapping[str, OpenStudy]
+    floor: float | None = None
+
+    @cached_property
+    def ranked(self) -> list[Line]:
+        """Complete, feasible lines, best first."""
+        return ranking.ranked(self.lines, self.direction)
+
+    @cached_property
+    def front(self) -> list[Line]:
+        """Those above the floor that no other beats in score, latency and size at once."""
+        return [line for line in ranking.pareto_front(self.lines, self.direction) if self.useful(line)]
+
+    @cached_property
+    def choice(self) -> Line | None:
+        """What to ship, if anything: what `vidclf confirm` found best, else what val puts ahead.
+
+        All studies of a block are confirmed on the same clips, so that the winners of several can be
+        compared. What nobody confirmed comes after them, however far ahead: its figure chose it.
+        """
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        winners = sorted((line for line in self.ranked if line.won), key=lambda line: sign * line.score)
+        others = [line for line in self.ranked if line.study not in self.settled]
+        candidates = [*winners[:1], *others[:1]]
+        return next(filter(self.useful, candidates), candidates[0] if candidates else None)
+
+    @cached_property
+    def settled(self) -> set[str]:
+        """Studies whose confirmed winner is here, so that val no longer decides among their trials."""
+        return {line.study for line in self.ranked if line.won}
+
+    @cached_property
+    def choice_first(self) -> list[Line]:
+        """`choice`, then the other ranked lines as they rank."""
+        return sorted(self.ranked, key=lambda line: line is not self.choice)
+
+    @cached_property
+    def best(self) -> list[Line]:
+        """The best of each family, best first."""
+        first: dict[str, Line] = {}
+        for line in self.choice_first:
+            first.setdefault(line.family, line)
+        return list(first.values())
+
+    @cached_property
+    def leaders(self) -> list[Line]:
+        """The best of each family and study, the front, what won a confirmation, and what was asked for by
+        itself, in the order of their ranks."""
+        first: dict[tuple[str, str, str], Line] = {}
+        for line in self.ranked:
+            first.setdefault((line.study, line.base if line.origin == "run" else "", line.family), line)
+        chosen = {id(line) for line in (*first.values(), *self.front)}
+        unranked = [line for line in self.lines if line.named and self.rank(line) is None]
+        return [line for line in self.ranked if line.named or line.won or id(line) in chosen] + unranked
+
+    def rank(self, line: Line) -> int | None:
+        """From 1; ``None`` where the line is not ranked."""
+        return self._ranks.get(id(line))
+
+    @cached_property
+    def _ranks(self) -> dict[int, int]:
+        return {id(line): rank for rank, line in enumerate(self.ranked, start=1)}
+
+    def useful(self, line: Line) -> bool:
+        """Whether a ranked line scores better than the most frequent class does on val: by the figure that
+        did not choose it, where there is one."""
+        return self.floor is None or self.better(line.score, self.floor)
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one score beats another, in this block's direction."""
+        return value > than if self.direction == "maximize" else value < than
+
+
+def gather(names: Sequence[str], store: Store, metric: str | None = None) -> list[Block]:
+    """The lines of studies and runs, by what they were judged on; those with most lines first.
+
+    Reads Optuna's database and the folders of single runs; MLflow is asked only for the confirmations of
+    studies that ran in another store.
+
+    Args:
+        names: Studies' names or files, run ids, or names of runs' folders; none: all of the store.
+        store: Where they lie.
+        metric: What to rank by; ``None``: the studies' objective where it is the same, else `METRIC`.
+
+    Raises:
+        InputError: A name means nothing here, there is nothing to compare, or no line has the metric.
+    """
+    found = _find(names, store)
+    objectives = {study.objective.metric: study.objective.direction for study in found.studies.values()}
+    common = next(iter(objectives)) if len(objectives) == 1 else METRIC
+    metric = metric or (common if common.startswith("val/") else METRIC)
+    direction = objectives.get(metric) or ("minimize" if ranking.lower_is_better(metric) else "maximize")
+    lines = [line for study in found.studies.values() for line in _trials(study, metric, found)]
+    lines += [line for run, named in found.runs.items() if (line := _run(Attempt(run), metric, named))]
+    if not lines:
+        raise InputError(
+            f"{store.folder}: there is nothing to compare yet; vidclf train EXPERIMENT.toml or "
+            "vidclf tune STUDY.toml makes something"
+        )
+    known = sorted({name for line in lines for name in line.metrics})
+    if known and metric not in known:
+        meant = config.did_you_mean(metric, known) or f" (there are {', '.join(known)})"
+        raise InputError(f"--metric {metric}: no line has it{meant}")
+    groups: dict[Clips, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.clips, []).append(line)
+    blocks = []
+    for clips, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        named = {line.study for line in members}
+        studies = {name: study for name, study in found.studies.items() if name in named}
+        blocks.append(Block(clips, metric, direction, members, studies))
+    return blocks
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the names on the command line mean.
+
+    Attributes:
+        studies: Those of which something is compared, by name.
+        whole: Names of those of which every trial is.
+        numbers: Trials that were asked for by their runs, by study.
+        runs: Folders of single runs, and whether each was asked for by itself.
+    """
+
+    studies: dict[str, OpenStudy]
+    whole: set[str]
+    numbers: dict[str, set[int]]
+    runs: dict[Path, bool]
+
+
+def _find(names: Sequence[str], store: Store) -> _Found:
+    found = _Found({}, set(), {}, {})
+    if not names:
+        found.studies.update({study.name: study for study in all_studies(store)})
+        found.whole.update(found.studies)
+        found.runs.update({run.folder: False for run in _single_runs(store)})
+        return found
+    known = study_names(store)
+    studies = [name for name in names if name in known or name.endswith(".toml")]
+    for name in studies:
+        study = find_study(name, store)
+        found.studies[study.name] = study
+    found.whole.update(found.studies)
+    others = [name for name in names if name not in studies]
+    attempts = _attempts_by_name(store) if others else {}
+    problems = []
+    for name in others:
+        attempt = attempts.get(name)
+        if attempt is None:
+            problems.append(_unknown(name, store, known, attempts))
+            continue
+        tags = attempt.identity().tags
+        if attempt.folder.parent.name == TRAIN:
+            found.runs[attempt.folder] = True
+        elif tags.get("vidclf.study") in known:
+            study = find_study(tags["vidclf.study"], store)
+            found.studies.setdefault(study.name, study)
+            if "vidclf.trial" not in tags:
+                found.whole.add(study.name)
+            else:
+                found.numbers.setdefault(study.name, set()).add(int(tags["vidclf.trial"]))
+        else:
+            problems.append(_unknown(name, store, known, attempts))
+    if problems:
+        raise InputError(*problems)
+    return found
+
+
+def _single_runs(store: Store) -> Iterator[Attempt]:
+    for identity in sorted((store.attempts / TRAIN).glob("*/attempt.json")):
+        yield Attempt(identity.parent)
+
+
+def _attempts_by_name(store: Store) -> dict[str, Attempt]:
+    """Every attempt by its run's id, single runs also by the name of their folder."""
+    run_id_of = _receipts(store)
+    found = {}
+    for attempt in store.all_attempts():
+        run_id = run_id_of(attempt)
+        if run_id is not None:
+            found[run_id] = attempt
+        if attempt.folder.parent.name == TRAIN:
+            found[attempt.folder.name] = attempt
+    return found
+
+
+def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[str, Attempt]) -> str:
+    runs = [run for run, attempt in attempts.items() if run == attempt.folder.name]
+    known = [
+        f"studies: {', '.join(studies)}" if studies else "no study",
+        f"runs: {', '.join(runs)}" if runs else "no single run",
+    ]
+    guess = config.did_you_mean(name, [*studies, *runs])
+    return f"{name}: no study or run of {store.folder}{guess} ({'; '.join(known)})"
+
+
+def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
+    from vidclf.registry.confirm_report import finalists_of  # noqa: PLC0415  (imports mlflow: some seconds)
+
+    whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
+    bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
+    digests = {stem: study.stored.get("fingerprint", {}).get(f"base {stem}: clips", "") for stem in bases}
+    repeats, own = study.repeats, study.objective.metric == metric
+    judged = finalists_of(study) if own else {}
+    parts = f"{repeats.count} folds" if repeats and repeats.by == "fold" else ""
+    for row in study.rows():
+        if not whole and row.number not in asked:
+            continue
+        settings = {**bases[row.base], **row.params}
+        manifest = str(settings["data.manifest"])
+        folds = parts or _folds(settings.get("data.folds"), settings.get("data.fold"))
+        value = row.value if own or row.value is None else row.metrics.get(metric)
+        yield Line(
+            **{**vars(row), "value": value},
+            clips=Clips(Path(manifest).parent.name, digests[row.base], folds),
+            network=str(settings.get("model.network") or ""),
+            attempt=study.attempt(row.number),
+            manifest=manifest,
+            named=row.number in asked,
+            confirmed=judged.get(row.number),
+        )
+
+
+def _folds(folds: int | None, fold: int | None) -> str:
+    return f"fold {fold or 0} of {folds}" if folds else ""
+
+
+def _run(attempt: Attempt, metric: str, named: bool) -> Line | None:
+    """A single run; ``None`` where it was cut off before it had a config."""
+    if not attempt.config.exists():
+        return None
+    identity, outcome, tree = attempt.identity(), attempt.outcome(), config.read_toml(attempt.config)
+    complete = outcome is not None and outcome.status == "complete"
+    manifest = str(config.lookup(tree, "data.manifest") or "")
+    folds = _folds(config.lookup(tree, "data.folds"), config.lookup(tree, "data.fold"))
+    hidden = {"data.manifest", "experiment"}
+    params = {
+        path: value
+        for path, value in config.flatten(tree).items()
+        if path not in hidden and not path.startswith("published.")
+    }
+    metrics = dict(outcome.metrics) if outcome else {}
+    return Line(
+        study="",
+        number=0,
+        state=outcome.status if outcome else "running",
+        base=identity.run_name,
+        model=str(config.lookup(tree, "model.kind")),
+        value=metrics.get(metric) if complete else None,
+        params=params,
+        metrics=metrics,
+        reason=outcome.reason if outcome else "",
+        clips=Clips(Path(manifest).parent.name, identity.tags.get("vidclf.data_digest", ""), folds),
+        origin="run",
+        network=str(config.lookup(tree, "model.network") or ""),
+        attempt=attempt,
+        manifest=manifest,
+        named=named,
+    )
+
+
+def run_ids(lines: Iterable[Line], store: Store) -> dict[int, str | None]:
+    """The MLflow run of each line, by `id` of the line."""
+    run_id_of = _receipts(store)
+    return {id(line): run_id_of(line.attempt) for line in lines if line.attempt is not None}
+
+
+def _receipts(store: Store) -> Callable[[Attempt], str | None]:
+    """Tells an attempt's MLflow run."""
+    from vidclf.tracking.deliverer import Deliverer  # noqa: PLC0415  (imports mlflow: some seconds)
+
+    deliverer = Deliverer(store)
+    return lambda attempt: deliverer.receipt(attempt).run_id

@@ -1,0 +1,1 @@
+"""Finished models at work: prediction, export, and what a model costs on this machine."""

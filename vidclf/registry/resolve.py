@@ -1,0 +1,119 @@
+"""Finds saved models by what people call them."""
+
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from vidclf.config import InputError, did_you_mean, digest
+from vidclf.data import cache
+from vidclf.runs.store import Store, locked
+from vidclf.tracking.deliverer import Deliverer, check_reachable, mlflow_exists
+
+PACKAGED = Path("artifacts", "model")
+"""Where a logged model holds the folder that `vidclf.models.load_model` reads."""
+
+
+def resolve_model(store: Store, reference: str) -> Path:
+    """The local folder of a saved model.
+
+    Args:
+        store: Where runs and the registry are.
+        reference: ``NAME@alias``, ``NAME/3``, a run id, or a folder.
+
+    Raises:
+        InputError: There is no such model; says what there is.
+    """
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder / "model" if (folder / "attempt.json").exists() else folder
+    deliverer = Deliverer(store)
+    if "@" in reference or "/" in reference:
+        return _registered(deliverer, reference)
+    return _of_run(deliverer, reference)
+
+
+def _registered(deliverer: Deliverer, reference: str) -> Path:
+    if not mlflow_exists(deliverer.store):
+        raise InputError(_unknown(deliverer, reference))
+    client = deliverer.client
+    name, at, alias = reference.rpartition("@")
+    try:
+        if at:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = reference.rpartition("/")
+            found = client.get_model_version(name, number)
+    except MlflowException:
+        raise InputError(_unknown(deliverer, reference)) from None
+    return version_folder(deliverer, found.name, int(found.version))
+
+
+def version_folder(deliverer: Deliverer, name: str, version: int) -> Path:
+    """The local folder of a registered version's saved model."""
+    return _download(deliverer, deliverer.client.get_model_version_download_uri(name, str(version)))
+
+
+def _of_run(deliverer: Deliverer, run_id: str) -> Path:
+    for attempt in deliverer.store.all_attempts():
+        if deliverer.receipt(attempt).run_id == run_id and attempt.model.is_dir():
+            return attempt.model
+    if not mlflow_exists(deliverer.store):
+        raise InputError(_unknown(deliverer, run_id))
+    try:
+        run = deliverer.client.get_run(run_id)
+    except MlflowException:
+        raise InputError(_unknown(deliverer, run_id)) from None
+    return model_of_run(deliverer, run)
+
+
+def model_of_run(deliverer: Deliverer, run: Run) -> Path:
+    """The local folder of the saved model that a run's logged model holds.
+
+    Raises:
+        InputError: It has none.
+    """
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if not outputs:
+        raise InputError(f"{run.info.run_id}: this run kept no model")
+    return _download(deliverer, deliverer.client.get_logged_model(outputs[-1].model_id).artifact_location)
+
+
+def _download(deliverer: Deliverer, location: str) -> Path:
+    """The packaged model's folder; files that lie on this machine are not copied."""
+    check_reachable(location)
+    url = urllib.parse.urlsplit(location)
+    if url.scheme == "file":
+        return Path(urllib.parse.unquote(url.path)) / PACKAGED
+    folder = cache.folder() / "models" / digest([deliverer.store.mlflow_uri, location])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent):  # who comes second waits, and finds it there
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
+                downloaded = mlflow.artifacts.download_artifacts(
+                    artifact_uri=location, dst_path=scratch, tracking_uri=deliverer.store.mlflow_uri
+                )
+                Path(downloaded).replace(folder)
+    return folder / PACKAGED
+
+
+def _unknown(deliverer: Deliverer, reference: str) -> str:
+    from vidclf.search.record.study import study_names  # noqa: PLC0415  (imports optuna: half a second)
+
+    study = reference.removesuffix(".toml").rpartition("/")[2]
+    if study in study_names(deliverer.store):
+        return f"{reference}: a study, not a model; register its best first: vidclf promote {study} --as NAME"
+    models = deliverer.client.search_registered_models() if mlflow_exists(deliverer.store) else []
+    known = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
+    exists = (
+        f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
+    )
+    name, names = reference.partition("/")[0], [model.name for model in models]
+    alike = did_you_mean(reference, known) or ("" if name in names else did_you_mean(name, names))
+    return (
+        f"{reference}: no such model, run or folder{alike} ({exists}; "
+        "else give NAME/VERSION, a run id or a folder)"
+    )

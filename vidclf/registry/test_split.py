@@ -1,0 +1,230 @@
+"""Reading the test split: the one place where its labels are looked at."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vidclf import config
+from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
+from vidclf.evaluation import intervals, metrics
+from vidclf.evaluation.intervals import CONFIDENCE
+from vidclf.models import load_model
+from vidclf.models.saved import read_card
+from vidclf.runs.folder import Attempt
+from vidclf.runs.store import Store
+from vidclf.tracking.ledger import Ledger, Read
+
+Progress = Callable[[int, int], None]
+
+
+class Incomparable(Exception):  # noqa: N818  (a verdict, not an error)
+    """A model whose figures on a test split would mean nothing."""
+
+
+@dataclass(frozen=True)
+class TestSplit:
+    """The test split that an attempt's data set has.
+
+    Attributes:
+        manifest: The data set.
+        name: Its folder's name.
+    """
+
+    __test__ = False  # no test case, whatever pytest thinks of its name
+
+    manifest: Manifest
+    name: str
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "TestSplit":
+        """As the manifest has it now.
+
+        Raises:
+            InputError: The manifest or the attempt's config cannot be read.
+        """
+        source = config.read_toml(attempt.config)["data"]["manifest"]
+        return cls(read_manifest(source), Path(source).parent.name)
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal clips, labels and groups."""
+        return self.manifest.digest(["test"])
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Its clips, in the order of the manifest."""
+        return [entry for entry in self.manifest.entries if entry.split == "test"]
+
+    def clips(self, store: ClipStore) -> ClipSet:
+        """Its clips with their pictures, in the same order."""
+        return ClipSet.of_entries(self.entries, self.manifest.classes, store)
+
+    def check(self, model: Path) -> None:
+        """Refuses a model whose figures on this split would mean nothing.
+
+        Raises:
+            Incomparable: It knows other classes, or was trained on one of the clips.
+        """
+        card = read_card(model)
+        if card.classes != self.manifest.classes:
+            raise Incomparable(
+                f"it knows the classes {', '.join(card.classes)}, and the test split of "
+                f"{self.manifest.name} has {', '.join(self.manifest.classes)}"
+            )
+        trained = {clip for clip, _ in card.trained_on}
+        known = [entry.name for entry in self.entries if content_digest(entry.clip_path) in trained]
+        if known:
+            raise Incomparable(
+                f"it was trained on {len(known)} of the {len(self.entries)} test clips, one is {known[0]}"
+            )
+
+    def predictions(self, model: Path, progress: Progress = lambda done, total: None) -> pd.DataFrame:
+        """What a saved model makes of every test clip, as of `vidclf.evaluation.metrics.predictions_table`.
+
+        Args:
+            model: Its folder.
+            progress: Called with (clips done, clips in all) while clips are decoded.
+        """
+        saved = load_model(model)
+        store = ClipStore(saved.card.grid, saved.card.store_side)
+        done = itertools.count(1)
+        clips = self.clips(store)
+        store.build(clips.paths, lambda: progress(next(done), len(clips)))
+        return metrics.predictions_table(
+            clips.paths, clips.labels, saved.probabilities(clips), clips.classes, clips.groups
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of known clips as arrays.
+
+    Attributes:
+        labels: True classes, shape (clips,).
+        guesses: Predicted classes, shape (clips,).
+        probabilities: Shape (clips, classes).
+        groups: Of each clip.
+        classes: Of the columns.
+    """
+
+    labels: NDArray[np.int64]
+    guesses: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    groups: list[str]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, classes: tuple[str, ...]) -> "Scored":
+        """From a `vidclf.evaluation.metrics.predictions_table` and the names of its classes by index."""
+        index = {name: place for place, name in enumerate(classes)}
+        return cls(
+            labels=np.array([index[name] for name in table["label"]], dtype=np.int64),
+            guesses=np.array([index[name] for name in table["predicted"]], dtype=np.int64),
+            probabilities=table[[f"probability/{name}" for name in classes]].to_numpy(np.float64),
+            groups=list(table["group"]),
+            classes=classes,
+        )
+
+    def metrics(self) -> Mapping[str, float]:
+        """All metrics as ``test/…``, those that have intervals with ``…_low`` and ``…_high`` at 95 %."""
+        found = metrics.evaluate(self.labels, self.probabilities, self.classes)
+        scores = {f"test/{name}": value for name, value in found.items()}
+        for name in intervals.METRICS:
+            reached = intervals.interval(name, self.labels, self.guesses, self.groups, CONFIDENCE)
+            if reached is not None:
+                scores |= {f"test/{name}_low": reached.low, f"test/{name}_high": reached.high}
+        return scores
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that a challenger is compared with.
+
+    Attributes:
+        version: Its version in the registry.
+        attempt: Id of its attempt.
+        model: Folder of its saved model.
+    """
+
+    version: int
+    attempt: str
+    model: Path
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a read of the test split found.
+
+    Attributes:
+        read: Its entry in the ledger.
+        own: The model's predictions.
+        champion: The champion's on the same clips, where there is one.
+        reads: How often the split has been read by now.
+    """
+
+    __test__ = False
+
+    read: Read
+    own: Scored
+    champion: Scored | None
+    reads: int
+
+
+def read_test(
+    store: Store,
+    attempt: Attempt,
+    champion: Champion | None = None,
+    progress: Progress = lambda done, total: None,
+) -> TestResult:
+    """Reads the test split for an attempt's model, after having written down that it does.
+
+    The same model against the same champion is not read again: what was found then is taken. The figures
+    are added to the attempt's as ``test/…``, its predictions to its artifacts.
+
+    Args:
+        store: Where the ledger is.
+        attempt: A complete attempt with its model.
+        champion: Whom to compare it with.
+        progress: Called with (clips done, clips in all) while clips are decoded.
+
+    Raises:
+        Incomparable: One of the models cannot be judged on these clips; nothing was read then.
+    """
+    split = TestSplit.of(attempt)
+    for model in (attempt.model, *((champion.model,) if champion else ())):
+        split.check(model)
+    ledger, identity = Ledger(store), attempt.identity()
+    against = f" beside version {champion.version}" if champion else ""
+    words = f"{split.name}: {len(split.entries)} test clips for {identity.run_name}{against}"
+    read = ledger.begin(split.digest, identity.id, champion.attempt if champion else "", words)
+    if read.complete:
+        tables = {"model": ledger.predictions(read, "model")}
+        tables |= {"champion": ledger.predictions(read, "champion")} if champion else {}
+    else:
+        tables = {"model": split.predictions(attempt.model, progress)}
+        tables |= {"champion": split.predictions(champion.model)} if champion else {}
+    classes = split.manifest.classes
+    scored = {name: Scored.of(table, classes) for name, table in tables.items()}
+    figures = scored["model"].metrics()
+    if not read.complete:
+        read = ledger.finish(read, figures, tables)
+    outcome = attempt.outcome()
+    if outcome is None or not figures.keys() <= outcome.metrics.keys():  # also where a read was cut short
+        _keep(attempt, tables["model"], figures)
+    reads = len(ledger.reads(split.digest))
+    return TestResult(read, scored["model"], scored.get("champion"), reads)
+
+
+def _keep(attempt: Attempt, table: pd.DataFrame, figures: Mapping[str, float]) -> None:
+    folder = attempt.artifacts / "test"
+    folder.mkdir(exist_ok=True)
+    table.to_csv(folder / "predictions.csv", index=False)
+    metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    attempt.add_metrics(figures)

@@ -1,0 +1,1 @@
+"""One training as a folder, and the store that holds the folders."""

@@ -1,0 +1,364 @@
+"""One experiment: the only place where data, model and metrics meet.
+
+It knows neither MLflow nor Optuna: everything an attempt produces goes into
+its own folder.
+"""
+
+import itertools
+import json
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.data import cache, remote
+from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
+from vidclf.data.remote import Say
+from vidclf.data.splitting import split_by_fold
+from vidclf.evaluation import metrics
+from vidclf.evaluation.calibration import Calibration, calibrate
+from vidclf.inference import profiling
+from vidclf.models import MODELS, Classifier
+from vidclf.models.base import ExperimentConfig, Probabilities, Report
+from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.saved import Card, write_card
+from vidclf.reports import diagnostics, plots
+from vidclf.runs.folder import Attempt, Outcome, now_ms
+from vidclf.runs.repeats import Repeats, run_repeats
+
+__all__ = ["ExperimentConfig", "Pruned", "load_experiment", "parse_experiment", "prepare", "run_experiment"]
+
+
+class Pruned(Exception):  # noqa: N818  (a decision, not an error)
+    """Raised from a report to stop an attempt that is not worth finishing."""
+
+
+def load_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """Reads an experiment file.
+
+    Args:
+        path: A TOML file; paths in it are relative to it.
+        overrides: Values by dotted path; paths among them are relative to the current folder.
+
+    Raises:
+        InputError: Every problem of the file and the overrides.
+    """
+    tree = config.read_toml(path)
+    overrides = overrides or {}
+    schema = _schema(config.override(tree, overrides), str(path))
+    tree = config.override(tree, config.resolve_paths(schema, config.flatten(tree), path.parent.absolute()))
+    tree = config.override(tree, config.resolve_paths(schema, overrides, Path.cwd()))
+    return config.validate(schema, tree, str(path))
+
+
+def parse_experiment(tree: Mapping[str, Any], source: str) -> ExperimentConfig:
+    """A checked experiment from a tree whose paths are absolute.
+
+    Raises:
+        InputError: Every problem, each beginning with ``source``.
+    """
+    return config.validate(_schema(tree, source), tree, source)
+
+
+def experiment_of(attempt: Attempt) -> ExperimentConfig:
+    """What an attempt was made with.
+
+    Raises:
+        InputError: Its ``config.toml`` is damaged.
+    """
+    return parse_experiment(config.read_toml(attempt.config), str(attempt.config))
+
+
+def _schema(tree: Mapping[str, Any], source: str) -> type[ExperimentConfig]:
+    kind = config.lookup(tree, "model.kind")
+    if kind is None and "space" in tree:
+        raise InputError(f"{source}: this is a study; run it with: vidclf tune {source}")
+    if kind is None:
+        raise InputError(f"{source}: model.kind is required: one of {', '.join(MODELS)}")
+    if kind not in MODELS:
+        known = ", ".join(MODELS)
+        raise InputError(
+            f"{source}: model.kind: {kind!r} is none of {known}{config.did_you_mean(str(kind), list(MODELS))}"
+        )
+    return MODELS[kind].config
+
+
+def experiment_name(experiment: ExperimentConfig) -> str:
+    """The MLflow experiment: the config's own, else the name of the manifest's folder."""
+    return experiment.experiment or Path(experiment.data.manifest).parent.name
+
+
+def portable(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The flat values that decide a result, free of places: of a weights file its content counts."""
+    values = config.flatten(config.dump(experiment))
+    values = {
+        path: value
+        for path, value in values.items()
+        if path not in ("data.manifest", "experiment", "train.cache") and not path.startswith("published.")
+    }
+    weights = values.get("model.weights")
+    if weights not in (None, "pretrained", "none"):
+        values["model.weights"] = f"sha256 {content_digest(remote.local_file(weights))}"
+    return values
+
+
+def clip_store(experiment: ExperimentConfig) -> ClipStore:
+    return ClipStore(experiment.data.grid, experiment.data.store_side)
+
+
+def dataset_record(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
+    """The data set as MLflow lists it beside a run."""
+    counts = Counter((entry.split, entry.label) for entry in manifest.entries)
+    profile: dict[str, dict[str, int]] = {}
+    for (split, label), count in sorted(counts.items()):
+        profile.setdefault(split, {})[label] = count
+    return {
+        "name": Path(experiment.data.manifest).parent.name,
+        "digest": manifest.digest()[:32],
+        "source": manifest.name,
+        "profile": json.dumps(profile),
+    }
+
+
+def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, list[Entry]]:
+    """The clips to train on and those to judge by: the manifest's own, or a fold. Never test."""
+    entries: Sequence[Entry] = manifest.entries
+    if experiment.data.folds:
+        entries = split_by_fold(entries, experiment.data.folds, experiment.data.fold, seed=0)
+    return {split: [entry for entry in entries if entry.split == split] for split in ("train", "val")}
+
+
+def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
+    """Tags that say what a run was made from: the data, its splits, the code."""
+    environment = profiling.environment()
+    tags = {
+        "vidclf.kind": experiment.kind,
+        "vidclf.data_digest": manifest.digest(),
+        **{f"vidclf.{split}_digest": manifest.digest([split]) for split in SPLITS},
+        "split/grouped": str(manifest.grouped).lower(),
+        "split/leak": str(manifest.leaks).lower(),
+    }
+    if environment.get("git_commit"):
+        tags["mlflow.source.git.commit"] = environment["git_commit"]
+    return tags
+
+
+def prepare(
+    experiment: ExperimentConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Say = lambda _: None,
+) -> tuple[Manifest, list[str]]:
+    """Everything that can be wrong before training, and what is computed once for all trials.
+
+    Manifest, weights and every clip's pictures are checked; hand-made features are kept.
+
+    Args:
+        experiment: What is to be run.
+        progress: Called with (clips done, clips in all) while clips are fetched, then from the first one
+            again while they are decoded, and again while what the model wants of them is computed.
+        say: Told beforehand how much fetching and decoding will take, where that is much.
+
+    Returns:
+        The manifest, and warnings about clips.
+
+    Raises:
+        InputError: Nothing has been written then but entries of the cache.
+    """
+    manifest = read_manifest(experiment.data.manifest, progress, say)
+    splits = divided(experiment, manifest)
+    for split, entries in splits.items():
+        if not entries:
+            raise InputError(
+                f"{manifest.name}: split {split} is empty; import again with a share for it, "
+                "as --shares 70,15,15, or set data.folds"
+            )
+    experiment.check_weights()
+    entries = [entry for each in splits.values() for entry in each]
+    store = clip_store(experiment)
+    clips = ClipSet.of_entries(entries, manifest.classes, store)
+
+    def counted() -> Callable[[], None]:
+        done = itertools.count(1)
+        return lambda: progress(next(done), len(entries))
+
+    warnings = store.build(clips.paths, counted(), say)
+    experiment.warm(clips, counted())
+    for note in experiment.notes(len(splits["train"]), len(splits["val"])):
+        say(note)
+    if manifest.leaks:
+        warnings.append(f"{manifest.name}: groups stand in several splits, so the figures are too good")
+    return manifest, warnings
+
+
+def run_experiment(
+    experiment: ExperimentConfig, attempt: Attempt, report: Report, repeats: Repeats | None = None
+) -> Outcome:
+    """Trains, scores and saves one model into the attempt's folder.
+
+    The test split is not read.
+
+    Args:
+        experiment: What to run.
+        attempt: Its folder, already carrying its identity.
+        report: Called at every report of the model, or after every repeat; may raise `Pruned`.
+        repeats: Run it so often; the figures are then means.
+
+    Returns:
+        How it ended, as also written to ``result.json``: a crash is ``failed``,
+        with its traceback among the artifacts, never ``pruned``.
+    """
+
+    def record(step: int, values: Mapping[str, float]) -> None:
+        attempt.record(step, values)
+        report(step, values)
+
+    try:
+        experiment = experiment.resolved()
+        config.write_toml(config.dump(experiment), attempt.config)
+        trial = attempt.identity().parent is not None
+        run = partial(train_and_score, draw=not trial)
+        if repeats is None:
+            final = run(experiment, attempt, record)
+        else:
+            final = run_repeats(experiment, attempt, record, repeats, run)
+        outcome = Outcome("complete", "", final, now_ms())
+    except Pruned as decision:
+        outcome = Outcome("pruned", str(decision), {}, now_ms())
+    except Exception as error:
+        (attempt.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        reason = f"{type(error).__name__}: {error}"
+        outcome = Outcome("failed", reason, {}, now_ms(), _fingerprint(error))
+    attempt.finish(outcome)
+    attempt.drop_checkpoint()
+    return outcome
+
+
+def _fingerprint(error: BaseException) -> str:
+    """Type and place of an exception: what makes two failures the same failure."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__} at {place}"
+
+
+def train_and_score(
+    experiment: ExperimentConfig, attempt: Attempt, record: Report, *, draw: bool = False
+) -> dict[str, float]:
+    """Fits, scores on val and saves one model; the final metrics.
+
+    Args:
+        experiment: Resolved.
+        attempt: Where model, checkpoint and artifacts go.
+        record: Called at every report of the model.
+        draw: Whether to write pictures of the model, beside the confusion matrix that all have.
+    """
+    manifest = read_manifest(experiment.data.manifest)
+    store = clip_store(experiment)
+    splits = divided(experiment, manifest)
+    train = ClipSet.of_entries(splits["train"], manifest.classes, store)
+    val = ClipSet.of_entries(splits["val"], manifest.classes, store)
+    classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
+
+    profiling.reset_peak_memory()
+    lookups = replace(cache.lookups)
+    started = time.perf_counter()
+    classifier.fit(train, val, record, attempt.checkpoint)
+    fit_seconds = time.perf_counter() - started
+
+    probabilities = classifier.predict_proba(val)
+    scores = _score(probabilities, val, "val", attempt)
+    # The probabilities of classical kinds were calibrated on training clips of other groups.
+    scaled = (
+        calibrate(val.labels, probabilities, val.groups) if isinstance(classifier, NeuralClassifier) else None
+    )
+    if draw:
+        _draw_reliability(probabilities, scaled, val, "val", attempt)
+    _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
+    final = {
+        **scores,
+        **(scaled.effect if scaled else {}),
+        **classifier.describe(),
+        "size/file_mb": profiling.folder_size_mb(attempt.model),
+        "cost/fit_seconds": fit_seconds,
+        "cost/peak_memory_mb": profiling.peak_memory_mb(),
+        "cost/cache_lookups": float(cache.lookups.asked - lookups.asked),
+        "cost/cache_hits": float(cache.lookups.found - lookups.found),
+        **profiling.cuda_memory_mb(),
+    }
+    _write_artifacts(experiment, attempt)
+    if draw:
+        diagnostics.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
+        diagnostics.write_wrong_clips(attempt.artifacts, val.read)
+    attempt.record(max((step for step, _ in attempt.records()), default=0), final)
+    return final
+
+
+def _score(probabilities: Probabilities, clips: ClipSet, split: str, attempt: Attempt) -> dict[str, float]:
+    """Metrics of one split, with its confusion, report and per-clip predictions as artifacts."""
+    folder = attempt.artifacts / split
+    folder.mkdir(exist_ok=True)
+    figure = plots.confusion_matrix(
+        metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
+    )
+    plots.write_png(figure, folder / "confusion_matrix.png")
+    plots.write_grid_image(
+        folder / "confusion_matrix.png", attempt.artifacts / "images", f"{split}/confusion_matrix"
+    )
+    report = metrics.report_text(clips.labels, probabilities, clips.classes)
+    (folder / "classification_report.txt").write_text(report, encoding="utf-8")
+    table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
+    table.to_csv(folder / "predictions.csv", index=False)
+    metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
+    return {f"{split}/{name}": value for name, value in scores.items()}
+
+
+def _draw_reliability(
+    probabilities: Probabilities, scaled: Calibration | None, clips: ClipSet, split: str, attempt: Attempt
+) -> None:
+    """How far the probabilities can be taken at their word, as they are and, for a network, scaled."""
+    drawn = {"as the model gives them": probabilities}
+    if scaled is not None and scaled.crossed is not None:
+        kept = f"T = {scaled.temperature:.2f} is kept" if scaled.temperature != 1.0 else "not kept: no better"
+        drawn[f"scaled as clips of other groups ask for ({kept})"] = scaled.crossed
+    panels = {}
+    for name, each in drawn.items():
+        error = metrics.expected_calibration_error(clips.labels, each)
+        panels[f"{name}\nexpected calibration error {error:.3f}"] = metrics.reliability(clips.labels, each)
+    figure = plots.reliability(panels, f"{split}, {len(clips)} clips")
+    plots.write_png(figure, attempt.artifacts / split / "reliability.png")
+
+
+def _save(
+    classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, directory: Path, temperature: float
+) -> None:
+    directory.mkdir(exist_ok=True)
+    classifier.save(directory)
+    card = Card(
+        kind=experiment.kind,
+        classes=train.classes,
+        grid=experiment.data.grid,
+        store_side=experiment.data.store_side,
+        experiment=config.dump(experiment),
+        trained_on=tuple(
+            (content_digest(path), group) for path, group in zip(train.paths, train.groups, strict=True)
+        ),
+        versions=profiling.environment(),
+        temperature=temperature,
+    )
+    write_card(card, directory)
+
+
+def _write_artifacts(experiment: ExperimentConfig, attempt: Attempt) -> None:
+    environment = json.dumps(profiling.environment(), indent=1)
+    (attempt.artifacts / "environment.json").write_text(environment + "\n", encoding="utf-8")
+    curves = [(step, values) for step, values in attempt.records() if step > 0]
+    if curves:
+        monitor = config.lookup(config.dump(experiment), "train.monitor") or "val/macro_f1"
+        plots.write_png(plots.learning_curves(curves, monitor), attempt.artifacts / "learning_curves.png")

@@ -1,0 +1,163 @@
+"""Looks at a folder of clips and writes a first experiment of each family and a study."""
+
+import itertools
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidclf.config import InputError
+from vidclf.data.check import ClipCheck, check_clips
+from vidclf.data.importing import divide_clips
+from vidclf.data.manifest import SPLITS, Entry
+from vidclf.data.scenes import group_by_scene
+from vidclf.data.sources import read_sources
+from vidclf.data.splitting import group_of
+from vidclf.models.networks import published_weights
+from vidclf.models.weights import downloaded_file
+from vidclf.scaffold.defaults import TESTABLE, USUAL, Choice, Look, Machine, choose, choose_division, networks
+from vidclf.scaffold.templates import EXPERIMENTS, study_text
+
+Reachable = Callable[[str], bool]
+
+_UNUSABLE = ("unreadable", "empty", "damaged")
+"""Verdicts of `data check` that `train` refuses."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was written.
+
+    Attributes:
+        manifest: The CSV file.
+        experiments: One file a family, by stem.
+        study: The study over those that can begin here.
+        look: What the folder holds.
+        choices: What was chosen, and why.
+        waiting: Families that are not in the study yet, and what they wait for.
+        notes: What a user should know of the data.
+    """
+
+    manifest: Path
+    experiments: dict[str, Path]
+    study: Path
+    look: Look
+    choices: tuple[Choice, ...]
+    waiting: dict[str, str]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {
+            **asdict(self),
+            "manifest": str(self.manifest),
+            "experiments": {stem: str(path) for stem, path in self.experiments.items()},
+            "study": str(self.study),
+        }
+
+
+def start(
+    folder: Path,
+    to: Path,
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    by_scene: bool = False,
+    force: bool = False,
+    machine: Machine | None = None,
+    reachable: Reachable = lambda _: False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Started:
+    """Looks at the clips and writes ``data/NAME``, ``experiments/NAME`` and ``studies/NAME.toml``.
+
+    Args:
+        folder: A folder per class, also below train, val and test; or UCF-101's.
+        to: The folder that gets the files.
+        name: ``NAME``; ``None``: the clips' folder's.
+        classes: Only these; ``None``: all.
+        by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
+        force: Replace files that exist.
+        machine: What to plan for; ``None``: this one.
+        reachable: Whether a URL's host answers, for weights that are not on this machine.
+        progress: Called with (clips done, clips in all) while they are decoded.
+
+    Raises:
+        InputError: The folder holds no such clips, or a file exists; nothing was written then.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; name the folder that has a folder of clips for each class")
+    name = name or re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._") or "clips"
+    manifest = to / "data" / name / "manifest.csv"
+    study = to / "studies" / f"{name}.toml"
+    experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "2d", "3d")}
+    _refuse_existing([manifest, study, *experiments.values()], force)
+    entries = read_sources([str(folder)], classes)
+    done = itertools.count(1)
+    checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
+    unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
+    entries = [entry for entry in entries if entry.clip_path not in unusable]
+    if by_scene:
+        entries = group_by_scene(entries)
+    division = choose_division(entries)
+    imported = divide_clips(entries, manifest, division.value if division.key == "shares" else USUAL)
+    look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
+    machine = machine or Machine.here()
+    waiting = {
+        stem: reason for stem, network in networks(machine).items() if (reason := _lacks(network, reachable))
+    }
+    choices = [division, *choose(look, machine)]
+    for stem, path in experiments.items():
+        kind = "networks" if stem in networks(machine) else stem
+        values = {choice.key: choice for choice in choices if choice.file in ("experiments", kind, stem)}
+        _write(path, EXPERIMENTS[stem](name, look, values))
+    values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
+    _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
+    notes = imported.notes
+    if look.groups["test"] < TESTABLE:
+        notes += ("test has too few groups to tell anything: vidclf promote will want --accept untested",)
+    return Started(manifest, experiments, study, look, tuple(choices), waiting, notes)
+
+
+def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not force:
+        raise InputError(
+            f"{', '.join(existing)}: exists already; --force replaces it, --name NAME writes beside it"
+        )
+
+
+def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[Path, str]) -> Look:
+    facts = [item.facts for item in checks if item.facts]
+    seconds = sorted(fact.seconds for fact in facts)
+    seen: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        seen[entry.label] |= {group_of(entry)} if entry.split != "test" else set()
+    by_split = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+    return Look(
+        classes=dict(sorted(Counter(entry.label for entry in entries).items())),
+        splits={split: len(found) for split, found in by_split.items()},
+        groups={split: len({group_of(entry) for entry in found}) for split, found in by_split.items()},
+        grouped=all(entry.group for entry in entries),
+        fewest=min(map(len, seen.values())),
+        seconds=(seconds[0], statistics.median(seconds), seconds[-1]),
+        frames=min(fact.decoded for fact in facts),
+        size=Counter((fact.width, fact.height) for fact in facts).most_common(1)[0][0],
+        left_out={str(path): reason for path, reason in unusable.items()},
+    )
+
+
+def _lacks(network: str, reachable: Reachable) -> str:
+    """Why pretrained weights cannot be had now; empty where they can."""
+    file = downloaded_file(network)
+    url = published_weights(network).url
+    if file.exists() or reachable(url):
+        return ""
+    return f"{url} does not answer; put that file at {file}, then repeat vidclf init with --force"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

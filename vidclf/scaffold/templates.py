@@ -1,0 +1,135 @@
+"""The files of a first study, with the reason of each value as a comment."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from vidclf.scaffold.defaults import Choice, Look
+
+Values = Mapping[str, Choice]
+
+
+def _said(assignment: str, reason: str) -> str:
+    return f"{assignment:<28} # {reason}\n"
+
+
+def _line(values: Values, key: str) -> str:
+    """One assignment with its reason; empty where nothing was chosen."""
+    if key not in values:
+        return ""
+    name = key.rpartition(".")[2]
+    return _said(f"{name} = {json.dumps(values[key].value)}", values[key].reason)
+
+
+def _data(name: str, look: Look, values: Values) -> str:
+    classes = ", ".join(f"{label} {count}" for label, count in look.classes.items())
+    width, height = look.size
+    return (
+        f"# {sum(look.classes.values())} clips, mostly {width}x{height}: {classes}.\n"
+        f'[data]\nmanifest = "../../data/{name}/manifest.csv"\n'
+        + _line(values, "data.frames")
+        + _line(values, "data.size")
+    )
+
+
+def _svm(name: str, look: Look, values: Values) -> str:
+    return (
+        "# Hand-made features and an SVM: the baseline that a network must beat. Small, fast, no weights.\n"
+        + _data(name, look, values)
+        + '\n[model]\nkind = "svm"\n'
+        + _said('features = ["hog", "flow"]', "shape and motion; colour tells rooms apart, not actions")
+        + _line(values, "model.class_weight")
+    )
+
+
+def _2d(name: str, look: Look, values: Values) -> str:
+    return (
+        "# A 2D network on single frames, averaged over time: what a frame shows.\n"
+        + _data(name, look, values)
+        + '\n[model]\nkind = "frames2d"\n'
+        + _line(values, "model.network")
+        + _weights()
+        + _line(values, "model.frozen_stages")
+        + _train(values)
+    )
+
+
+def _3d(name: str, look: Look, values: Values) -> str:
+    return (
+        "# A 3D network on whole clips: how things move.\n"
+        + _data(name, look, values)
+        + '\n[model]\nkind = "volume3d"\n'
+        + _line(values, "model.network")
+        + _weights()
+        + _line(values, "model.frozen_stages")
+        + _train(values)
+    )
+
+
+def _weights() -> str:
+    return _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
+
+
+def _train(values: Values) -> str:
+    return (
+        "\n[train]\n"
+        + _line(values, "train.epochs")
+        + _line(values, "train.batch_size")
+        + _said("lr = 1e-3", "the study tries others")
+        + _line(values, "train.views")
+        + _line(values, "train.balance")
+    )
+
+
+EXPERIMENTS: Mapping[str, Callable[[str, Look, Values], str]] = {"svm": _svm, "2d": _2d, "3d": _3d}
+
+
+def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping[str, str]) -> str:
+    bases = ", ".join(f'"../experiments/{name}/{stem}.toml"' for stem in stems)
+    later = "".join(
+        f'# "../experiments/{name}/{stem}.toml" is left out: {why}\n' for stem, why in waiting.items()
+    )
+    folds, neural = "objective.repeats" in values, len(stems) > 1
+    frames = values["data.frames"].value
+    stages = values.get("model.frozen_stages")
+    return (
+        f"# Clips in train, val and test: {_division(values)}.\n"
+        f'question = "{name}: which classifier is worth shipping?"\n'
+        f"base     = [{bases}]\n{later}"
+        + _line(values, "workers")
+        + "\n[objective]\n"
+        + _said('metric = "val/macro_f1"', "every class counts the same, however few clips it has")
+        + 'direction = "maximize"\n'
+        + _line(values, "objective.repeats")
+        + (_said('repeat_by = "fold"', "each time other groups are judged") if folds else "")
+        + "\n# [[constraint]]            # what a model must keep to be shipped\n"
+        + '# metric = "latency/p50_ms"\n# max = 50\n'
+        + "\n[budget]\n"
+        + _line(values, "budget.trials")
+        + '\n[sampler]\nname = "tpe"\nseed = 0\n\n[pruner]\n'
+        + (
+            _said('name = "median"', "stops trials that fall behind the others")
+            + _said("warmup_epochs = 3", "but none in its first epochs")
+            if neural and not folds
+            else _said('name = "none"', "nothing to compare by while a trial runs")
+        )
+        + "\n[space]                      # a key applies to each base that has it\n"
+        + f'"data.frames" = {{ choices = [{frames // 2}, {frames}] }}\n'
+        + '"model.C" = { low = 1e-2, high = 1e2, log = true }\n'
+        + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
+        + '"model.gamma" = { low = 1e-6, high = 1e-2, log = true, when = { "model.kernel" = "rbf" } }\n'
+        + ("" if neural else "# with a network in base, these too:\n")
+        + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
+        + (_said(f'"{stages.key}" = {json.dumps(stages.value)}', stages.reason) if stages and neural else "")
+    )
+
+
+def _division(values: Values) -> str:
+    if "shares" not in values:
+        return f"as their folders say ({values['split'].reason})"
+    return f"{values['shares'].value} percent ({values['shares'].reason})"
+
+
+_NEURAL_SPACE = (
+    '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
+    '"train.label_smoothing" = { low = 0.0, high = 0.2 }',
+)

@@ -1,0 +1,152 @@
+"""What is counted of a study while it runs: trials, the best, time, errors; and when that ends it."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from vidclf import config
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import TrialRow
+from vidclf.runs.folder import Outcome
+from vidclf.search.execution.display import StudyState
+from vidclf.search.record.settings import Budget
+from vidclf.search.record.study import DIED, INTERRUPTED, OWNER, SEEDED_FROM, OpenStudy, counts, root_of
+
+Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
+"""Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
+asked to stop, the same error again and again."""
+
+EXHAUSTED_AFTER = 20
+"""Repeated configurations in a row that end a study: its space holds nothing new."""
+ERRORS_IN_A_ROW = 3
+"""Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
+
+
+class Tally:
+    """Counts a session's trials and its time, on top of what the study had before."""
+
+    repeats: int
+    """Configurations in a row whose value was known already."""
+
+    elsewhere: int
+    """Trials that other supervisors run."""
+
+    def __init__(self, opened: OpenStudy, budget: Budget, state: StudyState, uuid: str) -> None:
+        """Args:
+        opened: The study.
+        budget: When it ends.
+        state: What the user sees; its counts are kept up to date.
+        uuid: The supervisor whose session it is.
+        """
+        self._opened = opened
+        self._budget = budget
+        self._state = state
+        self._uuid = uuid
+        self.repeats = 0
+        self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
+        self._begun = time.monotonic()
+        self._seconds_before = opened.seconds()
+        self._complete: dict[str, int] = {}
+        self._known: set[int] = set()
+        self.refresh()
+
+    def earlier(self, params: Mapping[str, Any]) -> int | None:
+        """The first complete trial of this very configuration."""
+        return self._complete.get(_key(params))
+
+    def ending(self) -> Ending | None:
+        """Why no trial is to begin any more, ``None`` where one may; how many are left is not looked at."""
+        if self.repeats >= EXHAUSTED_AFTER:
+            return "exhausted"
+        if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
+            return "errors"
+        if self._budget.seconds is not None and self._seconds() >= self._budget.seconds:
+            return "time"
+        if self._budget.patience is not None and self._state.since_best >= self._budget.patience:
+            return "patience"
+        return None
+
+    def room(self, running: int) -> int:
+        """How many trials may begin, beside this supervisor's ``running`` ones; as last counted."""
+        if self._all_asked:
+            return 0
+        return self._state.total - self._state.used - self.elsewhere - running
+
+    def admits(self, number: int) -> bool:
+        """Whether the budget has room for a trial that was just asked for.
+
+        Every supervisor counts the configurations below it, whose numbers the database has given out, so that
+        all agree which are within; what runs again counts where it was first asked for.
+        """
+        return self._admits(self._opened.trials(), number)
+
+    def _admits(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """The same of a trial that is yet to be asked for, the next new one too."""
+        root = next((root_of(trial) for trial in trials[number : number + 1]), number)
+        return self._opened.admitted(trials, below=root) < self._state.total
+
+    def add(self, trial: optuna.Trial, outcome: Outcome) -> list[TrialRow]:
+        """Counts a trial that has been settled; the rows of all."""
+        self._errors.append(outcome.fingerprint)
+        self._state.running.pop(trial.number, None)
+        self._state.finished_here += 1
+        self._state.cache_lookups += outcome.metrics.get("cost/cache_lookups", 0)
+        self._state.cache_hits += outcome.metrics.get("cost/cache_hits", 0)
+        return self.refresh()
+
+    def refresh(self) -> list[TrialRow]:
+        """Reads the trials once, for all that is counted; the rows of all."""
+        trials = self._opened.trials()
+        rows = self._opened.rows(trials)
+        found = Counter(row.state for row in rows)
+        self._state.counts = {
+            state: found[state]
+            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
+            if found[state]
+        }
+        self.count(trials)
+        best = ranking.ranked(rows, self._opened.objective.direction)[:1]
+        self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
+        self._state.since_best = _since(trials, best[0].number) if best else 0
+        return rows
+
+    def count(self, trials: Sequence[FrozenTrial] | None = None) -> None:
+        """Counts what the budget is used for and who runs what; of all trials, or of these."""
+        trials = self._opened.trials() if trials is None else trials
+        self._state.used = self._opened.logical(trials)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self.elsewhere = sum(trial.user_attrs.get(OWNER) != self._uuid for trial in running)
+        # Cut trials that are not queued again yet make room that is for nothing else.
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        self._all_asked = not any(self._admits(trials, number) for number in [*waiting, len(trials)])
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE and trial.number not in self._known:
+                self._known.add(trial.number)
+                if SEEDED_FROM not in trial.user_attrs:  # another study's has no run and no model here
+                    self._complete.setdefault(_key(trial.params), trial.number)
+
+    def save_seconds(self) -> None:
+        """Has the study remember the wall time of all its sessions."""
+        self._opened.set_seconds(self._seconds())
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._begun
+
+
+def _since(trials: Sequence[FrozenTrial], best: int) -> int:
+    """How many counting trials have ended after trial ``best``."""
+    ended = trials[best].datetime_complete
+    return sum(
+        counts(trial)
+        for trial in trials
+        if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
+    )
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    """Equal for equal configurations."""
+    return config.digest(dict(params))

@@ -1,0 +1,218 @@
+"""What a study does when its trials are done: models that are lacking, latencies, pictures."""
+
+import multiprocessing.connection
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from vidclf import config
+from vidclf.data.manifest import read_manifest
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import CONTENDED, TrialRow
+from vidclf.labels import plural
+from vidclf.runs.experiment import divided
+from vidclf.runs.folder import Attempt
+from vidclf.runs.repeats import Repeats
+from vidclf.search.definition.study_file import StudyDefinition
+from vidclf.search.execution.display import Display
+from vidclf.search.execution.latency import measure_latencies
+from vidclf.search.execution.worker_pool import hire, machine_of, ready
+from vidclf.search.record.study import OpenStudy
+from vidclf.tracking.consistency import runs_by_attempt
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.views import INFEASIBLE, mark_standings, save_study_view
+from vidclf.workers.protocol import Finished, FinishTask, Paused, Resume, Worker
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
+
+    Attributes:
+        opened: The study; all its trials are done.
+        definition: The same, as its file has it.
+        crew: Idle workers. Kept up to date: one is hired where none is left, and one of each machine outlives
+            the timing.
+        shown: Told what is done.
+        own: Which trials are for this supervisor.
+    """
+
+    opened: OpenStudy
+    definition: StudyDefinition
+    crew: list[Worker]
+    shown: Display
+    own: Callable[[FrozenTrial], bool]
+
+    def run(self) -> None:
+        lacking = [attempt for attempt in self._kept() if not attempt.model.is_dir()]
+        if lacking:
+            self.shown.line(f"training the models of {plural(len(lacking), 'kept trial')} …")
+            self._hand_out(lacking, "trained")
+        self._measure()
+        undrawn = [
+            attempt for attempt in self._kept() if attempt.model.is_dir() and not attempt.drawn.exists()
+        ]
+        if undrawn:
+            self.shown.line(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
+            self._hand_out(undrawn, "drawn")
+
+    def _kept(self) -> list[Attempt]:
+        trials = self.opened.trials()
+        rows, direction = self.opened.rows(trials), self.opened.objective.direction
+        kept = ranking.kept(rows, direction, self.definition.file.keep)
+        return [self.opened.attempt(row.number) for row in kept if self.own(trials[row.number])]
+
+    def _hire(self) -> None:
+        if not self.crew:
+            self.crew.extend(ready(worker, self.shown.line) for worker in hire(self.definition, 1))
+
+    def _hand_out(self, attempts: Sequence[Attempt], done: str) -> None:
+        """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is.
+
+        Args:
+            attempts: What lacks a model or pictures.
+            done: What the user is told of each.
+        """
+        self._hire()
+        left, busy, ended = list(attempts), dict[Worker, Attempt](), 0
+        begun: dict[Worker, float] = {}
+        while left or busy:
+            for worker in self.crew:
+                if left and worker not in busy:
+                    busy[worker] = left.pop(0)
+                    begun[worker] = time.monotonic()
+                    worker.send(FinishTask(busy[worker].folder, self.opened.repeats))
+            news = multiprocessing.connection.wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in news]:
+                message = worker.receive()
+                if isinstance(message, Paused):  # asked for while trials ran, see `worker.answer`
+                    worker.send(Resume())
+                    continue
+                name, ended = f"trial {int(busy.pop(worker).folder.name)}", ended + 1
+                if not isinstance(message, Finished):
+                    self.shown.line(f"{name}: {worker.death()}")
+                    self.crew[self.crew.index(worker)] = ready(worker.replacement(), self.shown.line)
+                elif message.error:
+                    self.shown.line(f"{name} has no model or pictures: {message.error}")
+                else:
+                    seconds = time.monotonic() - begun[worker]
+                    self.shown.line(f"{name} {done}, {seconds:.1f} s ({ended} of {len(attempts)})")
+
+    def _measure(self) -> None:
+        """Measures the latency of each shape that has none yet, and hands latencies on to their trials."""
+        unknown: dict[str, Path] = {}
+        machines: dict[str, str | None] = {}
+        known = self.opened.latencies()
+        complete = [trial for trial in self.opened.trials([TrialState.COMPLETE]) if self.own(trial)]
+        for trial in complete:
+            shape, model = trial.user_attrs.get("shape"), self.opened.attempt(trial.number).model
+            if shape and CONTENDED in known.get(shape, (CONTENDED,)) and model.exists():
+                unknown.setdefault(shape, model)
+                machines[shape] = trial.user_attrs.get("machine")
+        if unknown:
+            self._measure_shapes(unknown, machines)
+            known = self.opened.latencies()
+        for trial in complete:
+            attempt = self.opened.attempt(trial.number)
+            outcome, latency = attempt.outcome(), known.get(trial.user_attrs.get("shape", ""))
+            if outcome and latency and ranking.LATENCY not in outcome.metrics:
+                attempt.add_metrics(latency)
+
+    def _measure_shapes(self, models: dict[str, Path], machines: dict[str, str | None]) -> None:
+        """Measures shapes on the machines that their models were trained on, with one worker left on each.
+
+        Args:
+            models: A saved model of each shape.
+            machines: Digest of the machine that trained it, by shape; ``None``: not known.
+        """
+        self._hire()
+        left = _one_each(self.crew)
+        self.shown.line(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
+        clip = a_clip(self.definition)
+        for machine, worker in left.items():
+            # Before there were other machines, trials did not say on which they ran.
+            here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
+            for shape, metrics in measure_latencies(here, clip, worker, self.shown.line):
+                self.opened.set_latency(shape, metrics)
+        if away := sum(machine not in (*left, None) for machine in machines.values()):
+            self.shown.line(
+                f"{plural(away, 'shape')} could not be measured: their machine has no worker left"
+            )
+
+
+def _one_each(crew: list[Worker]) -> dict[str, Worker]:
+    """One worker for each machine that the crew is on, by the machine's digest; the others are stopped."""
+    left: dict[str, Worker] = {}
+    for worker in crew:
+        if left.setdefault(config.digest(machine_of(worker)), worker) is not worker:
+            worker.stop()
+    crew[:] = left.values()
+    return left
+
+
+def a_clip(definition: StudyDefinition) -> Path:
+    """What latencies are measured on: the first clip of val."""
+    base = next(iter(definition.space.bases.values()))
+    first = definition.file.objectives[0]
+    if first.repeats > 1:
+        base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
+    return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path
+
+
+def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | None, *, standing: bool) -> None:
+    """Saves the views that `vidclf ui` opens; ``standing``: it is told which trials stand out."""
+    if run_id is not None:
+        save_study_view(
+            Deliverer(opened.store),
+            experiment=opened.stored["experiment"],
+            study=opened.name,
+            parent_run_id=run_id,
+            objectives=[objective.metric for objective in opened.objectives],
+            direction=opened.objective.direction,
+            params={
+                stem: [path for owner, path in definition.space.dimensions if owner == stem]
+                for stem in definition.space.bases
+            },
+            conditional={path for (_, path), item in definition.space.dimensions.items() if item.when},
+            standing=standing,
+        )
+
+
+def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], stay: list[TrialRow]) -> None:
+    """Says in MLflow which trials stand out, and which cannot win."""
+    deliverer = Deliverer(opened.store)
+    best = ranking.ranked(rows, opened.objective.direction)
+    front = ranking.pareto_front(rows, opened.objective.direction)
+    leaders = {row.base: row for row in reversed(best)}
+    run_ids = _run_ids(opened, deliverer, rows)
+    standings = {}
+    for row in rows:
+        words = {
+            "best": row in best[:1],
+            "Pareto front": row in front,
+            f"best {row.base}": row is leaders.get(row.base) and row not in best[:1],
+            "kept": row in stay,
+            INFEASIBLE: row.value is not None and not row.feasible,
+        }
+        run_id = run_ids.get(row.number)
+        word = next((word for word, holds in words.items() if holds), None)
+        if word and run_id is not None:
+            standings[run_id] = word
+    parent = deliverer.receipt(opened.own_attempt).run_id
+    if parent is not None:
+        mark_standings(deliverer, parent, standings)
+        show_in_ui(opened, definition, parent, standing=True)
+
+
+def _run_ids(opened: OpenStudy, deliverer: Deliverer, rows: list[TrialRow]) -> dict[int, str]:
+    """Each trial's run, from its receipt; MLflow is asked for those of other supervisors."""
+    found = {row.number: deliverer.receipt(opened.attempt(row.number)).run_id for row in rows}
+    if None in found.values():
+        runs = runs_by_attempt(opened.store)
+        for number in [number for number, run_id in found.items() if run_id is None]:
+            run = runs.get(opened.attempt_id(number))
+            found[number] = run.info.run_id if run else None
+    return {number: run_id for number, run_id in found.items() if run_id is not None}

@@ -1,0 +1,111 @@
+"""Latencies of a study's models, one measurement for each shape, with nothing else of ours computing."""
+
+import multiprocessing.connection
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import cast
+
+from vidclf.evaluation.ranking import CONTENDED
+from vidclf.search.record.settings import LATENCIES
+from vidclf.search.record.study import OpenStudy
+from vidclf.workers.protocol import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
+
+PAUSE_SECONDS = 5.0
+"""Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""
+
+
+class Stopwatch:
+    """Times shapes in the middle of a search, while its workers wait."""
+
+    def __init__(
+        self, opened: OpenStudy, say: Callable[[str], None], alone: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Args:
+        opened: The study; it remembers what was measured.
+        say: Told what could not be measured.
+        alone: Whether no other supervisor of this host computes.
+        """
+        self._opened = opened
+        self._say = say
+        self._alone = alone
+        self.wanted = any(item.metric in LATENCIES for item in opened.constraints)
+        """Whether a constraint bounds a latency; if not, there is time for it at the end."""
+
+    def trusted(self, shape: str) -> Mapping[str, float]:
+        """What was measured with nothing else of ours computing."""
+        known = self._opened.latency(shape) or {}
+        return {} if CONTENDED in known else known
+
+    def time(
+        self, worker: Worker, task: LatencyTask, shape: str, busy: Sequence[Worker]
+    ) -> list[tuple[Worker, Message | None]]:
+        """Measures a shape's latency on an idle worker, while the busy ones wait.
+
+        Returns:
+            What busy workers said in place of pausing; they wait for the answer.
+        """
+        paused, held, quiet = _pause(busy)
+        worker.send(task)
+        message = answer(worker)
+        for other in paused:
+            other.send(Resume())
+        if isinstance(message, Measured) and not message.error:
+            marked = {} if quiet and self._alone() else {CONTENDED: 1.0}
+            self._opened.set_latency(shape, {**message.metrics, **marked})
+        elif isinstance(message, Measured):
+            self._say(f"a latency was not measured: {message.error}")
+        return held
+
+
+def _pause(busy: Sequence[Worker]) -> tuple[list[Worker], list[tuple[Worker, Message | None]], bool]:
+    """Has the busy workers wait; after 5 s without an answer they are left alone.
+
+    One that has sent something instead waits for the answer: it gets that afterwards, and
+    says then that it has paused.
+
+    Returns:
+        Those that said so, what others said instead, and whether none is computing now.
+    """
+    for worker in busy:
+        worker.pause()
+    waiting = {worker.connection: worker for worker in busy}
+    paused: list[Worker] = []
+    held: list[tuple[Worker, Message | None]] = []
+    end = time.monotonic() + PAUSE_SECONDS
+    while waiting and (left := end - time.monotonic()) > 0:
+        for ready in multiprocessing.connection.wait(list(waiting), left):
+            worker = waiting.pop(cast(Connection, ready))
+            message = worker.receive()
+            if isinstance(message, Paused):
+                paused.append(worker)
+            else:
+                held.append((worker, message))
+    return paused, held, not waiting
+
+
+def measure_latencies(
+    models: Mapping[str, Path], clip: Path, worker: Worker, say: Callable[[str], None]
+) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Times one model of each shape, with nothing else of ours running.
+
+    Args:
+        models: Folder of a saved model by shape.
+        clip: A video file to time on.
+        worker: The only worker left.
+        say: Told when a model cannot be timed.
+
+    Yields:
+        Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
+    """
+    for shape, folder in models.items():
+        worker.send(LatencyTask(clip, folder))
+        message = answer(worker)
+        if not isinstance(message, Measured):
+            say(f"latency was not measured: {worker.death()}")
+            return
+        if message.error:
+            say(f"latency of {folder.parent.name} was not measured: {message.error}")
+        else:
+            yield shape, message.metrics

@@ -1,0 +1,190 @@
+"""The workers of a session, what each of them may use, and those that are still on their way."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from joblib import cpu_count
+
+from vidclf.config import InputError
+from vidclf.inference import profiling
+from vidclf.search.definition.study_file import StudyDefinition
+from vidclf.workers.local import LocalWorker
+from vidclf.workers.protocol import Message, Ready, Worker
+
+_MOST_STARTS = 3
+"""How often in a row a worker may die before it has begun."""
+_PATIENCE_SECONDS = 10.0
+"""How long no worker may be there before the user is told what is waited for."""
+_REMINDER_SECONDS = 30.0
+"""Between two times that the user is told."""
+_MACHINE = ("cpu", "cores", "device", "torch")
+"""Keys of `vidclf.inference.profiling.environment` that a latency depends on."""
+
+
+def hire(definition: StudyDefinition, count: int) -> list[Worker]:
+    """Starts workers.
+
+    Args:
+        definition: The study. Here its workers share the cores, and with ``per_gpu`` take the GPUs in turn;
+            with ``ray`` each takes what its ``[resources]`` say.
+        count: How many.
+
+    Raises:
+        InputError: There is no GPU, or no node of a local cluster can hold such a worker.
+    """
+    if definition.ray is not None:
+        from vidclf.workers import ray  # noqa: PLC0415
+
+        return list(ray.hire(definition.file.resources, count, definition.ray))
+    threads = max(1, cpu_count() // definition.file.workers)
+    if definition.per_gpu is None:
+        return [LocalWorker(threads) for _ in range(count)]
+    gpus = gpu_count()
+    return [LocalWorker(threads, place % gpus) for place in range(count)]
+
+
+def gpu_count() -> int:
+    """CUDA devices here.
+
+    Raises:
+        InputError: There is none.
+    """
+    import torch  # noqa: PLC0415
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise InputError("--per-gpu: torch finds no CUDA device here")
+    return count
+
+
+def check_ray(address: str) -> None:
+    """Raises:
+    InputError: Ray is not installed, or no cluster answers there.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--ray: Ray is not installed here; install it with: pip install 'vidclf[ray]'")
+    from vidclf.workers.ray import check_address  # noqa: PLC0415
+
+    check_address(address)
+
+
+@contextlib.contextmanager
+def placed(definition: StudyDefinition) -> Iterator[StudyDefinition]:
+    """The study with as many workers as it may have, while the cluster that it is to run on is connected."""
+    if definition.ray is None:
+        yield definition
+        return
+    from vidclf.workers import ray  # noqa: PLC0415
+
+    file = definition.file
+    with ray.connected(definition.ray):
+        workers = file.resources.max_workers or ray.capacity(file.resources)
+        yield dataclasses.replace(definition, file=file.model_copy(update={"workers": workers}))
+
+
+def machine_of(worker: Worker) -> dict[str, str]:
+    """What latencies on a worker's machine depend on; elsewhere also what ``auto`` precision is there."""
+    if not worker.machine:
+        here = profiling.environment()
+        return {key: here[key] for key in _MACHINE}
+    return {key: worker.machine[key] for key in (*_MACHINE, "precision")}
+
+
+class Arrivals:
+    """Workers that have been asked for and cannot be given tasks yet."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Args:
+        say: Told of long waits, and of workers that are given up.
+        """
+        self.workers: list[Worker] = []
+        self._say = say
+        self._deaths: dict[Worker, int] = {}
+        self._last_death = ""
+        self._seen, self._died = False, 0
+        self._nodes: set[str] = set()
+        self._since = self._told = time.monotonic()
+
+    def admit(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Takes in new workers; those that can be given tasks at once are returned."""
+        self.workers += [worker for worker in workers if worker.machine is None]
+        return [worker for worker in workers if worker.machine is not None]
+
+    def hear(self, worker: Worker, message: Message | None) -> Worker | None:
+        """The worker, if it has said that it is ready; one that has died is asked for again.
+
+        Raises:
+            InputError: None has ever been ready, and several have died.
+        """
+        self.workers.remove(worker)
+        deaths = self._deaths.pop(worker, 0)
+        if isinstance(message, Ready):
+            self._seen = True
+            self._compare(message)
+            return worker
+        self._last_death = worker.death()
+        self._died += 1
+        if not self._seen and self._died >= _MOST_STARTS:
+            worker.stop()
+            raise InputError(f"--ray: no worker could be started: {self._last_death}")
+        if deaths + 1 >= _MOST_STARTS:
+            self._say(f"a worker is given up, it died {deaths + 1} times before it began: {self._last_death}")
+            worker.stop()
+            return None
+        again = worker.replacement()
+        self._deaths[again] = deaths + 1
+        return next(iter(self.admit([again])), None)
+
+    def _compare(self, ready: Ready) -> None:
+        """Tells once of each node whose torch is another: its results may differ a little."""
+        theirs, ours = ready.machine["torch"], profiling.environment()["torch"]
+        if theirs != ours and ready.node not in self._nodes:
+            self._say(
+                f"the node {ready.node} has torch {theirs}, this machine {ours}: figures may differ a little"
+            )
+        self._nodes.add(ready.node)
+
+    def remind(self, others: bool) -> None:
+        """Says now and then what is waited for, while no worker is there.
+
+        Args:
+            others: Whether a worker is there.
+
+        Raises:
+            InputError: No worker is left to wait for, or none will come.
+        """
+        now = time.monotonic()
+        if others:
+            self._since = now
+            return
+        if not self.workers:
+            raise InputError(f"--ray: no worker is left: {self._last_death}")
+        if now - self._since > _PATIENCE_SECONDS and now - self._told > _REMINDER_SECONDS:
+            self._told = now
+            self._say(self.workers[0].hope(now - self._since))
+
+    def stop(self) -> None:
+        """Stops waiting: who is still on the way is sent back."""
+        while self.workers:
+            self.workers.pop().stop()
+
+
+def ready(worker: Worker, say: Callable[[str], None]) -> Worker:
+    """The worker or its replacement, once it can be given tasks.
+
+    Raises:
+        InputError: It cannot be started.
+    """
+    arrivals = Arrivals(say)
+    found = arrivals.admit([worker])
+    while not found:
+        (expected,) = arrivals.workers
+        if expected.connection.poll(1.0):
+            arrived = arrivals.hear(expected, expected.receive())
+            found = [arrived] if arrived else []
+        else:
+            arrivals.remind(others=False)
+    return found[0]

@@ -1,0 +1,221 @@
+"""Which supervisors run a study, and which of them live."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vidclf.config import InputError
+from vidclf.runs.store import DatabaseAway
+from vidclf.search.record.study import OpenStudy
+
+_PREFIX = "owner/"
+RENEWAL_SECONDS = 15.0
+STANDSTILL_SECONDS = 60.0
+"""An owner on another host whose counter stands still for so long is dead."""
+SETTLING_SECONDS = 1.0
+"""How long several that join at once wait to see each other; longer than a database takes."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A supervisor, as it registers with a study.
+
+    Attributes:
+        host: Its host name.
+        boot: Identifies the host's boot.
+        pid: Its process id there.
+        started: When that process started, seconds since the epoch; tells it from a later one with its pid.
+        counter: Grows as long as it lives.
+        leads: Whether it keeps the study's own run and page; the others only run trials.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: float
+    counter: int = 0
+    leads: bool = True
+
+    @property
+    def here(self) -> bool:
+        """Whether it is of this host."""
+        return self.host == socket.gethostname()
+
+    def lives(self) -> bool:
+        """Whether it is a live process of this host; one of another host counts as live."""
+        if not self.here:
+            return True
+        if self.boot != _boot():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    # Elsewhere only the time of the boot is known, and it drifts by seconds.
+    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time() / 60))
+
+
+class Ownership:
+    """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
+
+    def __init__(
+        self, opened: OpenStudy, say: Callable[[str], None] = lambda _: None, *, join: bool = False
+    ) -> None:
+        """Registers with the study; waits out owners on other hosts that seem dead.
+
+        Args:
+            opened: The study.
+            say: Told of a wait.
+            join: Others may run the study too; without any, this one leads it.
+
+        Raises:
+            InputError: Another live supervisor holds it; names its host and process.
+        """
+        self.uuid = uuid.uuid4().hex
+        self._opened = opened
+        self._study = opened.study
+        self.shared = False
+        """Whether another supervisor has been seen at work on the study."""
+        self._seen: dict[str, tuple[Owner, float]] = {}
+        self._looked = time.monotonic()
+        self._lock, self._leaving = threading.Lock(), threading.Event()
+        process = psutil.Process()
+        self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
+        if join:
+            self._join()
+        else:
+            self._take(say)
+        # By itself, as its supervisor may train a last model or wait for a sampler for minutes.
+        self._thread = threading.Thread(target=self._count, name="vidclf-owner", daemon=True)
+        self._thread.start()
+
+    def _take(self, say: Callable[[str], None]) -> None:
+        for uuid_, other in _owners(self._study.user_attrs):
+            if other.lives() and (other.here or self._counts(uuid_, other, say)):
+                raise self._refusal(other)
+            self.forget(uuid_)
+        self._write(self._owner)
+        for uuid_, other in _owners(self._study.user_attrs):
+            # Of two that registered at once the one with the smaller name stays.
+            if uuid_ < self.uuid and other.lives():
+                self.forget(self.uuid)
+                raise self._refusal(other)
+
+    def _join(self) -> None:
+        self._owner = replace(self._owner, leads=False)
+        self._write(self._owner)
+        time.sleep(SETTLING_SECONDS)
+        if self.first():
+            self.lead()
+
+    def _counts(self, uuid_: str, other: Owner, say: Callable[[str], None]) -> bool:
+        """Whether an owner on another host goes on counting within a minute of this host's clock."""
+        say(f"waiting up to {STANDSTILL_SECONDS:.0f} s for a sign of {other} …")
+        end = time.monotonic() + STANDSTILL_SECONDS
+        while time.monotonic() < end:
+            time.sleep(min(2.0, STANDSTILL_SECONDS))
+            if dict(_owners(self._study.user_attrs)).get(uuid_) != other:
+                return True
+        return False
+
+    def _refusal(self, other: Owner) -> InputError:
+        return InputError(
+            f"the study {self._opened.name} is being run by {other}; "
+            "wait for it, stop it with Ctrl-C there, or run trials beside it with --join"
+        )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this supervisor keeps the study's own run and page."""
+        return self._owner.leads
+
+    def lead(self) -> None:
+        """From now on this supervisor keeps the study's own run and page."""
+        with self._lock:
+            self._owner = replace(self._owner, leads=True)
+            self._write(self._owner)
+
+    def first(self) -> bool:
+        """Whether this is the supervisor that leads, or is to lead as none does."""
+        others = self.others()
+        leads = any(other.leads for other in others.values())
+        return self.leads or not (leads or any(uuid_ < self.uuid for uuid_ in others))
+
+    def others(self) -> dict[str, Owner]:
+        """The other live supervisors, by uuid.
+
+        One on another host is held to be dead when its counter has stood still for a minute of
+        this host's clock, from the first look on. The time between two looks counts up to half of that:
+        where this supervisor could not look because the database was away, nobody else could count.
+        """
+        owners, found = list(_owners(self._study.user_attrs)), {}
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, STANDSTILL_SECONDS / 2), now
+        for uuid_, other in owners:
+            seen, stood = self._seen.get(uuid_, (None, 0.0))
+            stood = stood + passed if other == seen else 0.0
+            self._seen[uuid_] = (other, stood)
+            if uuid_ != self.uuid and other.lives() and (other.here or stood < STANDSTILL_SECONDS):
+                found[uuid_] = other
+        self.shared |= bool(found)
+        return found
+
+    def registered(self) -> set[str]:
+        """Every supervisor that has not left, dead ones too, by uuid."""
+        return {uuid_ for uuid_, _ in _owners(self._study.user_attrs)}
+
+    def renew(self) -> None:
+        """Shows other hosts that this supervisor lives; comes every 15 s by itself."""
+        with self._lock:
+            if not self._leaving.is_set():
+                self._owner = replace(self._owner, counter=self._owner.counter + 1)
+                self._write(self._owner)
+
+    def _count(self) -> None:
+        while not self._leaving.wait(RENEWAL_SECONDS):
+            with contextlib.suppress(DatabaseAway):  # which its supervisor hears of, too
+                self.renew()
+
+    def release(self) -> None:
+        """Leaves the study."""
+        self._leaving.set()
+        with self._lock:
+            self.forget(self.uuid)
+
+    def forget(self, uuid_: str) -> None:
+        """Strikes a supervisor off, its own or a dead one."""
+        self._study.set_user_attr(f"{_PREFIX}{uuid_}", None)
+
+    def _write(self, owner: Owner) -> None:
+        self._study.set_user_attr(f"{_PREFIX}{self.uuid}", json.dumps(asdict(owner)))
+
+
+def _owners(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Owner]]:
+    """Registered supervisors with their uuids, dead ones too."""
+    for key, value in attributes.items():
+        if key.startswith(_PREFIX) and value is not None:
+            yield key.removeprefix(_PREFIX), Owner(**json.loads(value))
+
+
+def live_owners(opened: OpenStudy) -> list[Owner]:
+    """The supervisors that run the study now, the one that leads first."""
+    live = [owner for _, owner in _owners(opened.study.user_attrs) if owner.lives()]
+    return sorted(live, key=lambda owner: not owner.leads)

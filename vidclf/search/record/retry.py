@@ -1,0 +1,146 @@
+"""Waits for a server that is away, and goes on where it comes back."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+from vidclf.runs.store import DatabaseAway
+
+Answer = TypeVar("Answer")
+LONGEST_SECONDS = 600.0
+"""How long a server may be away before its users stop."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+"""Seconds between two tries; doubled each time."""
+_all: list["Patience"] = []
+"""One for each server of the process."""
+
+
+def stop_waiting() -> None:
+    """Ends the waiting for every server that is away.
+
+    The main thread hears of Ctrl-C also while it waits for another thread, which waits for a server.
+    """
+    for patience in _all:
+        patience.stop_waiting()
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+class Patience:
+    """What all calls to one server share: whether it is away, since when, and whether to wait on.
+
+    Several threads may wait at once; the user is told once an outage. After it was given up, by the user or
+    because it took too long, every call fails at once.
+    """
+
+    def __init__(
+        self, server: str, is_away: Callable[[Exception], bool], say: Callable[[str], None] = _to_stderr
+    ) -> None:
+        """Args:
+        server: What is waited for, as people are told; without a password.
+        is_away: Whether an error says that the server could not be asked, or that its answer was lost.
+        say: Told when the server is away, and when it is back.
+        """
+        self._server, self._is_away, self._say = server, is_away, say
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        # Plain flags: a signal's handler may not take a lock that the thread it interrupts may hold.
+        self._told = self._interrupted = self._given_up = False
+        _all.append(self)
+
+    def stop_waiting(self) -> None:
+        """Ends the waiting of all threads, if any waits; may be called by a signal's handler."""
+        if self._since is not None:
+            self._interrupted = self._given_up = True
+
+    def call(self, ask: Callable[[bool], Answer]) -> Answer:
+        """What the server answers, however long it takes to come back.
+
+        Args:
+            ask: Asks it once; told whether this was asked before, so that it may have been done.
+
+        Raises:
+            DatabaseAway: It was away for too long, or the user has stopped waiting.
+        """
+        self._check()
+        try:
+            return ask(False)
+        except Exception as error:
+            if not self._is_away(error):
+                raise
+        with self._heeding_signals():
+            return self._ask_again(ask)
+
+    def _ask_again(self, ask: Callable[[bool], Answer]) -> Answer:
+        """Asks until there is an answer: at once the first time, as an idle connection may just be stale."""
+        pause = _FIRST_PAUSE
+        while True:
+            self._check()
+            try:
+                answer = ask(True)
+            except Exception as error:
+                if not self._is_away(error):
+                    raise
+            else:
+                self._is_back()
+                return answer
+            self._wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _check(self) -> None:
+        if self._given_up:
+            why = "you stopped waiting" if self._interrupted else f"for {LONGEST_SECONDS / 60:.0f} minutes"
+            raise DatabaseAway(f"the study's database {self._server} is away ({why})", self._interrupted)
+
+    def _wait(self, seconds: float) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._since = self._since or now
+            if not self._told:
+                self._told = True
+                self._say(
+                    f"the study's database {self._server} is away; waiting up to "
+                    f"{LONGEST_SECONDS / 60:.0f} minutes for it (Ctrl-C stops) …"
+                )
+            if now - self._since > LONGEST_SECONDS:
+                self._given_up = True
+        while not self._given_up and time.monotonic() < now + seconds:
+            time.sleep(0.05)
+
+    def _is_back(self) -> None:
+        with self._lock:
+            if self._told and self._since is not None:
+                self._say(f"the study's database is back after {time.monotonic() - self._since:.0f} s")
+            self._since, self._told = None, False
+
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        """While the main thread waits, Ctrl-C and SIGTERM do what they did, and end the waiting too."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._interrupted = self._given_up = True
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+
+        try:
+            for number, handler in before.items():
+                if callable(handler):
+                    signal.signal(number, stop)
+            yield
+        finally:
+            for number, handler in before.items():
+                if callable(handler):
+                    signal.signal(number, handler)

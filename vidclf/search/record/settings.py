@@ -1,0 +1,164 @@
+"""Sections of a study's file that its record keeps: what is searched for, within what, for how long."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vidclf import config
+from vidclf.config import Section, did_you_mean
+from vidclf.runs.repeats import RepeatBy
+
+Direction = Literal["maximize", "minimize"]
+SCORES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "weighted_precision",
+    "weighted_recall",
+    "weighted_f1",
+    "top3_accuracy",
+    "top5_accuracy",
+    "roc_auc",
+    "loss",
+    "ece",
+)
+"""What `metrics.evaluate` computes, beside ``recall/<class>``."""
+SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
+LATENCIES = (
+    "latency/p50_ms",
+    "latency/p90_ms",
+    "latency/p95_ms",
+    "latency/file_p50_ms",
+    "latency/file_p90_ms",
+)
+"""What a constraint can bound, beside the sizes; measured once for each shape of a model."""
+
+
+class Objective(Section):
+    """What the search improves."""
+
+    metric: str
+    """A final metric of the val split, as ``val/macro_f1``."""
+    direction: Direction
+    """``maximize`` or ``minimize``."""
+    repeats: int = Field(1, ge=1)
+    """How often each configuration is run; the metric is then the mean."""
+    repeat_by: RepeatBy = "seed"
+    """What differs between repeats: the ``seed``, or the ``fold`` of train and val that is judged on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = [f"val/{name}" for name in SCORES] + list(SIZES)
+        if self.metric not in known and not self.metric.startswith("val/recall/"):
+            raise ValueError(
+                f"objective.metric = {self.metric!r}: a study optimises a val/… metric"
+                f"{config.did_you_mean(self.metric, known)} (there are {', '.join(known)})"
+            )
+        return self
+
+
+class Constraint(Section):
+    """A bound that a trial must keep to be feasible."""
+
+    metric: str
+    """A ``size/…`` or ``latency/…``, as ``size/file_mb`` or ``latency/p50_ms``."""
+    min: float | None = None
+    """Smallest feasible value."""
+    max: float | None = None
+    """Largest feasible value."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = SIZES + LATENCIES
+        if self.metric not in known:
+            raise ValueError(
+                f"metric = {self.metric!r} cannot be constrained{config.did_you_mean(self.metric, known)} "
+                f"(there are {', '.join(known)})"
+            )
+        if self.min is None and self.max is None:
+            raise ValueError(f"the constraint on {self.metric} needs min or max")
+        return self
+
+    def violation(self, value: float) -> float:
+        """At most 0 where ``value`` is feasible."""
+        above = value - self.max if self.max is not None else -1.0
+        below = self.min - value if self.min is not None else -1.0
+        return max(above, below)
+
+
+class Budget(Section):
+    """When the search ends."""
+
+    trials: int = Field(ge=1)
+    """Complete, pruned and given-up trials in total, also after a resume."""
+    seconds: float | None = Field(None, gt=0)
+    """Wall time of all sessions together after which no trial begins."""
+    patience: int | None = Field(None, ge=1)
+    """Trials in a row that bring no better value after which the search ends."""
+    retries: int = Field(2, ge=0)
+    """How often a configuration whose worker dies is run again before it is given up."""
+
+
+COSTS = SIZES + LATENCIES
+"""What is known of a model without reading the test split."""
+
+
+class Gates(Section):
+    """The ``[gates]`` of a study: what its best model must reach to be promoted."""
+
+    min: dict[str, float] = Field(default_factory=dict)
+    """Least value by metric, as ``{ "test/macro_f1" = 0.8 }``."""
+    max: dict[str, float] = Field(default_factory=dict)
+    """Largest value by metric, as ``{ "latency/p50_ms" = 50, "size/file_mb" = 20 }``."""
+    class_recall: float | None = Field(None, ge=0, le=1)
+    """Floor of every class's recall on test: refused where a class is certainly below it."""
+
+    @field_validator("min", "max")
+    @classmethod
+    def _known(cls, bounds: dict[str, float]) -> dict[str, float]:
+        known = [*(f"test/{name}" for name in SCORES), *COSTS]
+        for metric in bounds:
+            if metric not in known and not metric.startswith("test/recall/"):
+                raise ValueError(
+                    f"no gate on {metric!r}{did_you_mean(metric, known)} (there are {', '.join(known)})"
+                )
+        return bounds
+
+    def merged(self, other: "Gates") -> "Gates":
+        """These gates with the other's in their place where both have one."""
+        floor = self.class_recall if other.class_recall is None else other.class_recall
+        return Gates(min=self.min | other.min, max=self.max | other.max, class_recall=floor)
+
+
+Defaults = Mapping[str, Any]
+"""What a named thing's options are when the file does not set them."""
+
+
+def given_options(settings: Section, common: Iterable[str]) -> dict[str, Any]:
+    """The options that a file sets; ``common`` fields are none."""
+    names = sorted(settings.model_fields_set - set(common))
+    return {name: value for name in names if (value := getattr(settings, name)) is not None}
+
+
+def check_options(noun: str, name: str, given: Iterable[str], table: Mapping[str, Defaults]) -> None:
+    """Refuses an unknown name, and options that only others have.
+
+    Args:
+        noun: What is named, which is also its section of the file.
+        name: The name given.
+        given: Options that the file sets.
+        table: The options of every name.
+
+    Raises:
+        ValueError: The first problem.
+    """
+    if name not in table:
+        raise ValueError(
+            f"unknown {noun} {name!r}{config.did_you_mean(name, list(table))} (there are {', '.join(table)})"
+        )
+    for option in sorted(set(given) - table[name].keys()):
+        owners = ", ".join(other for other, options in table.items() if option in options)
+        raise ValueError(f"{noun}.{option} has no effect with the {noun} {name}; it is an option of {owners}")

@@ -1,0 +1,223 @@
+"""A study read once, for all that is written about it."""
+
+import csv
+import io
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from vidclf import config
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import TrialRow
+from vidclf.search.record.study import OpenStudy
+from vidclf.search.report.status import test_words
+
+FEWEST = 10
+"""Complete trials from which on something is said about searched values."""
+_TOP = 5
+"""Complete trials of the better part, at least, that importances are computed from."""
+_MOST = 2000
+"""Trials that importances are computed from, at most, evenly from the worst to the best."""
+_PART = 0.1
+"""The better part of many trials."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A study at one moment, read once for all that is written about it.
+
+    Attributes:
+        opened: The study.
+        rows: Every attempt, in order.
+        trials: Optuna's record of each, by number.
+        ranked: Complete, feasible trials, best first.
+        front: Those that no other beats in objective, latency and size at once.
+        test: How often the test split was read, in words.
+    """
+
+    opened: OpenStudy
+    rows: Sequence[TrialRow]
+    trials: Mapping[int, FrozenTrial]
+    ranked: Sequence[TrialRow]
+    front: Sequence[TrialRow]
+    test: str
+
+    @property
+    def optimistic(self) -> str:
+        """What must be said beside every figure."""
+        return f"All figures are selected on val and therefore optimistic; {self.test}."
+
+    @classmethod
+    def of(cls, opened: OpenStudy) -> "Overview":
+        rows, direction = opened.rows(), opened.objective.direction
+        trials = {trial.number: trial for trial in opened.trials()}
+        best, front = ranking.ranked(rows, direction), ranking.pareto_front(rows, direction)
+        return cls(opened, rows, trials, best, front, test_words(opened))
+
+    @property
+    def metric(self) -> str:
+        return self.opened.objective.metric
+
+    @property
+    def stems(self) -> list[str]:
+        return list(self.opened.stored["bases"])
+
+    def judged(self, stem: str | None = None) -> list[TrialRow]:
+        """Complete trials with a value of their own, of all bases or of one."""
+        return [
+            row
+            for row in self.rows
+            if row.value is not None and row.reused_from is None and stem in (None, row.base)
+        ]
+
+    def mattered(self) -> dict[str, dict[str, float]]:
+        """The importances of each base of which there are enough trials: bases differ by more than values."""
+        found = {stem: self.importances(stem) for stem in self.stems}
+        return {stem: shares for stem, shares in found.items() if shares}
+
+    def importances(self, stem: str) -> dict[str, float]:
+        """Share of each value that a base searches in being among its best (PED-ANOVA), largest first.
+
+        Values that only some trials have are weighed by how many have them. Empty where trials are few.
+        """
+        rows = self.judged(stem)
+        if len(rows) < FEWEST or len({row.value for row in rows}) == 1:
+            return {}
+        rows = ranking.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)
+        part = max(_PART, min(0.5, _TOP / len(rows)))
+        study = self.as_study(rows, numbered=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=part))
+        varied = {name for row in rows for name in self.trials[row.number].params} - self._fixed(rows)
+        return {name: float(share) for name, share in found.items() if name in varied}
+
+    def _fixed(self, rows: Sequence[TrialRow]) -> set[str]:
+        """Searched values that were the same in all of these trials."""
+        seen: dict[str, set[Any]] = {}
+        for row in rows:
+            for name, value in self.trials[row.number].params.items():
+                seen.setdefault(name, set()).add(value)
+        return {name for name, values in seen.items() if len(values) == 1}
+
+    def as_study(self, rows: Sequence[TrialRow], *, numbered: bool = True) -> optuna.Study:
+        """A study in memory with these trials, under their own numbers or any, and their first objective."""
+        numbers = {row.number: row for row in rows} if numbered else dict(enumerate(rows))
+        study = optuna.create_study(direction=self.opened.objective.direction)
+        bounded = not all(row.feasible for row in rows)
+        for number in range(max(numbers, default=-1) + 1):
+            if number not in numbers:
+                study.add_trial(create_trial(state=TrialState.FAIL))
+                continue
+            row = numbers[number]
+            trial = self.trials[row.number]
+            study.add_trial(
+                create_trial(
+                    value=row.value,
+                    params=dict(trial.params),
+                    distributions=dict(trial.distributions),
+                    constraints={"infeasible": 0.0 if row.feasible else 1.0} if bounded else None,
+                )
+            )
+        return study
+
+    def seconds(self, row: TrialRow) -> float | None:
+        """How long an attempt took."""
+        trial = self.trials[row.number]
+        if trial.datetime_start is None or trial.datetime_complete is None:
+            return None
+        return (trial.datetime_complete - trial.datetime_start).total_seconds()
+
+    def counts(self) -> str:
+        """How many attempts there are of each kind, in words."""
+        if not self.rows:
+            return "No trial has started yet."
+        states = Counter(row.state for row in self.rows)
+        complete = [row for row in self.rows if row.value is not None]
+        large = sum(row.state == "pruned" and not row.feasible for row in self.rows)
+        notes = [
+            (sum(not row.feasible for row in complete), "outside a constraint"),
+            (sum(row.reused_from is not None for row in complete), "a repetition of an earlier one"),
+        ]
+        note = ", ".join(f"{count} of them {text}" for count, text in notes if count)
+        kinds = [
+            (states["complete"], f"complete ({note})" if note else "complete"),
+            (states["pruned"] - large, "pruned early"),
+            (large, "not trained because infeasible"),
+            *((states[state], state) for state in ("failed", "interrupted", "died", "running", "waiting")),
+        ]
+        parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
+        return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
+
+
+def best_config(overview: Overview) -> str | None:
+    """The best trial's configuration as a complete TOML file; ``None`` where nothing feasible has finished.
+
+    Values that depend on the machine stay as the base has them, as ``auto``.
+    """
+    if not overview.ranked:
+        return None
+    best = overview.ranked[0]
+    base = {
+        key: value for key, value in overview.opened.stored["bases"][best.base].items() if key != "published"
+    }
+    tree = config.override(base, best.params)
+    data = Path(config.expand_path("$VIDCLF_DATA", Path.cwd()))
+    manifest = Path(tree["data"]["manifest"])
+    if manifest.is_relative_to(data):
+        tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
+    origin = f"trial {best.number} of the study {overview.opened.name}, base {best.base}"
+    figure = f"{overview.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
+    comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
+    scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
+    return comment + tomli_w.dumps({**scalars, **tree})
+
+
+def trials_csv(overview: Overview) -> str:
+    """One line an attempt, in order: how it ended, its searched values, its metrics."""
+    params = sorted({key for row in overview.rows for key in row.params})
+    metrics = sorted({key for row in overview.rows for key in row.metrics})
+    ranks = {row.number: rank for rank, row in enumerate(overview.ranked, start=1)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = [
+        "trial",
+        "state",
+        "base",
+        "value",
+        "rank",
+        "reason",
+        "feasible",
+        "reused_from",
+        "started",
+        "seconds",
+    ]
+    writer.writerow([*head, *params, *metrics])
+    for row in overview.rows:
+        start = overview.trials[row.number].datetime_start
+        fields = {
+            "trial": row.number,
+            "state": row.state,
+            "base": row.base,
+            "value": row.value,
+            "rank": ranks.get(row.number),
+            "reason": row.reason,
+            "feasible": row.feasible,
+            "reused_from": row.reused_from,
+            "started": start and start.isoformat(timespec="seconds"),
+            "seconds": overview.seconds(row),
+        }
+        writer.writerow(
+            [fields[name] for name in head]
+            + [row.params.get(key) for key in params]
+            + [row.metrics.get(key) for key in metrics]
+        )
+    return text.getvalue()

@@ -1,0 +1,100 @@
+"""A store that was moved: MLflow's database names its artifacts by absolute paths."""
+
+import json
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from vidclf.runs.store import Store, locked
+from vidclf.runs.store_checks import Note, Problem, filled, read_only
+from vidclf.tracking.deliverer import artifact_folder
+
+_PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("trace_tags", "value"),
+)
+"""Tables and columns that hold them."""
+
+
+def moved_stores(store: Store, note: Note) -> Iterator[Problem]:
+    """Places that the store was at before, as MLflow's database remembers them."""
+    database = store.databases.get("mlflow")
+    if database is None:
+        note("MLflow is a server: where its artifacts lie is not checked")
+        return
+    if not filled(database):
+        return
+    for old, folders in sorted(_old_places(store, database).items()):
+        here = [name for name in folders if (store.artifacts / name).is_dir()]
+        left = [name for name in folders if name not in here and (old / "artifacts" / name).is_dir()]
+        if left:
+            yield Problem(
+                str(old),
+                f"MLflow looks for {', '.join(left)} there and not in {store.folder}: move "
+                f"{old / 'artifacts'} to {store.artifacts}",
+                blocks=frozenset(("mlflow",)),
+            )
+        else:
+            yield Problem(
+                str(old),
+                f"MLflow looks for artifacts there, but the store is at {store.folder}: its paths are to be "
+                "rewritten, after a backup of mlflow.db",
+                partial(_follow, store, database, old),
+                frozenset(("mlflow",)),
+            )
+
+
+def _old_places(store: Store, database: Path) -> dict[Path, list[str]]:
+    """Folders of experiments by the store's folder that MLflow takes them to be in, where it is another."""
+    places: dict[Path, list[str]] = {}
+    with closing(read_only(database)) as connection:
+        for name, location in connection.execute("SELECT name, artifact_location FROM experiments"):
+            url = urllib.parse.urlsplit(location or "")
+            path = Path(urllib.parse.unquote(url.path))
+            if url.scheme != "file" or path.parent.name != "artifacts":
+                continue
+            ours = path.name == artifact_folder(name) or (store.artifacts / path.name).is_dir()
+            if ours and path.parent.resolve() != store.artifacts.resolve():
+                places.setdefault(path.parent.parent, []).append(path.name)
+    return places
+
+
+def _follow(store: Store, database: Path, old: Path) -> None:
+    """Rewrites the paths in one transaction, and takes the receipts along."""
+    before, after = f"{(old / 'artifacts').as_uri()}/", f"{store.artifacts.as_uri()}/"
+    with locked(store.folder):
+        backup = database.with_name(f"mlflow-{time.strftime('%Y%m%d-%H%M%S')}.backup.db")
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            with closing(sqlite3.connect(backup)) as copy:
+                connection.backup(copy)
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for table, column in _PATHS:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (after, len(before) + 1, len(before), before),
+                    )
+    # Else every attempt would be delivered once more: a receipt names the database that it is about.
+    for path in store.attempts.glob("*/*/delivery.json"):
+        _follow_receipt(path, f"sqlite:///{old / 'mlflow.db'}", store.mlflow_uri)
+
+
+def _follow_receipt(path: Path, before: str, after: str) -> None:
+    try:
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        if receipt["uri"] != before:
+            return
+    except (ValueError, KeyError, TypeError):
+        return  # unreadable: it is not believed anyway
+    changed = path.with_suffix(".partial")
+    changed.write_text(json.dumps({**receipt, "uri": after}, indent=1) + "\n", encoding="utf-8")
+    changed.replace(path)

@@ -1,0 +1,180 @@
+"""``vidclf train``: one tracked run."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vidclf import config
+from vidclf.config import InputError
+from vidclf.data.manifest import Manifest
+from vidclf.inference import profiling
+from vidclf.labels import train_name
+from vidclf.models import load_model
+from vidclf.models.base import Report
+from vidclf.runs.experiment import (
+    ExperimentConfig,
+    dataset_record,
+    divided,
+    experiment_name,
+    portable,
+    prepare,
+    provenance,
+    run_experiment,
+)
+from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
+from vidclf.runs.store import TRAIN, Store
+from vidclf.tracking.background import DelivererThread
+from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.deliverer import prepare as prepare_mlflow
+from vidclf.tracking.model_package import deliver_model
+
+_FINGERPRINT = "vidclf.fingerprint"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        attempt: Its folder.
+        outcome: How it ended.
+        run_id: Its MLflow run, ``None`` where it was not delivered yet.
+        reused: Whether it is an earlier run of the same config and data.
+    """
+
+    attempt: Attempt
+    outcome: Outcome
+    run_id: str | None
+    reused: bool = False
+
+
+def train(
+    experiment: ExperimentConfig,
+    name: str,
+    store: Store,
+    *,
+    again: bool,
+    report: Report,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> Trained:
+    """Trains one experiment and mirrors it to MLflow.
+
+    Args:
+        experiment: What to train, and on what.
+        name: Of the run and its folder: the stem of the experiment's file.
+        store: Where the run lies.
+        again: Train even where the same config was trained on the same clips before.
+        report: Told of each epoch.
+        progress: Progress of decoding, called with (clips done, clips in all).
+        say: Told of warnings.
+
+    Raises:
+        InputError: Before anything was written.
+        KeyboardInterrupt: The run was stopped; its folder says so.
+    """
+    manifest, warnings = prepare(experiment, progress, say)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    tags = {**provenance(experiment, manifest), _FINGERPRINT: _fingerprint(experiment, manifest)}
+    earlier = None if again else _earlier(store, tags[_FINGERPRINT])
+    if earlier:
+        return earlier
+    prepare_mlflow(store)
+    dead = _settle_dead(store, tags[_FINGERPRINT])
+    attempt = _open_attempt(store, name, experiment, manifest, tags)
+    deliverer = DelivererThread(store)
+    for each in (*dead, attempt):
+        deliverer.register(each)
+    try:
+        with attempt.running():
+            if not again and _go_on(attempt, dead):
+                say("going on from the last epoch of the same run, which was cut short")
+            outcome = run_experiment(experiment, attempt, report)
+        if outcome.status == "complete":
+            clip = divided(experiment, manifest)["val"][0].clip_path
+            attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
+    except KeyboardInterrupt:
+        if attempt.outcome() is None:
+            attempt.finish(Outcome("interrupted", "interrupted: asked to stop", {}, now_ms()))
+        raise
+    finally:
+        deliverer.close()
+    if deliverer.undelivered:
+        say("MLflow did not take the run: it is in its folder only")
+    elif outcome.status == "complete":
+        _deliver_model(store, attempt, say)
+    return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+
+
+def _deliver_model(store: Store, attempt: Attempt, say: Callable[[str], None]) -> None:
+    """Gives MLflow the model; where that does not take it, the run's folder still has it."""
+    try:
+        deliver_model(Deliverer(store), attempt)
+    except InputError as error:
+        say(f"warning: {error}")
+
+
+def _open_attempt(
+    store: Store, name: str, experiment: ExperimentConfig, manifest: Manifest, tags: Mapping[str, str]
+) -> Attempt:
+    """A new attempt folder with its identity."""
+    attempt = store.attempt(TRAIN, f"{name}-{now_ms()}-{uuid.uuid4().hex[:6]}")
+    attempt.create(
+        Identity(
+            id=uuid.uuid4().hex,
+            experiment=experiment_name(experiment),
+            run_name=train_name(name, config.dump(experiment)),
+            parent=None,
+            started_ms=now_ms(),
+            tags={**tags, "vidclf.file": name},
+            dataset=dataset_record(experiment, manifest),
+        )
+    )
+    return attempt
+
+
+def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
+    """Takes over the state of the newest that came as far as an epoch."""
+    for left in dead:
+        if left.checkpoint.is_dir():
+            attempt.take_checkpoint(left)
+            return True
+    return False
+
+
+def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
+    """Marks runs of the same config and clips whose process has died as interrupted: nobody else would.
+
+    Returns:
+        All that were interrupted, the newest first.
+    """
+    dead = []
+    for attempt in _runs(store, fingerprint):
+        outcome = attempt.outcome()
+        if outcome is None and not attempt.settle_dead():
+            continue  # it is running
+        if outcome is None or outcome.status == "interrupted":
+            dead.append(attempt)
+    return dead
+
+
+def _runs(store: Store, fingerprint: str) -> Iterator[Attempt]:
+    """Runs of the same config on the same clips, the newest first."""
+    folders = [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == TRAIN]
+    for attempt in sorted(folders, key=lambda attempt: -attempt.identity().started_ms):
+        if attempt.identity().tags.get(_FINGERPRINT) == fingerprint:
+            yield attempt
+
+
+def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
+    return config.digest([portable(experiment.resolved()), manifest.digest()])
+
+
+def _earlier(store: Store, fingerprint: str) -> Trained | None:
+    """The newest complete run of the same config on the same clips."""
+    for attempt in _runs(store, fingerprint):
+        outcome = attempt.outcome()
+        if outcome and outcome.status == "complete" and attempt.model.exists():
+            return Trained(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused=True)
+    return None

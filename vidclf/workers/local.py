@@ -1,0 +1,264 @@
+"""A worker process: runs one attempt after another as its supervisor asks.
+
+It knows neither Optuna nor MLflow, and it ends when its supervisor does.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import MappingProxyType
+from typing import Any, cast
+
+from vidclf.runs.folder import Outcome
+from vidclf.workers.protocol import (
+    Finished,
+    FinishTask,
+    HelloTask,
+    LatencyTask,
+    Measured,
+    Message,
+    Paused,
+    Progress,
+    Ready,
+    Resume,
+    RunTask,
+    Task,
+    Verdict,
+    own_version,
+)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are spawned meanwhile do not run the caller's script: it would start the study again."""
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    try:
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        yield
+    finally:
+        vars(main).update(kept)
+
+
+class LocalWorker:
+    """A worker that is a process of this machine."""
+
+    machine: Mapping[str, str] | None = MappingProxyType({})
+    """Tasks can be sent at once: they wait in the pipe."""
+
+    def __init__(self, threads: int, gpu: int | None = None) -> None:
+        """Starts the process.
+
+        Args:
+            threads: Cores that it may use.
+            gpu: The GPU that it may use, ``None``: as the system has it.
+        """
+        self._threads, self._gpu = threads, gpu
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads, gpu), daemon=True)
+        with _without_main():
+            self.process.start()
+        theirs.close()
+
+    def replacement(self) -> "LocalWorker":
+        self.stop()
+        return LocalWorker(self._threads, self._gpu)
+
+    def send(self, message: Task | Verdict | Resume) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def receive(self) -> Message | None:
+        # OSError also where it died in the middle of a message.
+        with contextlib.suppress(EOFError, OSError):
+            return cast(Message, self.connection.recv())
+        return None
+
+    def pause(self) -> None:
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+
+    def death(self) -> str:
+        self.process.join(timeout=10)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"the worker died: {signal.Signals(-code).name}"
+        return f"the worker died: exit code {code}"
+
+    def hope(self, waited: float) -> str:
+        return f"its process has been starting for {waited:.0f} s"
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def work(connection: Connection, threads: int, gpu: int | None) -> None:
+    """The process's whole life: tasks in, progress and outcomes out, until the pipe closes."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    line = _Line(connection)
+    signal.signal(signal.SIGUSR1, line.on_signal)
+    _end_with_parent()
+    # Slow imports: after the signals are set, and before the first task arrives.
+    import vidclf.runs.experiment  # noqa: F401, PLC0415
+    from vidclf.inference import profiling  # noqa: PLC0415
+
+    profiling.use_cores(threads)
+    gc.collect()
+    gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
+    while True:
+        line.send(_do(line.receive(), line))
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Ends the process where the supervisor has gone; an `Exception` would count as the attempt's failure."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise SystemExit from None
+
+
+class _Line:
+    """The worker's end of the pipe; a pause never cuts a message in two, nor takes one for a `Resume`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._busy = self._wanted = False
+        self._early: deque[Any] = deque()
+        """What came during a pause: answers to what had been sent just before it."""
+
+    def on_signal(self, *_: object) -> None:
+        """A pause is wanted: at once, or when the message under way is through."""
+        if self._busy:
+            self._wanted = True
+        else:
+            self._pause()
+
+    def send(self, message: Message) -> None:
+        self._through(lambda: self._connection.send(message))
+
+    def receive(self) -> Any:
+        return self._through(lambda: self._early.popleft() if self._early else self._connection.recv())
+
+    def _through(self, transfer: Callable[[], Any]) -> Any:
+        self._busy = True
+        try:
+            with _leaving():
+                return transfer()
+        finally:
+            self._busy = False
+            if self._wanted:
+                self._wanted = False
+                self._pause()
+
+    def _pause(self) -> None:
+        self._busy = True
+        try:
+            with _leaving():
+                self._connection.send(Paused())
+                while not isinstance(message := self._connection.recv(), Resume):
+                    self._early.append(message)
+        finally:
+            self._busy = False
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def _do(task: Task, line: _Line) -> Message:
+    if isinstance(task, RunTask):
+        return _run(task, line)
+    if isinstance(task, HelloTask):
+        return _introduce()
+    return _measure(task) if isinstance(task, LatencyTask) else _finish(task)
+
+
+def _introduce() -> Ready:
+    from vidclf.inference import profiling  # noqa: PLC0415
+    from vidclf.models.training import auto_precision  # noqa: PLC0415
+
+    machine = {**profiling.environment(), "precision": auto_precision()}
+    return Ready(socket.gethostname(), own_version(), machine)
+
+
+def _run(task: RunTask, line: _Line) -> Outcome:
+    from vidclf.runs.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
+    from vidclf.runs.folder import Attempt  # noqa: PLC0415
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        line.send(Progress(step, dict(metrics)))
+        verdict: Verdict = line.receive()
+        if verdict.prune:
+            raise Pruned(verdict.prune)
+
+    experiment = parse_experiment(task.experiment, str(task.folder))
+    try:
+        return run_experiment(experiment, Attempt(task.folder), report, task.repeats)
+    finally:
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Gives back what the last trial took: a network's cycles, and what torch keeps for its like."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _measure(task: LatencyTask) -> Measured:
+    from vidclf.inference import profiling  # noqa: PLC0415
+    from vidclf.models import load_model, untrained_model  # noqa: PLC0415
+    from vidclf.runs.experiment import parse_experiment  # noqa: PLC0415
+
+    try:
+        if task.folder is not None:
+            model = load_model(task.folder)
+        else:
+            model = untrained_model(parse_experiment(task.experiment or {}, "to be timed").resolved())
+        return Measured(profiling.measure_latency(model, task.clip))
+    except Exception as error:
+        return Measured({}, f"{type(error).__name__}: {error}")
+
+
+def _finish(task: FinishTask) -> Finished:
+    from vidclf.runs import retrain  # noqa: PLC0415
+    from vidclf.runs.folder import Attempt  # noqa: PLC0415
+
+    attempt = Attempt(task.folder)
+    try:
+        if attempt.model.is_dir():
+            retrain.draw(attempt, task.repeats)
+        else:
+            retrain.train_model(attempt, task.repeats)
+        return Finished()
+    except Exception as error:
+        return Finished(f"{type(error).__name__}: {error}")
+    finally:
+        _free_memory()

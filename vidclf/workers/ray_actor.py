@@ -1,0 +1,253 @@
+"""A worker on another machine, as that machine sees it: files in, messages and files out."""
+
+import contextlib
+import csv
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vidclf import config
+from vidclf.runs.folder import Attempt, Outcome
+from vidclf.workers.local import LocalWorker
+from vidclf.workers.protocol import (
+    Finished,
+    FinishTask,
+    HelloTask,
+    LatencyTask,
+    Measured,
+    Message,
+    Paused,
+    Progress,
+    Resume,
+    RunTask,
+    Task,
+    Verdict,
+    refusal,
+)
+from vidclf.workers.sync import Parcel, Sender, read_folder, write_folder
+
+_TEXTS = (".toml", ".json", ".jsonl", ".txt", ".csv")
+"""Files in which paths of the scratch folder are told as those of the supervisor's machine."""
+_QUOTED = (".toml", ".json", ".jsonl")
+_LOCK = "used.lock"
+_YOUNG_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """What travels with a task.
+
+    Attributes:
+        files: Content of the task's folder by path.
+        shared: ``digest/name`` of the contents that come along; they are kept for later tasks.
+        places: For each path of the supervisor's machine that the task names: its ``digest/name``.
+        paths: These paths by the key of the experiment that names them.
+        manifest: ``digest/name`` of the manifest among them.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    manifest: str | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """What a worker says, and the files that go before it.
+
+    Attributes:
+        message: ``None``: its process has died.
+        parcel: What has changed in the task's folder.
+        death: How it died.
+    """
+
+    message: Message | None
+    parcel: Parcel | None = None
+    death: str = ""
+
+
+class Outpost:
+    """Holds one worker process, and gives it in its own folder what it needs of the supervisor's."""
+
+    def __init__(self, threads: int, gpus: float) -> None:
+        """Starts the process and asks what it is.
+
+        Args:
+            threads: Cores that it may use.
+            gpus: Its share of GPUs; 0: it is shown none.
+        """
+        if gpus == 0:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._scratch, self._lock = _make_scratch()
+        self._worker = LocalWorker(threads)
+        self._own, self._aside = multiprocessing.Pipe(duplex=False)
+        self._checked: set[str] = set()
+        self._back: dict[str, str] = {}
+        self._sender: Sender | None = None
+        self._worker.send(HelloTask())
+
+    def send(self, message: Task | Verdict | Resume, cargo: Cargo | None = None, *contents: bytes) -> None:
+        """Hands a message on; a task that cannot be begun is answered in the worker's place.
+
+        Args:
+            message: Its paths are those of the supervisor's machine.
+            cargo: What comes with a task.
+            contents: Of ``cargo.shared``.
+        """
+        if cargo is None or not isinstance(message, RunTask | LatencyTask | FinishTask):
+            self._worker.send(message)
+            return
+        try:
+            for name, content in zip(cargo.shared, contents, strict=True):
+                write_folder({name: content}, self._scratch / "shared")
+            self._check_clips(cargo)
+            self._worker.send(self._here(message, cargo))
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, config.InputError) else f"{type(error).__name__}: {error}"
+            )
+            self._aside.send(refusal(message, reason))
+
+    def receive(self) -> News:
+        """Waits for the worker's next message."""
+        if self._own in wait([self._worker.connection, self._own]):
+            return News(self._own.recv())
+        message = self._worker.receive()
+        if message is None:
+            parcel = self._sender.changes(checkpoint=True) if self._sender else None
+            return News(None, parcel, self._worker.death())
+        if isinstance(message, Paused) or self._sender is None:
+            return News(message)  # paused in the middle of anything: files may be half written
+        parcel = self._sender.changes()
+        if not isinstance(message, Progress):
+            self._sender = None
+        return News(self._told(message), parcel)
+
+    def node(self) -> str:
+        """Name of this machine."""
+        return socket.gethostname()
+
+    def pause(self) -> None:
+        self._worker.pause()
+
+    def close(self) -> None:
+        """Ends the process and leaves nothing behind."""
+        self._worker.process.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.release()
+
+    def _check_clips(self, cargo: Cargo) -> None:
+        """Raises:
+        InputError: A clip of the manifest is not there on this machine; says what to do.
+        """
+        if cargo.manifest is None or cargo.manifest in self._checked:
+            return
+        text = (self._scratch / "shared" / cargo.manifest).read_text(encoding="utf-8")
+        clips = [row["clip_path"] for row in csv.DictReader(io.StringIO(text))]
+        absent = [clip for clip in clips if "://" not in clip and not Path(clip).is_file()]
+        if absent:
+            raise config.InputError(
+                f"{len(absent)} of {len(clips)} clips are missing on the node {socket.gethostname()}: "
+                f"{absent[0]}; put the clips at the same path on every node, or behind an address as s3://…"
+            )
+        self._checked.add(cargo.manifest)
+
+    def _here(self, task: RunTask | LatencyTask | FinishTask, cargo: Cargo) -> Task:
+        """The task in paths of this machine, its folder filled."""
+        folder = self._scratch / "task"
+        shutil.rmtree(folder, ignore_errors=True)
+        Attempt(folder).artifacts.mkdir(parents=True)
+        write_folder(cargo.files, folder)
+        places = {path: str(self._scratch / "shared" / name) for path, name in cargo.places.items()}
+        values = {key: places[path] for key, path in cargo.paths.items()}
+        self._back = {place: path for path, place in places.items()}
+        self._sender = None
+        if isinstance(task, LatencyTask):
+            experiment = task.experiment and config.override(task.experiment, values)
+            clip = Path(places.get(str(task.clip), str(task.clip)))
+            return LatencyTask(clip, folder if task.folder else None, experiment)
+        self._back[str(folder)] = str(task.folder)
+        if isinstance(task, FinishTask):
+            attempt = Attempt(folder)
+            config.write_toml(config.override(config.read_toml(attempt.config), values), attempt.config)
+        self._sender = Sender(folder, self._translate)
+        if isinstance(task, RunTask):
+            return RunTask(config.override(task.experiment, values), folder, task.repeats)
+        return replace(task, folder=folder)
+
+    def _translate(self, path: str, content: bytes) -> bytes:
+        suffix = Path(path).suffix
+        if suffix not in _TEXTS or str(self._scratch).encode() not in content:
+            return content
+        for place, original in self._back.items():
+            written = json.dumps(original, ensure_ascii=False)[1:-1] if suffix in _QUOTED else original
+            content = content.replace(place.encode(), written.encode())
+        return content
+
+    def _told(self, message: Message) -> Message:
+        """The message with the supervisor's own paths in its words."""
+        if isinstance(message, Outcome):
+            return replace(message, reason=self._words(message.reason))
+        if isinstance(message, Measured | Finished):
+            return replace(message, error=self._words(message.error))
+        return message
+
+    def _words(self, text: str) -> str:
+        for place, original in self._back.items():
+            text = text.replace(place, original)
+        return text
+
+
+def _make_scratch() -> tuple[Path, FileLock]:
+    """A new folder, locked while this process lives; those that dead ones have left are removed."""
+    home = Path(tempfile.gettempdir()) / f"vidclf-workers-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    for old in home.iterdir():
+        with contextlib.suppress(Timeout, OSError):  # the latter also where another removes it just now
+            if time.time() - old.stat().st_mtime < _YOUNG_SECONDS:
+                continue  # its lock may be about to be taken
+            with FileLock(old / _LOCK, blocking=False):
+                shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(dir=home))
+    lock = FileLock(scratch / _LOCK, blocking=False)
+    lock.acquire()
+    return scratch, lock
+
+
+def load(task: RunTask | LatencyTask | FinishTask) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Reads on the supervisor's machine what a task needs of it.
+
+    Returns:
+        Content of the files of its folder by path; path by key of every file that its experiment names.
+
+    Raises:
+        InputError: The folder's ``config.toml`` cannot be read.
+        OSError: Another file cannot.
+    """
+    from vidclf.runs.experiment import parse_experiment  # noqa: PLC0415
+
+    files = read_folder(task.folder) if task.folder else {}
+    tree: Mapping[str, Any] = {}
+    if isinstance(task, FinishTask):
+        tree = config.read_toml(Attempt(task.folder).config)
+    elif task.experiment:
+        tree = task.experiment
+    if not tree:
+        return files, {}
+    flat = config.flatten(tree)
+    keys = config.path_keys(type(parse_experiment(tree, "to be run elsewhere")))
+    paths = {key: str(flat[key]) for key in keys if key in flat}
+    return files, {key: path for key, path in paths.items() if Path(path).is_file()}
