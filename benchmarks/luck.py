@@ -16,7 +16,7 @@ from rich.console import Console
 from vidclf.data.demo import render_demo_set
 from vidclf.evaluation import ranking
 from vidclf.registry.confirm import confirm, plan
-from vidclf.registry.test_split import Scored, TestSplit
+from vidclf.registry.test_split import ScoredClips, TestSplit
 from vidclf.runs.store import open_store
 from vidclf.search.execution import tune
 from vidclf.search.execution.display import PlainDisplay
@@ -66,7 +66,7 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     (folder / "svm.toml").write_text(EXPERIMENT.format(manifest=manifest))
     (folder / "luck.toml").write_text(STUDY.format(trials=trials))
     store = open_store(folder / "store")
-    definition = tune.plan(tune.Request(folder / "luck.toml"), store)
+    definition = tune.plan(tune.TuneRequest(folder / "luck.toml"), store)
     tune.check(definition, lambda done, total: None, lambda _: None)
     opened, _ = tune.tune(definition, store, PlainDisplay(Console(file=(folder / "log").open("w"))), [])
     rows = ranking.ranked(opened.rows(), opened.objective.direction)
@@ -76,7 +76,7 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     def outcome(number: int, val: float) -> Outcome:
         attempt = opened.attempt(number)
         split = TestSplit.of(attempt)
-        scored = Scored.of(split.predictions(attempt.model), split.manifest.classes)
+        scored = ScoredClips.of(split.predictions(attempt.model), split.manifest.classes)
         return Outcome(val, confirmed[number], scored.metrics()["test/macro_f1"])
 
     winner = found.winner.row

@@ -38,7 +38,7 @@ from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.execution.tune import tune
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.deliverer import Deliverer
-from vidclf.tracking.delivery_state import News
+from vidclf.tracking.delivery_state import PendingDelivery
 from vidclf.workers import local as workers
 
 TRAINING_SECONDS = 0.5
@@ -155,7 +155,7 @@ def fabricate(opened: OpenStudy, count: int) -> None:
         attempt.record(0, metrics)
         attempt.finish(Outcome("complete", "", metrics, now_ms()))
         receipt = Deliverer(opened.store).receipt(attempt)
-        news = News.of(attempt, receipt)
+        news = PendingDelivery.of(attempt, receipt)
         receipt.run_id, receipt.config, receipt.ended = f"{number:032x}", news.config, news.ended
         receipt.offset = attempt.journal.stat().st_size
         receipt.files = {name: stamp for name, (_, stamp) in news.files.items()}

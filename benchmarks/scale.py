@@ -41,10 +41,10 @@ from vidclf.search.definition.space import Space
 from vidclf.search.definition.study_file import StudyDefinition, load_study, open_study
 from vidclf.search.execution.display import PlainDisplay, StudyState
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.execution.trials import Opening
+from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
-from vidclf.workers.protocol import Progress, RunTask
+from vidclf.workers.protocol import RunTask, StepReport
 
 EPOCHS = 12
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -64,7 +64,7 @@ def sleeping_workers(number: int, seconds: float) -> list[ScriptedWorker]:
     def sleep(task: RunTask, connection: Connection) -> Outcome:
         for step in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
-            connection.send(Progress(step, {"epoch/val/macro_f1": 0.5}))
+            connection.send(StepReport(step, {"epoch/val/macro_f1": 0.5}))
             connection.recv()
         # All alike, so that none is pruned and each takes as long.
         return Outcome("complete", "", {"val/macro_f1": 0.5, "val/accuracy": 0.5}, now_ms())
@@ -157,7 +157,7 @@ def _supervisor(opened: OpenStudy, definition: StudyDefinition) -> tuple[Supervi
         ownership=Ownership(opened, join=True),
         shown=quiet,
         state=state,
-        opening=Opening(opened, definition.space, {stem: {} for stem in definition.space.bases}, {}),
+        opening=TrialStarter(opened, definition.space, {stem: {} for stem in definition.space.bases}, {}),
         register=lambda _: None,
         clip=Path("none"),
     )

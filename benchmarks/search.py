@@ -21,9 +21,10 @@ import optuna
 from vidclf.data.clips import ClipSet
 from vidclf.data.demo import render_demo_set
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS
-from vidclf.runs.experiment import ExperimentConfig, Pruned, clip_store, divided, parse_experiment
+from vidclf.runs.experiment import ExperimentConfig, clip_store, divided, parse_experiment
 from vidclf.search.definition.pruners import PrunerConfig, build_pruner
 from vidclf.search.definition.samplers import SamplerConfig, build_sampler
 from vidclf.search.definition.space import Space, build_space
@@ -90,12 +91,12 @@ def fit(bench: Bench, experiment: ExperimentConfig, trial: optuna.Trial, metric:
         if metric == "macro_f1":
             trial.report(best["macro_f1"], step)
             if trial.should_prune():
-                raise Pruned
+                raise TrialPruned
 
     started = time.perf_counter()
     try:
         classifier.fit(bench.train, bench.val, report)
-    except Pruned:
+    except TrialPruned:
         trial.set_user_attr("pruned", True)
     return Tried(best["loss"], best["macro_f1"], time.perf_counter() - started)
 

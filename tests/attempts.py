@@ -59,6 +59,6 @@ def end(
 def shipped(store: Store, attempt: Attempt, name: str, alias: str = "champion") -> int:
     """Registers an attempt's model without judging it; its version."""
     # Imported here: most tests do without the registry.
-    from vidclf.registry.promote import Request, register  # noqa: PLC0415
+    from vidclf.registry.promote import PromoteRequest, register  # noqa: PLC0415
 
-    return register(Deliverer(store), attempt, Request(name, alias), tags={}, description="")
+    return register(Deliverer(store), attempt, PromoteRequest(name, alias), tags={}, description="")

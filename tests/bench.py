@@ -19,7 +19,7 @@ from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.execution import recovery, supervisor
 from vidclf.search.execution.display import PlainDisplay, StudyState
-from vidclf.search.execution.trials import Opening
+from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
 from vidclf.workers.protocol import RunTask
@@ -126,7 +126,7 @@ class Bench:
             ownership=held,
             shown=display,
             state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
-            opening=Opening(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
+            opening=TrialStarter(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
             register=started.append,
         )
 

@@ -10,8 +10,8 @@ import pytest
 import vidclf
 from tests.clips import write_experiment
 from tests.search.definition.test_study_file import STUDY
-from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store
 
 ROOT = Path(__file__).parents[1]

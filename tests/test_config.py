@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from vidclf import config
-from vidclf.config import Choice, InputError, PathKey, Range, Section
+from vidclf.config import Choice, PathKey, Range, Section
+from vidclf.exceptions import InputError
 
 
 class Inner(Section):

@@ -9,8 +9,8 @@ import pandas as pd
 
 from vidclf.cli.console import make_console, say
 from vidclf.comparison.data import build
-from vidclf.config import InputError
 from vidclf.evaluation import ranking
+from vidclf.exceptions import InputError
 from vidclf.inference.predict import Prediction, predict_files
 from vidclf.models import load_model as load_saved
 from vidclf.models.saved import SavedModel
@@ -188,10 +188,10 @@ def run_study(
         InputError: Every problem of its files, before the first trial.
     """
     opened_store = open_store(_path(store))
-    request = tune.Request(Path(path), overrides or {}, trials, workers)
+    request = tune.TuneRequest(Path(path), overrides or {}, trials, workers)
     definition = tune.plan(request, opened_store)
     warnings = tune.check(definition, lambda _done, _all: None, say)
-    opened, ending = tune.tune(definition, opened_store, _Lines(say), warnings)
+    opened, ending = tune.tune(definition, opened_store, _LineDisplay(say), warnings)
     rows = opened.rows()
     best = ranking.ranked(rows, opened.objective.direction)[:1]
     found = (
@@ -262,7 +262,7 @@ def load_model(reference: PathLike, *, store: PathLike | None = None) -> Model:
     return Model(folder, load_saved(folder))
 
 
-class _Lines(PlainDisplay):
+class _LineDisplay(PlainDisplay):
     """Shows a study's progress to a function that takes lines."""
 
     def __init__(self, say: Say) -> None:

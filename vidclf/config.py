@@ -21,22 +21,12 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from vidclf.exceptions import InputError
+
 Tree = dict[str, Any]
 """A TOML document as nested dicts."""
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=BaseModel)
-
-
-class InputError(Exception):
-    """Something the user gave is wrong; the command line prints it and exits 2.
-
-    Attributes:
-        problems: One sentence each, all problems found at once.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class Section(BaseModel):

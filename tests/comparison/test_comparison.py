@@ -25,17 +25,17 @@ from vidclf.cli import compare
 from vidclf.cli.app import app
 from vidclf.comparison import label_errors, learning_curve, verdict_text
 from vidclf.comparison.baselines import Baselines, baselines
-from vidclf.comparison.data import Comparison, Part
+from vidclf.comparison.data import Comparison, GroupReport
 from vidclf.comparison.figures import pareto
 from vidclf.comparison.page import write_page
-from vidclf.comparison.rows import Block, Clips, Line, gather
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
 from vidclf.comparison.significance import separate
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
+from vidclf.exceptions import InputError
 from vidclf.models import MODELS
 from vidclf.reports import html
 from vidclf.runs.experiment import clip_store, load_experiment
@@ -145,7 +145,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> tuple[S
     return store, experiments
 
 
-def labels(lines: Sequence[Line]) -> list[str]:
+def labels(lines: Sequence[ModelRow]) -> list[str]:
     return [line.label for line in lines]
 
 
@@ -217,7 +217,7 @@ def test_losses_rank_from_the_lowest(made: tuple[Store, Path]) -> None:
     assert block.ranked[0].label == "trial 3 of s"  # as small as trial 2, and faster
 
 
-def without_folders(block: Block) -> Block:
+def without_folders(block: RowGroup) -> RowGroup:
     """A block whose clips nobody recorded."""
     return replace(block, studies={}, lines=[replace(line, attempt=None) for line in block.lines])
 
@@ -272,7 +272,7 @@ def measured_of(clips_: int = 4) -> Baselines:
     return Baselines([{"train": {"a": 1}, "val": {"a": clips_}}], None, [], [])
 
 
-def with_floor(made: tuple[Store, Path], floor: float) -> Block:
+def with_floor(made: tuple[Store, Path], floor: float) -> RowGroup:
     return replace(gather(["s"], made[0])[0], floor=floor)
 
 
@@ -303,7 +303,7 @@ def test_the_answer_names_the_split_that_the_metric_is_of(made: tuple[Store, Pat
     tested = [
         replace(line, metrics={**line.metrics, "test/accuracy": 0.5}) for line in with_floor(made, 0).lines
     ]
-    block = Block(Clips("c", ""), "test/accuracy", "maximize", tested, {})
+    block = RowGroup(EvaluationClips("c", ""), "test/accuracy", "maximize", tested, {})
     assert "accuracy 0.900 on test, 20.0 ms" in verdict_text.answer(block, measured_of(clips_=8)).headline
 
 
@@ -320,7 +320,7 @@ def test_clips_without_groups_and_impossible_latencies_are_noted(
 ) -> None:
     block = with_floor(made, 0.3)
 
-    def said(of: Block) -> str:
+    def said(of: RowGroup) -> str:
         return "\n".join(verdict_text.notes(of, measured_of(), [], lambda _: 0))
 
     assert "name no groups" not in said(block)
@@ -407,7 +407,7 @@ def test_a_missing_file_gives_no_picture(squares: Manifest) -> None:
     assert label_errors.thumbnail(str(squares.entries[0].clip_path)).startswith('<img alt="v_')
 
 
-def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> Line:
+def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> ModelRow:
     """A line whose confirmed predictions are wrong on those of 2 clips a group."""
     rows = [
         {"clip_path": f"{clip}", "label": "ab"[clip % 2], "group": f"g{clip // 2}", "repeat": repeat}
@@ -420,7 +420,7 @@ def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2)
     attempt = Attempt(folder)
     (attempt.artifacts / "confirm").mkdir(parents=True)
     pd.DataFrame(rows).to_csv(attempt.artifacts / "confirm" / "predictions.csv", index=False)
-    return Line(folder.name, 0, "complete", "svm", "svm", 0.9, {}, {}, attempt=attempt)
+    return ModelRow(folder.name, 0, "complete", "svm", "svm", 0.9, {}, {}, attempt=attempt)
 
 
 def test_only_predictions_that_selected_nothing_give_a_verdict(
@@ -479,8 +479,10 @@ def test_a_learning_curve_trains_on_more_and_more(made: tuple[Store, Path]) -> N
     ],
 )
 def test_a_curve_says_what_it_shows(scores: Sequence[float], said: str) -> None:
-    line = Line("s", 1, "complete", "svm", "svm", 0.8, {}, {})
-    curve = learning_curve.Growth(line, "val/macro_f1", (2, 4, 6, 8), [[score] * 3 for score in scores])
+    line = ModelRow("s", 1, "complete", "svm", "svm", 0.8, {}, {})
+    curve = learning_curve.LearningCurve(
+        line, "val/macro_f1", (2, 4, 6, 8), [[score] * 3 for score in scores]
+    )
     assert said in curve.words
     noisy = replace(curve, scores=[*curve.scores[:2], [0.5, 0.8, 0.9], [0.7, 0.7, 0.8]])
     assert "nobody can tell" in noisy.words
@@ -584,13 +586,15 @@ def page_of(comparison: Comparison, folder: Path) -> str:
     return re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
 
 
-def comparison_of(made: tuple[Store, Path], block: Block, measured: Baselines) -> Comparison:
-    return Comparison([Part(block, measured, verdict_text.answer(block, measured), [], [])], False, made[0])
+def comparison_of(made: tuple[Store, Path], block: RowGroup, measured: Baselines) -> Comparison:
+    return Comparison(
+        [GroupReport(block, measured, verdict_text.answer(block, measured), [], [])], False, made[0]
+    )
 
 
 def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
-    line = Line("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
-    block = Block(Clips("<u>", ""), "val/macro_f1", "maximize", [line], {})
+    line = ModelRow("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
+    block = RowGroup(EvaluationClips("<u>", ""), "val/macro_f1", "maximize", [line], {})
     text = page_of(comparison_of(made, block, measured_of()), tmp_path)
     assert not any(tag in text for tag in ("<u>", "<b>s</b>", "<i>", "a<b"))
 
@@ -599,8 +603,10 @@ def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) ->
 def test_the_page_says_which_way_is_better(
     made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
 ) -> None:
-    line = Line("s", 0, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0, LATENCY: 1.0})
-    block = Block(Clips("c", ""), metric, "maximize" if better == "up" else "minimize", [line], {})
+    line = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0, LATENCY: 1.0})
+    block = RowGroup(
+        EvaluationClips("c", ""), metric, "maximize" if better == "up" else "minimize", [line], {}
+    )
     assert f"; {better} and to the left is better" in page_of(
         comparison_of(made, block, measured_of()), tmp_path
     )
@@ -608,18 +614,18 @@ def test_the_page_says_which_way_is_better(
 
 def test_costs_far_apart_have_labels_in_full() -> None:
     lines = [
-        Line("s", number, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0 + number, LATENCY: latency})
+        ModelRow("s", number, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0 + number, LATENCY: latency})
         for number, latency in enumerate((5.0, 200.0))
     ]
-    figure = pareto(Block(Clips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
+    figure = pareto(RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
     latency, size = html.dressed(figure).select_xaxes()
     assert (latency.type, size.type) == ("log", "linear")
     assert " ".join(latency.ticktext) == "1 2 5 10 20 50 100 200 500 1000 2000 5000"
 
 
 def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]) -> None:
-    failed = Line("s", 0, "failed", "svm", "svm", None, {}, {})
-    block = Block(Clips("c", ""), "val/macro_f1", "maximize", [failed], {})
+    failed = ModelRow("s", 0, "failed", "svm", "svm", None, {}, {})
+    block = RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", [failed], {})
     comparison = comparison_of(made, block, Baselines([], None, [], []))
     assert comparison.as_dict()["rows"] == []
     assert comparison.as_table().empty

@@ -16,10 +16,10 @@ from tests.comparison.test_comparison import add_study, confirmed, labels, measu
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
 from vidclf.comparison.data import build
-from vidclf.comparison.rows import Block, Clips, Line, gather
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
 from vidclf.comparison.significance import separate
 from vidclf.data.manifest import Manifest
-from vidclf.registry.confirm_report import REPORT, Judged, finalists_of
+from vidclf.registry.confirm_report import REPORT, FinalistReport, finalists_of
 from vidclf.registry.promote import find_candidate
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity
@@ -60,17 +60,19 @@ def confirm(store: Store, study: str, means: Mapping[int, float], *, optimistic:
 
 def answer(
     store: Store, names: Sequence[str] = (), floor: float = 1 / 3, metric: str | None = None
-) -> verdict_text.Answer:
+) -> verdict_text.Recommendation:
     (found,) = gather(names, store, metric)
     return verdict_text.answer(replace(found, floor=floor), measured_of(clips_=8))
 
 
-def line(study: str, number: int, value: float, judged: Judged | None = None, **more: Any) -> Line:
-    return Line(study, number, "complete", "svm", "svm", value, {}, {}, confirmed=judged, **more)
+def line(
+    study: str, number: int, value: float, judged: FinalistReport | None = None, **more: Any
+) -> ModelRow:
+    return ModelRow(study, number, "complete", "svm", "svm", value, {}, {}, confirmed=judged, **more)
 
 
-def block_of(*lines: Line, floor: float = 0.3, direction: str = "maximize") -> Block:
-    return Block(Clips("c", ""), "val/macro_f1", direction, lines, {}, floor)
+def block_of(*lines: ModelRow, floor: float = 0.3, direction: str = "maximize") -> RowGroup:
+    return RowGroup(EvaluationClips("c", ""), "val/macro_f1", direction, lines, {}, floor)
 
 
 def test_the_answer_is_the_confirmed_winner_as_promote_takes_it(store: Store) -> None:
@@ -143,14 +145,17 @@ def test_what_nobody_confirmed_is_told_of_and_not_shipped(
 
 
 def test_only_what_is_really_ahead_is_told_of() -> None:
-    winner, lost = line("s", 1, 0.8, Judged(0.7, True, False)), line("s", 0, 0.9, Judged(0.5, False, False))
+    winner, lost = (
+        line("s", 1, 0.8, FinalistReport(0.7, True, False)),
+        line("s", 0, 0.9, FinalistReport(0.5, False, False)),
+    )
 
-    def said(*others: Line) -> str:
+    def said(*others: ModelRow) -> str:
         return " ".join(verdict_text.answer(block_of(winner, lost, *others), measured_of()).others)
 
     assert "Ahead" not in said(line("t", 0, 0.8), line("t", 1, 0.7))
     # A run is no study, which could be confirmed.
-    single = Line("", 0, "complete", "mine", "knn", 0.85, {}, {}, origin="run")
+    single = ModelRow("", 0, "complete", "mine", "knn", 0.85, {}, {}, origin="run")
     assert "Ahead on val, but not confirmed: knn, run mine, macro F1 0.850. " in said(single) + " "
     # Nor is it worth a word what the most frequent class beats.
     poor = replace(winner, value=0.2)
@@ -163,7 +168,10 @@ def test_only_what_is_really_ahead_is_told_of() -> None:
 
 
 def test_losses_are_confirmed_from_the_lowest() -> None:
-    low, high = line("s", 0, 0.2, Judged(0.6, True, False)), line("t", 0, 0.1, Judged(0.9, True, False))
+    low, high = (
+        line("s", 0, 0.2, FinalistReport(0.6, True, False)),
+        line("t", 0, 0.1, FinalistReport(0.9, True, False)),
+    )
     assert block_of(low, high, floor=0.7, direction="minimize").choice is low
     assert block_of(low, high, floor=0.7).choice is high
     assert verdict_text.answer(
@@ -208,7 +216,9 @@ def test_a_confirmation_by_another_metric_decides_nothing(store: Store) -> None:
 
 
 def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: Store) -> None:
-    alone = verdict_text.answer(block_of(line("s", 0, 0.9, Judged(0.5, False, False))), measured_of(clips_=8))
+    alone = verdict_text.answer(
+        block_of(line("s", 0, 0.9, FinalistReport(0.5, False, False))), measured_of(clips_=8)
+    )
     assert alone.headline == (
         "Ship svm: trial 0 of s, to which confirm gave macro F1 0.500 out of fold on fresh seeds, 0.900 "
         "on val of 8 clips."
@@ -228,7 +238,7 @@ def test_verdicts_are_against_what_is_to_be_shipped(tmp_path: Path) -> None:
     lucky, best = confirmed(tmp_path / "lucky", set(range(0, 24, 2))), confirmed(tmp_path / "best", set())
     (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
     assert found.words.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
-    best = replace(best, confirmed=Judged(1.0, True, False))
+    best = replace(best, confirmed=FinalistReport(1.0, True, False))
     (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
     assert found.words.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
 
@@ -246,9 +256,18 @@ def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store
 def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path)
     attempt.config.write_text("")
-    ahead = Line("s", 0, "complete", "n", "volume3d", 0.9, {}, {}, attempt=attempt)
-    winner = Line(
-        "s", 1, "complete", "n", "frames2d", 0.8, {}, {}, attempt=attempt, confirmed=Judged(0.7, True, False)
+    ahead = ModelRow("s", 0, "complete", "n", "volume3d", 0.9, {}, {}, attempt=attempt)
+    winner = ModelRow(
+        "s",
+        1,
+        "complete",
+        "n",
+        "frames2d",
+        0.8,
+        {},
+        {},
+        attempt=attempt,
+        confirmed=FinalistReport(0.7, True, False),
     )
     assert labels(learning_curve.chosen(block_of(ahead, winner), lambda _: None)) == ["trial 1 of s"]
 
@@ -288,7 +307,10 @@ def test_the_winner_is_marked_wherever_it_is_shown(
 def test_a_torn_report_is_none(store: Store) -> None:
     confirm(store, "s", REVERSED)
     opened = find_study("s", store)
-    assert finalists_of(opened) == {SMALLER: Judged(0.86, True, False), LED: Judged(0.576, False, False)}
+    assert finalists_of(opened) == {
+        SMALLER: FinalistReport(0.86, True, False),
+        LED: FinalistReport(0.576, False, False),
+    }
     report = opened.own_attempt.artifacts / REPORT
     for text in (report.read_text()[:-9], '{"optimistic": false, "finalists": [{"trial": 0}]}'):
         report.write_text(text)

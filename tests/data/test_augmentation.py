@@ -10,10 +10,10 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms.v2 import functional
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data import sampling
 from vidclf.data.augmentation import AugmentConfig, as_tensor, eval_view, train_view
 from vidclf.data.video import Frames
+from vidclf.exceptions import InputError
 
 OFF: dict[str, Any] = AugmentConfig(
     flip=0, scale=(1.0, 1.0), brightness=0, contrast=0, saturation=0, temporal=False

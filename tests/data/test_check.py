@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from tests.clips import write_squares
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data import check, video
 from vidclf.data.check import ClipCheck, check_clips, find_leaks
 from vidclf.data.guarded import Child
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import InputError
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
 

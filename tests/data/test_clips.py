@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from tests.clips import write_squares
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import InputError
 
 
 @pytest.fixture

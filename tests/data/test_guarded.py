@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from tests.clips import moving_square
-from vidclf.config import InputError
 from vidclf.data import video
-from vidclf.data.guarded import Child, GuardedDecoder, GuardError, Limits
-from vidclf.data.video import Bounds, ClipError
+from vidclf.data.guarded import Child, GuardedDecoder, Limits
+from vidclf.data.video import DecodeLimits
+from vidclf.exceptions import ClipError, GuardError, InputError
 
 
 def act(task: str) -> str:
@@ -182,7 +182,7 @@ def test_limits_come_from_the_environment() -> None:
 
 
 def test_bounds_hold_from_the_first_pixel_beyond() -> None:
-    Bounds(pixels=100, frames=3).check(Path("x"), 10, 10, 3)
+    DecodeLimits(pixels=100, frames=3).check(Path("x"), 10, 10, 3)
     for args in ((10, 11, 1), (10, 10, 4)):
         with pytest.raises(ClipError, match="oversized"):
-            Bounds(pixels=100, frames=3).check(Path("x"), *args)
+            DecodeLimits(pixels=100, frames=3).check(Path("x"), *args)

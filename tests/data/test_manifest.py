@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.clips import write_squares
-from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest, split_problems, write_manifest
+from vidclf.exceptions import InputError
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from tests.clips import write_experiment
 from tests.memory import Memory
 from tests.s3 import need_module
 from vidclf.cli.app import app
-from vidclf.config import InputError, expand_path, is_url
+from vidclf.config import expand_path, is_url
 from vidclf.data import cache, remote
+from vidclf.exceptions import InputError
 from vidclf.maintenance.doctor import weigh
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import Store

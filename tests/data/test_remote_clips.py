@@ -13,13 +13,13 @@ from tests.clips import moving_square, write_experiment
 from tests.memory import Memory
 from vidclf.cli.app import app
 from vidclf.comparison.label_errors import thumbnail
-from vidclf.config import InputError
 from vidclf.data import video
 from vidclf.data.check import check_clips as checked
 from vidclf.data.check import read_clip_list, write_clean
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.importing import import_clips
 from vidclf.data.manifest import Manifest, read_manifest
+from vidclf.exceptions import InputError
 from vidclf.registry.serving import VideoClassifier
 from vidclf.reports import diagnostics
 from vidclf.runs.experiment import load_experiment, portable

@@ -10,9 +10,9 @@ import pytest
 
 from tests.clips import CLASSES, write_experiment, write_study
 from tests.s3 import S3Server, need_module, s3_server
-from vidclf.config import InputError
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.evaluation import metrics
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 

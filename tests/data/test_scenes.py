@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data import check, scenes, video
 from vidclf.data.check import ClipCheck, find_leaks, inspect_clip
 from vidclf.data.importing import import_clips
 from vidclf.data.manifest import Entry, read_manifest
+from vidclf.exceptions import InputError
 from vidclf.reports import dataset_page
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from vidclf.config import InputError
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
 from vidclf.data.importing import import_clips
 from vidclf.data.manifest import SPLITS, read_manifest
@@ -14,6 +13,7 @@ from vidclf.data.sources import GroupScope, read_folder
 from vidclf.data.splitting import (
     group_of,
 )
+from vidclf.exceptions import InputError
 
 SHARES = (0.7, 0.15, 0.15)
 

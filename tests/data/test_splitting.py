@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vidclf.config import InputError
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import (
     carve_val,
@@ -20,6 +19,7 @@ from vidclf.data.splitting import (
     split_by_fold,
     split_by_group,
 )
+from vidclf.exceptions import InputError
 
 SHARES = (0.7, 0.15, 0.15)
 

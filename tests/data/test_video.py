@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from vidclf.data import video
 from vidclf.data.sampling import frame_times, grid_indices, sample_indices
-from vidclf.data.video import ClipError, decode, write_video
+from vidclf.data.video import decode, write_video
+from vidclf.exceptions import ClipError
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
 real = pytest.mark.real

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.evaluation import metrics
 from vidclf.evaluation.calibration import BOUNDS, apply_temperature, calibrate, fit_temperature
-from vidclf.models.saved import CARD, Card, SavedModel, read_card, write_card
+from vidclf.exceptions import InputError
+from vidclf.models.saved import CARD, ModelMetadata, SavedModel, read_card, write_card
 
 Labels = NDArray[np.int64]
 
@@ -105,8 +105,8 @@ class Fixed:
         return np.tile([[0.9, 0.1]], (len(clips), 1))
 
 
-def card(**fields: Any) -> Card:
-    return Card("svm", ("a", "b"), 8, 64, {}, (("sha", "g"),), {}, **fields)
+def card(**fields: Any) -> ModelMetadata:
+    return ModelMetadata("svm", ("a", "b"), 8, 64, {}, (("sha", "g"),), {}, **fields)
 
 
 def test_a_saved_model_answers_scaled_probabilities(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import (
     METRICS,
     Interval,
-    Paired,
+    PairedComparison,
     comparable,
     interval,
     pair_alpha,
@@ -62,7 +62,7 @@ def made(metric: str, *data: Any, **options: Any) -> Interval:
     return found
 
 
-def compared(metric: str, *data: Any, **options: Any) -> Paired:
+def compared(metric: str, *data: Any, **options: Any) -> PairedComparison:
     found = paired(metric, *data, **options)
     assert found is not None
     return found

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from tests.clips import write_experiment
 from tests.registry.test_registry import save_model
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import InputError
 from vidclf.inference import benchmark, export
 from vidclf.models import untrained_model
 from vidclf.models.classifier import NeuralClassifier

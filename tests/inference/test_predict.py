@@ -9,9 +9,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tests.clips import moving_square
 from vidclf.data import video, windows
 from vidclf.data.clips import ClipSet
-from vidclf.data.windows import FalseTimestamps
+from vidclf.exceptions import FalseTimestampsError
 from vidclf.inference.predict import Prediction, as_table, find_videos, predict_files
-from vidclf.models.saved import Card, SavedModel
+from vidclf.models.saved import ModelMetadata, SavedModel
 
 CLASSES = ("dark", "light")
 
@@ -32,7 +32,7 @@ class Brightness:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Brightness:
     classifier = Brightness()
-    saved = SavedModel(Card("svm", CLASSES, 8, 64, {}, (), {}), classifier)  # type: ignore[arg-type]
+    saved = SavedModel(ModelMetadata("svm", CLASSES, 8, 64, {}, (), {}), classifier)  # type: ignore[arg-type]
     monkeypatch.setattr("vidclf.inference.predict.load_model", lambda folder: saved)
     return classifier
 
@@ -166,6 +166,6 @@ def test_false_timestamps_give_way_to_counted_frames(
             yield (stamp - 0.1 if number % 4 == 3 else stamp), place, picture
 
     monkeypatch.setattr(video, "each_frame", shuffled)
-    with pytest.raises(FalseTimestamps):
+    with pytest.raises(FalseTimestampsError):
         list(windows.windows(clip, 1, 8, 64, counted=False))
     assert [(item.label, item.start) for item in predict([clip], window=1)] == [("dark", 0), ("light", 1)]

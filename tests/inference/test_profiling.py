@@ -14,7 +14,7 @@ from joblib import cpu_count
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import write_video
 from vidclf.inference import profiling
-from vidclf.models.saved import Card, SavedModel
+from vidclf.models.saved import ModelMetadata, SavedModel
 
 KEYS = {
     "p50_ms",
@@ -46,7 +46,7 @@ class Sleeper:
 
 
 def saved(sleeper: Sleeper) -> SavedModel:
-    return SavedModel(Card("svm", ("a", "b"), 8, 64, {}, (), {}), sleeper)  # type: ignore[arg-type]
+    return SavedModel(ModelMetadata("svm", ("a", "b"), 8, 64, {}, (), {}), sleeper)  # type: ignore[arg-type]
 
 
 @pytest.fixture

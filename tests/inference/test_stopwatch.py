@@ -12,7 +12,7 @@ import pytest
 from tests.bench import Bench, complete
 from vidclf.search.execution import latency, supervisor
 from vidclf.workers.local import _Line
-from vidclf.workers.protocol import LatencyTask, Measured, Paused, Progress, Resume, RunTask, Verdict
+from vidclf.workers.protocol import LatencyTask, Measured, Paused, Resume, RunTask, StepDecision, StepReport
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
         if task.folder.name == "00001" and other == "dies":
             return None
         if task.folder.name == "00001" and other == "waits":
-            connection.send(Progress(1, {"epoch/val/macro_f1": 0.5}))
+            connection.send(StepReport(1, {"epoch/val/macro_f1": 0.5}))
             if not connection.poll(5):
                 return None  # nobody answers
             connection.recv()
@@ -111,7 +111,7 @@ def test_a_real_worker_pauses_between_two_messages(tmp_path: Path) -> None:
         line._busy = True
         line.on_signal()  # as in the middle of a message
         line._busy = False
-        line.send(Progress(1, {}))
+        line.send(StepReport(1, {}))
         answers.append(line.receive())
 
     thread = threading.Thread(target=work)
@@ -119,9 +119,9 @@ def test_a_real_worker_pauses_between_two_messages(tmp_path: Path) -> None:
     assert here.recv() == Paused()
     assert answers == []
     here.send(Resume())
-    assert here.recv() == Progress(1, {})
+    assert here.recv() == StepReport(1, {})
     assert here.recv() == Paused()
     here.send(Resume())
-    here.send(Verdict("enough"))
+    here.send(StepDecision("enough"))
     thread.join(10)
-    assert answers == ["went on", Verdict("enough")]
+    assert answers == ["went on", StepDecision("enough")]

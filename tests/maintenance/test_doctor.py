@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
 from tests.registry.test_registry import make_kept
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data import cache
+from vidclf.exceptions import InputError
 from vidclf.maintenance.doctor import CHECKS, Check, Finding, examine, weigh
 from vidclf.registry.resolve import resolve_model
 from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms

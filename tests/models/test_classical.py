@@ -12,9 +12,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from tests.clips import CLASSES, moving_square, write_experiment
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, estimators
 from vidclf.models.base import ExperimentConfig
 from vidclf.models.classical_config import (

@@ -12,11 +12,11 @@ from torchvision import models
 from tests.models.test_activations import TRAIN, VAL, Counted, split
 from tests.models.test_classical import clips, silent
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.augmentation import eval_view
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest, content_digest
+from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, feature_store, training
 from vidclf.models.deep import DEEP
 from vidclf.models.estimators import ClassicalClassifier

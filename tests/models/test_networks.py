@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, preprocessing
 from vidclf.models.video_network import Pooling, VideoNetwork, build_network
 from vidclf.models.weights import load_backbone

@@ -13,16 +13,16 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.augmentation import AugmentConfig
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.exceptions import InputError
 from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.forward import Forward
 from vidclf.models.macs import multiply_accumulates
-from vidclf.models.training import Best, TrainConfig
+from vidclf.models.training import BestSoFar, TrainConfig
 from vidclf.models.views import View
 from vidclf.models.weights import load_backbone
 
@@ -243,7 +243,7 @@ def test_early_stopping(keys: dict[str, Any], epochs: int, monkeypatch: pytest.M
 
 
 def test_best_needs_more_than_min_delta_and_minimises_a_loss() -> None:
-    best = Best("val/loss", min_delta=0.1)
+    best = BestSoFar("val/loss", min_delta=0.1)
     outcomes = [best.improves({"epoch/val/loss": loss}) for loss in (1.0, 0.95, 0.85, 0.9, 2.0)]
     assert outcomes == [True, False, True, False, False]
     assert best.waited == 2

@@ -9,12 +9,12 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.execution import recovery
 from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
-from vidclf.workers.protocol import Progress, RunTask
+from vidclf.workers.protocol import RunTask, StepReport
 
 
 def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
@@ -129,7 +129,7 @@ def test_feasibility_is_judged_by_the_saved_model(bench: Bench) -> None:
     bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
 
     def grows(task: RunTask, connection: Connection) -> Outcome:
-        connection.send(Progress(0, {"size/file_mb": 9.9}))
+        connection.send(StepReport(0, {"size/file_mb": 9.9}))
         connection.recv()
         return complete(0.5, **{"size/file_mb": 10.1})
 

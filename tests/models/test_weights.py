@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS
 from vidclf.models.weights import load_backbone
 

@@ -13,10 +13,10 @@ from tests.cli.test_cli import run
 from tests.clips import write_experiment, write_squares
 from vidclf.comparison import label_errors
 from vidclf.comparison.rows import gather
-from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.exceptions import InputError
 from vidclf.registry import confirm as confirming
 from vidclf.registry.confirm import plan
 from vidclf.registry.confirm_report import REPORT, Confirmation, Finalist
@@ -118,7 +118,7 @@ def test_of_three_finalists_all_pairs_are_reckoned_with(
 ) -> None:
     levels = []
 
-    def paired(*given: Any) -> intervals.Paired | None:
+    def paired(*given: Any) -> intervals.PairedComparison | None:
         levels.append(given[-1])
         return intervals.paired(*given)
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.cli.test_cli import run
 from tests.clips import write_experiment, write_squares
-from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest, write_manifest
-from vidclf.evaluation.intervals import Paired
+from vidclf.evaluation.intervals import PairedComparison
+from vidclf.exceptions import InputError
 from vidclf.registry import aliases, card, gates
-from vidclf.registry.aliases import Move
+from vidclf.registry.aliases import AliasChange
 from vidclf.registry.gates import Acceptance
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
@@ -120,8 +120,8 @@ def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, s
     assert Ledger(store).reads(read_manifest(manifest).digest(["test"])) == []
 
 
-def verdict(difference: float, low: float, word: str) -> Paired:
-    return Paired(difference, low, 2 * difference - low, 0.5, 9, 0.01, word, "")  # type: ignore[arg-type]
+def verdict(difference: float, low: float, word: str) -> PairedComparison:
+    return PairedComparison(difference, low, 2 * difference - low, 0.5, 9, 0.01, word, "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def verdict(difference: float, low: float, word: str) -> Paired:
         (None, ["untested"], True),
     ],
 )
-def test_what_a_challenger_needs(compared: Paired | None, accept: list[str], passed: bool) -> None:
+def test_what_a_challenger_needs(compared: PairedComparison | None, accept: list[str], passed: bool) -> None:
     gate = gates.champion_gate("test/macro_f1", compared, Acceptance.parse(accept), "version 1")
     assert gate.passed is passed
 
@@ -202,8 +202,8 @@ def test_a_lost_database_is_said_before_anything_is_judged(tmp_path: Path, store
 
 
 def test_a_rollback_takes_the_last_champion_away() -> None:
-    def move(version: int, action: str = "promote", alias: str = "champion") -> Move:
-        return Move(alias, version, None, action, 0)  # type: ignore[arg-type]
+    def move(version: int, action: str = "promote", alias: str = "champion") -> AliasChange:
+        return AliasChange(alias, version, None, action, 0)  # type: ignore[arg-type]
 
     moves = [move(1), move(2), move(7, alias="candidate"), move(1, "rollback"), move(3)]
     assert aliases.champions(moves) == [1, 3]

@@ -20,9 +20,9 @@ from mlflow.entities import LoggedModelStatus
 
 from tests.attempts import end, fresh_store, make_study, make_trial, shipped
 from vidclf import models
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
-from vidclf.models.saved import Card, write_card
+from vidclf.exceptions import InputError
+from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.registry import resolve
 from vidclf.registry.aliases import history
 from vidclf.registry.resolve import resolve_model
@@ -57,7 +57,7 @@ def save_model(directory: Path) -> None:
     classifier.fit(clips, clips, lambda step, metrics: None)
     directory.mkdir()
     classifier.save(directory)
-    write_card(Card("majority", CLASSES, 16, 256, tree, (("sha", "a"),), {}), directory)
+    write_card(ModelMetadata("majority", CLASSES, 16, 256, tree, (("sha", "a"),), {}), directory)
 
 
 def make_kept(store: Store, number: int = 0) -> Attempt:

@@ -21,14 +21,14 @@ from tests.inference.test_export import save_network
 from tests.registry.test_registry import make_kept, save_model
 from vidclf import config
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.manifest import Manifest, read_manifest
+from vidclf.exceptions import InputError
 from vidclf.models import load_model
-from vidclf.models.checkpoint import Progress
+from vidclf.models.checkpoint import FitState
 from vidclf.models.networks import NETWORKS
 from vidclf.models.saved import CARD
-from vidclf.models.training import Best
+from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import build_network
 from vidclf.models.weights import load_backbone
 from vidclf.runs.store import Store
@@ -257,7 +257,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 def test_a_malicious_checkpoint_is_as_good_as_none(tmp_path: Path, attack: Callable[[Path], None]) -> None:
     net = build_network("tiny2d", weights="none", classes=2, dropout=0, frozen_stages=0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    progress = Progress(net, optimizer, Best("val/loss"), Best("val/loss"))
+    progress = FitState(net, optimizer, BestSoFar("val/loss"), BestSoFar("val/loss"))
     attack(tmp_path / "epoch.pt")
     progress.restore(tmp_path, "identity")
     assert progress.history == []

@@ -23,9 +23,9 @@ from mlflow.models import Model
 from tests.attempts import end, fresh_store, make_study, make_trial, shipped
 from tests.inference.test_export import save_network
 from tests.registry.test_registry import CLASSES, data_url, make_kept, save_model
-from vidclf.config import InputError
 from vidclf.data import video
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.registry.resolve import resolve_model
 from vidclf.registry.serving import VideoClassifier

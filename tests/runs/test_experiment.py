@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from tests.clips import write_experiment, write_squares
-from vidclf.config import InputError
 from vidclf.data import cache
 from vidclf.data.manifest import content_digest, read_manifest
 from vidclf.evaluation.calibration import apply_temperature
+from vidclf.exceptions import InputError, TrialPruned
 from vidclf.models import MODELS, feature_store, load_model
-from vidclf.runs.experiment import Pruned, load_experiment, prepare, provenance, run_experiment
+from vidclf.runs.experiment import load_experiment, prepare, provenance, run_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome
 
 KINDS = sorted(MODELS)
@@ -122,7 +122,7 @@ def test_epochs_are_journalled_as_they_happen(manifest: Path, tmp_path: Path) ->
 def test_a_pruned_run_says_why_and_saves_no_model(manifest: Path, tmp_path: Path) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         if step == 1:
-            raise Pruned("hopeless")
+            raise TrialPruned("hopeless")
 
     made = attempt(tmp_path)
     path = write_experiment(tmp_path / "x.toml", "frames2d", manifest, train="epochs = 3")

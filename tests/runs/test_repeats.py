@@ -9,9 +9,10 @@ import pytest
 
 from vidclf import config
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import TrialPruned
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs import experiment
-from vidclf.runs.experiment import Pruned, parse_experiment, run_experiment
+from vidclf.runs.experiment import parse_experiment, run_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome
 from vidclf.runs.repeats import Repeats
 
@@ -36,7 +37,7 @@ def run(
     def report(step: int, metrics: Mapping[str, float]) -> None:
         reports.append((step, dict(metrics)))
         if step == stop_at:
-            raise Pruned("enough")
+            raise TrialPruned("enough")
 
     return attempt, run_experiment(made, attempt, report, repeats), reports
 

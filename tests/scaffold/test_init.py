@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from tests.clips import write_squares
 from vidclf.cli.app import app
-from vidclf.config import InputError
 from vidclf.data.demo import render_demo_set
+from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import Store, open_store
 from vidclf.scaffold import defaults
 from vidclf.scaffold.defaults import Machine
-from vidclf.scaffold.scan import Started, start
+from vidclf.scaffold.scan import InitResult, start
 from vidclf.search.definition.study_file import load_study
 from vidclf.search.record.storage import open_storage
 
@@ -30,12 +30,14 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path / "my clips"
 
 
-def begin(clips: Path, machine: Machine = LAPTOP, *, reachable: bool = True, force: bool = False) -> Started:
+def begin(
+    clips: Path, machine: Machine = LAPTOP, *, reachable: bool = True, force: bool = False
+) -> InitResult:
     to = clips.parent / "work"
     return start(clips, to, machine=machine, reachable=lambda _: reachable, force=force)
 
 
-def values(started: Started, *files: str) -> dict[str, object]:
+def values(started: InitResult, *files: str) -> dict[str, object]:
     """What was chosen, for some of the files or for all."""
     return {choice.key: choice.value for choice in started.choices if not files or choice.file in files}
 

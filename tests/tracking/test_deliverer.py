@@ -15,13 +15,13 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking import deliverer as module
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import Deliverer, prepare
-from vidclf.tracking.delivery_state import Receipt
+from vidclf.tracking.delivery_state import DeliveryState
 
 
 @pytest.fixture
@@ -150,16 +150,16 @@ def test_a_lost_receipt_repeats_nothing(
     trial = make_trial(store)
     trial.record(1, {"epoch/val/macro_f1": 0.25})
     end(trial)
-    real, count = Receipt.save, 0
+    real, count = DeliveryState.save, 0
 
-    def save(self: Receipt, attempt: Attempt) -> None:
+    def save(self: DeliveryState, attempt: Attempt) -> None:
         nonlocal count
         if count == saves:
             raise KeyboardInterrupt
         count += 1
         real(self, attempt)
 
-    monkeypatch.setattr(Receipt, "save", save)
+    monkeypatch.setattr(DeliveryState, "save", save)
     with pytest.raises(KeyboardInterrupt):
         Deliverer(store).deliver(trial)
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer
-from vidclf.tracking.train import Trained, train
+from vidclf.tracking.train import TrainResult, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +48,7 @@ class Session:
         overrides: Mapping[str, Any] | None = None,
         again: bool = False,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
-    ) -> Trained:
+    ) -> TrainResult:
         self.said, self.steps = [], []
 
         def watched(step: int, metrics: Mapping[str, float]) -> None:
@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(experiment: Path, store:
 def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, store: Store) -> None:
     session = Session(experiment, store)
     first = session()
-    assert session() == Trained(first.attempt, first.outcome, first.run_id, reused=True)
+    assert session() == TrainResult(first.attempt, first.outcome, first.run_id, reused=True)
     assert session.steps == []
     assert session({"train.cache": "off"}).attempt.folder == first.attempt.folder
     assert session({"train.lr": 1e-3}).attempt.folder != first.attempt.folder

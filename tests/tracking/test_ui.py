@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.attempts import STARTED, end, fresh_store, make_study, make_trial
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.reports.plots import write_grid_image
 from vidclf.runs.folder import Identity
 from vidclf.runs.store import Store

@@ -17,8 +17,8 @@ from vidclf.data.manifest import Manifest
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, now_ms
 from vidclf.search.execution.display import PlainDisplay
-from vidclf.search.execution.finalize import Finish
-from vidclf.search.execution.latency import Stopwatch, measure_latencies
+from vidclf.search.execution.finalize import StudyFinalizer
+from vidclf.search.execution.latency import LatencyMeter, measure_latencies
 from vidclf.workers.local import _Line, _run
 from vidclf.workers.protocol import (
     Finished,
@@ -26,11 +26,11 @@ from vidclf.workers.protocol import (
     Measured,
     Message,
     Paused,
-    Progress,
     Resume,
     RunTask,
+    StepDecision,
+    StepReport,
     Task,
-    Verdict,
 )
 
 TIMED = {"latency/p50_ms": 5.0}
@@ -69,7 +69,7 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_timed(when: str, tmp_pat
     if when == "search":
         opened = in_memory(tmp_path)
         task = LatencyTask(Path("clip"), Path("model"))
-        assert Stopwatch(opened, said.append).time(worker, task, "shape", []) == []  # type: ignore[arg-type]
+        assert LatencyMeter(opened, said.append).time(worker, task, "shape", []) == []  # type: ignore[arg-type]
         assert opened.latency("shape") == TIMED
     else:
         found = measure_latencies({"shape": Path("model")}, Path("clip"), worker, said.append)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_finishes(
     worker, said = Late(), list[str]()
     shown = PlainDisplay(None)  # type: ignore[arg-type]
     shown.line = said.append  # type: ignore[method-assign]
-    finish = Finish(in_memory(tmp_path), None, [worker], shown, lambda _: True)  # type: ignore[arg-type, list-item]
+    finish = StudyFinalizer(in_memory(tmp_path), None, [worker], shown, lambda _: True)  # type: ignore[arg-type, list-item]
     finish._hand_out([Attempt(tmp_path / "00003")], "drawn")
     assert worker.told == [Resume()]
     assert [re.sub(r"\d+\.\d s", "N s", line) for line in said] == ["trial 3 drawn, N s (1 of 1)"]
@@ -95,18 +95,18 @@ def test_a_pause_right_after_a_message_does_not_take_the_answer_for_its_end() ->
     line, answers = _Line(there), list[object]()
 
     def work() -> None:
-        line.send(Progress(1, {}))
+        line.send(StepReport(1, {}))
         line.on_signal()
         answers.append(line.receive())
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert here.recv() == Progress(1, {})
-    here.send(Verdict("enough"))  # before it is known that it pauses
+    assert here.recv() == StepReport(1, {})
+    here.send(StepDecision("enough"))  # before it is known that it pauses
     assert here.recv() == Paused()
     here.send(Resume())
     thread.join(10)
-    assert answers == [Verdict("enough")]
+    assert answers == [StepDecision("enough")]
 
 
 def test_a_supervisor_that_has_gone_is_no_failure_of_the_trial(tmp_path: Path, squares: Manifest) -> None:

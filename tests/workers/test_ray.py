@@ -19,11 +19,11 @@ from optuna.trial import TrialState
 
 from tests.clips import write_experiment, write_squares
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store
 from vidclf.search.definition.study_file import StudyFile
 from vidclf.search.execution import worker_pool
-from vidclf.search.execution.worker_pool import Arrivals
+from vidclf.search.execution.worker_pool import StartingWorkers
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.workers import ray
 from vidclf.workers.protocol import Ready, Resources, own_version
@@ -327,7 +327,7 @@ def test_resources_that_ray_would_refuse_are_refused_when_the_file_is_read() -> 
 
 
 class Newcomer:
-    """A worker on its way, as `Arrivals` sees it."""
+    """A worker on its way, as `StartingWorkers` sees it."""
 
     machine: Mapping[str, str] | None = None
 
@@ -348,7 +348,7 @@ class Newcomer:
 
 
 def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
-    arrivals = Arrivals(lambda _: None)
+    arrivals = StartingWorkers(lambda _: None)
     assert arrivals.admit([Newcomer(), Newcomer()]) == []  # type: ignore[list-item]
     for _ in range(2):
         assert arrivals.hear(arrivals.workers[0], None) is None
@@ -359,7 +359,7 @@ def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
 
 def test_a_worker_that_never_begins_is_given_up_while_others_work() -> None:
     lines: list[str] = []
-    arrivals = Arrivals(lines.append)
+    arrivals = StartingWorkers(lines.append)
     arrivals.admit([Newcomer(), Newcomer()])  # type: ignore[list-item]
     well = arrivals.workers[0]
     assert arrivals.hear(well, Ready("far", "1", {"torch": "0.1"})) is well
@@ -376,7 +376,7 @@ def test_a_worker_that_never_begins_is_given_up_while_others_work() -> None:
 def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now, lines = 100.0, list[str]()
     monkeypatch.setattr(worker_pool.time, "monotonic", lambda: now)
-    arrivals = Arrivals(lines.append)
+    arrivals = StartingWorkers(lines.append)
     arrivals.admit([Newcomer()])  # type: ignore[list-item]
     for now in (105.0, 131.0, 140.0, 162.0):  # noqa: B007  (what monotonic returns)
         arrivals.remind(others=False)

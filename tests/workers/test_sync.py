@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from tests.clips import write_experiment, write_squares
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
-from vidclf.workers.protocol import FinishTask, LatencyTask, Measured, Progress, Ready, RunTask, Verdict
+from vidclf.workers.protocol import (
+    FinishTask,
+    LatencyTask,
+    Measured,
+    Ready,
+    RunTask,
+    StepDecision,
+    StepReport,
+)
 from vidclf.workers.ray import _travelling_manifest
-from vidclf.workers.ray_actor import Cargo, News, Outpost, _make_scratch, load
-from vidclf.workers.sync import Parcel, Sender, apply, read_folder, write_folder
+from vidclf.workers.ray_actor import RemoteWorker, TaskFiles, WorkerMessage, _make_scratch, load
+from vidclf.workers.sync import FolderChanges, FolderChangeTracker, apply, read_folder, write_folder
 
 PATHS = ("metrics.jsonl", "result.json", "artifacts/a.txt", "artifacts/deep/b.png", "model/w.bin")
 CHECKPOINT = ("checkpoint/fit.pt", "checkpoint/repeat-0/metrics.jsonl")
@@ -38,7 +46,7 @@ def test_whatever_changes_both_folders_are_equal_at_each_message(
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     write_folder({"attempt.json": b"{}", "checkpoint/fit.pt": b"old"}, here)
     write_folder(read_folder(here), there)
-    sender = Sender(there)
+    sender = FolderChangeTracker(there)
     past = [_part(there, checkpoint=True)]
     for kind, path, content in [*changes, ("message", "", b"")]:
         target = there / path
@@ -67,21 +75,21 @@ def test_a_journal_travels_as_its_new_tail_and_a_large_checkpoint_rests(
     now = 0.0
     monkeypatch.setattr("vidclf.workers.sync.time.monotonic", lambda: now)
     journal, state = tmp_path / "metrics.jsonl", tmp_path / "checkpoint" / "fit.pt"
-    sender = Sender(tmp_path)
+    sender = FolderChangeTracker(tmp_path)
     journal.write_text("1\n")
     write_folder({"checkpoint/fit.pt": b"1"}, tmp_path)
-    assert sender.changes() == Parcel({"metrics.jsonl": (0, b"1\n")}, (), {"checkpoint/fit.pt": b"1"})
+    assert sender.changes() == FolderChanges({"metrics.jsonl": (0, b"1\n")}, (), {"checkpoint/fit.pt": b"1"})
     now = 2.0  # the next question comes when the checkpoint has arrived: it took two seconds
     journal.write_text("1\n2\n")
     state.write_bytes(b"22")
-    assert sender.changes() == Parcel({"metrics.jsonl": (2, b"2\n")}, (), None)
+    assert sender.changes() == FolderChanges({"metrics.jsonl": (2, b"2\n")}, (), None)
     now = 41.0
-    assert sender.changes() == Parcel()
+    assert sender.changes() == FolderChanges()
     now = 43.0
-    assert sender.changes() == Parcel({}, (), {"checkpoint/fit.pt": b"22"})
+    assert sender.changes() == FolderChanges({}, (), {"checkpoint/fit.pt": b"22"})
     now = 44.0
     state.unlink()  # that it is done with is told at once
-    assert sender.changes() == Parcel({}, (), {})
+    assert sender.changes() == FolderChanges({}, (), {})
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a\0b"])
@@ -89,9 +97,9 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, path: str) -> 
     inside = tmp_path / "inside"
     inside.mkdir()
     for parcel in (
-        Parcel({path: (0, b"x")}),
-        Parcel({}, (path,)),
-        Parcel({}, (), {f"checkpoint/{path}": b""}),
+        FolderChanges({path: (0, b"x")}),
+        FolderChanges({}, (path,)),
+        FolderChanges({}, (), {f"checkpoint/{path}": b""}),
     ):
         if parcel.checkpoint and path in ("/x", "", "a\0b"):
             continue  # no longer absolute
@@ -106,7 +114,7 @@ class Remote:
     """An outpost with what a supervisor's end does of it, without Ray between."""
 
     def __init__(self) -> None:
-        self.outpost = Outpost(threads=1, gpus=0)
+        self.outpost = RemoteWorker(threads=1, gpus=0)
         ready = self.outpost.receive().message
         assert isinstance(ready, Ready)
         self.ready = ready
@@ -120,10 +128,10 @@ class Remote:
             for key, path in paths.items()
         ]
         manifest = places.get(paths.get("data.manifest", ""))
-        cargo = Cargo(files, tuple(places.values()), places, paths, manifest)
+        cargo = TaskFiles(files, tuple(places.values()), places, paths, manifest)
         self.outpost.send(task, cargo, *contents)
 
-    def hear(self) -> News:
+    def hear(self) -> WorkerMessage:
         news = self.outpost.receive()
         if news.parcel is not None:
             assert self.folder is not None
@@ -131,8 +139,8 @@ class Remote:
         return news
 
     def outcome(self) -> Outcome:
-        while isinstance(message := self.hear().message, Progress):
-            self.outpost.send(Verdict())
+        while isinstance(message := self.hear().message, StepReport):
+            self.outpost.send(StepDecision())
         assert isinstance(message, Outcome)
         return message
 
@@ -185,10 +193,10 @@ def test_a_fit_goes_on_elsewhere_from_the_checkpoint_that_travelled(tmp_path: Pa
     steps = []
     while steps[-1:] != [3]:
         message = first.hear().message
-        assert isinstance(message, Progress)
+        assert isinstance(message, StepReport)
         steps.append(message.step)
         if message.step < 3:
-            first.outpost.send(Verdict())
+            first.outpost.send(StepDecision())
     first.outpost._worker.process.kill()
     died = first.hear()
     assert (died.message, died.death) == (None, "the worker died: SIGKILL")

@@ -131,7 +131,7 @@ def tune(
     from vidclf.search.report.status import status as state_of
 
     opened_store = find_store(store) if dry_run else open_store(store)
-    request = search.Request(
+    request = search.TuneRequest(
         study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray
     )
     definition = search.plan(request, opened_store)

@@ -13,8 +13,8 @@ from vidclf.cli.console import JsonOption, StoreOption, make_console, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vidclf.comparison.data import Comparison, Part
-    from vidclf.comparison.rows import Line
+    from vidclf.comparison.data import Comparison, GroupReport
+    from vidclf.comparison.rows import ModelRow
 
 _MOST_ROWS = 1000
 """Models in a terminal's table: ten thousand take it longer to draw than all else."""
@@ -63,7 +63,7 @@ def compare(
     files below `experiments/` in the current folder, and from what the runs were made from.
     """
     from vidclf.comparison.data import build
-    from vidclf.config import InputError
+    from vidclf.exceptions import InputError
     from vidclf.runs.store import find_store
 
     if to and to.suffix.lower() not in (".html", ".htm"):
@@ -104,7 +104,7 @@ def _write(comparison: "Comparison", to: Path) -> None:
     """Writes the page and gives it to MLflow, without which it stands for itself."""
     from vidclf.comparison.log_to_mlflow import log_page
     from vidclf.comparison.page import write_page
-    from vidclf.config import InputError
+    from vidclf.exceptions import InputError
     from vidclf.runs.store import open_store
 
     try:
@@ -140,7 +140,7 @@ def _print(comparison: "Comparison") -> None:
         say(f"note: {note}")
 
 
-def _table(part: "Part", title: str, lines: "list[Line]") -> "Table":
+def _table(part: "GroupReport", title: str, lines: "list[ModelRow]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

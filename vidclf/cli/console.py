@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from vidclf.exceptions import ClipError, DatabaseUnavailableError, GateRefusedError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +65,7 @@ class Commands(TyperGroup):
 
 def explained(error: Exception) -> int | None:
     """Prints an error's message; its exit code, ``None`` where it is the command line's own signal."""
-    if type(error).__module__.startswith(("typer", "click")):
+    if isinstance(error, typer.Exit | typer.Abort | TyperException):
         return None
     known = _known(error)
     if known is not None:
@@ -77,16 +80,12 @@ def explained(error: Exception) -> int | None:
 
 def _known(error: Exception) -> tuple[int, str, str] | None:
     """Exit code, message and style of an error that is no bug of vidclf."""
-    from vidclf.config import InputError
-    from vidclf.data.video import ClipError
-    from vidclf.runs.store import DatabaseAway
-
     if isinstance(error, InputError | ClipError):
         return BAD_INPUT, "error: " + "\n       ".join(str(error).splitlines()), "red"
-    if isinstance(error, DatabaseAway):
+    if isinstance(error, DatabaseUnavailableError):
         text = f"{error}; nothing that was finished is lost: when it is back, repeat the command"
         return (INTERRUPTED if error.interrupted else FAILED), text, "red"
-    if type(error).__name__ == "GateRefused":
+    if isinstance(error, GateRefusedError):
         return GATE_REFUSED, f"refused: {error}", "yellow"
     if _disk_is_full(error):
         text = (
@@ -162,7 +161,7 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
 
     console = make_console()
     if not console.is_terminal:
-        yield _Lines(task)
+        yield _LineProgress(task)
         return
     columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True)
@@ -179,7 +178,7 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
-class _Lines:
+class _LineProgress:
     """Progress for a pipe or a log: a line when so much time has gone since the last one."""
 
     def __init__(self, task: str) -> None:

@@ -11,7 +11,7 @@ from vidclf.cli.console import FAILED, JsonOption, counted, make_console, print_
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
-    from vidclf.data.importing import Imported
+    from vidclf.data.importing import ImportResult
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, check, report on, render; caches."
@@ -230,7 +230,7 @@ def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
     say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
 
 
-def _print_imported(imported: "Imported") -> None:
+def _print_imported(imported: "ImportResult") -> None:
     from rich.table import Table
 
     table = Table("class", *(f"{split} clips" for split in imported.groups()))

@@ -8,7 +8,7 @@ import typer
 from vidclf.cli.console import FAILED, JsonOption, StoreOption, make_console, print_json, say, tell
 
 if TYPE_CHECKING:
-    from vidclf.maintenance.doctor import Examination, Weight
+    from vidclf.maintenance.doctor import DiskUsage, DoctorReport
 
 
 def doctor(
@@ -47,7 +47,7 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _print_findings(examination: "Examination", fix: bool, prefix: str) -> None:
+def _print_findings(examination: "DoctorReport", fix: bool, prefix: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
@@ -73,7 +73,7 @@ def _print_findings(examination: "Examination", fix: bool, prefix: str) -> None:
         say(f"Mend {fixable} of them:  vidclf doctor --fix")
 
 
-def _print_weights(weights: "Sequence[Weight]") -> None:
+def _print_weights(weights: "Sequence[DiskUsage]") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 

@@ -11,7 +11,7 @@ from vidclf.cli.console import JsonOption, make_console, print_json, progress_ba
 from vidclf.cli.data import ClassesOption, Groups, GroupsOption, listed
 
 if TYPE_CHECKING:
-    from vidclf.scaffold.scan import Started
+    from vidclf.scaffold.scan import InitResult
 
 _SECONDS = 3.0
 """Longest wait for a host of weights to answer."""
@@ -86,7 +86,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _print_started(started: "Started") -> None:
+def _print_started(started: "InitResult") -> None:
     from rich.table import Table
 
     from vidclf.labels import plural

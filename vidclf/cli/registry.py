@@ -145,15 +145,16 @@ def promote(
     down: the more often it was read, the more certain a challenger must be to be better than the champion,
     on the same clips, group by group. Without a champion yet, the gates alone decide. A refusal is exit 3.
     """
+    from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance
-    from vidclf.registry.promote import GateRefused, Request, find_candidate
+    from vidclf.registry.promote import PromoteRequest, find_candidate
     from vidclf.registry.promote import promote as judge
     from vidclf.runs.store import open_store
 
     opened_store = open_store(store)
     gates, accepted = _flags(min_ or [], max_ or [], class_recall), Acceptance.parse(accept or [])
     candidate = find_candidate(study_or_run, opened_store)
-    request = Request(name, alias, candidate.gates.merged(gates), accepted)
+    request = PromoteRequest(name, alias, candidate.gates.merged(gates), accepted)
     asks = not yes and not json_ and sys.stdin.isatty()
     if not candidate.attempt.model.is_dir():
         _train_again(candidate, asks=asks, yes=yes)
@@ -163,7 +164,7 @@ def promote(
     try:
         with progress_bar("Reading test") as progress:
             promoted = judge(opened_store, candidate, request, progress)
-    except GateRefused as refusal:
+    except GateRefusedError as refusal:
         _print_gates(refusal.gates)
         if json_:
             judged = [_gate(gate) for gate in refusal.gates]
@@ -223,7 +224,7 @@ def _print_test(metrics: Any) -> None:
 
 
 def _train_again(candidate: "Candidate", *, asks: bool, yes: bool) -> None:
-    from vidclf.config import InputError
+    from vidclf.exceptions import InputError
     from vidclf.runs.retrain import check_clips, train_model
 
     check_clips(candidate.attempt)
@@ -241,7 +242,7 @@ def rollback(
     json_: JsonOption = False,
 ) -> None:
     """Makes the champion before the present one champion again; the history keeps both."""
-    from vidclf.config import InputError
+    from vidclf.exceptions import InputError
     from vidclf.registry import aliases
     from vidclf.runs.store import find_store
     from vidclf.tracking.deliverer import Deliverer, mlflow_exists

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vidclf.models.base import ExperimentConfig
     from vidclf.runs.folder import Attempt, Outcome
     from vidclf.runs.store import Store
-    from vidclf.tracking.train import Trained
+    from vidclf.tracking.train import TrainResult
 
 
 def train(
@@ -95,8 +95,8 @@ def train(
 
 def _check_test(experiment: "ExperimentConfig", progress: Callable[[int, int], None]) -> None:
     """Refuses to train for a test split that is not there."""
-    from vidclf.config import InputError
     from vidclf.data.manifest import read_manifest
+    from vidclf.exceptions import InputError
 
     manifest = read_manifest(experiment.data.manifest, progress, say)
     if not any(entry.split == "test" for entry in manifest.entries):
@@ -105,15 +105,15 @@ def _check_test(experiment: "ExperimentConfig", progress: Callable[[int, int], N
 
 def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
     """Judges a trained model by the test split; its figures are added to the attempt's."""
-    from vidclf.config import InputError
-    from vidclf.registry.test_split import Incomparable, read_test
+    from vidclf.exceptions import InputError, NotComparableError
+    from vidclf.registry.test_split import read_test
     from vidclf.tracking.deliverer import Deliverer
     from vidclf.tracking.ledger import words
 
     try:
         with progress_bar("Reading test") as progress:
             result = read_test(store, attempt, progress=progress)
-    except Incomparable as why:
+    except NotComparableError as why:
         raise InputError(f"--test: {why}") from None
     say(f"{words(result.reads)}: each further read makes its figures mean less")
     Deliverer(store).deliver(attempt)
@@ -122,7 +122,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
     return outcome
 
 
-def _print_trained(trained: "Trained", metrics: Mapping[str, float], seconds: float) -> None:
+def _print_trained(trained: "TrainResult", metrics: Mapping[str, float], seconds: float) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from vidclf import config
-from vidclf.comparison.rows import Block, Line
-from vidclf.config import InputError
+from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -33,8 +33,8 @@ class Baselines:
     """
 
     counts: Sequence[Counts]
-    majority: Line | None
-    published: Sequence[Line]
+    majority: ModelRow | None
+    published: Sequence[ModelRow]
     notes: Sequence[str]
 
     @property
@@ -43,7 +43,7 @@ class Baselines:
         return sum(sum(each["val"].values()) for each in self.counts) or None
 
 
-def baselines(block: Block, experiments: Path) -> Baselines:
+def baselines(block: RowGroup, experiments: Path) -> Baselines:
     """The baselines of a block; nothing is trained, no video file is opened.
 
     Args:
@@ -62,7 +62,7 @@ def baselines(block: Block, experiments: Path) -> Baselines:
     return Baselines(counts, majority, list(_published(block, experiments, notes)), notes)
 
 
-def _counts(block: Block) -> list[Counts]:
+def _counts(block: RowGroup) -> list[Counts]:
     """As recorded with a run of these clips, else from the manifest."""
     recorded = next(_records(block), None)
     if recorded is not None and not block.clips.folds:
@@ -82,7 +82,7 @@ def _counts(block: Block) -> list[Counts]:
     raise AssertionError(block.clips.folds)
 
 
-def _records(block: Block) -> Iterator[Counts]:
+def _records(block: RowGroup) -> Iterator[Counts]:
     """Clips by split and class as runs of this very data set recorded them."""
     own: list[Attempt] = [study.own_attempt for study in block.studies.values()]
     own += [line.attempt for line in block.lines if line.attempt is not None and line.origin == "run"]
@@ -102,11 +102,11 @@ def _counted(entries: Sequence[Entry]) -> Counts:
     return {split: dict(found) for split, found in counts.items()}
 
 
-def _majority(block: Block, counts: Sequence[Counts]) -> Line:
+def _majority(block: RowGroup, counts: Sequence[Counts]) -> ModelRow:
     """What a model scores that says the training shares of the classes of every clip; over folds the mean."""
     scores = [_prior_scores(each) for each in counts]
     means = {f"val/{name}": float(np.mean([score[name] for score in scores])) for name in scores[0]}
-    return Line(
+    return ModelRow(
         study="",
         number=0,
         state="complete",
@@ -129,7 +129,7 @@ def _prior_scores(counts: Counts) -> dict[str, float]:
     return metrics.evaluate(labels, np.tile(train / train.sum(), (len(labels), 1)), classes)
 
 
-def _published(block: Block, experiments: Path, notes: list[str]) -> Iterator[Line]:
+def _published(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator[ModelRow]:
     """Figures for the data set of this name, from the lines' own configs and from experiment files."""
     trees = [
         (name, tree)
@@ -148,7 +148,7 @@ def _published(block: Block, experiments: Path, notes: list[str]) -> Iterator[Li
         except InputError as error:
             notes += error.problems
             continue
-        line = Line(
+        line = ModelRow(
             study="",
             number=0,
             state="published",
@@ -168,7 +168,7 @@ def _published(block: Block, experiments: Path, notes: list[str]) -> Iterator[Li
             yield replace(line, value=published.metrics.get(block.metric))
 
 
-def _trees(block: Block, experiments: Path, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _trees(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Configs by name: experiment files first, as their names say most."""
     for path in sorted(experiments.rglob("*.toml")):
         try:

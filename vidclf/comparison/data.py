@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vidclf.comparison.baselines import Baselines, baselines
-from vidclf.comparison.rows import Block, Line, gather, run_ids
+from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
 from vidclf.comparison.significance import separate
-from vidclf.comparison.verdict_text import Answer, answer, name_of, notes
+from vidclf.comparison.verdict_text import Recommendation, answer, name_of, notes
 from vidclf.runs.store import Store
 
 if TYPE_CHECKING:
-    from vidclf.comparison.learning_curve import Growth
+    from vidclf.comparison.learning_curve import LearningCurve
 
 
 _EXPERIMENTS = Path("experiments")
@@ -22,7 +22,7 @@ _EXPERIMENTS = Path("experiments")
 
 
 @dataclass(frozen=True)
-class Part:
+class GroupReport:
     """A block with what is said of it.
 
     Attributes:
@@ -33,13 +33,13 @@ class Part:
         growth: Scores by training groups, where that was asked for.
     """
 
-    block: Block
+    block: RowGroup
     measured: Baselines
-    answer: Answer
+    answer: Recommendation
     notes: Sequence[str]
-    growth: "Sequence[Growth]"
+    growth: "Sequence[LearningCurve]"
 
-    def lines(self, *, every: bool, most: int | None = None) -> list[Line]:
+    def lines(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
         """What a table shows, best first: ``most`` of the leaders or of every line, then the baselines."""
         shown = list(self.block.leaders)
         if every:
@@ -59,7 +59,7 @@ class Comparison:
         store: Where the runs lie.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[GroupReport]
     every: bool
     store: Store
 
@@ -145,13 +145,13 @@ def build(
     for block, (_, measured) in zip(blocks, measurements, strict=True):
         verdicts = separate(block.choice_first, block.metric.rpartition("/")[2])
         said = notes(block, measured, verdicts, lambda digest: len(ledger.reads(digest)))
-        parts.append(Part(block, measured, answer(block, measured), said, curves.get(id(block), [])))
+        parts.append(GroupReport(block, measured, answer(block, measured), said, curves.get(id(block), [])))
     return Comparison(parts, every, store)
 
 
 def _curves(
-    blocks: Sequence[Block], say: Callable[[str], None], progress: Callable[[int, int], None]
-) -> "Mapping[int, list[Growth]]":
+    blocks: Sequence[RowGroup], say: Callable[[str], None], progress: Callable[[int, int], None]
+) -> "Mapping[int, list[LearningCurve]]":
     """Learning curves by `id` of the block."""
     from vidclf.comparison.learning_curve import DRAWS, SHARES, chosen, grow  # noqa: PLC0415  (imports torch)
 
@@ -164,13 +164,13 @@ def _curves(
         done += 1
         progress(done, total)
 
-    curves: dict[int, list[Growth]] = {}
+    curves: dict[int, list[LearningCurve]] = {}
     for block, line in plan:
         curves.setdefault(id(block), []).append(grow(line, block.metric, one_more))
     return curves
 
 
-def _curve(curve: "Growth") -> dict[str, Any]:
+def _curve(curve: "LearningCurve") -> dict[str, Any]:
     return {
         "model": curve.line.model,
         "line": curve.line.label,
@@ -180,7 +180,7 @@ def _curve(curve: "Growth") -> dict[str, Any]:
     }
 
 
-def _row(block: Block, dataset: str, line: Line, run_id: str | None) -> dict[str, Any]:
+def _row(block: RowGroup, dataset: str, line: ModelRow, run_id: str | None) -> dict[str, Any]:
     trial = line.origin == "trial"
     return {
         "study": line.study if trial else None,

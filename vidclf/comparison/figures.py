@@ -11,14 +11,14 @@ from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
 from vidclf.comparison.label_errors import predictions
-from vidclf.comparison.rows import Block, Line
+from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import cost_words, metric_words
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.reports.html import COLOURS, scale
 
 if TYPE_CHECKING:
-    from vidclf.comparison.learning_curve import Growth
+    from vidclf.comparison.learning_curve import LearningCurve
 
 _POINTS = 1000
 """Points in a figure beside the front, at most."""
@@ -29,12 +29,12 @@ _COUNTED = 12
 """Classes up to which cells carry their counts."""
 
 
-def colours(block: Block) -> Mapping[str, str]:
+def colours(block: RowGroup) -> Mapping[str, str]:
     """Of the families, the best first."""
     return dict(zip([line.family for line in block.best], itertools.cycle(COLOURS)))
 
 
-def pareto(block: Block, floor: Line | None) -> Figure | None:
+def pareto(block: RowGroup, floor: ModelRow | None) -> Figure | None:
     """Score over latency and over size, the front large and joined; the floor as a line."""
     costs = [cost for cost in (LATENCY, SIZE) if any(cost in line.metrics for line in block.ranked)]
     if not costs:
@@ -66,7 +66,7 @@ def pareto(block: Block, floor: Line | None) -> Figure | None:
     )
 
 
-def _points(lines: Sequence[Line], cost: str, family: str, colour: str, *, front: bool) -> Scatter:
+def _points(lines: Sequence[ModelRow], cost: str, family: str, colour: str, *, front: bool) -> Scatter:
     places: list[float | None] = [line.metrics[cost] for line in lines]
     edge = {"color": "white", "width": 1.5} if front else {"width": 0}
     return Scatter(
@@ -87,7 +87,7 @@ def _points(lines: Sequence[Line], cost: str, family: str, colour: str, *, front
     )
 
 
-def _steps(block: Block, cost: str) -> Scatter:
+def _steps(block: RowGroup, cost: str) -> Scatter:
     """The best score for at most so much of one cost."""
     known = sorted(
         (line for line in block.ranked if cost in line.metrics), key=lambda line: line.metrics[cost]
@@ -105,7 +105,7 @@ def _steps(block: Block, cost: str) -> Scatter:
     )
 
 
-def _hover(line: Line) -> str:
+def _hover(line: ModelRow) -> str:
     parts = [f"<b>{html.escape(line.family)}</b>, {html.escape(line.label)}"]
     parts += [f"{ranking.figure(line.value, '.4f')}, {cost_words(line)}"]
     if line.origin == "trial":
@@ -113,7 +113,7 @@ def _hover(line: Line) -> str:
     return "<br>".join(parts)
 
 
-def confusion(lines: Sequence[Line]) -> Figure | None:
+def confusion(lines: Sequence[ModelRow]) -> Figure | None:
     """Clips by true and predicted class, of several models side by side; ``None`` without predictions."""
     tables = [(line, table) for line in lines if (table := predictions(line)) is not None][:_MATRICES]
     if not tables:
@@ -160,7 +160,7 @@ def confusion(lines: Sequence[Line]) -> Figure | None:
     return figure.update_layout(height=down * (edge + 90), margin_t=60)
 
 
-def growth(curves: "Sequence[Growth]") -> Figure:
+def growth(curves: "Sequence[LearningCurve]") -> Figure:
     """Score over the number of training groups: every draw, and their mean."""
     figure = Figure()
     for curve, colour in zip(curves, itertools.cycle(COLOURS)):

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vidclf.comparison.rows import Line
+from vidclf.comparison.rows import ModelRow
 from vidclf.data import remote, video
-from vidclf.data.video import ClipError
 from vidclf.evaluation.metrics import read_predictions
+from vidclf.exceptions import ClipError
 from vidclf.reports import html
 
 _PREFIX = "probability/"
@@ -20,7 +20,7 @@ _SIDE = 144
 
 
 @dataclass(frozen=True)
-class Doubt:
+class LabelDoubt:
     """A clip whose label looks wrong.
 
     Attributes:
@@ -39,7 +39,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledPredictions:
     """The predictions of several models for the same clips, none of them for a clip it was trained on.
 
     Attributes:
@@ -61,13 +61,13 @@ class Pooled:
         surest = wrong[[_PREFIX + name for name in self.classes]].max(axis=1)
         return wrong.loc[surest.sort_values(ascending=False, kind="stable").index]
 
-    def doubts(self) -> list[Doubt]:
+    def doubts(self) -> list[LabelDoubt]:
         """Labels that look wrong, the worst first; see `label_doubts`."""
         classes = self.classes
         probabilities = self.table[[_PREFIX + name for name in classes]].to_numpy()
         labels = np.array([classes.index(label) for label in self.table["label"]], dtype=np.int64)
         return [
-            Doubt(
+            LabelDoubt(
                 str(self.table.index[row]),
                 classes[labels[row]],
                 classes[suggested],
@@ -82,7 +82,7 @@ Source = Literal["val", "confirm"]
 """Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
 
 
-def predictions(line: Line, source: Source = "val") -> pd.DataFrame | None:
+def predictions(line: ModelRow, source: Source = "val") -> pd.DataFrame | None:
     """A model's predictions, one a clip; ``None`` where there are none on disk."""
     if line.attempt is None:
         return None
@@ -93,7 +93,7 @@ def predictions(line: Line, source: Source = "val") -> pd.DataFrame | None:
     return table.drop_duplicates("clip_path")  # confirm has one of each seed: the first stands for all
 
 
-def pool(lines: Sequence[Line], source: Source = "val") -> Pooled | None:
+def pool(lines: Sequence[ModelRow], source: Source = "val") -> PooledPredictions | None:
     """The predictions of all lines that have some; ``None`` where none has."""
     tables = [table for line in lines if (table := predictions(line, source)) is not None]
     if not tables:
@@ -109,7 +109,7 @@ def pool(lines: Sequence[Line], source: Source = "val") -> Pooled | None:
     table.insert(2, "wrong", clips["wrong"].sum())
     said = wrong.agg(lambda labels: ", ".join(labels.value_counts().index))
     table.insert(3, "said", said.reindex(table.index, fill_value=""))
-    return Pooled(table, len(tables))
+    return PooledPredictions(table, len(tables))
 
 
 def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from vidclf.comparison.rows import METRIC, Block, Line
+from vidclf.comparison.rows import METRIC, ModelRow, RowGroup
 from vidclf.comparison.verdict_text import metric_words
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry
@@ -28,7 +28,7 @@ _NEURAL = ("frames2d", "volume3d")
 
 
 @dataclass(frozen=True)
-class Growth:
+class LearningCurve:
     """How a model's score grows with its training clips.
 
     Attributes:
@@ -38,7 +38,7 @@ class Growth:
         scores: One for each draw, at each of `SHARES`.
     """
 
-    line: Line
+    line: ModelRow
     metric: str
     groups: Sequence[int]
     scores: Sequence[Sequence[float]]
@@ -66,9 +66,9 @@ class Growth:
         return f"{said} It has levelled off: more of the same would not help much."
 
 
-def chosen(block: Block, say: Callable[[str], None]) -> list[Line]:
+def chosen(block: RowGroup, say: Callable[[str], None]) -> list[ModelRow]:
     """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
-    lines: list[Line] = []
+    lines: list[ModelRow] = []
     classical = [line for line in block.ranked if line.model not in (*_NEURAL, "majority")]
     for line in (*classical[:1], *block.choice_first[:1]):
         seconds = DRAWS * sum(SHARES) * line.metrics.get("cost/fit_seconds", 0.0)
@@ -85,7 +85,7 @@ def chosen(block: Block, say: Callable[[str], None]) -> list[Line]:
     return lines
 
 
-def grow(line: Line, metric: str, progress: Callable[[], None]) -> Growth:
+def grow(line: ModelRow, metric: str, progress: Callable[[], None]) -> LearningCurve:
     """Trains a line's configuration on growing parts of the training groups.
 
     A draw is an order of the groups, of which each part takes the first so many, and a seed of its own;
@@ -118,7 +118,7 @@ def grow(line: Line, metric: str, progress: Callable[[], None]) -> Growth:
             scores[-1].append(found[metric.removeprefix("val/")])
             progress()
     groups = [len({group_of(entry) for entry in part}) for part in parts[0]]
-    return Growth(line, metric, groups, scores)
+    return LearningCurve(line, metric, groups, scores)
 
 
 def _parts(entries: Sequence[Entry], draw: int) -> list[list[Entry]]:

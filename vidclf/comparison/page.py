@@ -8,14 +8,14 @@ from pathlib import Path
 from plotly.graph_objects import Figure
 
 from vidclf.comparison import figures
-from vidclf.comparison.data import Comparison, Part
-from vidclf.comparison.label_errors import Pooled, pool, thumbnail
-from vidclf.comparison.rows import Block, Line
+from vidclf.comparison.data import Comparison, GroupReport
+from vidclf.comparison.label_errors import PooledPredictions, pool, thumbnail
+from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import judged_on, metric_words, name_of, values_of
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports import html as pages
-from vidclf.search.report.data import FEWEST, Overview
+from vidclf.search.report.data import FEWEST, StudyData
 from vidclf.search.report.figures import importances
 
 _SHOWN_CLIPS = 24
@@ -66,7 +66,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
     path.write_text(pages.document("Which classifier to ship", body, _STYLE), encoding="utf-8")
 
 
-def _part(part: Part, name: str, comparison: Comparison, ids: Iterator[int]) -> Iterator[str]:
+def _part(part: GroupReport, name: str, comparison: Comparison, ids: Iterator[int]) -> Iterator[str]:
     block = part.block
     shown = part.lines(every=comparison.every, most=_SHOWN_LINES)
     hidden = len(part.lines(every=comparison.every)) - len(shown)
@@ -114,7 +114,7 @@ def _items(texts: Sequence[str]) -> str:
     return "".join(f"<li>{html.escape(text)}</li>" for text in texts)
 
 
-def _facts(part: Part) -> str:
+def _facts(part: GroupReport) -> str:
     block = part.block
     facts = {"models compared": f"{len(block.ranked):,}"}
     best = block.choice
@@ -139,7 +139,7 @@ def _facts(part: Part) -> str:
     return f'<div class="facts">{"".join(cells)}</div>'
 
 
-def _table(part: Part, shown: Sequence[Line], hidden: int) -> Iterator[str]:
+def _table(part: GroupReport, shown: Sequence[ModelRow], hidden: int) -> Iterator[str]:
     block = part.block
     front, colours = {id(line) for line in block.front}, figures.colours(block)
     yield "<h2>Side by side</h2>"
@@ -172,7 +172,7 @@ def _table(part: Part, shown: Sequence[Line], hidden: int) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _accuracy(line: Line) -> str:
+def _accuracy(line: ModelRow) -> str:
     value = line.metrics.get("val/accuracy")
     if value is None and "test/accuracy" in line.metrics:
         return f"{line.metrics['test/accuracy']:.3f} (test)"
@@ -188,7 +188,7 @@ def _drawn(
         yield pages.drawn(figure, f"figure{next(ids)}")
 
 
-def _wrong(pooled: Pooled) -> Iterator[str]:
+def _wrong(pooled: PooledPredictions) -> Iterator[str]:
     wrong = pooled.always_wrong()
     models = "the one model" if pooled.models == 1 else f"all {pooled.models} families"
     yield f"<h2>Clips that {models} get{'s' if pooled.models == 1 else ''} wrong</h2>"
@@ -203,7 +203,7 @@ def _wrong(pooled: Pooled) -> Iterator[str]:
     yield "</div>"
 
 
-def _doubts(judged: Sequence[Pooled]) -> Iterator[str]:
+def _doubts(judged: Sequence[PooledPredictions]) -> Iterator[str]:
     """Labels that look wrong: of val, and where `vidclf confirm` has judged the clips of train, of train."""
     if not judged:
         return
@@ -234,13 +234,13 @@ def _clip(path: str, caption: str) -> str:
     return f'<figure>{picture}<figcaption>{caption}<div class="file">{name}</div></figcaption></figure>'
 
 
-def _importances(block: Block, ids: Iterator[int]) -> Iterator[str]:
+def _importances(block: RowGroup, ids: Iterator[int]) -> Iterator[str]:
     for name, study in block.studies.items():
         yield from _drawn(
             f"Which values mattered in {name}",
             "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), "
             "in shares of 100 %. More is on the study's own page.",
-            importances(Overview.of(study)),
+            importances(StudyData.of(study)),
             f"Needs {FEWEST} complete trials of a base with different values.",
             ids,
         )

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import TRAIN, Store
 from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
 
 if TYPE_CHECKING:
-    from vidclf.registry.confirm_report import Judged
+    from vidclf.registry.confirm_report import FinalistReport
 
 Origin = Literal["trial", "run", "majority", "published"]
 METRIC = "val/macro_f1"
@@ -23,7 +23,7 @@ METRIC = "val/macro_f1"
 
 
 @dataclass(frozen=True)
-class Clips:
+class EvaluationClips:
     """What a line was judged on: only lines of equal clips are ranked together.
 
     Attributes:
@@ -38,7 +38,7 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class Line(TrialRow):
+class ModelRow(TrialRow):
     """A line of the comparison; of a single run, ``study`` is empty and ``base`` its name.
 
     Attributes:
@@ -52,14 +52,14 @@ class Line(TrialRow):
         confirmed: What `vidclf confirm` found; ``None`` where it was not asked, or judged by another metric.
     """
 
-    clips: Clips = Clips("", "")
+    clips: EvaluationClips = EvaluationClips("", "")
     origin: Origin = "trial"
     network: str = ""
     attempt: Attempt | None = None
     manifest: str = ""
     source: str = ""
     named: bool = False
-    confirmed: "Judged | None" = None
+    confirmed: "FinalistReport | None" = None
 
     @property
     def won(self) -> bool:
@@ -92,7 +92,7 @@ class Line(TrialRow):
 
 
 @dataclass(frozen=True)
-class Block:
+class RowGroup:
     """Lines that were judged on the same clips.
 
     Attributes:
@@ -104,25 +104,25 @@ class Block:
         floor: What the most frequent class scores; ``None`` where that is not known.
     """
 
-    clips: Clips
+    clips: EvaluationClips
     metric: str
     direction: str
-    lines: Sequence[Line]
+    lines: Sequence[ModelRow]
     studies: Mapping[str, OpenStudy]
     floor: float | None = None
 
     @cached_property
-    def ranked(self) -> list[Line]:
+    def ranked(self) -> list[ModelRow]:
         """Complete, feasible lines, best first."""
         return ranking.ranked(self.lines, self.direction)
 
     @cached_property
-    def front(self) -> list[Line]:
+    def front(self) -> list[ModelRow]:
         """Those above the floor that no other beats in score, latency and size at once."""
         return [line for line in ranking.pareto_front(self.lines, self.direction) if self.useful(line)]
 
     @cached_property
-    def choice(self) -> Line | None:
+    def choice(self) -> ModelRow | None:
         """What to ship, if anything: what `vidclf confirm` found best, else what val puts ahead.
 
         All studies of a block are confirmed on the same clips, so that the winners of several can be
@@ -140,30 +140,30 @@ class Block:
         return {line.study for line in self.ranked if line.won}
 
     @cached_property
-    def choice_first(self) -> list[Line]:
+    def choice_first(self) -> list[ModelRow]:
         """`choice`, then the other ranked lines as they rank."""
         return sorted(self.ranked, key=lambda line: line is not self.choice)
 
     @cached_property
-    def best(self) -> list[Line]:
+    def best(self) -> list[ModelRow]:
         """The best of each family, best first."""
-        first: dict[str, Line] = {}
+        first: dict[str, ModelRow] = {}
         for line in self.choice_first:
             first.setdefault(line.family, line)
         return list(first.values())
 
     @cached_property
-    def leaders(self) -> list[Line]:
+    def leaders(self) -> list[ModelRow]:
         """The best of each family and study, the front, what won a confirmation, and what was asked for by
         itself, in the order of their ranks."""
-        first: dict[tuple[str, str, str], Line] = {}
+        first: dict[tuple[str, str, str], ModelRow] = {}
         for line in self.ranked:
             first.setdefault((line.study, line.base if line.origin == "run" else "", line.family), line)
         chosen = {id(line) for line in (*first.values(), *self.front)}
         unranked = [line for line in self.lines if line.named and self.rank(line) is None]
         return [line for line in self.ranked if line.named or line.won or id(line) in chosen] + unranked
 
-    def rank(self, line: Line) -> int | None:
+    def rank(self, line: ModelRow) -> int | None:
         """From 1; ``None`` where the line is not ranked."""
         return self._ranks.get(id(line))
 
@@ -171,7 +171,7 @@ class Block:
     def _ranks(self) -> dict[int, int]:
         return {id(line): rank for rank, line in enumerate(self.ranked, start=1)}
 
-    def useful(self, line: Line) -> bool:
+    def useful(self, line: ModelRow) -> bool:
         """Whether a ranked line scores better than the most frequent class does on val: by the figure that
         did not choose it, where there is one."""
         return self.floor is None or self.better(line.score, self.floor)
@@ -181,7 +181,7 @@ class Block:
         return value > than if self.direction == "maximize" else value < than
 
 
-def gather(names: Sequence[str], store: Store, metric: str | None = None) -> list[Block]:
+def gather(names: Sequence[str], store: Store, metric: str | None = None) -> list[RowGroup]:
     """The lines of studies and runs, by what they were judged on; those with most lines first.
 
     Reads Optuna's database and the folders of single runs; MLflow is asked only for the confirmations of
@@ -211,19 +211,19 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
     if known and metric not in known:
         meant = config.did_you_mean(metric, known) or f" (there are {', '.join(known)})"
         raise InputError(f"--metric {metric}: no line has it{meant}")
-    groups: dict[Clips, list[Line]] = {}
+    groups: dict[EvaluationClips, list[ModelRow]] = {}
     for line in lines:
         groups.setdefault(line.clips, []).append(line)
     blocks = []
     for clips, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         named = {line.study for line in members}
         studies = {name: study for name, study in found.studies.items() if name in named}
-        blocks.append(Block(clips, metric, direction, members, studies))
+        blocks.append(RowGroup(clips, metric, direction, members, studies))
     return blocks
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Selection:
     """What the names on the command line mean.
 
     Attributes:
@@ -239,8 +239,8 @@ class _Found:
     runs: dict[Path, bool]
 
 
-def _find(names: Sequence[str], store: Store) -> _Found:
-    found = _Found({}, set(), {}, {})
+def _find(names: Sequence[str], store: Store) -> _Selection:
+    found = _Selection({}, set(), {}, {})
     if not names:
         found.studies.update({study.name: study for study in all_studies(store)})
         found.whole.update(found.studies)
@@ -305,7 +305,7 @@ def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[
     return f"{name}: no study or run of {store.folder}{guess} ({'; '.join(known)})"
 
 
-def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
+def _trials(study: OpenStudy, metric: str, found: _Selection) -> Iterator[ModelRow]:
     from vidclf.registry.confirm_report import finalists_of  # noqa: PLC0415  (imports mlflow: some seconds)
 
     whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
@@ -321,9 +321,9 @@ def _trials(study: OpenStudy, metric: str, found: _Found) -> Iterator[Line]:
         manifest = str(settings["data.manifest"])
         folds = parts or _folds(settings.get("data.folds"), settings.get("data.fold"))
         value = row.value if own or row.value is None else row.metrics.get(metric)
-        yield Line(
+        yield ModelRow(
             **{**vars(row), "value": value},
-            clips=Clips(Path(manifest).parent.name, digests[row.base], folds),
+            clips=EvaluationClips(Path(manifest).parent.name, digests[row.base], folds),
             network=str(settings.get("model.network") or ""),
             attempt=study.attempt(row.number),
             manifest=manifest,
@@ -336,7 +336,7 @@ def _folds(folds: int | None, fold: int | None) -> str:
     return f"fold {fold or 0} of {folds}" if folds else ""
 
 
-def _run(attempt: Attempt, metric: str, named: bool) -> Line | None:
+def _run(attempt: Attempt, metric: str, named: bool) -> ModelRow | None:
     """A single run; ``None`` where it was cut off before it had a config."""
     if not attempt.config.exists():
         return None
@@ -351,7 +351,7 @@ def _run(attempt: Attempt, metric: str, named: bool) -> Line | None:
         if path not in hidden and not path.startswith("published.")
     }
     metrics = dict(outcome.metrics) if outcome else {}
-    return Line(
+    return ModelRow(
         study="",
         number=0,
         state=outcome.status if outcome else "running",
@@ -361,7 +361,7 @@ def _run(attempt: Attempt, metric: str, named: bool) -> Line | None:
         params=params,
         metrics=metrics,
         reason=outcome.reason if outcome else "",
-        clips=Clips(Path(manifest).parent.name, identity.tags.get("vidclf.data_digest", ""), folds),
+        clips=EvaluationClips(Path(manifest).parent.name, identity.tags.get("vidclf.data_digest", ""), folds),
         origin="run",
         network=str(config.lookup(tree, "model.network") or ""),
         attempt=attempt,
@@ -370,7 +370,7 @@ def _run(attempt: Attempt, metric: str, named: bool) -> Line | None:
     )
 
 
-def run_ids(lines: Iterable[Line], store: Store) -> dict[int, str | None]:
+def run_ids(lines: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
     """The MLflow run of each line, by `id` of the line."""
     run_id_of = _receipts(store)
     return {id(line): run_id_of(line.attempt) for line in lines if line.attempt is not None}

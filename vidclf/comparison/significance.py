@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vidclf.comparison.rows import Line
+from vidclf.comparison.rows import ModelRow
 from vidclf.evaluation.metrics import read_predictions
 
 ALPHA = 0.05
@@ -15,7 +15,7 @@ _KEYS = ["clip_path", "repeat"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairVerdict:
     """One line against the best.
 
     Attributes:
@@ -24,12 +24,12 @@ class Verdict:
         words: The same in a sentence.
     """
 
-    line: Line
+    line: ModelRow
     verdict: str
     words: str
 
 
-def unselected(line: Line) -> pd.DataFrame | None:
+def unselected(line: ModelRow) -> pd.DataFrame | None:
     """Predictions that chose nothing: those of `vidclf confirm`, ``None`` where there are none.
 
     Returns:
@@ -43,7 +43,7 @@ def unselected(line: Line) -> pd.DataFrame | None:
     return read_predictions(path)
 
 
-def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[Verdict]:
+def separate(lines: Sequence[ModelRow], metric: str, alpha: float = ALPHA) -> list[PairVerdict]:
     """Tests the other lines against the first on the clips of the same repeats.
 
     Figures on val were selected and allow no verdict, so lines without other predictions are left out.
@@ -72,7 +72,7 @@ def separate(lines: Sequence[Line], metric: str, alpha: float = ALPHA) -> list[V
             words = f"{line.label} is not distinguishable from {best.label} at {level} {tail}."
         else:
             words = f"{line.label} is {found.verdict} than {best.label} at {level} {tail}."
-        verdicts.append(Verdict(line, found.verdict, words))
+        verdicts.append(PairVerdict(line, found.verdict, words))
     return verdicts
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf.comparison.baselines import Baselines
-from vidclf.comparison.rows import Block, Line
-from vidclf.comparison.significance import Verdict
+from vidclf.comparison.rows import ModelRow, RowGroup
+from vidclf.comparison.significance import PairVerdict
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
@@ -17,7 +17,7 @@ _CHEAPER = 1.5
 
 
 @dataclass(frozen=True)
-class Answer:
+class Recommendation:
     """What to ship from one block.
 
     Attributes:
@@ -29,7 +29,7 @@ class Answer:
     others: Sequence[str]
 
 
-def name_of(block: Block, blocks: Sequence[Block]) -> str:
+def name_of(block: RowGroup, blocks: Sequence[RowGroup]) -> str:
     """What a block is called among all; its digest where its name alone is not enough."""
     alike = [other for other in blocks if other.clips.name == block.clips.name]
     digest = f" ({block.clips.digest[:8]})" if len({other.clips.digest for other in alike}) > 1 else ""
@@ -48,15 +48,15 @@ def judged_on(metric: str) -> str:
     return f" on {split}" if split in SPLITS else ""
 
 
-def answer(block: Block, measured: Baselines) -> Answer:
+def answer(block: RowGroup, measured: Baselines) -> Recommendation:
     """What to ship, what val put before it, and which cheaper models come near."""
     best = block.choice
     if best is None:
-        return Answer("Nothing to ship: no model has finished within its constraints.", [])
+        return Recommendation("Nothing to ship: no model has finished within its constraints.", [])
     found = ", ".join(filter(None, (_score_words(block, best, measured), cost_words(best))))
     if not block.useful(best):
         floor = f"{metric_words(block.metric)} {ranking.figure(block.floor, '.3f')}"
-        return Answer(
+        return Recommendation(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
             f"saying the most frequent class ({floor}).{_overturned(block, best)}",
             list(_unconfirmed(block, best)),
@@ -69,10 +69,10 @@ def answer(block: Block, measured: Baselines) -> Answer:
         others.append(f"No more than one val clip lies between it and {apart}, which is chance: {families}.")
     if len({line.model for line in block.lines}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
-    return Answer(f"Ship {best.family}: {best.label}, {found}.{_overturned(block, best)}", others)
+    return Recommendation(f"Ship {best.family}: {best.label}, {found}.{_overturned(block, best)}", others)
 
 
-def _score_words(block: Block, line: Line, measured: Baselines) -> str:
+def _score_words(block: RowGroup, line: ModelRow, measured: Baselines) -> str:
     """What a line reached, and on what; its figure on val comes after one that did not choose it."""
     on_val = block.metric.startswith("val/") and measured.val_clips
     clips = f" of {measured.val_clips} clips" if on_val else ""
@@ -84,7 +84,7 @@ def _score_words(block: Block, line: Line, measured: Baselines) -> str:
     return f"{word} {metric_words(block.metric)} {line.score:.3f} {basis}, {ranked_by}"
 
 
-def _overturned(block: Block, best: Line) -> str:
+def _overturned(block: RowGroup, best: ModelRow) -> str:
     """Which trial was ahead on val until it was confirmed, as a further sentence."""
     for line in _ahead(block, best):
         if line.confirmed is not None:
@@ -93,7 +93,7 @@ def _overturned(block: Block, best: Line) -> str:
     return ""
 
 
-def _unconfirmed(block: Block, best: Line) -> Iterator[str]:
+def _unconfirmed(block: RowGroup, best: ModelRow) -> Iterator[str]:
     """The first that is ahead on val, and that no confirmation speaks of."""
     firsts = {line.study: line for line in reversed(block.ranked)}
     for line in _ahead(block, best):
@@ -108,12 +108,12 @@ def _unconfirmed(block: Block, best: Line) -> Iterator[str]:
         return
 
 
-def _ahead(block: Block, best: Line) -> list[Line]:
+def _ahead(block: RowGroup, best: ModelRow) -> list[ModelRow]:
     """Lines that rank before the one to ship."""
     return list(itertools.takewhile(lambda line: line is not best, block.ranked))
 
 
-def cost_words(line: Line) -> str:
+def cost_words(line: ModelRow) -> str:
     """Latency and size, as far as they are known."""
     parts = [
         f"{line.metrics[key]:.{digits}f} {unit}"
@@ -123,16 +123,16 @@ def cost_words(line: Line) -> str:
     return ", ".join(parts)
 
 
-def values_of(line: Line) -> str:
+def values_of(line: ModelRow) -> str:
     """The searched values of a trial, or the source of a published figure."""
     if line.origin != "trial":
         return line.source
     return ", ".join(f"{key.rpartition('.')[2]} {ranking.short(value)}" for key, value in line.params.items())
 
 
-def _cheaper(block: Block, best: Line) -> Iterator[str]:
+def _cheaper(block: RowGroup, best: ModelRow) -> Iterator[str]:
     """The best ranked that is clearly faster than the best, and that is clearly smaller."""
-    found: dict[int, tuple[Line, list[str]]] = {}
+    found: dict[int, tuple[ModelRow, list[str]]] = {}
     for key, word in ((LATENCY, "faster"), (SIZE, "smaller")):
         mine = best.metrics.get(key)
         for line in block.ranked if mine else ():
@@ -150,7 +150,7 @@ def _cheaper(block: Block, best: Line) -> Iterator[str]:
         yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {cost_words(line)}."
 
 
-def _near(block: Block, best: Line, clips: int | None) -> list[Line]:
+def _near(block: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
     """Lines whose score differs from the best by no more than one clip of val, where val chose that."""
     lower = ranking.lower_is_better(block.metric)
     if not clips or lower or not block.metric.startswith("val/") or best.won:
@@ -160,9 +160,9 @@ def _near(block: Block, best: Line, clips: int | None) -> list[Line]:
 
 
 def notes(
-    block: Block,
+    block: RowGroup,
     measured: Baselines,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[PairVerdict],
     test_reads: Callable[[str], int],
 ) -> list[str]:
     """What the figures of a block rest on and where they flatter, a sentence or two each.
@@ -184,7 +184,7 @@ def notes(
     ]
 
 
-def _selected(block: Block, measured: Baselines) -> Iterator[str]:
+def _selected(block: RowGroup, measured: Baselines) -> Iterator[str]:
     if not block.ranked:
         return
     tries = len(block.ranked)
@@ -201,7 +201,7 @@ def _selected(block: Block, measured: Baselines) -> Iterator[str]:
         )
 
 
-def tags(block: Block) -> Mapping[str, str]:
+def tags(block: RowGroup) -> Mapping[str, str]:
     """What a run of these clips says of them, from the first folder that is there."""
     for line in block.lines:
         if line.attempt is not None and (line.attempt.folder / "attempt.json").exists():
@@ -209,7 +209,7 @@ def tags(block: Block) -> Mapping[str, str]:
     return {}
 
 
-def _test(block: Block, test_reads: Callable[[str], int]) -> str:
+def _test(block: RowGroup, test_reads: Callable[[str], int]) -> str:
     digest = tags(block).get("vidclf.test_digest")
     reads = test_reads(digest) if digest else 0
     if not reads:
@@ -217,7 +217,7 @@ def _test(block: Block, test_reads: Callable[[str], int]) -> str:
     return f"The test split was read {'once' if reads == 1 else f'{reads} times'}."
 
 
-def _separated(block: Block, verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _separated(block: RowGroup, verdicts: Sequence[PairVerdict]) -> Iterator[str]:
     yield from (verdict.words for verdict in verdicts)
     if verdicts or len(block.ranked) < 2:
         return
@@ -233,7 +233,7 @@ def _separated(block: Block, verdicts: Sequence[Verdict]) -> Iterator[str]:
         )
 
 
-def _floor(block: Block, measured: Baselines) -> Iterator[str]:
+def _floor(block: RowGroup, measured: Baselines) -> Iterator[str]:
     below = sum(not block.useful(line) for line in block.ranked)
     if below:
         are = "model is" if below == 1 else "models are"
@@ -243,7 +243,7 @@ def _floor(block: Block, measured: Baselines) -> Iterator[str]:
         yield f"Published figures are on splits of their source and are not ranked: {sources}."
 
 
-def _costs(block: Block) -> Iterator[str]:
+def _costs(block: RowGroup) -> Iterator[str]:
     known = [line for line in block.ranked if LATENCY in line.metrics]
     if block.ranked and len(known) < len(block.ranked):
         yield (
@@ -264,7 +264,7 @@ def _costs(block: Block) -> Iterator[str]:
         )
 
 
-def _left_out(block: Block) -> Iterator[str]:
+def _left_out(block: RowGroup) -> Iterator[str]:
     complete = [line for line in block.lines if line.state == "complete"]
     infeasible = sum(not line.feasible for line in complete)
     ends = {

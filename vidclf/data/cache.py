@@ -17,7 +17,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 
 _SHARE_OF_DISK = 5
 """The default limit is the free disk, what the caches hold counted as free, divided by this."""
@@ -229,7 +229,7 @@ def _discard(entry: Path) -> None:
     room.take(-size, 0)
 
 
-class _Room:
+class _DiskBudget:
     """Bytes in use, counted once per process and then kept up with its own writes."""
 
     def __init__(self) -> None:
@@ -246,6 +246,6 @@ class _Room:
 
 
 @functools.cache
-def _room(_: Path) -> _Room:
+def _room(_: Path) -> _DiskBudget:
     """The room of a cache folder, counted when it is first asked for."""
-    return _Room()
+    return _DiskBudget()

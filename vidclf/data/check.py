@@ -11,13 +11,13 @@ from typing import Any, Literal
 import pandas as pd
 from joblib import cpu_count
 
-from vidclf.config import InputError
 from vidclf.data import remote, video
-from vidclf.data.guarded import Child, GuardError
+from vidclf.data.guarded import Child
 from vidclf.data.manifest import Entry, content_digest, read_entries, read_table, relative_path
 from vidclf.data.remote import Progress, named, silent
 from vidclf.data.scenes import copies_of
-from vidclf.data.video import ClipError, Facts, Verdict
+from vidclf.data.video import Verdict, VideoInfo
+from vidclf.exceptions import ClipError, GuardError, InputError
 
 CheckVerdict = Verdict | Literal["ok", "short", "slow"]
 
@@ -43,7 +43,7 @@ class ClipCheck:
     verdict: CheckVerdict
     reason: str
     seconds: float
-    facts: Facts | None = None
+    facts: VideoInfo | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class ClipCheck:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, flat; facts of a file that could not be decoded to its end are null."""
-        names = [item.name for item in fields(Facts) if item.name not in ("errors", "seconds")]
+        names = [item.name for item in fields(VideoInfo) if item.name not in ("errors", "seconds")]
         known = {name: getattr(self.facts, name, None) for name in names}
         return {
             "clip_path": self.name,

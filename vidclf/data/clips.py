@@ -11,11 +11,11 @@ from joblib import cpu_count
 from numpy.typing import NDArray
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
 from vidclf.data.remote import Say, named, silent
-from vidclf.data.video import ClipError, Frames
+from vidclf.data.video import Frames
+from vidclf.exceptions import ClipError, InputError
 
 _WORTH_TELLING = 10**9
 """Bytes from which on a build's size is told beforehand."""

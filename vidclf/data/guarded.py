@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, fields
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
-from vidclf.config import InputError
 from vidclf.data import video
-from vidclf.data.video import Bounds, ClipError, Frames, Verdict
+from vidclf.data.remote import named
+from vidclf.data.video import DecodeLimits, Frames, Verdict
+from vidclf.exceptions import ClipError, GuardError, InputError
 
 START_LIMIT_S = 120.0
 """Seconds in which a child must have imported what its work needs."""
@@ -34,19 +35,6 @@ _BOOT = (
     "from vidclf.data import guarded; guarded.run_child(fd)"
 )
 """A child of `multiprocessing` would import the parent's main script, which may be anybody's here."""
-
-
-class GuardError(Exception):
-    """A task that gave no answer.
-
-    Attributes:
-        how: It took too long (``time``), wanted more memory than it may have (``memory``), or took its
-            process down (``crash``).
-    """
-
-    def __init__(self, how: Literal["time", "memory", "crash"], text: str) -> None:
-        super().__init__(text)
-        self.how = how
 
 
 class Child:
@@ -225,7 +213,7 @@ class GuardedDecoder:
 
     def __init__(self, grid: int, store_side: int, limits: Limits) -> None:
         self._grid, self._store_side, self._limits = grid, store_side, limits
-        self._bounds = Bounds(limits.pixels, limits.frames)
+        self._bounds = DecodeLimits(limits.pixels, limits.frames)
         self._lock = threading.Lock()
         self._scratch = tempfile.TemporaryDirectory(prefix="vidclf-")
         self._answer = Path(self._scratch.name, "frames.npy")
@@ -240,9 +228,9 @@ class GuardedDecoder:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise ClipError(path, "unreadable", str(error.strerror)) from None
+            raise ClipError(path, "unreadable", str(error.strerror), named(path)) from None
         if size > self._limits.file_mb * 2**20:
-            raise ClipError(path, "oversized", f"over the limit of {self._limits.file_mb:g} MiB")
+            raise ClipError(path, "oversized", f"over the limit of {self._limits.file_mb:g} MiB", named(path))
         with self._lock:
             if not self._child.lives:
                 self._child = self._start()
@@ -251,10 +239,11 @@ class GuardedDecoder:
                 problem = self._child.take()
             except GuardError as error:
                 raise ClipError(
-                    path, "damaged" if error.how == "crash" else "oversized", str(error)
+                    path, "damaged" if error.how == "crash" else "oversized", str(error), named(path)
                 ) from None
             if problem is not None:
-                raise ClipError(path, *problem)
+                verdict, reason = problem
+                raise ClipError(path, verdict, reason, named(path))
             frames: Frames = np.load(self._answer)
             return frames
 
@@ -268,7 +257,7 @@ class GuardedDecoder:
         return Child(decode_task, self._limits.seconds, int(self._limits.memory_mb))
 
 
-def decode_task(task: tuple[Path, Path, int, int, Bounds]) -> tuple[Verdict, str] | None:
+def decode_task(task: tuple[Path, Path, int, int, DecodeLimits]) -> tuple[Verdict, str] | None:
     """What the child of a `GuardedDecoder` does: writes the frames, or says why there are none.
 
     Frames go by a file: through a pipe they take as long as the decoding itself.

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vidclf.config import InputError
 from vidclf.data import remote
 from vidclf.data.check import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, write_manifest
@@ -21,6 +20,7 @@ from vidclf.data.splitting import (
     split_at_random,
     split_by_group,
 )
+from vidclf.exceptions import InputError
 
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
@@ -28,7 +28,7 @@ _SHOWN_LEAKS = 3
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What an import wrote.
 
     Attributes:
@@ -63,7 +63,7 @@ def import_clips(
     extend: str | Path | None = None,
     by_scene: bool = False,
     progress: Progress = silent,
-) -> Imported:
+) -> ImportResult:
     """Reads clips, splits them, and writes the manifest.
 
     Args:
@@ -96,7 +96,7 @@ def import_clips(
     return _written(entries, to)
 
 
-def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -> Imported:
+def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -> ImportResult:
     """Splits clips, by group where they do not all say their split, and writes their manifest.
 
     Raises:
@@ -105,9 +105,9 @@ def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -
     return _written(_split(entries, None, parse_shares(shares), seed=0), to)
 
 
-def _written(entries: Sequence[Entry], to: Path) -> Imported:
+def _written(entries: Sequence[Entry], to: Path) -> ImportResult:
     write_manifest(entries, to)
-    imported = Imported(tuple(in_order(entries)), ())
+    imported = ImportResult(tuple(in_order(entries)), ())
     return replace(imported, notes=tuple(_notes(imported)))
 
 
@@ -148,7 +148,7 @@ def _extended(
     return [*old, *placed[len(old) :]]
 
 
-def _notes(imported: Imported) -> list[str]:
+def _notes(imported: ImportResult) -> list[str]:
     notes = group_advice(imported.entries)
     leaks = find_leaks(imported.entries)
     for leak in leaks[:_SHOWN_LEAKS]:

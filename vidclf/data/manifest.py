@@ -14,9 +14,10 @@ from typing import Literal
 import pandas as pd
 
 from vidclf import config
-from vidclf.config import InputError, is_url
+from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import Progress, Say, named, silent
+from vidclf.exceptions import InputError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -26,8 +26,9 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from vidclf import config
-from vidclf.config import InputError, is_url
+from vidclf.config import is_url
 from vidclf.data import cache
+from vidclf.exceptions import InputError
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""

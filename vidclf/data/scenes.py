@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from vidclf.data import sampling, video
 from vidclf.data.manifest import Entry, in_order
-from vidclf.data.video import ClipError
+from vidclf.exceptions import ClipError
 
 SCENE_BITS = 12
 """Of 64 bits of the background's hash: clips that differ in at most so many are of one scene.
@@ -42,7 +42,7 @@ Bits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Looks:
+class SceneHashes:
     """How clips look.
 
     Attributes:
@@ -55,7 +55,7 @@ class Looks:
     detail: Bits
 
 
-def _looks_of(paths: Sequence[Path]) -> tuple[Looks, list[int]]:
+def _looks_of(paths: Sequence[Path]) -> tuple[SceneHashes, list[int]]:
     """Hashes every clip that can be read, on all cores.
 
     Returns:
@@ -76,7 +76,7 @@ def _looks_of(paths: Sequence[Path]) -> tuple[Looks, list[int]]:
     readable = [index for index, hashes in enumerate(found) if hashes is not None]
     coarse = np.array([hashes[0] for hashes in found if hashes is not None]).reshape(-1, _BITS)
     fine = np.array([hashes[1] for hashes in found if hashes is not None]).reshape(-1, _MOMENTS * _BITS)
-    return Looks(coarse * np.float32(2) - 1, fine * np.float32(2) - 1), readable
+    return SceneHashes(coarse * np.float32(2) - 1, fine * np.float32(2) - 1), readable
 
 
 def _hash(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from vidclf import config
-from vidclf.config import InputError, is_url
+from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.manifest import (
     SPLIT_BY,
@@ -18,6 +18,7 @@ from vidclf.data.manifest import (
     repetitions,
 )
 from vidclf.data.remote import Progress, silent
+from vidclf.exceptions import InputError
 
 GroupScope = Literal["dataset", "class"]
 
@@ -78,7 +79,7 @@ def read_sources(
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SourceClip:
     """A clip of a source: its path or URL, and what the source says of it."""
 
     name: str
@@ -88,7 +89,7 @@ class _Found:
     split_by: str = ""
 
 
-def _entries(found: Sequence[_Found], group_scope: GroupScope, progress: Progress) -> list[Entry]:
+def _entries(found: Sequence[_SourceClip], group_scope: GroupScope, progress: Progress) -> list[Entry]:
     """The clips on this machine, in groups of the scope that is asked for."""
     paths = remote.local_files([clip.name for clip in found], progress)
     return [
@@ -126,7 +127,7 @@ def _subfolders(source: str) -> list[str]:
 
 def _in_classes(
     source: str, folders: Sequence[str], classes: Sequence[str] | None, split: str
-) -> list[_Found]:
+) -> list[_SourceClip]:
     problems = _unknown_classes(source, classes, folders)
     found = []
     for label in [name for name in dict.fromkeys(classes or folders) if name in folders]:
@@ -138,7 +139,7 @@ def _in_classes(
         ]
         if not clips:
             problems.append(f"{folder}: {_emptiness(folder, source)}")
-        found += [_Found(remote.join(folder, name), label, _named_group(name), split) for name in clips]
+        found += [_SourceClip(remote.join(folder, name), label, _named_group(name), split) for name in clips]
     if problems:
         raise InputError(*problems)
     return found
@@ -176,7 +177,7 @@ def read_official(
         InputError: A list is missing.
     """
     places = [remote.join(source, place) for place in ("", "ucfTrainTestlist", "../ucfTrainTestlist")]
-    found: list[_Found] = []
+    found: list[_SourceClip] = []
     labels: set[str] = set()
     for split in ("train", "test"):
         name = f"{split}list{number:02}.txt"
@@ -191,7 +192,9 @@ def read_official(
             label = clip.parent.name
             labels.add(label)
             if classes is None or label in classes:
-                found.append(_Found(remote.join(source, str(clip)), label, _named_group(clip.name), split))
+                found.append(
+                    _SourceClip(remote.join(source, str(clip)), label, _named_group(clip.name), split)
+                )
     problems = _unknown_classes(source, classes, sorted(labels))
     if problems:
         raise InputError(*problems)
@@ -232,7 +235,7 @@ def read_csv(
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
         name = _located(row["clip_path"], remote.parent(source))
         group = row.get("group") or _named_group(PurePath(name).name)
-        found.append(_Found(name, label, group, split, row.get(SPLIT_BY, "")))
+        found.append(_SourceClip(name, label, group, split, row.get(SPLIT_BY, "")))
     if problems:
         raise InputError(*problems)
     return _entries(found, group_scope, progress)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.config import InputError
 from vidclf.data.manifest import SPLITS, Entry, Split
+from vidclf.exceptions import InputError
 
 Shares = tuple[float, float, float]
 """Fractions of train, val and test."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vidclf.data import sampling
 from vidclf.data.remote import named
+from vidclf.exceptions import ClipError
 
 Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
@@ -48,23 +49,8 @@ _FEW_PIXELS = 640 * 480
 """Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
 
 
-class ClipError(Exception):
-    """A clip that gives no frames to train on.
-
-    Attributes:
-        path: The file.
-        verdict: ``unreadable`` (no video), ``empty`` (a video stream without a frame), ``damaged``, or
-            ``oversized`` where it is beyond given bounds.
-        reason: What the decoder said.
-    """
-
-    def __init__(self, path: Path, verdict: Verdict, reason: str) -> None:
-        super().__init__(f"{named(path)}: {verdict}: {reason}")
-        self.path, self.verdict, self.reason = path, verdict, reason
-
-
 @dataclass(frozen=True)
-class Bounds:
+class DecodeLimits:
     """What a clip may hold.
 
     Attributes:
@@ -79,12 +65,12 @@ class Bounds:
         """Raises a `ClipError` where the clip goes beyond."""
         if width * height > self.pixels:
             reason = f"{width} x {height} pixels are over the limit of {self.pixels:,g}"
-            raise ClipError(path, "oversized", reason)
+            raise ClipError(path, "oversized", reason, named(path))
         if frames > self.frames:
-            raise ClipError(path, "oversized", f"over the limit of {self.frames:,g} frames")
+            raise ClipError(path, "oversized", f"over the limit of {self.frames:,g} frames", named(path))
 
 
-UNBOUNDED = Bounds()
+UNBOUNDED = DecodeLimits()
 
 
 @dataclass(frozen=True)
@@ -115,7 +101,7 @@ def shortfall(declared: int | None, decoded: int) -> str:
     return f"{decoded} of {declared} declared frames"
 
 
-def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -> Clip:
+def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUNDED) -> Clip:
     """The clip at ``path``, reduced to its grid.
 
     Args:
@@ -149,7 +135,7 @@ def decode(path: Path, grid: int, store_side: int, bounds: Bounds = UNBOUNDED) -
                 elif index in likely:
                     pictures[index] = reduced(frame)
         if not times:
-            raise ClipError(path, "empty", "the video stream holds no frame")
+            raise ClipError(path, "empty", "the video stream holds no frame", named(path))
         indices = sampling.grid_indices(sampling.frame_times(times, float(rate)), grid).tolist()
         pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
         if not pictures.keys() >= set(indices):
@@ -195,11 +181,11 @@ def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, floa
     except av.FFmpegError as error:
         raise _broken(path, error, index + 1) from None
     if index < 0:
-        raise ClipError(path, "empty", "the video stream holds no frame")
+        raise ClipError(path, "empty", "the video stream holds no frame", named(path))
 
 
 @dataclass(frozen=True)
-class Facts:
+class VideoInfo:
     """What a video file says of itself, and what came out of it.
 
     Attributes:
@@ -225,7 +211,7 @@ class Facts:
     errors: tuple[str, ...]
 
 
-def inspect(path: Path) -> Facts:
+def inspect(path: Path) -> VideoInfo:
     """Decodes a file to its end, keeping no picture.
 
     Its decoder's complaints are captured from FFmpeg's log, which is one for
@@ -249,8 +235,8 @@ def inspect(path: Path) -> Facts:
     finally:
         av.logging.set_level(before)
     if last is None:
-        raise ClipError(path, "empty", "the video stream holds no frame")
-    return Facts(
+        raise ClipError(path, "empty", "the video stream holds no frame", named(path))
+    return VideoInfo(
         codec=codec,
         fps=float(rate) if rate else None,
         width=last.width,
@@ -265,8 +251,10 @@ def inspect(path: Path) -> Facts:
 
 def _broken(path: Path, error: av.FFmpegError, frames: int) -> ClipError:
     if frames:
-        return ClipError(path, "damaged", f"{error.strerror} after {frames} frames")
-    return ClipError(path, "unreadable", f"not a video, or damaged from its start ({error.strerror})")
+        return ClipError(path, "damaged", f"{error.strerror} after {frames} frames", named(path))
+    return ClipError(
+        path, "unreadable", f"not a video, or damaged from its start ({error.strerror})", named(path)
+    )
 
 
 def outline(path: Path) -> tuple[int, int, int | None]:
@@ -295,16 +283,16 @@ def _pixel_ratio(stream: av.VideoStream) -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _open(path: Path, bounds: Bounds = UNBOUNDED) -> av.container.InputContainer:
+def _open(path: Path, bounds: DecodeLimits = UNBOUNDED) -> av.container.InputContainer:
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
     options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
     try:
         if not container.streams.video:
-            raise ClipError(path, "unreadable", "no video stream")
+            raise ClipError(path, "unreadable", "no video stream", named(path))
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise ClipError(path, "unreadable", "its codec is not known to the decoder")
+            raise ClipError(path, "unreadable", "its codec is not known to the decoder", named(path))
         bounds.check(path, stream.width, stream.height)
     except ClipError:
         container.close()
@@ -314,12 +302,12 @@ def _open(path: Path, bounds: Bounds = UNBOUNDED) -> av.container.InputContainer
 
 
 def _decoded_frames(
-    container: av.container.InputContainer, path: Path, bounds: Bounds = UNBOUNDED
+    container: av.container.InputContainer, path: Path, bounds: DecodeLimits = UNBOUNDED
 ) -> Iterator[av.VideoFrame]:
     for count, frame in enumerate(container.decode(video=0)):
         bounds.check(path, frame.width, frame.height, count + 1)
         if frame.is_corrupt:
-            raise ClipError(path, "damaged", f"frame {count} is corrupt")
+            raise ClipError(path, "damaged", f"frame {count} is corrupt", named(path))
         yield frame
 
 

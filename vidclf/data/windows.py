@@ -9,15 +9,12 @@ import numpy as np
 
 from vidclf.data import sampling, video
 from vidclf.data.video import Frames
+from vidclf.exceptions import FalseTimestampsError
 
 _HELD = 1024
 """Pictures held of a window, 270 MB at the usual sides; of more every second is held, then every fourth."""
 _ROUNDING_S = 1e-6
 """A frame this short of a window's end begins the next one."""
-
-
-class FalseTimestamps(Exception):  # noqa: N818  (a fact of the file, met with counted times)
-    """A file's timestamps turned out not to be strictly increasing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: 
     for stamp, place, picture in video.each_frame(path, store_side):
         time = place if counted else stamp
         if time is None or time <= last:
-            raise FalseTimestamps
+            raise FalseTimestampsError
         first = time if first is None else first
         last = time
         due = int((time - first + _ROUNDING_S) // seconds)

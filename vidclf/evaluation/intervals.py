@@ -71,7 +71,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """Two models on the same clips.
 
     Attributes:
@@ -214,7 +214,7 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     champion: Labels,
     groups: Sequence[str],
     alpha: float = 0.05,
-) -> Paired | None:
+) -> PairedComparison | None:
     """Whether one model is better than another on clips of new groups.
 
     Two tests must agree: Student's t on the differences between groups (delete-one-group jackknife; never
@@ -261,7 +261,7 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     if p < alpha:
         verdict = "better" if difference > 0 else "worse"
     low, high = max(difference - half, -1.0), min(difference + half, 1.0)
-    return Paired(difference, low, high, p, count, alpha, verdict, words)
+    return PairedComparison(difference, low, high, p, count, alpha, verdict, words)
 
 
 def spent_alpha(read: int, alpha: float = 0.05) -> float:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import SavedModel
@@ -29,7 +29,7 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """An export that was compared with its original.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Graph(nn.Module):
         return probabilities
 
 
-def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
+def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
     """Writes a model as one file with its weights, and a JSON file of the same name and ``.json`` beside it.
 
     The graph takes any number of normalised clips, float32 (B, T, 3, size, size), and gives
@@ -113,7 +113,7 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> Exported:
         partial.unlink(missing_ok=True)
     notes = to.with_name(f"{to.name}.json")
     notes.write_text(json.dumps(_notes(saved, classifier, form), indent=1) + "\n", encoding="utf-8")
-    return Exported(to, notes, difference, float(np.abs(outputs - served).max()))
+    return ExportResult(to, notes, difference, float(np.abs(outputs - served).max()))
 
 
 def _check_onnx() -> None:

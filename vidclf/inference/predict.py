@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vidclf.config import InputError, is_url
+from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import named, public
 from vidclf.data.sources import VIDEO_SUFFIXES
-from vidclf.data.video import ClipError
-from vidclf.data.windows import FalseTimestamps, windows
+from vidclf.data.windows import windows
+from vidclf.exceptions import ClipError, FalseTimestampsError, InputError
 from vidclf.models import load_model
 from vidclf.models.saved import SavedModel
 
@@ -101,7 +101,7 @@ def predict_files(
         try:
             video = remote.local_file(str(name))
             if not video.is_file():
-                raise ClipError(video, "unreadable", _absence(video))
+                raise ClipError(video, "unreadable", _absence(video), named(video))
             predictions += _labelled(saved, video, window)
         except ClipError as found:
             error = f"{found.verdict}: {found.reason}"
@@ -125,7 +125,7 @@ def _labelled(saved: SavedModel, video: Path, window: float | None) -> list[Pred
         return [_prediction(saved, video, saved.predict([video])[0], started)]
     try:
         return list(_by_window(saved, video, window, counted=False))
-    except FalseTimestamps:
+    except FalseTimestampsError:
         return list(_by_window(saved, video, window, counted=True))
 
 

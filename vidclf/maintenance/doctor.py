@@ -83,7 +83,7 @@ class Finding:
 
 
 @dataclass
-class Examination:
+class DoctorReport:
     """What was found.
 
     Attributes:
@@ -104,14 +104,14 @@ class Examination:
             self.notes.append(text)
 
 
-def examine(store: Store, *, fix: bool) -> Examination:
+def examine(store: Store, *, fix: bool) -> DoctorReport:
     """Looks for every kind of problem; changes nothing without ``fix``.
 
     Args:
         store: What to look at.
         fix: Mend what can be mended.
     """
-    examination = Examination()
+    examination = DoctorReport()
     blocked: set[Part] = set()
     skipped: list[str] = []
     for check in CHECKS:
@@ -139,7 +139,7 @@ def _mended(what: str, problem: Problem) -> Finding:
 
 
 @dataclass(frozen=True)
-class Weight:
+class DiskUsage:
     """What a part of the store takes.
 
     Attributes:
@@ -161,10 +161,10 @@ class Weight:
     checkpoints: int = 0
 
 
-def weigh(store: Store) -> list[Weight]:
+def weigh(store: Store) -> list[DiskUsage]:
     """What the store and the caches take on the disk, and where."""
     weights = [
-        Weight("databases", path.name, path, 1, size)
+        DiskUsage("databases", path.name, path, 1, size)
         for path in sorted(store.folder.glob("*.db*"))
         if (size := _size(path)) is not None
     ]
@@ -177,7 +177,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
 
 
-def _weight(part: str, name: str, folder: Path) -> Weight:
+def _weight(part: str, name: str, folder: Path) -> DiskUsage:
     """Counts every file; what vanishes meanwhile takes nothing."""
     files = total = models = checkpoints = 0
     for parent, _, names in os.walk(folder):
@@ -190,7 +190,7 @@ def _weight(part: str, name: str, folder: Path) -> Weight:
             total += size
             models += size if kind == ("model",) else 0
             checkpoints += size if kind == ("checkpoint",) else 0
-    return Weight(part, name, folder, files, total, models, checkpoints)
+    return DiskUsage(part, name, folder, files, total, models, checkpoints)
 
 
 def _size(path: str | Path) -> int | None:

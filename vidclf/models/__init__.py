@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import InputError
 from vidclf.models import classical, estimators, neural
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
 from vidclf.models.classical_config import (
@@ -15,7 +15,7 @@ from vidclf.models.classical_config import (
     SvmExperiment,
 )
 from vidclf.models.classifier import NeuralClassifier
-from vidclf.models.saved import Card, SavedModel, check_folder, read_card
+from vidclf.models.saved import ModelMetadata, SavedModel, check_folder, read_card
 
 __all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
 
@@ -49,7 +49,7 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
     assert isinstance(classifier, NeuralClassifier)
     classifier.initialise()
     data = experiment.data
-    card = Card(experiment.kind, classes, data.grid, data.store_side, {}, trained_on=(), versions={})
+    card = ModelMetadata(experiment.kind, classes, data.grid, data.store_side, {}, trained_on=(), versions={})
     return SavedModel(card, classifier)
 
 

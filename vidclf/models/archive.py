@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 
 
 def check_archive(path: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidclf.models.training import Best
+from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
 
 _FILE = "epoch.pt"
 
 
 @dataclass
-class Progress:
+class FitState:
     """How far a fit has come.
 
     Attributes:
@@ -29,8 +29,8 @@ class Progress:
 
     network: VideoNetwork
     optimizer: torch.optim.Optimizer
-    best: Best
-    stop: Best
+    best: BestSoFar
+    stop: BestSoFar
     parts: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Progress:
             return
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.stop = Best(**state["best"]), Best(**state["stop"])
+        self.best, self.stop = BestSoFar(**state["best"]), BestSoFar(**state["stop"])
         self.parts, self.history, self.best_weights = state["parts"], state["history"], state["best_weights"]
 
     def _changing(self) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from vidclf.config import InputError, PathKey, did_you_mean
+from vidclf.config import PathKey, did_you_mean
 from vidclf.data.clips import ClipSet
+from vidclf.exceptions import InputError
 from vidclf.models import networks
 from vidclf.models.base import ExperimentConfig, ModelConfig
 from vidclf.models.deep import DEEP

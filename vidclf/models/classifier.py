@@ -20,7 +20,7 @@ from vidclf.config import digest
 from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.checkpoint import Progress
+from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
 from vidclf.models.macs import multiply_accumulates
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
@@ -121,8 +121,11 @@ class NeuralClassifier:
                 weight_decay=self.weight_decay,
                 backbone_lr_scale=self.backbone_lr_scale,
             )
-            best, stop = training.Best(self.monitor), training.Best(self.stop_monitor, self.min_delta)
-            progress = Progress(self.network_, optimizer, best, stop, parts=self.accumulation)
+            best, stop = (
+                training.BestSoFar(self.monitor),
+                training.BestSoFar(self.stop_monitor, self.min_delta),
+            )
+            progress = FitState(self.network_, optimizer, best, stop, parts=self.accumulation)
             identity = "" if checkpoint is None else self._identity(train, val)
             if checkpoint is not None:
                 progress.restore(checkpoint, identity)
@@ -138,7 +141,7 @@ class NeuralClassifier:
             progress.restore_best()
             self.parts_ = progress.parts
 
-    def _finished(self, progress: Progress, *, judged: bool) -> bool:
+    def _finished(self, progress: FitState, *, judged: bool) -> bool:
         epochs = len(progress.history)
         stalled = judged and progress.stop.waited >= self.patience > 0 and epochs >= self.min_epochs
         return stalled or epochs >= self.epochs
@@ -203,7 +206,7 @@ class NeuralClassifier:
             cache=self.cache,
         )
 
-    def _train_epoch(self, clips: ClipSet, epoch: int, progress: Progress) -> dict[str, float]:
+    def _train_epoch(self, clips: ClipSet, epoch: int, progress: FitState) -> dict[str, float]:
         """One pass over the training clips; its curves are those of the views it trained on."""
         self.network_.train()
         generator = np.random.default_rng([self.seed, epoch])
@@ -256,7 +259,7 @@ class NeuralClassifier:
         return self.lr * factor
 
     def _backward(
-        self, inputs: Tensor, targets: Tensor, class_weights: Tensor, progress: Progress
+        self, inputs: Tensor, targets: Tensor, class_weights: Tensor, progress: FitState
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the batch's mean loss; in twice the parts from the first time that memory runs out.
 

@@ -22,9 +22,9 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 from skops.io.exceptions import UntrustedTypesFoundException
 
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.exceptions import InputError
 from vidclf.models.archive import check_archive
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.deep import DEEP, DeepFeatures

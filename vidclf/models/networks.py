@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models, ops
 from torchvision.models import WeightsEnum, video
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 
 Stages = Mapping[str, tuple[str, ...]]
 

@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 from rich.filesize import decimal
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, InputError, PathKey, Range, did_you_mean
+from vidclf.config import Choice, Dimension, PathKey, Range, did_you_mean
 from vidclf.data import cache
 from vidclf.data.augmentation import AugmentConfig
+from vidclf.exceptions import InputError
 from vidclf.models import networks, training
 from vidclf.models.base import ExperimentConfig, ModelConfig
 from vidclf.models.classifier import NeuralClassifier, load

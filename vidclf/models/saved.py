@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation.calibration import BOUNDS, apply_temperature
+from vidclf.exceptions import InputError
 from vidclf.models.base import Classifier, Probabilities
 
 CARD = "vidclf.json"
@@ -20,7 +20,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelMetadata:
     """What must be known of a saved model beside its weights.
 
     Attributes:
@@ -50,7 +50,7 @@ class Card:
 class SavedModel:
     """A trained classifier together with its card."""
 
-    card: Card
+    card: ModelMetadata
     classifier: Classifier
 
     def clips(self, paths: Iterable[Path]) -> ClipSet:
@@ -79,11 +79,11 @@ class SavedModel:
         return self.probabilities(replace(self.clips([name]), read=lambda _: frames))
 
 
-def write_card(card: Card, directory: Path) -> None:
+def write_card(card: ModelMetadata, directory: Path) -> None:
     (directory / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
 
 
-def read_card(directory: Path) -> Card:
+def read_card(directory: Path) -> ModelMetadata:
     """The card of a model's folder.
 
     Raises:
@@ -100,7 +100,7 @@ def read_card(directory: Path) -> Card:
             "use the version that wrote it"
         )
     try:
-        card = TypeAdapter(Card).validate_python(fields)
+        card = TypeAdapter(ModelMetadata).validate_python(fields)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

@@ -190,7 +190,7 @@ def scores(labels: NDArray[np.int64], probabilities: Probabilities) -> dict[str,
 
 
 @dataclass
-class Best:
+class BestSoFar:
     """The best value of a curve so far.
 
     Attributes:

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vidclf.config import InputError
 from vidclf.data import remote
 from vidclf.data.remote import named
+from vidclf.exceptions import InputError
 from vidclf.models.archive import check_archive
 from vidclf.models.networks import NETWORKS, published_weights
 

@@ -8,7 +8,8 @@ from typing import Literal
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError, did_you_mean
+from vidclf.config import did_you_mean
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import now_ms
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -18,7 +19,7 @@ Action = Literal["promote", "rollback"]
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasChange:
     """One move of an alias.
 
     Attributes:
@@ -36,7 +37,7 @@ class Move:
     when_ms: int
 
 
-def history(client: MlflowClient, name: str) -> list[Move]:
+def history(client: MlflowClient, name: str) -> list[AliasChange]:
     """All moves, the first one first.
 
     Raises:
@@ -49,14 +50,14 @@ def history(client: MlflowClient, name: str) -> list[Move]:
         exists = f" (there are {', '.join(known)})" if known else ""
         raise InputError(f"{name}: no such registered model{did_you_mean(name, known)}{exists}") from None
     keys = sorted((key for key in tags if key.startswith(_PREFIX)), key=lambda key: int(key[len(_PREFIX) :]))
-    return [Move(**json.loads(tags[key])) for key in keys]
+    return [AliasChange(**json.loads(tags[key])) for key in keys]
 
 
 def move(client: MlflowClient, name: str, alias: str, version: int, action: Action) -> None:
     """Points an alias to a version, `previous` to the champion before it, and writes it down."""
     past = history(client, name)
     before = next((each.version for each in reversed(past) if each.alias == alias), None)
-    made = Move(alias, version, before, action, max(now_ms(), past[-1].when_ms + 1 if past else 0))
+    made = AliasChange(alias, version, before, action, max(now_ms(), past[-1].when_ms + 1 if past else 0))
     client.set_registered_model_tag(name, f"{_PREFIX}{made.when_ms}", json.dumps(asdict(made)))
     client.set_registered_model_alias(name, alias, str(version))
     if alias == CHAMPION:
@@ -67,7 +68,7 @@ def move(client: MlflowClient, name: str, alias: str, version: int, action: Acti
             client.delete_registered_model_alias(name, PREVIOUS)
 
 
-def champions(moves: Sequence[Move]) -> list[int]:
+def champions(moves: Sequence[AliasChange]) -> list[int]:
     """The champions one after another, the present one last; a rollback takes the last one away."""
     reigns: list[int] = []
     for each in moves:
@@ -80,7 +81,7 @@ def champions(moves: Sequence[Move]) -> list[int]:
     return reigns
 
 
-def rollback(client: MlflowClient, name: str) -> Move:
+def rollback(client: MlflowClient, name: str) -> AliasChange:
     """Makes the champion before the present one champion again.
 
     Raises:

@@ -14,13 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import intervals, metrics, ranking
-from vidclf.evaluation.intervals import CONFIDENCE, Paired
+from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
+from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.models import MODELS, load_model
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
@@ -306,7 +306,9 @@ def _indices(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.int6
     return np.array([places[name] for name in names], dtype=np.int64)
 
 
-def _paired(opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float) -> Paired | None:
+def _paired(
+    opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float
+) -> PairedComparison | None:
     """The winner against another on the clips that both were judged by."""
     tables = [
         metrics.read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.evaluation.intervals import CONFIDENCE, Interval, Paired
+from vidclf.evaluation.intervals import CONFIDENCE, Interval, PairedComparison
 from vidclf.evaluation.ranking import OTHER_LOAD, TrialRow, disturbed
 from vidclf.labels import plural
 from vidclf.registry.download import fetch_study_file
@@ -40,7 +40,7 @@ class Finalist:
     reached: Interval | None
     figures: Mapping[str, float]
     guesses: NDArray[np.int64]
-    against: Paired | None = None
+    against: PairedComparison | None = None
 
     @property
     def mean(self) -> float:
@@ -152,7 +152,7 @@ def write_report(opened: OpenStudy, found: Confirmation) -> None:
 
 
 @dataclass(frozen=True)
-class Judged:
+class FinalistReport:
     """What the report says of a finalist.
 
     Attributes:
@@ -166,7 +166,7 @@ class Judged:
     optimistic: bool
 
 
-def finalists_of(opened: OpenStudy) -> dict[int, Judged]:
+def finalists_of(opened: OpenStudy) -> dict[int, FinalistReport]:
     """The trials that `confirm` has judged, the best first; empty where it was not asked.
 
     Of a study that ran in another store, MLflow tells.
@@ -176,7 +176,7 @@ def finalists_of(opened: OpenStudy) -> dict[int, Judged]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
-            int(each["trial"]): Judged(float(each["mean"]), place == 0, bool(found["optimistic"]))
+            int(each["trial"]): FinalistReport(float(each["mean"]), place == 0, bool(found["optimistic"]))
             for place, each in enumerate(found["finalists"])
         }
     except (FileNotFoundError, ValueError, KeyError):

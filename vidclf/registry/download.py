@@ -11,7 +11,7 @@ import mlflow.artifacts
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.registry.resolve import model_of_run
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import TRAIN, Store, without_password
@@ -26,7 +26,7 @@ from vidclf.tracking.deliverer import (
     embedded,
     mlflow_exists,
 )
-from vidclf.tracking.delivery_state import Receipt, file_stamp
+from vidclf.tracking.delivery_state import DeliveryState, file_stamp
 from vidclf.tracking.views import STANDING_TAG
 
 _COURSE = re.compile(r"(repeat/\d+/)?epoch/|repeat/val/|mean/")
@@ -119,7 +119,7 @@ def _fetch(deliverer: Deliverer, run: Run, attempt: Attempt) -> None:
         if outputs:
             shutil.copytree(model_of_run(deliverer, run), made.model)
         made.finish(_outcome(run))
-        Receipt(
+        DeliveryState(
             uri=deliverer.store.mlflow_uri,
             run_id=run.info.run_id,
             config=file_stamp(made.config),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.config import InputError
 from vidclf.evaluation import intervals
-from vidclf.evaluation.intervals import CONFIDENCE, Paired
+from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
+from vidclf.exceptions import InputError
 from vidclf.search.record.settings import COSTS, Gates
 
 Labels = NDArray[np.int64]
@@ -149,7 +149,9 @@ def group_gate(groups: Sequence[str], accepted: Acceptance, *, grouped: bool = T
     return Gate("groups in test", enough or accepted.untested, count, intervals.FEWEST_GROUPS, detail)
 
 
-def champion_gate(metric: str, compared: Paired | None, accepted: Acceptance, champion: str) -> Gate:
+def champion_gate(
+    metric: str, compared: PairedComparison | None, accepted: Acceptance, champion: str
+) -> Gate:
     """The challenger must be better than the champion on the same clips, or accepted as no worse."""
     gate = f"better than {champion}"
     if compared is None:

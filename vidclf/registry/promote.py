@@ -9,16 +9,16 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, ranking
+from vidclf.exceptions import GateRefusedError, InputError, NotComparableError
 from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
 from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.download import fetch_run, fetch_study_file, fetch_trial
 from vidclf.registry.gates import Acceptance, Gate
 from vidclf.registry.resolve import version_folder
-from vidclf.registry.test_split import Champion, Incomparable, TestResult, TestSplit, read_test
+from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store
@@ -120,20 +120,8 @@ _ALPHA = 0.05
 _CARD = "model_card.md"
 
 
-class GateRefused(Exception):  # noqa: N818  (a verdict, not an error)
-    """A model may not be promoted; the command line prints why and exits 3.
-
-    Attributes:
-        gates: All that were judged.
-    """
-
-    def __init__(self, judged: Sequence[Gate]) -> None:
-        self.gates = list(judged)
-        super().__init__("; ".join(f"{gate.gate}: {gate.detail}" for gate in judged if not gate.passed))
-
-
 @dataclass(frozen=True)
-class Request:
+class PromoteRequest:
     """What is asked of a promotion.
 
     Attributes:
@@ -177,7 +165,7 @@ class Promotion:
 def promote(
     store: Store,
     candidate: Candidate,
-    request: Request,
+    request: PromoteRequest,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Promotion:
     """Judges a candidate, and registers it where it passes.
@@ -206,20 +194,20 @@ def promote(
         return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, reads)
     first = _before_test(attempt, request)
     if not all(gate.passed for gate in first):
-        raise GateRefused(first)
+        raise GateRefusedError(first)
     try:
         result = read_test(store, attempt, champion, progress)
-    except Incomparable as why:
+    except NotComparableError as why:
         gate = f"comparison with version {champion.version}" if champion else "a test split of its own"
-        raise GateRefused([*first, Gate(gate, False, None, None, str(why))]) from None
+        raise GateRefusedError([*first, Gate(gate, False, None, None, str(why))]) from None
     judged = [*first, *_after_test(candidate, request, champion, result)]
     if not all(gate.passed for gate in judged):
         deliverer.deliver(attempt)
-        raise GateRefused(judged)
+        raise GateRefusedError(judged)
     return _register(deliverer, candidate, request, result, judged)
 
 
-def _not_taken(request: Request, error: MlflowException) -> InputError:
+def _not_taken(request: PromoteRequest, error: MlflowException) -> InputError:
     return InputError(f"{request.name}@{request.alias}: MLflow does not take it: {error.message}")
 
 
@@ -228,7 +216,7 @@ def _figures(attempt: Attempt) -> Mapping[str, float]:
     return outcome.metrics if outcome else {}
 
 
-def _champion(deliverer: Deliverer, request: Request) -> Champion | None:
+def _champion(deliverer: Deliverer, request: PromoteRequest) -> Champion | None:
     """Who has the alias now."""
     client = deliverer.client
     for version in _versions(client, request.name):
@@ -239,7 +227,7 @@ def _champion(deliverer: Deliverer, request: Request) -> Champion | None:
     return None
 
 
-def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
+def _before_test(attempt: Attempt, request: PromoteRequest) -> list[Gate]:
     split = TestSplit.of(attempt)
     if not split.entries:
         detail = f"{split.manifest.name} has no test clips, so nothing tells what to expect of the model"
@@ -255,7 +243,7 @@ def _before_test(attempt: Attempt, request: Request) -> list[Gate]:
 
 
 def _after_test(
-    candidate: Candidate, request: Request, champion: Champion | None, result: TestResult
+    candidate: Candidate, request: PromoteRequest, champion: Champion | None, result: TestResult
 ) -> list[Gate]:
     own = result.own
     found = [
@@ -276,7 +264,7 @@ def _after_test(
 def _register(
     deliverer: Deliverer,
     candidate: Candidate,
-    request: Request,
+    request: PromoteRequest,
     result: TestResult,
     judged: Sequence[Gate],
 ) -> Promotion:
@@ -300,7 +288,12 @@ def _register(
 
 
 def register(
-    deliverer: Deliverer, attempt: Attempt, request: Request, *, tags: Mapping[str, str], description: str
+    deliverer: Deliverer,
+    attempt: Attempt,
+    request: PromoteRequest,
+    *,
+    tags: Mapping[str, str],
+    description: str,
 ) -> int:
     """Makes an attempt's model a version of its name, with its evidence, and moves the alias to it.
 

@@ -8,8 +8,9 @@ import mlflow.artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError, did_you_mean, digest
+from vidclf.config import did_you_mean, digest
 from vidclf.data import cache
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, locked
 from vidclf.tracking.deliverer import Deliverer, check_reachable, mlflow_exists
 

@@ -18,9 +18,7 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-
-class ItemError(Exception):
-    """An item that is no video this server may read."""
+from vidclf.exceptions import ItemError
 
 
 class VideoClassifier(PythonModel):
@@ -41,7 +39,7 @@ class VideoClassifier(PythonModel):
         return [self._predict(item) for item in model_input]
 
     def _predict(self, item: str) -> dict[str, Any]:
-        from vidclf.data.video import ClipError  # noqa: PLC0415
+        from vidclf.exceptions import ClipError  # noqa: PLC0415
 
         try:
             with _video(item, int(self._limits.file_mb * 2**20)) as path:

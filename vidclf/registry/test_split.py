@@ -15,17 +15,14 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE
+from vidclf.exceptions import NotComparableError
 from vidclf.models import load_model
 from vidclf.models.saved import read_card
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
-from vidclf.tracking.ledger import Ledger, Read
+from vidclf.tracking.ledger import Ledger, TestRead
 
 Progress = Callable[[int, int], None]
-
-
-class Incomparable(Exception):  # noqa: N818  (a verdict, not an error)
-    """A model whose figures on a test split would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,14 @@ class TestSplit:
         """
         card = read_card(model)
         if card.classes != self.manifest.classes:
-            raise Incomparable(
+            raise NotComparableError(
                 f"it knows the classes {', '.join(card.classes)}, and the test split of "
                 f"{self.manifest.name} has {', '.join(self.manifest.classes)}"
             )
         trained = {clip for clip, _ in card.trained_on}
         known = [entry.name for entry in self.entries if content_digest(entry.clip_path) in trained]
         if known:
-            raise Incomparable(
+            raise NotComparableError(
                 f"it was trained on {len(known)} of the {len(self.entries)} test clips, one is {known[0]}"
             )
 
@@ -103,7 +100,7 @@ class TestSplit:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredClips:
     """Predictions of known clips as arrays.
 
     Attributes:
@@ -121,7 +118,7 @@ class Scored:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, table: pd.DataFrame, classes: tuple[str, ...]) -> "Scored":
+    def of(cls, table: pd.DataFrame, classes: tuple[str, ...]) -> "ScoredClips":
         """From a `vidclf.evaluation.metrics.predictions_table` and the names of its classes by index."""
         index = {name: place for place, name in enumerate(classes)}
         return cls(
@@ -171,9 +168,9 @@ class TestResult:
 
     __test__ = False
 
-    read: Read
-    own: Scored
-    champion: Scored | None
+    read: TestRead
+    own: ScoredClips
+    champion: ScoredClips | None
     reads: int
 
 
@@ -211,7 +208,7 @@ def read_test(
         tables = {"model": split.predictions(attempt.model, progress)}
         tables |= {"champion": split.predictions(champion.model)} if champion else {}
     classes = split.manifest.classes
-    scored = {name: Scored.of(table, classes) for name, table in tables.items()}
+    scored = {name: ScoredClips.of(table, classes) for name, table in tables.items()}
     figures = scored["model"].metrics()
     if not read.complete:
         read = ledger.finish(read, figures, tables)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data import cache, remote
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
@@ -24,20 +23,24 @@ from vidclf.data.remote import Say
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
 from vidclf.evaluation.calibration import Calibration, calibrate
+from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Probabilities, Report
 from vidclf.models.classifier import NeuralClassifier
-from vidclf.models.saved import Card, write_card
+from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.reports import diagnostics, plots
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats, run_repeats
 
-__all__ = ["ExperimentConfig", "Pruned", "load_experiment", "parse_experiment", "prepare", "run_experiment"]
-
-
-class Pruned(Exception):  # noqa: N818  (a decision, not an error)
-    """Raised from a report to stop an attempt that is not worth finishing."""
+__all__ = [
+    "ExperimentConfig",
+    "TrialPruned",
+    "load_experiment",
+    "parse_experiment",
+    "prepare",
+    "run_experiment",
+]
 
 
 def load_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
@@ -207,7 +210,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         attempt: Its folder, already carrying its identity.
-        report: Called at every report of the model, or after every repeat; may raise `Pruned`.
+        report: Called at every report of the model, or after every repeat; may raise `TrialPruned`.
         repeats: Run it so often; the figures are then means.
 
     Returns:
@@ -229,7 +232,7 @@ def run_experiment(
         else:
             final = run_repeats(experiment, attempt, record, repeats, run)
         outcome = Outcome("complete", "", final, now_ms())
-    except Pruned as decision:
+    except TrialPruned as decision:
         outcome = Outcome("pruned", str(decision), {}, now_ms())
     except Exception as error:
         (attempt.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -340,7 +343,7 @@ def _save(
 ) -> None:
     directory.mkdir(exist_ok=True)
     classifier.save(directory)
-    card = Card(
+    card = ModelMetadata(
         kind=experiment.kind,
         classes=train.classes,
         grid=experiment.data.grid,

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 
 Status = Literal["complete", "pruned", "failed", "interrupted"]
 """How an attempt ended. A study's own folder uses ``complete``, ``failed`` and ``interrupted``."""

@@ -2,11 +2,11 @@
 
 import shutil
 
-from vidclf.config import InputError
 from vidclf.data import remote
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
 from vidclf.data.remote import named
+from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.models.base import Report
 from vidclf.reports import diagnostics

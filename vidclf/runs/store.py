@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 
 FORMAT = 1
@@ -21,18 +21,6 @@ _LONGEST_NAME = 200
 """Bytes; file systems take 255, and suffixes come on top."""
 TRAIN = "train"
 """Folder of the attempts that belong to no study."""
-
-
-class DatabaseAway(Exception):  # noqa: N818  (a state, not an error)
-    """The server of a study's database went away and was not waited for any longer; the study goes on later.
-
-    Attributes:
-        interrupted: The user stopped the waiting.
-    """
-
-    def __init__(self, message: str, interrupted: bool = False) -> None:
-        super().__init__(message)
-        self.interrupted = interrupted
 
 
 def without_password(uri: str) -> str:

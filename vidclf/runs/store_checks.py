@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from vidclf.config import InputError
 from vidclf.data import cache
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity, Outcome, journal_entry, now_ms
 from vidclf.runs.store import FORMAT, TRAIN, Store
 

@@ -41,7 +41,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Look:
+class FolderSummary:
     """What a folder of clips holds.
 
     Attributes:
@@ -73,7 +73,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DefaultValue:
     """A value that was chosen for these clips, and why.
 
     Attributes:
@@ -90,20 +90,20 @@ class Choice:
     reason: str
 
 
-def choose_division(entries: Sequence[Entry]) -> Choice:
+def choose_division(entries: Sequence[Entry]) -> DefaultValue:
     """How the clips are divided: as their folders say, else the shares of train, val and test in percent."""
     if all(entry.split for entry in entries):
-        return Choice("manifest", "split", "file", "the clips lie below train, val and test")
+        return DefaultValue("manifest", "split", "file", "the clips lie below train, val and test")
     groups = len({group_of(entry) for entry in entries})
     if groups * _USUAL_SHARE / 100 >= TESTABLE:
-        return Choice("manifest", "shares", USUAL, "the default")
+        return DefaultValue("manifest", "shares", USUAL, "the default")
     if groups < 2 * TESTABLE:
         words = f"the default; {groups} groups are too few for a test that tells anything"
-        return Choice("manifest", "shares", USUAL, words)
+        return DefaultValue("manifest", "shares", USUAL, words)
     test = math.ceil(100 * TESTABLE / groups)
     val = min(test, (100 - test) // 3)
     words = f"{groups} groups: of fewer than {TESTABLE} in test nothing could be told"
-    return Choice("manifest", "shares", f"{100 - val - test},{val},{test}", words)
+    return DefaultValue("manifest", "shares", f"{100 - val - test},{val},{test}", words)
 
 
 def networks(machine: Machine) -> dict[str, str]:
@@ -111,68 +111,72 @@ def networks(machine: Machine) -> dict[str, str]:
     return {"2d": "resnet18" if machine.gpu else "squeezenet1_1", "3d": "r3d_18"}
 
 
-def choose(look: Look, machine: Machine) -> list[Choice]:
+def choose(look: FolderSummary, machine: Machine) -> list[DefaultValue]:
     """What is set by what the clips and the machine are; all else keeps its default."""
     return [*_for_experiments(look), *_for_networks(look, machine), *_for_study(look, machine)]
 
 
-def _for_experiments(look: Look) -> Iterator[Choice]:
+def _for_experiments(look: FolderSummary) -> Iterator[DefaultValue]:
     yield _frames(look)
-    yield Choice("experiments", "data.size", 112, "pixels; at 224 an epoch takes about four times as long")
+    yield DefaultValue(
+        "experiments", "data.size", 112, "pixels; at 224 an epoch takes about four times as long"
+    )
     if look.imbalance >= _ROOM:
-        yield Choice("svm", "model.class_weight", "balanced", _unequal(look))
+        yield DefaultValue("svm", "model.class_weight", "balanced", _unequal(look))
 
 
-def _for_networks(look: Look, machine: Machine) -> Iterator[Choice]:
+def _for_networks(look: FolderSummary, machine: Machine) -> Iterator[DefaultValue]:
     train = look.splits["train"]
     batch = max(2, min(8, train // 4))
-    yield Choice("networks", "train.batch_size", batch, f"2 to 8, by the {train} clips in train")
+    yield DefaultValue("networks", "train.batch_size", batch, f"2 to 8, by the {train} clips in train")
     few = train < 200
     words = f"{train} clips in train: {'few need more rounds' if few else 'so many need fewer rounds'}"
-    yield Choice("networks", "train.epochs", 20 if few else 12, words)
+    yield DefaultValue("networks", "train.epochs", 20 if few else 12, words)
     if look.imbalance >= _ROOM:
-        yield Choice("networks", "train.balance", "loss", _unequal(look))
+        yield DefaultValue("networks", "train.balance", "loss", _unequal(look))
     if not machine.gpu:
         words = "no GPU: what the frozen stages give for four views of a clip is kept"
-        yield Choice("networks", "train.views", 4, words)
+        yield DefaultValue("networks", "train.views", 4, words)
     reasons = {
         "2d": "for a GPU" if machine.gpu else "small: quick to train and to answer without a GPU",
         "3d": "a plain ResNet of volumes, pretrained on Kinetics-400",
     }
     for stem, name in networks(machine).items():
-        yield Choice(stem, "model.network", name, reasons[stem])
+        yield DefaultValue(stem, "model.network", name, reasons[stem])
         stages = len(NETWORKS[name].stages)
         if machine.gpu:
-            yield Choice(stem, "model.frozen_stages", 3, f"of {stages}: the first ones keep their weights")
+            yield DefaultValue(
+                stem, "model.frozen_stages", 3, f"of {stages}: the first ones keep their weights"
+            )
         else:
             words = f"of {stages}, no GPU: only the head is trained, on features kept"
-            yield Choice(stem, "model.frozen_stages", stages, words)
+            yield DefaultValue(stem, "model.frozen_stages", stages, words)
 
 
-def _for_study(look: Look, machine: Machine) -> Iterator[Choice]:
+def _for_study(look: FolderSummary, machine: Machine) -> Iterator[DefaultValue]:
     folds = min(_FOLDS, look.fewest)
     if look.groups["val"] < _FEW_GROUPS and folds > 1:
         groups = plural(look.groups["val"], "group")
         words = f"val has {groups}: one division says more about the division than about models"
-        yield Choice("study", "objective.repeats", folds, words)
+        yield DefaultValue("study", "objective.repeats", folds, words)
     where = machine.gpu or f"{machine.cores} cores without a GPU"
     words = f"a first look on {where}; tune --trials N goes on from there"
-    yield Choice("study", "budget.trials", 60 if machine.gpu else 24, words)
+    yield DefaultValue("study", "budget.trials", 60 if machine.gpu else 24, words)
     workers = 1 if machine.gpu else max(1, min(4, machine.cores // 2))
     words = "on one GPU" if machine.gpu else f"{machine.cores} cores: a trial with less than two is slow"
-    yield Choice("study", "workers", workers, words)
+    yield DefaultValue("study", "workers", workers, words)
     if machine.gpu:
-        yield Choice("study", "model.frozen_stages", "default", "none to all of each network")
+        yield DefaultValue("study", "model.frozen_stages", "default", "none to all of each network")
 
 
-def _unequal(look: Look) -> str:
+def _unequal(look: FolderSummary) -> str:
     return f"the largest class has {look.imbalance:.1f} times the clips of the smallest"
 
 
-def _frames(look: Look) -> Choice:
+def _frames(look: FolderSummary) -> DefaultValue:
     shortest, median, longest = look.seconds
     if look.frames < 16:
         words = f"short clips: the shortest has {look.frames} frames"
-        return Choice("experiments", "data.frames", 8, words)
+        return DefaultValue("experiments", "data.frames", 8, words)
     words = f"clips last {shortest:.1f} to {longest:.1f} s, half of them up to {median:.1f} s"
-    return Choice("experiments", "data.frames", 32 if median > _LONG_SECONDS else 16, words)
+    return DefaultValue("experiments", "data.frames", 32 if median > _LONG_SECONDS else 16, words)

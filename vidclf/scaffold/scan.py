@@ -9,16 +9,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidclf.config import InputError
 from vidclf.data.check import ClipCheck, check_clips
 from vidclf.data.importing import divide_clips
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.sources import read_sources
 from vidclf.data.splitting import group_of
+from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
 from vidclf.models.weights import downloaded_file
-from vidclf.scaffold.defaults import TESTABLE, USUAL, Choice, Look, Machine, choose, choose_division, networks
+from vidclf.scaffold.defaults import (
+    TESTABLE,
+    USUAL,
+    DefaultValue,
+    FolderSummary,
+    Machine,
+    choose,
+    choose_division,
+    networks,
+)
 from vidclf.scaffold.templates import EXPERIMENTS, study_text
 
 Reachable = Callable[[str], bool]
@@ -28,7 +37,7 @@ _UNUSABLE = ("unreadable", "empty", "damaged")
 
 
 @dataclass(frozen=True)
-class Started:
+class InitResult:
     """What was written.
 
     Attributes:
@@ -44,8 +53,8 @@ class Started:
     manifest: Path
     experiments: dict[str, Path]
     study: Path
-    look: Look
-    choices: tuple[Choice, ...]
+    look: FolderSummary
+    choices: tuple[DefaultValue, ...]
     waiting: dict[str, str]
     notes: tuple[str, ...]
 
@@ -70,7 +79,7 @@ def start(
     machine: Machine | None = None,
     reachable: Reachable = lambda _: False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Started:
+) -> InitResult:
     """Looks at the clips and writes ``data/NAME``, ``experiments/NAME`` and ``studies/NAME.toml``.
 
     Args:
@@ -118,7 +127,7 @@ def start(
     notes = imported.notes
     if look.groups["test"] < TESTABLE:
         notes += ("test has too few groups to tell anything: vidclf promote will want --accept untested",)
-    return Started(manifest, experiments, study, look, tuple(choices), waiting, notes)
+    return InitResult(manifest, experiments, study, look, tuple(choices), waiting, notes)
 
 
 def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
@@ -129,14 +138,14 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
         )
 
 
-def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[Path, str]) -> Look:
+def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[Path, str]) -> FolderSummary:
     facts = [item.facts for item in checks if item.facts]
     seconds = sorted(fact.seconds for fact in facts)
     seen: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         seen[entry.label] |= {group_of(entry)} if entry.split != "test" else set()
     by_split = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
-    return Look(
+    return FolderSummary(
         classes=dict(sorted(Counter(entry.label for entry in entries).items())),
         splits={split: len(found) for split, found in by_split.items()},
         groups={split: len({group_of(entry) for entry in found}) for split, found in by_split.items()},

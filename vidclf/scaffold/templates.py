@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from vidclf.scaffold.defaults import Choice, Look
+from vidclf.scaffold.defaults import DefaultValue, FolderSummary
 
-Values = Mapping[str, Choice]
+Values = Mapping[str, DefaultValue]
 
 
 def _said(assignment: str, reason: str) -> str:
@@ -20,7 +20,7 @@ def _line(values: Values, key: str) -> str:
     return _said(f"{name} = {json.dumps(values[key].value)}", values[key].reason)
 
 
-def _data(name: str, look: Look, values: Values) -> str:
+def _data(name: str, look: FolderSummary, values: Values) -> str:
     classes = ", ".join(f"{label} {count}" for label, count in look.classes.items())
     width, height = look.size
     return (
@@ -31,7 +31,7 @@ def _data(name: str, look: Look, values: Values) -> str:
     )
 
 
-def _svm(name: str, look: Look, values: Values) -> str:
+def _svm(name: str, look: FolderSummary, values: Values) -> str:
     return (
         "# Hand-made features and an SVM: the baseline that a network must beat. Small, fast, no weights.\n"
         + _data(name, look, values)
@@ -41,7 +41,7 @@ def _svm(name: str, look: Look, values: Values) -> str:
     )
 
 
-def _2d(name: str, look: Look, values: Values) -> str:
+def _2d(name: str, look: FolderSummary, values: Values) -> str:
     return (
         "# A 2D network on single frames, averaged over time: what a frame shows.\n"
         + _data(name, look, values)
@@ -53,7 +53,7 @@ def _2d(name: str, look: Look, values: Values) -> str:
     )
 
 
-def _3d(name: str, look: Look, values: Values) -> str:
+def _3d(name: str, look: FolderSummary, values: Values) -> str:
     return (
         "# A 3D network on whole clips: how things move.\n"
         + _data(name, look, values)
@@ -80,7 +80,7 @@ def _train(values: Values) -> str:
     )
 
 
-EXPERIMENTS: Mapping[str, Callable[[str, Look, Values], str]] = {"svm": _svm, "2d": _2d, "3d": _3d}
+EXPERIMENTS: Mapping[str, Callable[[str, FolderSummary, Values], str]] = {"svm": _svm, "2d": _2d, "3d": _3d}
 
 
 def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer

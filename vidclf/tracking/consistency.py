@@ -21,7 +21,7 @@ from vidclf.tracking.deliverer import (
     mlflow_exists,
     prepare,
 )
-from vidclf.tracking.delivery_state import STATUS, News
+from vidclf.tracking.delivery_state import STATUS, PendingDelivery
 
 MlflowError = MlflowException
 """What MLflow's refusals and absence raise."""
@@ -188,4 +188,4 @@ def _deleted_experiments(store: Store) -> set[str]:
 
 def _has_news(store: Store, attempt: Attempt) -> bool:
     receipt = Deliverer(store).receipt(attempt)
-    return News.of(attempt, receipt).any(receipt)
+    return PendingDelivery.of(attempt, receipt).any(receipt)

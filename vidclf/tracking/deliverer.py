@@ -30,10 +30,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store, locked, without_password
 from vidclf.runs.store_checks import filled
-from vidclf.tracking.delivery_state import News, Receipt
+from vidclf.tracking.delivery_state import DeliveryState, PendingDelivery
 from vidclf.tracking.run_description import run_note
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,7 @@ def prepare(store: Store) -> None:
                     fresh.replace(database)
             MlflowClient(store.mlflow_uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
-        raise config.InputError(
-            f"{without_password(store.mlflow_uri)}: MLflow cannot be used: {error}"
-        ) from None
+        raise InputError(f"{without_password(store.mlflow_uri)}: MLflow cannot be used: {error}") from None
 
 
 def embedded(store: Store) -> bool:
@@ -99,7 +98,7 @@ def check_reachable(location: str) -> None:
         InputError: It is in S3, and boto3 is not installed.
     """
     if location.startswith("s3:") and importlib.util.find_spec("boto3") is None:
-        raise config.InputError(f'MLflow keeps files in {location}, which needs pip install "vidclf[server]"')
+        raise InputError(f'MLflow keeps files in {location}, which needs pip install "vidclf[server]"')
 
 
 def artifact_folder(experiment: str) -> str:
@@ -135,8 +134,8 @@ class Deliverer:
         """
         identity = attempt.identity()
         with locked(attempt.folder):
-            receipt = Receipt.load(attempt, self.store.mlflow_uri)
-            news = News.of(attempt, receipt)
+            receipt = DeliveryState.load(attempt, self.store.mlflow_uri)
+            news = PendingDelivery.of(attempt, receipt)
             open_and_unchecked = news.outcome is None and attempt.folder not in self._checked
             if not news.any(receipt) and not open_and_unchecked:
                 return receipt.run_id
@@ -147,9 +146,9 @@ class Deliverer:
             self._checked.add(attempt.folder)
             return receipt.run_id
 
-    def receipt(self, attempt: Attempt) -> Receipt:
+    def receipt(self, attempt: Attempt) -> DeliveryState:
         """What this store's MLflow has of the attempt."""
-        return Receipt.load(attempt, self.store.mlflow_uri)
+        return DeliveryState.load(attempt, self.store.mlflow_uri)
 
     def experiment(self, name: str) -> Experiment | None:
         """The experiment, created where it does not exist; ``None`` where the user deleted it."""
@@ -202,7 +201,7 @@ class Deliverer:
         )
         return found[0] if found else None
 
-    def _run(self, attempt: Attempt, identity: Identity, receipt: Receipt) -> Run | None:
+    def _run(self, attempt: Attempt, identity: Identity, receipt: DeliveryState) -> Run | None:
         """The attempt's run: remembered, found by its tag, or created; ``None`` where it is gone."""
         if receipt.run_id is not None:
             try:
@@ -233,7 +232,9 @@ class Deliverer:
             experiment.experiment_id, identity.started_ms, tags, run_name=identity.run_name
         )
 
-    def _send(self, attempt: Attempt, identity: Identity, receipt: Receipt, news: News, run: Run) -> None:
+    def _send(
+        self, attempt: Attempt, identity: Identity, receipt: DeliveryState, news: PendingDelivery, run: Run
+    ) -> None:
         if news.config or (identity.params and not run.data.params):
             self._send_params(attempt, identity, run)
             receipt.config = news.config
@@ -260,7 +261,9 @@ class Deliverer:
         ]
         self.client.log_batch(run.info.run_id, params=missing)
 
-    def _send_metrics(self, attempt: Attempt, receipt: Receipt, lines: Sequence[tuple[int, bytes]]) -> None:
+    def _send_metrics(
+        self, attempt: Attempt, receipt: DeliveryState, lines: Sequence[tuple[int, bytes]]
+    ) -> None:
         """Sends journal lines; MLflow's database drops a metric that it already has."""
         batch: list[Metric] = []
         end = receipt.offset
@@ -274,14 +277,14 @@ class Deliverer:
         if lines:
             self._send_batch(attempt, receipt, batch, end)
 
-    def _send_batch(self, attempt: Attempt, receipt: Receipt, batch: list[Metric], offset: int) -> None:
+    def _send_batch(self, attempt: Attempt, receipt: DeliveryState, batch: list[Metric], offset: int) -> None:
         if batch:
             self.client.log_batch(str(receipt.run_id), metrics=batch)
         receipt.offset = offset
         receipt.save(attempt)
 
     def _send_tags(
-        self, attempt: Attempt, identity: Identity, receipt: Receipt, news: News, run: Run
+        self, attempt: Attempt, identity: Identity, receipt: DeliveryState, news: PendingDelivery, run: Run
     ) -> None:
         outcome = news.outcome
         tags = {
@@ -300,7 +303,7 @@ class Deliverer:
         if changed:
             self.client.log_batch(run.info.run_id, tags=changed)
 
-    def _send_status(self, news: News, run: Run) -> None:
+    def _send_status(self, news: PendingDelivery, run: Run) -> None:
         if news.ended is None:
             if run.info.status != RUNNING:
                 self.client.update_run(run.info.run_id, status=RUNNING)

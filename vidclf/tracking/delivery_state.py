@@ -22,7 +22,7 @@ FileStamp = tuple[int, int]
 
 
 @dataclass
-class Receipt:
+class DeliveryState:
     """What MLflow has of an attempt (``delivery.json``).
 
     Attributes:
@@ -46,7 +46,7 @@ class Receipt:
     note: str | None = None
 
     @classmethod
-    def load(cls, attempt: Attempt, uri: str) -> "Receipt":
+    def load(cls, attempt: Attempt, uri: str) -> "DeliveryState":
         """The attempt's receipt; an empty one where there is none, or one for another MLflow."""
         try:
             fields = json.loads((attempt.folder / "delivery.json").read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class News:
+class PendingDelivery:
     """What an attempt folder has beyond its receipt, read in an order that makes it consistent.
 
     Attributes:
@@ -84,7 +84,7 @@ class News:
     ended: tuple[str, int] | None
 
     @classmethod
-    def of(cls, attempt: Attempt, receipt: Receipt) -> "News":
+    def of(cls, attempt: Attempt, receipt: DeliveryState) -> "PendingDelivery":
         """Compares the folder with its receipt; costs a look at each file, and reads the journal's new part.
 
         Raises:
@@ -105,7 +105,7 @@ class News:
             ended=(_ended_status(attempt, outcome), outcome.ended_ms) if outcome else None,
         )
 
-    def any(self, receipt: Receipt) -> bool:
+    def any(self, receipt: DeliveryState) -> bool:
         """Whether there is anything to send."""
         return bool(
             receipt.run_id is None or self.config or self.lines or self.files or self.ended != receipt.ended

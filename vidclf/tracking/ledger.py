@@ -14,7 +14,7 @@ import mlflow.artifacts
 from mlflow.entities import LifecycleStage, Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, now_ms
 from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer, metric_key, mlflow_exists
@@ -30,7 +30,7 @@ _MOST = 50_000
 
 
 @dataclass(frozen=True)
-class Read:
+class TestRead:
     """One read of a test split.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._deliverer = Deliverer(store)
 
-    def reads(self, split: str) -> list[Read]:
+    def reads(self, split: str) -> list[TestRead]:
         """The reads of one test split, the first one first; deleted ones count, they have happened."""
         if not mlflow_exists(self._deliverer.store):
             return []
@@ -75,7 +75,7 @@ class Ledger:
         ordered = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
         return [_read(run, number) for number, run in enumerate(ordered, start=1)]
 
-    def begin(self, split: str, model: str, champion: str, words: str) -> Read:
+    def begin(self, split: str, model: str, champion: str, words: str) -> TestRead:
         """Writes a read down, unless the same model was read against the same champion before.
 
         Args:
@@ -104,8 +104,8 @@ class Ledger:
         return next(read for read in self.reads(split) if read.run_id == run.info.run_id)
 
     def finish(
-        self, read: Read, metrics: Mapping[str, float], predictions: Mapping[str, "pd.DataFrame"]
-    ) -> Read:
+        self, read: TestRead, metrics: Mapping[str, float], predictions: Mapping[str, "pd.DataFrame"]
+    ) -> TestRead:
         """Adds what was found.
 
         Args:
@@ -120,9 +120,9 @@ class Ledger:
         shown = [Metric(metric_key(key), value, now_ms(), 0) for key, value in metrics.items()]
         client.log_batch(read.run_id, metrics=shown)
         client.set_terminated(read.run_id, RunStatus.to_string(RunStatus.FINISHED))
-        return Read(**{**vars(read), "metrics": dict(metrics)})
+        return TestRead(**{**vars(read), "metrics": dict(metrics)})
 
-    def predictions(self, read: Read, name: str) -> "pd.DataFrame":
+    def predictions(self, read: TestRead, name: str) -> "pd.DataFrame":
         """A table that `finish` was given."""
         from vidclf.evaluation.metrics import read_predictions  # noqa: PLC0415
 
@@ -133,10 +133,10 @@ class Ledger:
         return read_predictions(Path(path))
 
 
-def _read(run: Run, number: int) -> Read:
+def _read(run: Run, number: int) -> TestRead:
     tags = run.data.tags
     finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
-    return Read(
+    return TestRead(
         number=number,
         run_id=run.info.run_id,
         split=tags[_SPLIT],

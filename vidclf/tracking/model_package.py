@@ -14,8 +14,8 @@ from mlflow.entities import LifecycleStage, LoggedModel, LoggedModelOutput, Logg
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from vidclf.config import InputError
 from vidclf.data.video import write_video
+from vidclf.exceptions import InputError
 from vidclf.models.saved import check_folder
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import locked

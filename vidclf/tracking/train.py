@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.labels import train_name
 from vidclf.models import load_model
@@ -32,7 +32,7 @@ _FINGERPRINT = "vidclf.fingerprint"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """A finished run.
 
     Attributes:
@@ -57,7 +57,7 @@ def train(
     report: Report,
     progress: Callable[[int, int], None],
     say: Callable[[str], None],
-) -> Trained:
+) -> TrainResult:
     """Trains one experiment and mirrors it to MLflow.
 
     Args:
@@ -104,7 +104,7 @@ def train(
         say("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
         _deliver_model(store, attempt, say)
-    return Trained(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+    return TrainResult(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
 
 
 def _deliver_model(store: Store, attempt: Attempt, say: Callable[[str], None]) -> None:
@@ -171,10 +171,10 @@ def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
     return config.digest([portable(experiment.resolved()), manifest.digest()])
 
 
-def _earlier(store: Store, fingerprint: str) -> Trained | None:
+def _earlier(store: Store, fingerprint: str) -> TrainResult | None:
     """The newest complete run of the same config on the same clips."""
     for attempt in _runs(store, fingerprint):
         outcome = attempt.outcome()
         if outcome and outcome.status == "complete" and attempt.model.exists():
-            return Trained(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused=True)
+            return TrainResult(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused=True)
     return None

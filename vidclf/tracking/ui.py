@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer, prepare
 from vidclf.tracking.views import runs_view, study_view

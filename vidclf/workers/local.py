@@ -27,12 +27,12 @@ from vidclf.workers.protocol import (
     Measured,
     Message,
     Paused,
-    Progress,
     Ready,
     Resume,
     RunTask,
+    StepDecision,
+    StepReport,
     Task,
-    Verdict,
     own_version,
 )
 
@@ -75,7 +75,7 @@ class LocalWorker:
         self.stop()
         return LocalWorker(self._threads, self._gpu)
 
-    def send(self, message: Task | Verdict | Resume) -> None:
+    def send(self, message: Task | StepDecision | Resume) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
@@ -208,14 +208,15 @@ def _introduce() -> Ready:
 
 
 def _run(task: RunTask, line: _Line) -> Outcome:
-    from vidclf.runs.experiment import Pruned, parse_experiment, run_experiment  # noqa: PLC0415
+    from vidclf.exceptions import TrialPruned  # noqa: PLC0415
+    from vidclf.runs.experiment import parse_experiment, run_experiment  # noqa: PLC0415
     from vidclf.runs.folder import Attempt  # noqa: PLC0415
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        line.send(Progress(step, dict(metrics)))
-        verdict: Verdict = line.receive()
+        line.send(StepReport(step, dict(metrics)))
+        verdict: StepDecision = line.receive()
         if verdict.prune:
-            raise Pruned(verdict.prune)
+            raise TrialPruned(verdict.prune)
 
     experiment = parse_experiment(task.experiment, str(task.folder))
     try:

@@ -56,16 +56,16 @@ Task = RunTask | LatencyTask | FinishTask | HelloTask
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A report of the running attempt; the worker waits for a `Verdict`."""
+class StepReport:
+    """A report of the running attempt; the worker waits for a `StepDecision`."""
 
     step: int
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer to `Progress`: go on, or stop for a reason."""
+class StepDecision:
+    """The answer to `StepReport`: go on, or stop for a reason."""
 
     prune: str = ""
 
@@ -110,7 +110,7 @@ class Ready:
     machine: Mapping[str, str]
 
 
-Message = Progress | Outcome | Measured | Finished | Paused | Ready
+Message = StepReport | Outcome | Measured | Finished | Paused | Ready
 
 
 def refusal(task: Task, reason: str) -> Message:
@@ -140,7 +140,7 @@ class Worker(Protocol):
     machine: Mapping[str, str] | None
     """In what its machine differs from this one, see `Ready`; ``None``: it cannot be given tasks yet."""
 
-    def send(self, message: Task | Verdict | Resume) -> None:
+    def send(self, message: Task | StepDecision | Resume) -> None:
         """Sends; a worker that has died is noticed when it is read from."""
 
     def receive(self) -> Message | None:

@@ -18,8 +18,8 @@ import ray
 from joblib import cpu_count
 from ray.exceptions import ActorUnavailableError, RayError
 
-from vidclf.config import InputError
 from vidclf.data.manifest import read_table
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome
 from vidclf.workers.protocol import (
     FinishTask,
@@ -29,12 +29,12 @@ from vidclf.workers.protocol import (
     Resources,
     Resume,
     RunTask,
+    StepDecision,
     Task,
-    Verdict,
     own_version,
     refusal,
 )
-from vidclf.workers.ray_actor import Cargo, News, Outpost, load
+from vidclf.workers.ray_actor import RemoteWorker, TaskFiles, WorkerMessage, load
 from vidclf.workers.sync import apply
 
 LOCAL = "local"
@@ -159,7 +159,7 @@ def _shortage(resources: Resources) -> str:
     )
 
 
-class _Shared:
+class _SharedFiles:
     """Files that many tasks need, once each in Ray's object store."""
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ class _Shared:
         return self._kept[key]
 
 
-_shared = _Shared()
+_shared = _SharedFiles()
 
 
 def _travelling_manifest(path: Path) -> bytes:
@@ -211,7 +211,9 @@ class RayWorker:
             "max_concurrency": _CALLS_AT_ONCE,
             "max_restarts": 0,
         }
-        self._actor: Any = ray.remote(Outpost).options(**options).remote(resources.threads, resources.gpus)
+        self._actor: Any = (
+            ray.remote(RemoteWorker).options(**options).remote(resources.threads, resources.gpus)
+        )
         self._pump = threading.Thread(target=self._forward, args=(theirs,), daemon=True)
         self._theirs = theirs
         self._pump.start()
@@ -221,7 +223,7 @@ class RayWorker:
         try:
             self.node = ray.get(self._actor.node.remote())
             while True:
-                news: News = ray.get(self._actor.receive.remote())
+                news: WorkerMessage = ray.get(self._actor.receive.remote())
                 if news.parcel is not None and self._folder is not None:
                     apply(news.parcel, self._folder)
                 message = news.message
@@ -248,7 +250,7 @@ class RayWorker:
         self.stop()
         return RayWorker(self.resources)
 
-    def send(self, message: Task | Verdict | Resume) -> None:
+    def send(self, message: Task | StepDecision | Resume) -> None:
         if not isinstance(message, RunTask | LatencyTask | FinishTask):
             self._actor.send.remote(message)
             return
@@ -261,7 +263,7 @@ class RayWorker:
             return
         self._actor.send.remote(message, cargo, *references)
 
-    def _pack(self, task: RunTask | LatencyTask | FinishTask) -> tuple[Cargo, list[Any]]:
+    def _pack(self, task: RunTask | LatencyTask | FinishTask) -> tuple[TaskFiles, list[Any]]:
         files, paths = load(task)
         needed = {path: key == "data.manifest" for key, path in paths.items()}
         if isinstance(task, LatencyTask) and task.clip.is_file():
@@ -271,7 +273,7 @@ class RayWorker:
         self._brought |= lacking.keys()
         places = {path: name for path, (name, _) in put.items()}
         manifest = places.get(paths.get("data.manifest", ""))
-        return Cargo(files, tuple(lacking), places, paths, manifest), list(lacking.values())
+        return TaskFiles(files, tuple(lacking), places, paths, manifest), list(lacking.values())
 
     def receive(self) -> Message | None:
         try:

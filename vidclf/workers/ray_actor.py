@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vidclf import config
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome
 from vidclf.workers.local import LocalWorker
 from vidclf.workers.protocol import (
@@ -29,14 +30,14 @@ from vidclf.workers.protocol import (
     Measured,
     Message,
     Paused,
-    Progress,
     Resume,
     RunTask,
+    StepDecision,
+    StepReport,
     Task,
-    Verdict,
     refusal,
 )
-from vidclf.workers.sync import Parcel, Sender, read_folder, write_folder
+from vidclf.workers.sync import FolderChanges, FolderChangeTracker, read_folder, write_folder
 
 _TEXTS = (".toml", ".json", ".jsonl", ".txt", ".csv")
 """Files in which paths of the scratch folder are told as those of the supervisor's machine."""
@@ -46,7 +47,7 @@ _YOUNG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Cargo:
+class TaskFiles:
     """What travels with a task.
 
     Attributes:
@@ -65,7 +66,7 @@ class Cargo:
 
 
 @dataclass(frozen=True)
-class News:
+class WorkerMessage:
     """What a worker says, and the files that go before it.
 
     Attributes:
@@ -75,11 +76,11 @@ class News:
     """
 
     message: Message | None
-    parcel: Parcel | None = None
+    parcel: FolderChanges | None = None
     death: str = ""
 
 
-class Outpost:
+class RemoteWorker:
     """Holds one worker process, and gives it in its own folder what it needs of the supervisor's."""
 
     def __init__(self, threads: int, gpus: float) -> None:
@@ -96,10 +97,12 @@ class Outpost:
         self._own, self._aside = multiprocessing.Pipe(duplex=False)
         self._checked: set[str] = set()
         self._back: dict[str, str] = {}
-        self._sender: Sender | None = None
+        self._sender: FolderChangeTracker | None = None
         self._worker.send(HelloTask())
 
-    def send(self, message: Task | Verdict | Resume, cargo: Cargo | None = None, *contents: bytes) -> None:
+    def send(
+        self, message: Task | StepDecision | Resume, cargo: TaskFiles | None = None, *contents: bytes
+    ) -> None:
         """Hands a message on; a task that cannot be begun is answered in the worker's place.
 
         Args:
@@ -116,25 +119,23 @@ class Outpost:
             self._check_clips(cargo)
             self._worker.send(self._here(message, cargo))
         except Exception as error:
-            reason = (
-                str(error) if isinstance(error, config.InputError) else f"{type(error).__name__}: {error}"
-            )
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             self._aside.send(refusal(message, reason))
 
-    def receive(self) -> News:
+    def receive(self) -> WorkerMessage:
         """Waits for the worker's next message."""
         if self._own in wait([self._worker.connection, self._own]):
-            return News(self._own.recv())
+            return WorkerMessage(self._own.recv())
         message = self._worker.receive()
         if message is None:
             parcel = self._sender.changes(checkpoint=True) if self._sender else None
-            return News(None, parcel, self._worker.death())
+            return WorkerMessage(None, parcel, self._worker.death())
         if isinstance(message, Paused) or self._sender is None:
-            return News(message)  # paused in the middle of anything: files may be half written
+            return WorkerMessage(message)  # paused in the middle of anything: files may be half written
         parcel = self._sender.changes()
-        if not isinstance(message, Progress):
+        if not isinstance(message, StepReport):
             self._sender = None
-        return News(self._told(message), parcel)
+        return WorkerMessage(self._told(message), parcel)
 
     def node(self) -> str:
         """Name of this machine."""
@@ -149,7 +150,7 @@ class Outpost:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._lock.release()
 
-    def _check_clips(self, cargo: Cargo) -> None:
+    def _check_clips(self, cargo: TaskFiles) -> None:
         """Raises:
         InputError: A clip of the manifest is not there on this machine; says what to do.
         """
@@ -159,13 +160,13 @@ class Outpost:
         clips = [row["clip_path"] for row in csv.DictReader(io.StringIO(text))]
         absent = [clip for clip in clips if "://" not in clip and not Path(clip).is_file()]
         if absent:
-            raise config.InputError(
+            raise InputError(
                 f"{len(absent)} of {len(clips)} clips are missing on the node {socket.gethostname()}: "
                 f"{absent[0]}; put the clips at the same path on every node, or behind an address as s3://…"
             )
         self._checked.add(cargo.manifest)
 
-    def _here(self, task: RunTask | LatencyTask | FinishTask, cargo: Cargo) -> Task:
+    def _here(self, task: RunTask | LatencyTask | FinishTask, cargo: TaskFiles) -> Task:
         """The task in paths of this machine, its folder filled."""
         folder = self._scratch / "task"
         shutil.rmtree(folder, ignore_errors=True)
@@ -183,7 +184,7 @@ class Outpost:
         if isinstance(task, FinishTask):
             attempt = Attempt(folder)
             config.write_toml(config.override(config.read_toml(attempt.config), values), attempt.config)
-        self._sender = Sender(folder, self._translate)
+        self._sender = FolderChangeTracker(folder, self._translate)
         if isinstance(task, RunTask):
             return RunTask(config.override(task.experiment, values), folder, task.repeats)
         return replace(task, folder=folder)

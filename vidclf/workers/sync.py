@@ -25,7 +25,7 @@ Translate = Callable[[str, bytes], bytes]
 
 
 @dataclass(frozen=True)
-class Parcel:
+class FolderChanges:
     """What has changed in a folder.
 
     Attributes:
@@ -40,7 +40,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownFile:
     """A file as the other side has it."""
 
     stamp: tuple[int, int, int]
@@ -49,7 +49,7 @@ class _Known:
     digest: bytes
 
 
-class Sender:
+class FolderChangeTracker:
     """Tells what has changed in a folder since it was last asked; nobody else writes there meanwhile."""
 
     def __init__(self, folder: Path, translate: Translate = lambda _, content: content) -> None:
@@ -58,14 +58,14 @@ class Sender:
         translate: Applied to all that leaves.
         """
         self._folder, self._translate = folder, translate
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _KnownFile] = {}
         self._checkpoint = self._state()
         self._sent_at: float | None = None
         self._rest_until = 0.0
         for path in self._paths():
             self._look(path)
 
-    def changes(self, *, checkpoint: bool | None = None) -> Parcel:
+    def changes(self, *, checkpoint: bool | None = None) -> FolderChanges:
         """What the other side lacks.
 
         Args:
@@ -81,7 +81,7 @@ class Sender:
         gone = tuple(sorted(self._known.keys() - set(paths)))
         for path in gone:
             del self._known[path]
-        return Parcel(files, gone, self._checkpoint_news(checkpoint))
+        return FolderChanges(files, gone, self._checkpoint_news(checkpoint))
 
     def _note_rest(self) -> None:
         """The last checkpoint has arrived by now, as there is a next question."""
@@ -118,7 +118,7 @@ class Sender:
         settled = time.time_ns() - stamp[1] > _RACY_SECONDS * 1e9
         content = self._read(path)
         digest = _digest(content)
-        self._known[path] = _Known(stamp, settled, len(content), digest)
+        self._known[path] = _KnownFile(stamp, settled, len(content), digest)
         if known is None or known.length > len(content):
             return 0, content
         if known.digest == digest:
@@ -163,7 +163,7 @@ def write_folder(files: Mapping[str, bytes], folder: Path) -> None:
         target.write_bytes(content)
 
 
-def apply(parcel: Parcel, folder: Path) -> None:
+def apply(parcel: FolderChanges, folder: Path) -> None:
     """Makes the changes, each file at once and the result last; a reader never sees half of one.
 
     Raises:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.search.definition.grid import every_point, exhausted
 from vidclf.search.definition.pruners import PrunerConfig

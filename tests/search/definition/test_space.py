@@ -8,7 +8,7 @@ import pytest
 
 from tests.clips import write_experiment
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS
 from vidclf.runs.experiment import load_experiment
 from vidclf.search.definition.space import Space, build_space

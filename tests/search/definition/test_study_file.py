@@ -9,12 +9,12 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
-from vidclf.config import InputError
 from vidclf.evaluation import metrics
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
 from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.definition.study_file import CURVE_METRICS, load_study, open_study
-from vidclf.search.execution.tune import Request, check, plan
+from vidclf.search.execution.tune import TuneRequest, check, plan
 from vidclf.search.record import settings, study
 from vidclf.search.record.storage import open_storage
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_taken_over_is_refused_before_a_study_is_made(folder: Pat
     path = write(folder)
     open_study(load_study(path, {}, store), store)
     with pytest.raises(InputError, match=r"cannot be taken over(.|\n)*base svm: model\.kernel: .* -> rbf"):
-        plan(Request(path, {"model.kernel": "rbf"}, continue_as="next"), store)
+        plan(TuneRequest(path, {"model.kernel": "rbf"}, continue_as="next"), store)
     assert study.study_names(store) == ["s"]
 
 

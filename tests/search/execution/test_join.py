@@ -20,15 +20,14 @@ from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
 from tests.search.execution.test_survival import Ordeal, check_survival
-from vidclf.config import InputError
+from vidclf.exceptions import FencedError, InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.runs.store import Store, open_store
 from vidclf.search.execution import recovery
-from vidclf.search.execution.budget import Tally
+from vidclf.search.execution.budget import BudgetCounter
 from vidclf.search.execution.display import StudyState
 from vidclf.search.execution.recovery import (
-    Company,
-    FencedError,
+    SupervisorGroup,
     put_back,
     queue_again,
     queue_lost,
@@ -42,7 +41,7 @@ from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
 from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
-from vidclf.workers.protocol import Progress, RunTask, Verdict
+from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
 
@@ -71,7 +70,7 @@ class Player:
 
     def __init__(self, opened: OpenStudy, name: str, budget: int) -> None:
         self.opened, self.name = opened, name
-        self.tally = Tally(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
+        self.tally = BudgetCounter(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
         self.asked: list[optuna.Trial] = []
         self.running: list[optuna.Trial] = []
 
@@ -165,7 +164,7 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench)
         if task.folder.name == "00000" and not told:
             rival = bench.open()
             told.append(take_over(rival))
-            connection.send(Progress(1, {"epoch/val/macro_f1": 0.5}))
+            connection.send(StepReport(1, {"epoch/val/macro_f1": 0.5}))
             told.append(connection.recv())
             return complete(0.99)
         return complete(0.5)
@@ -173,7 +172,7 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench)
     opened, ending = bench.run(script)
     assert ending == "finished"
     assert told[0] == 1
-    assert isinstance(told[1], Verdict)
+    assert isinstance(told[1], StepDecision)
     assert told[1].prune.startswith("taken over by another supervisor")
     first, *others = opened.trials()
     assert (first.state, first.user_attrs["reason_kind"]) == (TrialState.FAIL, "interrupted")
@@ -187,14 +186,14 @@ def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.only_svm()
-    really_admits, taken = Tally.admits, list[int]()
+    really_admits, taken = BudgetCounter.admits, list[int]()
 
-    def admits(self: Tally, number: int) -> bool:
+    def admits(self: BudgetCounter, number: int) -> bool:
         if not taken:
             taken.append(take_over(bench.open()))
         return really_admits(self, number)
 
-    monkeypatch.setattr(Tally, "admits", admits)
+    monkeypatch.setattr(BudgetCounter, "admits", admits)
     opened, ending = bench.run(lambda task, _: complete(0.5))
     assert (taken, ending) == ([1], "finished")
     assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
@@ -300,7 +299,7 @@ def test_a_trial_without_an_owner_is_left_for_a_minute_to_one_that_signs_it(
         opened.study.set_user_attr("owner/other", json.dumps(asdict(mine._owner)))
     opened.study.ask()
     monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
-    looks = Company(opened, mine, lambda _: None)
+    looks = SupervisorGroup(opened, mine, lambda _: None)
     looks.look(waiting=False)
     assert opened.trials()[0].state == TrialState.RUNNING
     monkeypatch.setattr(recovery, "STANDSTILL_SECONDS", 0.0)
@@ -321,7 +320,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     clock = [1000.0]
     monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
     lines: list[str] = []
-    looks = Company(opened, mine, lines.append)
+    looks = SupervisorGroup(opened, mine, lines.append)
     looks.look(waiting=True)
     assert list(looks.others) == ["far"]
     clock[0] += 50
@@ -376,7 +375,7 @@ def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
         return found
 
     monkeypatch.setattr(Ownership, "others", others)
-    Company(opened, mine, lambda _: None).look(waiting=False)
+    SupervisorGroup(opened, mine, lambda _: None).look(waiting=False)
     assert opened.study.user_attrs["owner/new"] is not None
 
 

@@ -24,7 +24,7 @@ from tests.s3 import S3Server, s3_server
 from tests.search.execution.test_survival import SESSION_SECONDS, STUDY, TRIALS, Ordeal, check_survival
 from tests.services import MlflowServer, OptunaProxy, PostgreSQL, Server, wait_until
 from vidclf.cli.app import app
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.registry import download
 from vidclf.runs.store import Store, open_store
 from vidclf.search.record.study import find_study

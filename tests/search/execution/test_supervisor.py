@@ -10,14 +10,14 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.bench import Bench, complete
-from vidclf.config import InputError
 from vidclf.evaluation import ranking
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
 from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.execution import budget
-from vidclf.workers.protocol import Progress, RunTask, Verdict
+from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 
 def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:
@@ -172,8 +172,8 @@ def test_several_objectives_are_told_together_and_ranked_by_the_first(bench: Ben
     values = iter([(0.1, 1.0), (0.9, 5.0), (0.5, 2.0), (0.4, 3.0)])
 
     def train(task: RunTask, connection: Connection) -> Outcome:
-        connection.send(Progress(1, {"epoch/val/macro_f1": 0.0}))
-        assert connection.recv() == Verdict()
+        connection.send(StepReport(1, {"epoch/val/macro_f1": 0.0}))
+        assert connection.recv() == StepDecision()
         score, size = next(values)
         return complete(score, **{"size/file_mb": size})
 
@@ -194,8 +194,8 @@ def test_repeats_reach_the_worker_and_their_means_the_pruner(bench: Bench) -> No
     def train(task: RunTask, connection: Connection) -> Outcome:
         seen.append(task.repeats)
         for step, (single, mean) in enumerate([(0.2, 0.2), (0.6, 0.4)], start=1):
-            connection.send(Progress(step, {"repeat/val/macro_f1": single, "mean/val/macro_f1": mean}))
-            assert connection.recv() == Verdict()
+            connection.send(StepReport(step, {"repeat/val/macro_f1": single, "mean/val/macro_f1": mean}))
+            assert connection.recv() == StepDecision()
         return complete(0.4)
 
     opened, _ = bench.run(train)
@@ -282,8 +282,8 @@ def test_a_model_that_is_too_large_is_not_trained(bench: Bench) -> None:
     verdicts: list[str] = []
 
     def large(task: RunTask, connection: Connection) -> Outcome:
-        connection.send(Progress(0, {"size/file_mb": 12.0}))
-        verdict: Verdict = connection.recv()
+        connection.send(StepReport(0, {"size/file_mb": 12.0}))
+        verdict: StepDecision = connection.recv()
         verdicts.append(verdict.prune)
         return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(1.0)
 
@@ -308,7 +308,7 @@ def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
 
     def curve(task: RunTask, connection: Connection) -> Outcome:
         for step, value in enumerate([0.2, 0.6, 0.4], start=1):
-            connection.send(Progress(step, {"epoch/val/macro_f1": value, "epoch/val/loss": 1.0}))
+            connection.send(StepReport(step, {"epoch/val/macro_f1": value, "epoch/val/loss": 1.0}))
             connection.recv()
         return complete(0.6)
 
@@ -323,8 +323,8 @@ def test_a_hopeless_trial_is_pruned_with_its_reason(bench: Bench) -> None:
 
     def level(task: RunTask, connection: Connection) -> Outcome:
         value = next(levels)
-        connection.send(Progress(1, {"epoch/val/macro_f1": value}))
-        verdict: Verdict = connection.recv()
+        connection.send(StepReport(1, {"epoch/val/macro_f1": value}))
+        verdict: StepDecision = connection.recv()
         return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(value)
 
     opened, _ = bench.run(level)
@@ -398,7 +398,9 @@ def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(bench: Bench, by:
 
     def diverges(task: RunTask, connection: Connection) -> Outcome:
         for step in (1, 2):
-            connection.send(Progress(step, {"repeat/val/macro_f1": math.nan, "mean/val/macro_f1": math.nan}))
+            connection.send(
+                StepReport(step, {"repeat/val/macro_f1": math.nan, "mean/val/macro_f1": math.nan})
+            )
             verdict = connection.recv()
             if verdict.prune:
                 return Outcome("pruned", verdict.prune, {}, now_ms())

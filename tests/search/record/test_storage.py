@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 
 from tests.services import free_port
 from vidclf.cli.app import app
-from vidclf.config import InputError
-from vidclf.runs.store import DatabaseAway, Store, locked, open_store, without_password
+from vidclf.exceptions import DatabaseUnavailableError, InputError
+from vidclf.runs.store import Store, locked, open_store, without_password
 from vidclf.search.execution import session
 from vidclf.search.record import retry, storage
-from vidclf.search.record.retry import Patience
+from vidclf.search.record.retry import ServerRetry
 from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import study_names
 
@@ -109,7 +109,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def database(path: Path, faults: Faults) -> RDBStorage:
-    opened = storage._Database(f"sqlite:///{path}", {}, Patience("db", storage.database_is_away))
+    opened = storage._Database(f"sqlite:///{path}", {}, ServerRetry("db", storage.database_is_away))
     break_statements(opened, faults)
     return opened
 
@@ -159,7 +159,7 @@ def proxy(database: Path, faults: Faults) -> Iterator[BaseStorage]:
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
-        opened = storage._Proxy("127.0.0.1", port, Patience("proxy", storage.proxy_is_away))
+        opened = storage._Proxy("127.0.0.1", port, ServerRetry("proxy", storage.proxy_is_away))
         yield opened
         opened.close()
     finally:
@@ -197,8 +197,8 @@ class Away(Exception):  # noqa: N818
     pass
 
 
-def waiting(said: list[str]) -> Patience:
-    return Patience("pg", lambda error: isinstance(error, Away), said.append)
+def waiting(said: list[str]) -> ServerRetry:
+    return ServerRetry("pg", lambda error: isinstance(error, Away), said.append)
 
 
 def test_the_user_is_told_once_that_the_database_is_away_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_waiting_ends_after_its_time_for_all_threads(monkeypatch: pytest.MonkeyP
         raise Away
 
     def wait() -> None:
-        with pytest.raises(DatabaseAway) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             shared.call(gone)
         ended.append(f"{caught.value} {caught.value.interrupted}")
 
@@ -252,7 +252,7 @@ def test_waiting_ends_after_its_time_for_all_threads(monkeypatch: pytest.MonkeyP
     assert len(ended) == 3
     assert all("pg is away" in words and words.endswith("False") for words in ended)
     assert len(said) == 1
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseUnavailableError):
         shared.call(lambda _: 1)
 
 
@@ -267,7 +267,7 @@ def test_ctrl_c_ends_the_waiting_and_does_what_it_did() -> None:
 
     try:
         ours = signal.getsignal(signal.SIGINT)
-        with pytest.raises(DatabaseAway) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             waiting(said).call(gone)
         assert caught.value.interrupted
         assert heard == [signal.SIGINT]
@@ -278,7 +278,7 @@ def test_ctrl_c_ends_the_waiting_and_does_what_it_did() -> None:
 
 def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
     """Optuna's cache holds its lock while it reads: the main thread may wait for that, not for the server."""
-    waiting = Patience("db", lambda error: isinstance(error, ConnectionError), lambda _: None)
+    waiting = ServerRetry("db", lambda error: isinstance(error, ConnectionError), lambda _: None)
     lock, begun, ended = threading.Lock(), threading.Event(), threading.Event()
 
     def away(_: bool) -> None:
@@ -286,7 +286,7 @@ def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
         raise ConnectionError
 
     def read() -> None:
-        with lock, contextlib.suppress(DatabaseAway):
+        with lock, contextlib.suppress(DatabaseUnavailableError):
             waiting.call(away)
         ended.set()
 
@@ -298,7 +298,7 @@ def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
         assert lock.acquire(timeout=30)
     assert stopped == [True]
     assert ended.wait(10)
-    with pytest.raises(DatabaseAway, match="you stopped waiting"):
+    with pytest.raises(DatabaseUnavailableError, match="you stopped waiting"):
         waiting.call(lambda _: None)
 
 

@@ -25,7 +25,7 @@ from vidclf.runs.experiment import load_experiment, parse_experiment
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import open_store
 from vidclf.search.record.study import AHEAD, SEEDED_FROM, OpenStudy
-from vidclf.search.report.data import Overview, best_config, trials_csv
+from vidclf.search.report.data import StudyData, best_config, trials_csv
 from vidclf.search.report.figures import curves, history, importances, inside, pareto, timeline
 from vidclf.search.report.page import refresh
 from vidclf.search.report.text import description
@@ -197,7 +197,7 @@ def test_costs_far_apart_have_labels_in_full(
     for trial, latency in zip(trials(METRIC), latencies, strict=False):
         trial.set_user_attr("metrics", {METRIC: trial.value, LATENCY: latency})
         opened.study.add_trial(trial)
-    axis = html.dressed(pareto(Overview.of(opened), [LATENCY])).layout.xaxis
+    axis = html.dressed(pareto(StudyData.of(opened), [LATENCY])).layout.xaxis
     low, high = latencies
     shown = [label for label in labels_of(axis) or [] if low <= float(label) <= high]
     assert (shown or None, axis.type) == (labels, "log" if labels else "linear")
@@ -219,20 +219,20 @@ def test_narrow_logarithmic_axes_have_fewer_labels() -> None:
 
 
 def test_trials_and_epochs_are_labelled_by_whole_numbers(make: Make) -> None:
-    few = Overview.of(make(4))
+    few = StudyData.of(make(4))
     drawn = [figure for figure in (history(few), curves(few), timeline(few)) if figure is not None]
     (slices,) = itertools.chain(*inside(few, "svm").values())
     assert [figure.layout.xaxis.tickvals for figure in drawn] == [(0, 1, 2, 3), (1, 2), None]
     assert drawn[2].layout.yaxis.tickvals == (0, 1, 2, 3)
     assert slices.data[0].marker.colorbar.tickvals == (0, 1, 2)
-    many = Overview.of(make(50))
+    many = StudyData.of(make(50))
     assert history(many).layout.xaxis.tickvals is None  # Plotly's own are whole
 
 
 def test_two_trials_have_no_lines_through_their_values(make: Make, tmp_path: Path) -> None:
     lines, slices = "Each trial as a line through its values", "Each value against val/macro_f1"
     for count, readings in ((4, [slices]), (6, [lines, slices])):
-        found = inside(Overview.of(make(count)), "svm")
+        found = inside(StudyData.of(make(count)), "svm")
         assert [reading.partition(",")[0] for reading in found] == readings
         assert [len(drawn) for drawn in found.values()] == [1] * len(readings)
         page = without_script(page_of(make(count), tmp_path))
@@ -253,7 +253,7 @@ def test_the_curves_say_why_a_line_may_end_early(make: Make, tmp_path: Path) -> 
 
 
 def test_what_mattered_is_told_of_each_base_by_itself(make: Make) -> None:
-    figure = importances(Overview.of(make(60)))
+    figure = importances(StudyData.of(make(60)))
     assert figure is not None
     assert [note.text for note in figure.layout.annotations] == ["svm", "tiny"]
     svm, tiny = (set(bars.y) for bars in figure.data)
@@ -272,7 +272,7 @@ def test_equal_values_leave_nothing_to_say_about_what_mattered(make: Make, tmp_p
             opened.study.add_trial(trial)
     found = figures_of(page_of(opened, tmp_path))
     assert (found["Which values mattered"], found["How the search went"]) == (0, 1)
-    assert "too much alike to say which values mattered" in description(Overview.of(opened))
+    assert "too much alike to say which values mattered" in description(StudyData.of(opened))
 
 
 def test_a_running_trial_is_shown(make: Make, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_trial_that_was_asked_for_ahead_has_not_begun(
 
 
 def test_the_table_has_a_line_for_each_attempt(make: Make) -> None:
-    overview = Overview.of(make(18))
+    overview = StudyData.of(make(18))
     table = trials_csv(overview)
     lines = list(csv.DictReader(table.splitlines()))
     head = [
@@ -327,20 +327,20 @@ def test_the_table_has_a_line_for_each_attempt(make: Make) -> None:
     assert (best["started"], best["seconds"]) == ("2026-01-02T03:04:55", "7.5")
     assert (lines[8]["reason"], lines[8]["value"], lines[8]["rank"]) == ("boom", "", "")
     assert (lines[12]["feasible"], lines[14]["reused_from"]) == ("False", "0")
-    assert trials_csv(Overview.of(make(0))).startswith("trial,state,base,value,rank")
+    assert trials_csv(StudyData.of(make(0))).startswith("trial,state,base,value,rank")
 
 
 def test_the_time_of_a_study_is_that_of_its_own_trials(make: Make) -> None:
     opened = make(50)
     opened.study.add_trial(create_trial(value=0.1, user_attrs={SEEDED_FROM: "earlier 3"}))
-    text = description(Overview.of(opened))
+    text = description(StudyData.of(opened))
     assert "From 2026-01-02 03:04 to 2026-01-02 03:12;" in text
 
 
 def test_the_words_name_the_best_and_what_is_uncertain(make: Make) -> None:
     opened = make(50)
-    text = description(Overview.of(opened))
-    best = Overview.of(opened).ranked[0]
+    text = description(StudyData.of(opened))
+    best = StudyData.of(opened).ranked[0]
     assert f"The best is trial {best.number} of {best.base}: val/macro_f1 **{best.value:.4f}**" in text
     assert f"{best.metrics[LATENCY]:.1f} ms a clip, {best.metrics[SIZE]:.2f} MB" in text
     assert "`model.C`: the larger, the higher val/macro_f1 (rank correlation +" in text
@@ -358,7 +358,7 @@ def test_the_words_name_the_best_and_what_is_uncertain(make: Make) -> None:
 
 
 def test_the_front_is_told_in_the_same_numbers(make: Make) -> None:
-    overview = Overview.of(make(50))
+    overview = StudyData.of(make(50))
     table = description(overview).partition("## Pareto front")[2].partition("##")[0]
     numbers = [int(line.split("|")[2]) for line in table.splitlines() if re.match(r"\| \d", line)]
     assert numbers == [row.number for row in overview.front]
@@ -366,17 +366,17 @@ def test_the_front_is_told_in_the_same_numbers(make: Make) -> None:
 
 
 def test_few_trials_are_too_few_to_say_anything(make: Make) -> None:
-    text = description(Overview.of(make(3)))
+    text = description(StudyData.of(make(3)))
     assert "In svm: 2 trials complete, too few to say which values mattered." in text
     assert "In tiny: 1 trial complete, too few" in text
     assert "correlation" not in text
-    assert "Nothing yet. No trial has started yet." in description(Overview.of(make(0)))
-    assert best_config(Overview.of(make(0))) is None
+    assert "Nothing yet. No trial has started yet." in description(StudyData.of(make(0)))
+    assert best_config(StudyData.of(make(0))) is None
 
 
 def test_without_latency_it_says_when_that_comes(make: Make, tmp_path: Path) -> None:
     opened = make(20, latency=False)
-    assert "Latency is not known yet" in description(Overview.of(opened))
+    assert "Latency is not known yet" in description(StudyData.of(opened))
     page = page_of(opened, tmp_path)
     assert figures_of(page)["What accuracy costs"] == 1
     assert "Latency is measured when the study stops." in page
@@ -387,11 +387,11 @@ def test_the_best_configuration_is_a_file_that_loads(
     make: Make, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = make(count)
-    best = Overview.of(opened).ranked[0]
+    best = StudyData.of(opened).ranked[0]
     wanted = parse_experiment(config.override(opened.stored["bases"][best.base], best.params), "the trial")
     for data in ("elsewhere", str(tmp_path)):
         monkeypatch.setenv("VIDCLF_DATA", data)
-        text = description(Overview.of(opened))
+        text = description(StudyData.of(opened))
         fenced = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
         assert fenced is not None
         (tmp_path / "pasted.toml").write_text(fenced[1], encoding="utf-8")
@@ -403,7 +403,7 @@ def test_the_best_configuration_claims_no_published_figure(make: Make) -> None:
     opened = make(3)
     for base in opened.stored["bases"].values():
         base["published"] = {"val/accuracy": 0.9}
-    text = best_config(Overview.of(opened))
+    text = best_config(StudyData.of(opened))
     assert text is not None
     assert "published" not in text
 
@@ -417,7 +417,7 @@ def test_names_and_texts_are_shown_as_they_are(make: Make, tmp_path: Path) -> No
     assert "&lt;script&gt;alert(1)&lt;/script&gt; *a*_b_ | [c](http://d) &lt;/title&gt;" in page
     assert "</script><b>no</b>" not in page
     assert len(re.findall(r"<script\b", page[page.index("<body>") :])) == page.count("Plotly.newPlot(")
-    text = description(Overview.of(opened))
+    text = description(StudyData.of(opened))
     assert r"\<script\>alert(1)\</script\> \*a\*\_b\_ \| \[c\](http://d) \</title\>" in text
     assert r"| base | val/recall/\<i\>a\|b |" in text
 
@@ -428,7 +428,7 @@ def test_a_refresh_writes_whole_files_and_only_what_changed(make: Make) -> None:
     refresh(opened, own)
     names = {"study.html", "trials.csv", "README.md", "best.toml", "study.toml"}
     assert {path.name for path in own.artifacts.iterdir()} == names
-    assert (own.artifacts / "README.md").read_text() == description(Overview.of(opened))
+    assert (own.artifacts / "README.md").read_text() == description(StudyData.of(opened))
     before = {name: (own.artifacts / name).stat().st_mtime_ns for name in names}
     refresh(opened, own)
     assert before == {name: (own.artifacts / name).stat().st_mtime_ns for name in names}

@@ -18,13 +18,14 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
-from vidclf.config import InputError, Scalar
+from vidclf.config import Scalar
+from vidclf.exceptions import InputError
 from vidclf.search.definition.space import Space, distribution
 
 Point = Mapping[str, Scalar]
 
 
-class Exhaustive(BaseSampler):
+class ExhaustiveSampler(BaseSampler):
     """Proposes points that no trial holds yet, in an order that the seed decides.
 
     Optuna's own samplers of this kind call a grid point visited by its number, so that one
@@ -78,7 +79,7 @@ class Exhaustive(BaseSampler):
 
 def exhausted(study: optuna.Study) -> bool:
     """Whether the study's sampler has proposed all that there is: the study ends with what is running."""
-    return isinstance(study.sampler, Exhaustive) and study.sampler.used_up(study)
+    return isinstance(study.sampler, ExhaustiveSampler) and study.sampler.used_up(study)
 
 
 def every_point(space: Space, points: int | None = None) -> list[Point]:
@@ -88,7 +89,7 @@ def every_point(space: Space, points: int | None = None) -> list[Point]:
         space: Finite, but for what ``points`` makes finite.
         points: See `values`.
     """
-    odometer = _Odometer(points)
+    odometer = _GridOrderSampler(points)
     study = optuna.create_study(sampler=odometer)
     found: list[Point] = []
     while True:
@@ -102,7 +103,7 @@ def every_point(space: Space, points: int | None = None) -> list[Point]:
             return found
 
 
-class _Odometer(BaseSampler):
+class _GridOrderSampler(BaseSampler):
     """Counts through all values of all parameters, the last one fastest."""
 
     def __init__(self, points: int | None) -> None:

@@ -92,7 +92,7 @@ def _percentile(
 
 
 def _patient(last: int, *, patience: int, min_delta: float, **options: Any) -> BasePruner:
-    return Patient(_percentile(last, **options), patience, min_delta)
+    return PatientPruner(_percentile(last, **options), patience, min_delta)
 
 
 def _hyperband(last: int, *, min_epochs: int, reduction_factor: int) -> BasePruner:
@@ -308,7 +308,7 @@ class Hyperband(BasePruner):
         return self._brackets[mine].prune(_Peers(study, lambda other: self.bracket(other) == mine), trial)
 
 
-class Patient(BasePruner):
+class PatientPruner(BasePruner):
     """Asks another pruner once a trial has stopped to make progress.
 
     Optuna's own waits for values to fall below an earlier one, which best-so-far values never do.

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from vidclf import config
 from vidclf.config import Section
-from vidclf.search.definition.grid import Exhaustive, endless, every_point, most_points
+from vidclf.search.definition.grid import ExhaustiveSampler, endless, every_point, most_points
 from vidclf.search.definition.space import Space, distribution
 from vidclf.search.record.settings import Defaults, check_options, given_options
 from vidclf.search.record.study import BASE
@@ -112,7 +112,7 @@ def _random(seed: int, space: Space) -> BaseSampler:
 
 
 def _exhaustive(seed: int, space: Space, *, points: int | None = None) -> BaseSampler:
-    return Exhaustive(every_point(space, points), seed)
+    return ExhaustiveSampler(every_point(space, points), seed)
 
 
 @dataclass(frozen=True)

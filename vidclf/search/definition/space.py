@@ -16,7 +16,8 @@ from optuna.distributions import (
 from pydantic.fields import FieldInfo
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, InputError, Range, Scalar, Tree
+from vidclf.config import Choice, Dimension, Range, Scalar, Tree
+from vidclf.exceptions import InputError
 from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import parse_experiment

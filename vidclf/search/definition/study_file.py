@@ -12,8 +12,9 @@ import optuna
 from pydantic import Field, ValidationError, model_validator
 
 from vidclf import config
-from vidclf.config import InputError, Scalar, Section
+from vidclf.config import Scalar, Section
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
 from vidclf.runs.store import Store, check_name

@@ -9,7 +9,8 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, InputError, Scalar
+from vidclf.config import Choice, Dimension, Scalar
+from vidclf.exceptions import InputError
 from vidclf.search.definition.space import Space, is_active
 from vidclf.search.record.study import BASE, SEEDED_FROM, START, OpenStudy
 

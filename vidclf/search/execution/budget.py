@@ -26,7 +26,7 @@ ERRORS_IN_A_ROW = 3
 """Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
 
 
-class Tally:
+class BudgetCounter:
     """Counts a session's trials and its time, on top of what the study had before."""
 
     repeats: int

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.labels import trial_name
 from vidclf.runs.folder import SEARCHED_TAG, Attempt, Identity, Outcome, Status, now_ms
 from vidclf.runs.store import TRAIN, Store, without_password

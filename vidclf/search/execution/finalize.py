@@ -28,7 +28,7 @@ from vidclf.workers.protocol import Finished, FinishTask, Paused, Resume, Worker
 
 
 @dataclass(frozen=True)
-class Finish:
+class StudyFinalizer:
     """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
 
     Attributes:

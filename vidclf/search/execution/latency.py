@@ -16,7 +16,7 @@ PAUSE_SECONDS = 5.0
 """Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""
 
 
-class Stopwatch:
+class LatencyMeter:
     """Times shapes in the middle of a search, while its workers wait."""
 
     def __init__(

@@ -11,9 +11,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
+from vidclf.exceptions import DatabaseUnavailableError, FencedError
 from vidclf.labels import plural
 from vidclf.runs.folder import Outcome, now_ms
-from vidclf.runs.store import DatabaseAway
 from vidclf.search.record.owners import RENEWAL_SECONDS, STANDSTILL_SECONDS, Owner, Ownership
 from vidclf.search.record.study import (
     AHEAD,
@@ -27,10 +27,6 @@ from vidclf.search.record.study import (
     OpenStudy,
     root_of,
 )
-
-
-class FencedError(Exception):
-    """Another supervisor has settled the trial: this one was held to be dead."""
 
 
 def reconcile(opened: OpenStudy) -> int:
@@ -112,7 +108,7 @@ def put_back(opened: OpenStudy, number: int, owner: str | None) -> None:
         number: The trial.
         owner: Who asked for it, by uuid.
     """
-    with contextlib.suppress(DatabaseAway, UpdateFinishedTrialError):
+    with contextlib.suppress(DatabaseUnavailableError, UpdateFinishedTrialError):
         if is_owned(opened, number, owner):
             trial = opened.trial(number)
             trial.set_user_attr(AHEAD, False)
@@ -260,7 +256,7 @@ LOOK_SECONDS = 2.0
 """Between two looks at the others while this supervisor waits for them."""
 
 
-class Company:
+class SupervisorGroup:
     """A supervisor's view of the others."""
 
     others: dict[str, Owner]

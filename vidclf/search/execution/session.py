@@ -15,25 +15,24 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.data.manifest import read_manifest
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
 from vidclf.reports.dataset_page import write_report
 from vidclf.runs.experiment import dataset_record, provenance
 from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
-from vidclf.runs.store import DatabaseAway
 from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.study_file import StudyDefinition, StudyFile
 from vidclf.search.execution.budget import Ending
 from vidclf.search.execution.consistency import mend_runs
 from vidclf.search.execution.display import Display, StudyState
-from vidclf.search.execution.finalize import Finish, a_clip, mark, show_in_ui
+from vidclf.search.execution.finalize import StudyFinalizer, a_clip, mark, show_in_ui
 from vidclf.search.execution.recovery import LOOK_SECONDS
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.execution.trials import Opening
+from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.retry import stop_waiting
 from vidclf.search.record.study import OWNER, OpenStudy
@@ -62,7 +61,7 @@ def run_session(
     try:
         if ownership.leads:
             _begin_leading(opened, definition, ownership, deliverer)
-        refresher = Refresher(opened, shown.line) if ownership.leads else None
+        refresher = PageRefresher(opened, shown.line) if ownership.leads else None
         supervisor = _supervisor(
             opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
         )
@@ -71,11 +70,11 @@ def run_session(
         if ending != "interrupted":
             _succeed(opened, definition, ownership, deliverer)
             with _finishing():
-                Finish(opened, definition, crew, shown, _own_trials(opened, ownership)).run()
+                StudyFinalizer(opened, definition, crew, shown, _own_trials(opened, ownership)).run()
             _wait_for_others(ownership, shown)
     except KeyboardInterrupt:
         ending = "interrupted"
-    except DatabaseAway:
+    except DatabaseUnavailableError:
         ending = "interrupted"
         raise
     finally:
@@ -212,7 +211,7 @@ def _supervisor(
     shown: Display,
     *,
     deliverer: DelivererThread,
-    refresher: "Refresher | None",
+    refresher: "PageRefresher | None",
 ) -> Supervisor:
     file = definition.file
     start = [len(opened.trials())] if ownership.leads else [len(opened.trials()), ownership.uuid]
@@ -234,7 +233,7 @@ def _supervisor(
         ownership=ownership,
         shown=shown,
         state=state,
-        opening=Opening(opened, definition.space, tags, _dataset(definition)),
+        opening=TrialStarter(opened, definition.space, tags, _dataset(definition)),
         register=deliverer.register,
         clip=a_clip(definition),
         settled=refresher.settled if refresher else lambda: None,
@@ -269,11 +268,11 @@ def _close(
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
     try:
         rows = opened.rows()
-    except DatabaseAway:  # what can be delivered is; the next session does the rest
+    except DatabaseUnavailableError:  # what can be delivered is; the next session does the rest
         rows = []
     if ownership.leads:
         _finish_own_attempt(opened, definition, ending, rows, shown)
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseUnavailableError):
             _register(opened, ownership, deliverer)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
@@ -332,7 +331,7 @@ def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
     return {"study/best": best[0].value} if best and best[0].value is not None else {}
 
 
-class Refresher:
+class PageRefresher:
     """Rewrites the study's page, table and description in a thread as trials end, now and then."""
 
     def __init__(self, opened: OpenStudy, say: Callable[[str], None]) -> None:
@@ -369,7 +368,7 @@ def _refresh(opened: OpenStudy, say: Callable[[str], None]) -> bool:
     """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
     try:
         page.refresh(opened, opened.own_attempt)
-    except DatabaseAway:
+    except DatabaseUnavailableError:
         return False
     except Exception as error:
         say(f"the study's page is not refreshed: {type(error).__name__}: {error}")

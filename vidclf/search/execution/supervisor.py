@@ -11,21 +11,38 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from vidclf import config
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.search.definition.grid import exhausted
 from vidclf.search.definition.space import Space
-from vidclf.search.execution.budget import Ending, Tally
+from vidclf.search.execution.budget import BudgetCounter, Ending
 from vidclf.search.execution.display import Display, ShownTrial, StudyState
-from vidclf.search.execution.latency import Stopwatch
-from vidclf.search.execution.recovery import Company, bound_sizes, is_owned, put_back, release
-from vidclf.search.execution.trials import FENCED, Asked, Closing, Course, Opening, Running, judge
-from vidclf.search.execution.worker_pool import Arrivals, machine_of
+from vidclf.search.execution.latency import LatencyMeter
+from vidclf.search.execution.recovery import SupervisorGroup, bound_sizes, is_owned, put_back, release
+from vidclf.search.execution.trials import (
+    FENCED,
+    AskedTrial,
+    RunningTrial,
+    TrialFinisher,
+    TrialProgress,
+    TrialStarter,
+    judge,
+)
+from vidclf.search.execution.worker_pool import StartingWorkers, machine_of
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
 from vidclf.search.record.study import AHEAD, BASE, OWNER, OpenStudy
-from vidclf.workers.protocol import LatencyTask, Message, Paused, Progress, Resume, RunTask, Verdict, Worker
+from vidclf.workers.protocol import (
+    LatencyTask,
+    Message,
+    Paused,
+    Resume,
+    RunTask,
+    StepDecision,
+    StepReport,
+    Worker,
+)
 
 
 class Supervisor:
@@ -42,7 +59,7 @@ class Supervisor:
         ownership: Ownership,
         shown: Display,
         state: StudyState,
-        opening: Opening,
+        opening: TrialStarter,
         register: Callable[[Attempt], None],
         clip: Path,
         settled: Callable[[], None] = lambda: None,
@@ -71,16 +88,16 @@ class Supervisor:
         self._opening = opening
         self._register = register
         self._clip = clip
-        self._company = Company(opened, ownership, shown.line)
-        self._stopwatch = Stopwatch(opened, shown.line, lambda: self._company.alone_here)
+        self._company = SupervisorGroup(opened, ownership, shown.line)
+        self._stopwatch = LatencyMeter(opened, shown.line, lambda: self._company.alone_here)
         self._unheard: deque[tuple[Worker, Message | None]] = deque()
-        self._running: dict[Worker, Running] = {}
+        self._running: dict[Worker, RunningTrial] = {}
         self._idle: list[Worker] = []
-        self._arrivals = Arrivals(shown.line)
-        self._ahead: Asked | None = None
+        self._arrivals = StartingWorkers(shown.line)
+        self._ahead: AskedTrial | None = None
         self._stop = False
-        self._tally = Tally(opened, budget, state, ownership.uuid)
-        self._closing = Closing(
+        self._tally = BudgetCounter(opened, budget, state, ownership.uuid)
+        self._closing = TrialFinisher(
             opened=opened,
             tally=self._tally,
             stopwatch=self._stopwatch,
@@ -166,7 +183,7 @@ class Supervisor:
         busy = self._ahead is None and not self._idle
         return busy and self._state.used >= self._ask_ahead_from and self._budget_left(len(self._running))
 
-    def _ask(self, *, ahead: bool = False) -> Asked | None:
+    def _ask(self, *, ahead: bool = False) -> AskedTrial | None:
         """A configuration that is to be run; ``None`` where it was settled at once.
 
         That is so where its value is known already, where its values exclude each other, where other
@@ -179,7 +196,7 @@ class Supervisor:
             self._tally.count()
             return None
 
-    def _sample(self, trial: optuna.Trial, *, ahead: bool) -> Asked | None:
+    def _sample(self, trial: optuna.Trial, *, ahead: bool) -> AskedTrial | None:
         """Signs a trial and gives it its values, see `_ask`."""
         trial.set_user_attr(OWNER, self._ownership.uuid)
         if not self._tally.admits(trial.number):
@@ -198,7 +215,7 @@ class Supervisor:
         self._tally.repeats = 0
         if ahead:
             trial.set_user_attr(AHEAD, True)
-        return Asked(trial, stem, experiment)
+        return AskedTrial(trial, stem, experiment)
 
     def _start(self) -> None:
         """Hands the next configuration to an idle worker."""
@@ -212,7 +229,7 @@ class Supervisor:
             self._closing.drop(running)
             self._register(running.attempt)
 
-    def _next(self) -> Asked | None:
+    def _next(self) -> AskedTrial | None:
         """What was asked for ahead, else what is asked for now, see `_ask`."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
@@ -226,7 +243,7 @@ class Supervisor:
             return None
         return ahead
 
-    def _hand_over(self, running: Running, asked: Asked) -> None:
+    def _hand_over(self, running: RunningTrial, asked: AskedTrial) -> None:
         """Gives a trial to an idle worker, unless its model is known to be too slow.
 
         Raises:
@@ -235,7 +252,7 @@ class Supervisor:
         frozen = self._opened.frozen(asked.trial.number)
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
-        running.course = Course.after(frozen.intermediate_values)
+        running.course = TrialProgress.after(frozen.intermediate_values)
         worker = self._idle[-1]
         shape = self._shape(asked.trial, asked.experiment, worker)
         if self._too_slow(worker, running, asked.experiment, shape):
@@ -257,7 +274,9 @@ class Supervisor:
         trial.set_user_attr("machine", config.digest(machine))
         return digest
 
-    def _too_slow(self, worker: Worker, running: Running, experiment: ExperimentConfig, shape: str) -> bool:
+    def _too_slow(
+        self, worker: Worker, running: RunningTrial, experiment: ExperimentConfig, shape: str
+    ) -> bool:
         """Settles a trial whose model is known to be too slow before it is trained."""
         if not self._stopwatch.wanted:
             return False
@@ -324,12 +343,12 @@ class Supervisor:
             self._idle += self._arrivals.admit([worker.replacement()])
             return
         running = self._running[worker]
-        if isinstance(message, Progress):
+        if isinstance(message, StepReport):
             try:
                 worker.send(self._judge(running, message))
             except UpdateFinishedTrialError:
                 running.fenced = True
-                worker.send(Verdict(FENCED))
+                worker.send(StepDecision(FENCED))
             return
         del self._running[worker]
         if isinstance(message, Outcome):
@@ -340,7 +359,7 @@ class Supervisor:
             self._closing.bury(running, worker.death())
             self._idle += self._arrivals.admit([worker.replacement()])
 
-    def _time_once(self, worker: Worker, running: Running, outcome: Outcome) -> None:
+    def _time_once(self, worker: Worker, running: RunningTrial, outcome: Outcome) -> None:
         """Measures a trained model of a new shape where a constraint asks for its latency."""
         shape = str(self._opened.frozen(running.trial.number).user_attrs["shape"])
         complete = outcome.status == "complete" and running.attempt.model.is_dir()
@@ -360,7 +379,7 @@ class Supervisor:
         busy = [other for other in self._running if other not in self._waiting()]
         self._unheard += self._stopwatch.time(worker, task, shape, busy)
 
-    def _judge(self, running: Running, progress: Progress) -> Verdict:
+    def _judge(self, running: RunningTrial, progress: StepReport) -> StepDecision:
         """Whether the trial may go on; the user sees how far it has come."""
         verdict = judge(self._opened, running.trial, running.course, progress)
         shown = self._state.running[running.trial.number]

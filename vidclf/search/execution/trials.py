@@ -14,29 +14,22 @@ from optuna.exceptions import UpdateFinishedTrialError
 from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.exceptions import DatabaseUnavailableError, FencedError
 from vidclf.labels import trial_name
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
-from vidclf.runs.store import DatabaseAway
 from vidclf.search.definition.pruners import compares_repeats
 from vidclf.search.definition.space import Space
-from vidclf.search.execution.budget import Tally
+from vidclf.search.execution.budget import BudgetCounter
 from vidclf.search.execution.display import Display, StudyState, finished_line
-from vidclf.search.execution.latency import Stopwatch
-from vidclf.search.execution.recovery import (
-    FencedError,
-    bound_sizes,
-    deaths,
-    queue_again,
-    settle,
-    settle_or_interrupt,
-)
+from vidclf.search.execution.latency import LatencyMeter
+from vidclf.search.execution.recovery import bound_sizes, deaths, queue_again, settle, settle_or_interrupt
 from vidclf.search.record.study import BASE, INTERRUPTED, START, OpenStudy, root_of
-from vidclf.workers.protocol import Progress, Verdict
+from vidclf.workers.protocol import StepDecision, StepReport
 
 
 @dataclass
-class Course:
+class TrialProgress:
     """How far a trial has come.
 
     Attributes:
@@ -59,7 +52,9 @@ class Course:
         return cls(last, known.get(last))
 
 
-def judge(opened: OpenStudy, trial: optuna.Trial, course: Course, progress: Progress) -> Verdict:
+def judge(
+    opened: OpenStudy, trial: optuna.Trial, course: TrialProgress, progress: StepReport
+) -> StepDecision:
     """Whether the trial may go on: within its bounds, and not what the study's pruner stops.
 
     Args:
@@ -70,21 +65,21 @@ def judge(opened: OpenStudy, trial: optuna.Trial, course: Course, progress: Prog
     """
     if progress.step == 0:
         broken = bound_sizes(opened, trial, progress.metrics)
-        return Verdict(f"infeasible: {'; '.join(broken)}" if broken else "")
+        return StepDecision(f"infeasible: {'; '.join(broken)}" if broken else "")
     value = _value(opened, course, progress)
     if value is None:
-        return Verdict()
+        return StepDecision()
     course.step, course.value = progress.step, value
     if progress.step <= course.known_steps or len(opened.objectives) > 1:
-        return Verdict()
+        return StepDecision()
     trial.report(value, progress.step)
     if trial.should_prune():
         unit = "epoch" if opened.repeats is None else "repeat"
-        return Verdict(f"pruned at {unit} {progress.step}: {opened.objective.metric} {value:.4f}")
-    return Verdict()
+        return StepDecision(f"pruned at {unit} {progress.step}: {opened.objective.metric} {value:.4f}")
+    return StepDecision()
 
 
-def _value(opened: OpenStudy, course: Course, progress: Progress) -> float | None:
+def _value(opened: OpenStudy, course: TrialProgress, progress: StepReport) -> float | None:
     """What Optuna is told of a step: the best epoch so far; of repeats their mean, or each by itself."""
     kind = "epoch"
     if opened.repeats is not None:
@@ -111,19 +106,19 @@ def finite(opened: OpenStudy, outcome: Outcome) -> Outcome:
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A trial that has begun and is not settled yet."""
 
     trial: optuna.Trial
     stem: str
     attempt: Attempt
     started: float
-    course: Course = field(default_factory=Course)
+    course: TrialProgress = field(default_factory=TrialProgress)
     fenced: bool = False
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedTrial:
     """A configuration that is to be run."""
 
     trial: optuna.Trial
@@ -132,7 +127,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Opening:
+class TrialStarter:
     """Makes the folders of a session's trials.
 
     Attributes:
@@ -147,11 +142,11 @@ class Opening:
     tags: Mapping[str, Mapping[str, str]]
     dataset: Mapping[str, str]
 
-    def begin(self, trial: optuna.Trial, stem: str, earlier: int | None = None) -> Running:
+    def begin(self, trial: optuna.Trial, stem: str, earlier: int | None = None) -> RunningTrial:
         """Makes a trial's folder; ``earlier``: the trial whose value it takes."""
         attempt = self.opened.attempt(trial.number)
         attempt.create(self._identity(trial, stem, earlier))
-        return Running(trial, stem, attempt, time.monotonic())
+        return RunningTrial(trial, stem, attempt, time.monotonic())
 
     def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
         attributes = self.opened.frozen(trial.number).user_attrs
@@ -182,15 +177,15 @@ class Opening:
 FENCED = "taken over by another supervisor, to which this one seemed dead"
 
 
-class Closing:
+class TrialFinisher:
     """Ends the trials of a session, and keeps count of what they leave."""
 
     def __init__(
         self,
         *,
         opened: OpenStudy,
-        tally: Tally,
-        stopwatch: Stopwatch,
+        tally: BudgetCounter,
+        stopwatch: LatencyMeter,
         retries: int,
         keep: int,
         shown: Display,
@@ -223,13 +218,13 @@ class Closing:
         self._settled = settled
         self._models: set[int] = set()
 
-    def end(self, running: Running, outcome: Outcome) -> None:
+    def end(self, running: RunningTrial, outcome: Outcome) -> None:
         """Ends a trial that needs no worker."""
         running.attempt.finish(outcome)
         self._register(running.attempt)
         self.settle(running, outcome)
 
-    def settle(self, running: Running, outcome: Outcome, *, again: bool = False) -> bool:
+    def settle(self, running: RunningTrial, outcome: Outcome, *, again: bool = False) -> bool:
         """Tells Optuna and the user how an attempt ended.
 
         Args:
@@ -259,7 +254,7 @@ class Closing:
         self._say(running, outcome, again)
         return True
 
-    def _tell(self, running: Running, outcome: Outcome, again: bool) -> None:
+    def _tell(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         if running.fenced:
             raise FencedError
         if outcome.status == "complete" and self._stopwatch.wanted:
@@ -268,7 +263,7 @@ class Closing:
                 bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
         settle(self._opened, running.trial, outcome, again=again)
 
-    def _say(self, running: Running, outcome: Outcome, again: bool) -> None:
+    def _say(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
         metric = self._opened.objective.metric
         self._shown.line(
@@ -283,7 +278,7 @@ class Closing:
             )
         )
 
-    def bury(self, running: Running, cause: str) -> None:
+    def bury(self, running: RunningTrial, cause: str) -> None:
         """Ends a trial whose worker has died: it runs again, or is given up."""
         root = root_of(self._opened.frozen(running.trial.number))
         died = deaths(self._opened, root)
@@ -300,17 +295,17 @@ class Closing:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
             self._tally.count()  # or the study might end before it is run again
 
-    def interrupt(self, running: Running, *, queue: bool) -> None:
+    def interrupt(self, running: RunningTrial, *, queue: bool) -> None:
         """Ends a trial that is cut.
 
         Args:
             running: The trial; its worker has been stopped.
             queue: Others run the study, and are to run it again; else the next session does.
         """
-        with contextlib.suppress(FencedError, DatabaseAway):
+        with contextlib.suppress(FencedError, DatabaseUnavailableError):
             settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
 
-    def drop(self, running: Running) -> None:
+    def drop(self, running: RunningTrial) -> None:
         """Keeps the folder of a trial that was taken over, as one that was cut."""
         running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
         self._state.running.pop(running.trial.number, None)

@@ -9,8 +9,9 @@ from typing import Any
 from optuna.trial import TrialState
 
 from vidclf import config
-from vidclf.config import Choice, InputError
+from vidclf.config import Choice
 from vidclf.data.manifest import read_manifest
+from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.runs.experiment import parse_experiment, prepare
 from vidclf.runs.repeats import Repeats
@@ -29,7 +30,7 @@ from vidclf.workers.protocol import Worker
 
 
 @dataclass(frozen=True)
-class Request:
+class TuneRequest:
     """What the user asks of a study.
 
     Attributes:
@@ -54,7 +55,7 @@ class Request:
     ray: str | None = None
 
 
-def plan(request: Request, store: Store) -> StudyDefinition:
+def plan(request: TuneRequest, store: Store) -> StudyDefinition:
     """The checked study with the request's settings.
 
     Raises:

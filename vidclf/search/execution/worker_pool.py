@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from joblib import cpu_count
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.search.definition.study_file import StudyDefinition
 from vidclf.workers.local import LocalWorker
@@ -93,7 +93,7 @@ def machine_of(worker: Worker) -> dict[str, str]:
     return {key: worker.machine[key] for key in (*_MACHINE, "precision")}
 
 
-class Arrivals:
+class StartingWorkers:
     """Workers that have been asked for and cannot be given tasks yet."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -178,7 +178,7 @@ def ready(worker: Worker, say: Callable[[str], None]) -> Worker:
     Raises:
         InputError: It cannot be started.
     """
-    arrivals = Arrivals(say)
+    arrivals = StartingWorkers(say)
     found = arrivals.admit([worker])
     while not found:
         (expected,) = arrivals.workers

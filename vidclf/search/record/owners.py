@@ -13,8 +13,7 @@ from typing import Any
 
 import psutil
 
-from vidclf.config import InputError
-from vidclf.runs.store import DatabaseAway
+from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.search.record.study import OpenStudy
 
 _PREFIX = "owner/"
@@ -191,7 +190,7 @@ class Ownership:
 
     def _count(self) -> None:
         while not self._leaving.wait(RENEWAL_SECONDS):
-            with contextlib.suppress(DatabaseAway):  # which its supervisor hears of, too
+            with contextlib.suppress(DatabaseUnavailableError):  # which its supervisor hears of, too
                 self.renew()
 
     def release(self) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
-from vidclf.runs.store import DatabaseAway
+from vidclf.exceptions import DatabaseUnavailableError
 
 Answer = TypeVar("Answer")
 LONGEST_SECONDS = 600.0
 """How long a server may be away before its users stop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between two tries; doubled each time."""
-_all: list["Patience"] = []
+_all: list["ServerRetry"] = []
 """One for each server of the process."""
 
 
@@ -34,7 +34,7 @@ def _to_stderr(text: str) -> None:
     sys.stderr.flush()
 
 
-class Patience:
+class ServerRetry:
     """What all calls to one server share: whether it is away, since when, and whether to wait on.
 
     Several threads may wait at once; the user is told once an outage. After it was given up, by the user or
@@ -98,7 +98,9 @@ class Patience:
     def _check(self) -> None:
         if self._given_up:
             why = "you stopped waiting" if self._interrupted else f"for {LONGEST_SECONDS / 60:.0f} minutes"
-            raise DatabaseAway(f"the study's database {self._server} is away ({why})", self._interrupted)
+            raise DatabaseUnavailableError(
+                f"the study's database {self._server} is away ({why})", self._interrupted
+            )
 
     def _wait(self, seconds: float) -> None:
         with self._lock:

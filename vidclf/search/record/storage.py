@@ -35,11 +35,11 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from vidclf.config import InputError
+from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, locked, without_password
-from vidclf.search.record.retry import Patience
+from vidclf.search.record.retry import ServerRetry
 
-Storage = TypeVar("Storage", bound="_Patient")
+Storage = TypeVar("Storage", bound="_RetryingStorage")
 CALL = "vidclf/call"
 """System attribute of a trial on a server: the call that created it, or that took it from the queue."""
 _CONNECT_SECONDS = 5
@@ -118,7 +118,7 @@ def _open_database(url: URL, shown: str) -> BaseStorage:
     arguments = {"connect_args": options} if url.drivername.startswith("postgresql+psycopg") else {}
     address = _literal(url.render_as_string(hide_password=False))
     try:
-        return _made(lambda: _Database(address, arguments, Patience(shown, database_is_away)))
+        return _made(lambda: _Database(address, arguments, ServerRetry(shown, database_is_away)))
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         advice = 'pip install "vidclf[server]"'
         if not url.drivername.startswith("postgresql"):
@@ -149,7 +149,7 @@ def _open_proxy(url: URL, shown: str) -> BaseStorage:
             f'VIDCLF_STUDY_STORAGE={shown}: gRPC is missing: pip install "vidclf[server]"'
         ) from None
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        storage = _Proxy(host, port, Patience(shown, proxy_is_away))
+        storage = _Proxy(host, port, ServerRetry(shown, proxy_is_away))
     try:
         storage.wait_server_ready(timeout=_CONNECT_SECONDS)
     except ConnectionError:
@@ -200,15 +200,15 @@ _BEHIND_PROXY = ("An exception is raised during the commit", "OperationalError",
 """What Optuna and SQLAlchemy say in the proxy when the database behind it is away."""
 
 
-class _Patient(BaseStorage):
+class _RetryingStorage(BaseStorage):
     """What waits for a server that is away, where asking again needs more than asking again."""
 
-    patience: Patience
+    patience: ServerRetry
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         def ask(again: bool) -> int:
             try:
-                return super(_Patient, self).create_new_study(directions, study_name)  # type: ignore[safe-super]
+                return super(_RetryingStorage, self).create_new_study(directions, study_name)  # type: ignore[safe-super]
             except DuplicatedStudyError:
                 if again and study_name is not None:
                     return self.get_study_id_from_name(study_name)
@@ -219,7 +219,7 @@ class _Patient(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         def ask(again: bool) -> None:
             try:
-                super(_Patient, self).delete_study(study_id)  # type: ignore[safe-super]
+                super(_RetryingStorage, self).delete_study(study_id)  # type: ignore[safe-super]
             except KeyError:
                 if not again:
                     raise
@@ -236,7 +236,7 @@ class _Patient(BaseStorage):
 
         def ask(again: bool) -> bool:
             try:
-                done = super(_Patient, self).set_trial_state_values(trial_id, state, values)  # type: ignore[safe-super]
+                done = super(_RetryingStorage, self).set_trial_state_values(trial_id, state, values)  # type: ignore[safe-super]
             except UpdateFinishedTrialError:
                 if again and _tells(self.get_trial(trial_id), state, values):
                     return True
@@ -302,17 +302,17 @@ def _patient(kind: type[Storage]) -> type[Storage]:
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def asked(self: _Patient, *args: Any, **options: Any) -> Any:
+    def asked(self: _RetryingStorage, *args: Any, **options: Any) -> Any:
         return self.patience.call(lambda _: method(self, *args, **options))
 
     return asked
 
 
 @_patient
-class _Database(_Patient, RDBStorage):
+class _Database(_RetryingStorage, RDBStorage):
     """A database server. Optuna's own cache lies over it, and calls methods with an underscore."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: Patience) -> None:
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: ServerRetry) -> None:
         self.patience = patience
         self._asked: set[str] = set()
         super().__init__(url, engine_kwargs)
@@ -349,10 +349,10 @@ class _Database(_Patient, RDBStorage):
 
 
 @_patient
-class _Proxy(_Patient, GrpcStorageProxy):
+class _Proxy(_RetryingStorage, GrpcStorageProxy):
     """Optuna's proxy."""
 
-    def __init__(self, host: str, port: int, patience: Patience) -> None:
+    def __init__(self, host: str, port: int, patience: ServerRetry) -> None:
         self.patience = patience
         super().__init__(host=f"[{host}]" if ":" in host else host, port=port)
 

@@ -11,8 +11,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
-from vidclf.config import InputError
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, without_password

@@ -31,7 +31,7 @@ _PART = 0.1
 
 
 @dataclass(frozen=True)
-class Overview:
+class StudyData:
     """A study at one moment, read once for all that is written about it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Overview:
         return f"All figures are selected on val and therefore optimistic; {self.test}."
 
     @classmethod
-    def of(cls, opened: OpenStudy) -> "Overview":
+    def of(cls, opened: OpenStudy) -> "StudyData":
         rows, direction = opened.rows(), opened.objective.direction
         trials = {trial.number: trial for trial in opened.trials()}
         best, front = ranking.ranked(rows, direction), ranking.pareto_front(rows, direction)
@@ -158,7 +158,7 @@ class Overview:
         return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
 
 
-def best_config(overview: Overview) -> str | None:
+def best_config(overview: StudyData) -> str | None:
     """The best trial's configuration as a complete TOML file; ``None`` where nothing feasible has finished.
 
     Values that depend on the machine stay as the base has them, as ``auto``.
@@ -181,7 +181,7 @@ def best_config(overview: Overview) -> str | None:
     return comment + tomli_w.dumps({**scalars, **tree})
 
 
-def trials_csv(overview: Overview) -> str:
+def trials_csv(overview: StudyData) -> str:
     """One line an attempt, in order: how it ended, its searched values, its metrics."""
     params = sorted({key for row in overview.rows for key in row.params})
     metrics = sorted({key for row in overview.rows for key in row.metrics})

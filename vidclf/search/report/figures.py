@@ -16,7 +16,7 @@ from vidclf.evaluation.ranking import LATENCY, SIZE, TrialRow
 from vidclf.reports import html as pages
 from vidclf.reports.html import COLOURS
 from vidclf.search.record.study import BASE
-from vidclf.search.report.data import FEWEST, Overview
+from vidclf.search.report.data import FEWEST, StudyData
 
 _STATES = {
     "complete": "#0072b2",
@@ -55,11 +55,11 @@ def _hover(row: TrialRow) -> str:
     return "<br>".join(lines + ([html.escape(row.reason[:80])] if row.reason else []))
 
 
-def _colours(overview: Overview) -> Mapping[str, str]:
+def _colours(overview: StudyData) -> Mapping[str, str]:
     return dict(zip(overview.stems, itertools.cycle(COLOURS)))
 
 
-def history(overview: Overview) -> Figure:
+def history(overview: StudyData) -> Figure:
     """Values by trial, and the best so far."""
     figure = Figure()
     kinds: list[tuple[str, str, Callable[[TrialRow], bool]]] = [
@@ -105,7 +105,7 @@ def _points(
     )
 
 
-def pareto(overview: Overview, costs: Sequence[str]) -> Figure:
+def pareto(overview: StudyData, costs: Sequence[str]) -> Figure:
     """Objective over each cost, the front large and with its trials' numbers."""
     figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.04)
     names = {LATENCY: "ms a clip", SIZE: "MB"}
@@ -126,7 +126,7 @@ def pareto(overview: Overview, costs: Sequence[str]) -> Figure:
     return figure.update_yaxes(title=html.escape(overview.metric), col=1).update_layout(height=440)
 
 
-def importances(overview: Overview) -> Figure | None:
+def importances(overview: StudyData) -> Figure | None:
     """A bar for each searched value, the largest on top, base by base; ``None`` where trials are few."""
     found, colours = overview.mattered(), _colours(overview)
     if not found:
@@ -149,7 +149,7 @@ def importances(overview: Overview) -> Figure | None:
     return figure.update_xaxes(tickformat=".0%", range=[0, 1.1])
 
 
-def inside(overview: Overview, stem: str) -> dict[str, list[Figure]]:
+def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     """Parallel coordinates, slices and a contour of what one base searches, by how to read them."""
     rows = overview.judged(stem)
     best_first = sorted(rows, key=lambda row: row.value or 0.0)
@@ -194,7 +194,7 @@ def inside(overview: Overview, stem: str) -> dict[str, list[Figure]]:
     return figures
 
 
-def curves(overview: Overview) -> Figure | None:
+def curves(overview: StudyData) -> Figure | None:
     """Intermediate values; all curves of a base and state are one trace, or a page of many trials is slow."""
     with_curve = [row for row in overview.rows if overview.trials[row.number].intermediate_values][-_CURVES:]
     if not with_curve:
@@ -228,7 +228,7 @@ def curves(overview: Overview) -> Figure | None:
     return figure.update_yaxes(title=html.escape(overview.metric))
 
 
-def timeline(overview: Overview) -> Figure | None:
+def timeline(overview: StudyData) -> Figure | None:
     """A bar for each attempt, in the colour of how it ended."""
     bars: dict[str, list[tuple[TrialRow, datetime, datetime]]] = defaultdict(list)
     for row in overview.rows:

@@ -15,12 +15,12 @@ from vidclf.reports import html as pages
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
-from vidclf.search.report.data import FEWEST, Overview, best_config, trials_csv
+from vidclf.search.report.data import FEWEST, StudyData, best_config, trials_csv
 from vidclf.search.report.text import description
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading with its figures.
 
     Attributes:
@@ -43,7 +43,7 @@ def refresh(opened: OpenStudy, own: Attempt) -> None:
     replaced as a whole, and only where they change. Costs half a second for twenty trials and two seconds
     for a thousand.
     """
-    overview = Overview.of(opened)
+    overview = StudyData.of(opened)
     own.artifacts.mkdir(parents=True, exist_ok=True)
     _replace(own.artifacts / "trials.csv", trials_csv(overview))
     _replace(own.artifacts / "README.md", description(overview))
@@ -62,7 +62,7 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _page(overview: Overview) -> str:
+def _page(overview: StudyData) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sections = list(_sections(overview))
@@ -70,7 +70,7 @@ def _page(overview: Overview) -> str:
     return pages.document(overview.opened.name, body)
 
 
-def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
+def _top(overview: StudyData, sections: Sequence[PageSection]) -> Iterator[str]:
     """Everything above the figures."""
     yield f"<h1>{html.escape(overview.opened.name)}</h1>"
     yield f'<p class="lead">{html.escape(overview.opened.stored["question"])}</p>'
@@ -100,7 +100,7 @@ def _top(overview: Overview, sections: Sequence[Section]) -> Iterator[str]:
         yield f"<pre>{html.escape(best_config(overview) or '')}</pre></details>"
 
 
-def _leaderboard(overview: Overview) -> Iterator[str]:
+def _leaderboard(overview: StudyData) -> Iterator[str]:
     front = {row.number for row in overview.front}
     shown = ranking.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
     yield "<h2>The best trials</h2>"
@@ -124,7 +124,7 @@ def _leaderboard(overview: Overview) -> Iterator[str]:
     yield "</table>"
 
 
-def _shown(sections: Sequence[Section]) -> Iterator[str]:
+def _shown(sections: Sequence[PageSection]) -> Iterator[str]:
     ids = itertools.count()
     for number, section in enumerate(sections):
         yield f'<h2 id="s{number}">{html.escape(section.title)}</h2>'
@@ -133,9 +133,9 @@ def _shown(sections: Sequence[Section]) -> Iterator[str]:
             yield pages.drawn(figure, f"figure{next(ids)}")
 
 
-def _sections(overview: Overview) -> Iterator[Section]:
+def _sections(overview: StudyData) -> Iterator[PageSection]:
     metric, some = overview.metric, bool(overview.judged())
-    yield Section(
+    yield PageSection(
         "How the search went",
         f"Each point is a complete trial, the line the best {metric} so far. Where it has long been flat, "
         "more trials of this space promise little. Open circles repeat an earlier configuration, crosses "
@@ -145,7 +145,7 @@ def _sections(overview: Overview) -> Iterator[Section]:
     )
     costs = [cost for cost in (LATENCY, SIZE) if any(cost in row.metrics for row in overview.ranked)]
     late = "" if LATENCY in costs else " Latency is measured when the study stops."
-    yield Section(
+    yield PageSection(
         "What accuracy costs",
         "The Pareto front is drawn large: no other trial is better, faster and smaller than one of these at "
         f"once. Latency is per clip, its median on this machine.{late}",
@@ -153,7 +153,7 @@ def _sections(overview: Overview) -> Iterator[Section]:
         "Needs complete trials whose size or latency is known.",
     )
     shares = figures.importances(overview)
-    yield Section(
+    yield PageSection(
         "Which values mattered",
         "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), in "
         "shares of 100 %. For the direction see the slices below.",
@@ -163,14 +163,14 @@ def _sections(overview: Overview) -> Iterator[Section]:
     for stem in overview.stems:
         title = f"Inside {stem}" if len(overview.stems) > 1 else "The searched values"
         inside = figures.inside(overview, stem)
-        yield Section(
+        yield PageSection(
             title,
             " ".join(inside),
             list(itertools.chain(*inside.values())),
             "Needs two complete trials of this base with different values.",
         )
     curves = figures.curves(overview)
-    yield Section(
+    yield PageSection(
         f"{metric} while it ran",
         "What the pruner saw: the mean after each repeat. Dotted lines were stopped early by the pruner; a "
         "solid one that ends sooner than others has not finished."
@@ -182,7 +182,7 @@ def _sections(overview: Overview) -> Iterator[Section]:
         "No trial has reported after an epoch; models without epochs never do.",
     )
     timeline = figures.timeline(overview)
-    yield Section(
+    yield PageSection(
         "When each trial ran",
         "A bar from start to end of each attempt; bars above each other ran at the same time.",
         [timeline] if timeline else [],

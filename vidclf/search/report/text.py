@@ -20,15 +20,16 @@ from scipy.stats import spearmanr
 from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE, TrialRow
+from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.search.record.study import BASE, OpenStudy
-from vidclf.search.report.data import FEWEST, Overview, best_config
+from vidclf.search.report.data import FEWEST, StudyData, best_config
 
 _CLEAR = 0.5
 """Rank correlation from which on a direction is named."""
 
 
-def description(overview: Overview) -> str:
+def description(overview: StudyData) -> str:
     """What was asked, searched and found, as Markdown."""
     opened = overview.opened
     question = opened.stored["question"]
@@ -51,7 +52,7 @@ def description(overview: Overview) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _found(overview: Overview) -> Iterator[str]:
+def _found(overview: StudyData) -> Iterator[str]:
     if not overview.ranked:
         yield f"Nothing yet. {overview.counts()}"
         return
@@ -65,7 +66,7 @@ def _found(overview: Overview) -> Iterator[str]:
         yield from _mattered(overview, stem)
 
 
-def _words(overview: Overview, row: TrialRow) -> str:
+def _words(overview: StudyData, row: TrialRow) -> str:
     parts = [f"{_escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"]
     if LATENCY in row.metrics:
         parts.append(f"{row.metrics[LATENCY]:.1f} ms a clip")
@@ -77,7 +78,7 @@ def _words(overview: Overview, row: TrialRow) -> str:
     )
 
 
-def _mattered(overview: Overview, stem: str) -> Iterator[str]:
+def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     """Which searched values of a base mattered, and which way."""
     rows = overview.judged(stem)
     if not rows:
@@ -94,7 +95,7 @@ def _mattered(overview: Overview, stem: str) -> Iterator[str]:
     yield _bullets(trends or ["No value shows a clear direction."])
 
 
-def _trend(overview: Overview, rows: Sequence[TrialRow], name: str) -> str:
+def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
     """Which way a value pulls, where enough trials agree; empty otherwise."""
     pairs = [(row.params[name], row.value) for row in rows if name in row.params and row.value is not None]
     kind = overview.trials[next(row.number for row in rows if name in row.params)].distributions[name]
@@ -124,7 +125,7 @@ def _trend(overview: Overview, rows: Sequence[TrialRow], name: str) -> str:
     )
 
 
-def _doubts(overview: Overview) -> Iterator[str]:
+def _doubts(overview: StudyData) -> Iterator[str]:
     yield overview.optimistic
     clips = _val_clips(overview.opened)
     score = overview.metric.startswith("val/") and overview.metric != "val/loss"
@@ -163,7 +164,7 @@ def _val_clips(opened: OpenStudy) -> int | None:
     return sum(profile.get("val", {}).values()) or None
 
 
-def _searched(overview: Overview) -> Iterator[str]:
+def _searched(overview: StudyData) -> Iterator[str]:
     opened = overview.opened
     yield overview.counts()
     trials = [overview.trials[row.number] for row in overview.rows]
@@ -178,7 +179,7 @@ def _searched(overview: Overview) -> Iterator[str]:
         )
     try:
         file = config.read_toml(opened.own_attempt.artifacts / "study.toml")
-    except config.InputError:
+    except InputError:
         file = {}
     settings = [f"{objective.direction} {_escaped(objective.metric)}" for objective in opened.objectives]
     settings += [f"keep {_bound(constraint)}" for constraint in opened.stored["constraints"]]
@@ -220,7 +221,7 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _table(overview: Overview, rows: Sequence[TrialRow]) -> str:
+def _table(overview: StudyData, rows: Sequence[TrialRow]) -> str:
     lines = [
         f"| rank | trial | base | {_escaped(overview.metric)} | ms a clip | MB |",
         "|--:|--:|:--|--:|--:|--:|",
