@@ -16,7 +16,7 @@ from scipy import special
 from scipy.optimize import brentq
 
 from vidclf.evaluation import metrics
-from vidclf.evaluation.intervals import METRICS, interval, paired, spent_alpha
+from vidclf.evaluation.intervals import KNOWN, interval, paired, spent_alpha
 
 FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
 CLASSES = len(FREQUENCIES)
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--correlation", type=float, default=CORRELATION, help="between clips of a group")
     parser.add_argument("--only", choices=("coverage", "promotions"), help="one of the tables")
     options = parser.parse_args()
-    assert set(SHOWN) <= set(METRICS)
+    assert set(SHOWN) <= set(KNOWN)
     if options.only != "promotions":
         for mixed in (True, False):
             coverage(options.sets, options.correlation, mixed=mixed)

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vidclf.evaluation import ranking
+from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import CONTENDED, FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
 
 
@@ -96,11 +96,11 @@ def test_without_latency_there_is_no_front() -> None:
     "metric", ["val/loss", "epoch/val/loss", "val/ece", "val/macro_f1_std", SIZE, LATENCY]
 )
 def test_of_these_the_lowest_is_the_best(metric: str) -> None:
-    assert ranking.lower_is_better(metric)
+    assert metrics.lower_is_better(metric)
 
 
 @pytest.mark.parametrize(
     "metric", ["val/macro_f1", "test/roc_auc", "val/recall/loss", "val/recall/weight_loss"]
 )
 def test_of_these_the_highest_is_the_best(metric: str) -> None:
-    assert not ranking.lower_is_better(metric)
+    assert not metrics.lower_is_better(metric)

@@ -34,6 +34,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
+from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
@@ -110,7 +111,7 @@ def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[floa
     probabilities = np.tile(1 - np.array(right)[:, None], (1, 2))
     probabilities[np.arange(len(labels)), labels] = right
     paths, groups = [entry.clip_path for entry in entries], [entry.group for entry in entries]
-    table = metrics.predictions_table(paths, labels, probabilities, manifest.classes, groups)
+    table = predictions_table(paths, labels, probabilities, manifest.classes, groups)
     (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
     table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
 

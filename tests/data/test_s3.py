@@ -11,7 +11,7 @@ import pytest
 from tests.clips import CLASSES, write_experiment, write_study
 from tests.s3 import S3Server, need_module, s3_server
 from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.evaluation import metrics
+from vidclf.evaluation.predictions import read_predictions
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
@@ -99,7 +99,7 @@ def test_a_run_on_clips_in_s3(
     attempt = Attempt(Path(trained["model_dir"]).parent)
     assert attempt.identity().tags["vidclf.data_digest"] == squares.digest()
     assert attempt.identity().dataset["source"] == manifest
-    judged = metrics.read_predictions(attempt.artifacts / "val" / "predictions.csv")["clip_path"]
+    judged = read_predictions(attempt.artifacts / "val" / "predictions.csv")["clip_path"]
     assert sorted(judged) == sorted(entry.name for entry in read_manifest(manifest).split("val"))
     assert all(name.startswith(f"{s3}/") for name in judged)
     clip, none = f"{s3}/down/v_down_g02_c00.avi", f"{s3}/down/none.avi"

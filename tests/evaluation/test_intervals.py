@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 
 from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import (
-    METRICS,
+    KNOWN,
     Interval,
     PairedComparison,
     comparable,
@@ -26,7 +26,7 @@ from vidclf.evaluation.intervals import (
 )
 
 Labels = NDArray[np.int64]
-EVERY = (*METRICS, "recall/1")
+EVERY = (*KNOWN, "recall/1")
 WEIGHT = 8
 """Groups' worth of evidence for a correlation of 0.2."""
 
@@ -36,7 +36,7 @@ def test_all_pairs_of_models_share_alpha() -> None:
 
 
 def test_models_are_compared_by_macro_f1_where_no_intervals_are_known() -> None:
-    assert [comparable(metric) for metric in METRICS] == list(METRICS)
+    assert [comparable(metric) for metric in KNOWN] == list(KNOWN)
     assert comparable("loss") == "macro_f1"
 
 
@@ -138,7 +138,7 @@ def test_few_groups_say_so_or_nothing() -> None:
     two = np.isin(groups, ["g0", "g1"])
     assert interval("accuracy", labels[two], guesses[:, two], groups[two]) is None
     assert paired("accuracy", labels[two], guesses[0, two], guesses[0, two], groups[two]) is None
-    for metric in METRICS:
+    for metric in KNOWN:
         assert interval(metric, labels[:0], guesses[:, :0], groups[:0]) is None
     labels[~two] = 0
     labels[two] = 1
@@ -148,8 +148,8 @@ def test_few_groups_say_so_or_nothing() -> None:
         with pytest.raises(ValueError, match="no interval") as caught:
             interval(metric, labels, guesses, groups)
         assert str(caught.value) == (
-            f"no interval is known for {metric}: there are accuracy, balanced_accuracy, macro_f1, "
-            "macro_precision, macro_recall, recall/<index>"
+            f"no interval is known for {metric}: there are accuracy, balanced_accuracy, "
+            "macro_precision, macro_recall, macro_f1, recall/<index>"
         )
 
 

@@ -1,6 +1,7 @@
 """Metrics against values computed by hand."""
 
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import vidclf
 from vidclf.evaluation import metrics
+from vidclf.evaluation.predictions import predictions_table, read_predictions, wrong_clips
 
 CLASSES = ("a", "b", "c")
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -89,6 +92,43 @@ def test_the_first_and_the_last_bin_take_what_is_theirs() -> None:
     assert metrics.reliability(np.array([0]), rounded).clips.tolist() == [0] * 14 + [1]
 
 
+def test_every_metric_is_computed_where_all_classes_have_clips() -> None:
+    scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"))
+    assert set(metrics.METRICS) == {name for name in scores if not name.startswith("recall/")}
+    worst = metrics.evaluate(np.arange(6), np.eye(6)[[1, 2, 3, 4, 5, 0]], list("abcdef"))
+    for name, row in metrics.METRICS.items():
+        better = scores[name] < worst[name] if row.direction == "minimize" else scores[name] > worst[name]
+        assert better, name
+
+
+def test_curves_are_the_values_of_evaluate() -> None:
+    scores = metrics.evaluate(LABELS, PROBABILITIES, CLASSES)
+    assert metrics.curve_values(LABELS, PROBABILITIES) == {name: scores[name] for name in metrics.CURVES}
+    assert {"loss", "macro_f1"} <= set(metrics.CURVES)
+
+
+def test_a_ratio_is_its_metric() -> None:
+    hits, true, said = np.array([2.0, 2.0, 0.0]), np.array([3.0, 2.0, 1.0]), np.array([3.0, 3.0, 0.0])
+    scores = metrics.evaluate(LABELS, PROBABILITIES, CLASSES)
+    rows = {name: row.ratio for name, row in metrics.METRICS.items() if row.ratio is not None}
+    assert len(rows) > 3
+    for name, ratio in rows.items():
+        over, under = ratio.parts(hits, true, said)
+        averages = {"micro": over.sum() / under.sum(), "macro": (over / np.maximum(under, 1)).mean()}
+        assert scores[name] == pytest.approx(averages[ratio.average]), name
+
+
+def test_metrics_stand_in_the_table_alone() -> None:
+    """Nothing else lists metrics: a row is all that a new one needs."""
+    usual = {"accuracy", "macro_f1", "loss"}  # defaults and headings name them
+    root = Path(vidclf.__file__).parent
+    sources = [path for path in root.rglob("*.py") if path != root / "evaluation" / "metrics.py"]
+    assert len(sources) > 100
+    for name in metrics.METRICS.keys() - usual:
+        quoted = re.compile(rf"""["'](\w+/)*{name}["']""")
+        assert [path.name for path in sources if quoted.search(path.read_text(encoding="utf-8"))] == [], name
+
+
 def test_the_quick_f1_is_that_of_evaluate() -> None:
     assert metrics.macro_f1(LABELS, metrics.predicted(PROBABILITIES)) == pytest.approx((2 / 3 + 4 / 5) / 3)
     # A class without a clip is left out, and a guess of it is an error of the present.
@@ -142,13 +182,13 @@ def test_report_names_every_class() -> None:
 
 def test_tables_of_clips() -> None:
     paths = [Path(f"/clips/{index}.avi") for index in range(6)]
-    table = metrics.predictions_table(paths, LABELS, PROBABILITIES, CLASSES, list("uvwxyz"))
+    table = predictions_table(paths, LABELS, PROBABILITIES, CLASSES, list("uvwxyz"))
     assert table["group"].tolist() == list("uvwxyz")
     assert table["clip_path"].tolist() == [str(path) for path in paths]
     assert table["predicted"].tolist() == ["a", "a", "b", "b", "b", "a"]
     assert table["correct"].tolist() == [True, True, False, True, True, False]
     np.testing.assert_array_equal(table[[f"probability/{name}" for name in CLASSES]], PROBABILITIES)
-    wrong = metrics.wrong_clips(table)
+    wrong = wrong_clips(table)
     assert wrong["clip_path"].tolist() == ["/clips/2.avi", "/clips/5.avi"]
     assert wrong["confidence"].tolist() == [0.9, 0.7]
 
@@ -156,23 +196,23 @@ def test_tables_of_clips() -> None:
 def test_equally_sure_errors_keep_their_order() -> None:
     paths = [Path(f"/{index:03}.avi") for index in range(200)]
     shares = np.tile([[0.9, 0.1], [0.7, 0.3]], (100, 1))
-    table = metrics.predictions_table(paths, np.ones(200, np.int64), shares, ["a", "b"], ["g"] * 200)
+    table = predictions_table(paths, np.ones(200, np.int64), shares, ["a", "b"], ["g"] * 200)
     wanted = [str(path) for path in [*paths[::2], *paths[1::2]]]
-    assert metrics.wrong_clips(table)["clip_path"].tolist() == wanted
+    assert wrong_clips(table)["clip_path"].tolist() == wanted
 
 
 def test_a_table_wants_a_name_for_every_probability() -> None:
     with pytest.raises(ValueError, match="longer"):
-        metrics.predictions_table([Path("/a.avi")], np.array([0]), np.array([[0.5, 0.5]]), ["a"], ["g"])
+        predictions_table([Path("/a.avi")], np.array([0]), np.array([[0.5, 0.5]]), ["a"], ["g"])
 
 
 @pytest.mark.parametrize("names", [["007", "1e3"], ["None", "NA"], ["", "nan"]])
 def test_predictions_keep_names_that_look_like_numbers_or_gaps(tmp_path: Path, names: list[str]) -> None:
     paths = [Path(name) for name in ("01", "2")]
     shares = np.array([[0.9, 0.1], [0.2, 0.8]])
-    table = metrics.predictions_table(paths, np.array([0, 1]), shares, names, names)
+    table = predictions_table(paths, np.array([0, 1]), shares, names, names)
     table.to_csv(tmp_path / "predictions.csv", index=False)
-    read = metrics.read_predictions(tmp_path / "predictions.csv")
+    read = read_predictions(tmp_path / "predictions.csv")
     assert read["clip_path"].tolist() == ["01", "2"]
     assert all(read[name].tolist() == names for name in ("label", "predicted", "group"))
     assert read["correct"].tolist() == [True, True]

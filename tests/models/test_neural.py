@@ -16,6 +16,7 @@ from vidclf import config
 from vidclf.data.augmentation import AugmentConfig
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
 from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
@@ -112,7 +113,7 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch, **curves: list[float]) -> N
         names = ("loss", "accuracy", "macro_f1", "balanced_accuracy")
         return {name: curves[name][epoch] if name in curves else 0.5 for name in names}
 
-    monkeypatch.setattr(training, "scores", scores)
+    monkeypatch.setattr(metrics, "curve_values", scores)
 
 
 @pytest.mark.parametrize("network", TINY)
@@ -517,7 +518,10 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
         ({"model.network": "resnet18", "data.size": 32}, "resnet18 takes no less than 33 pixels"),
         ({"data.store_side": 20}, "data.size = 24 is larger than data.store_side = 20"),
         ({"data.resize": 20}, "data.size = 24 is larger than data.resize = 20"),
-        ({"train.monitor": "val/f1"}, r"train\.monitor: Input should be 'val/loss', 'val/accuracy'"),
+        (
+            {"train.monitor": "val/f1"},
+            r"train\.monitor: expected one of val/accuracy, .*did you mean val/macro_f1",
+        ),
         ({"train.label_smoothing": 1.5}, r"train\.label_smoothing"),
     ],
 )

@@ -167,7 +167,7 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 
 def _judged(attempt: "Attempt", split: str) -> str:
     """How many clips of how many groups the model was judged on, in words."""
-    from vidclf.evaluation.metrics import read_predictions
+    from vidclf.evaluation.predictions import read_predictions
     from vidclf.labels import plural
 
     table = read_predictions(attempt.artifacts / split / "predictions.csv")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vidclf.comparison.rows import ModelRow
 from vidclf.data import remote, video
-from vidclf.evaluation.metrics import read_predictions
+from vidclf.evaluation.predictions import read_predictions
 from vidclf.exceptions import ClipError
 from vidclf.reports import html
 

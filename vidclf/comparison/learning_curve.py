@@ -15,7 +15,6 @@ from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
 from vidclf.models import MODELS
 from vidclf.runs.experiment import clip_store, divided, experiment_of, prepare
-from vidclf.search.record.settings import SCORES
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the training groups."""
@@ -100,7 +99,7 @@ def grow(line: ModelRow, metric: str, progress: Callable[[], None]) -> LearningC
         InputError: Its clips cannot be read.
     """
     assert line.attempt is not None
-    metric = metric if metric in {f"val/{name}" for name in SCORES} - {"val/loss"} else METRIC
+    metric = metric if metric in {f"val/{name}" for name in metrics.METRICS} - {"val/loss"} else METRIC
     experiment = experiment_of(line.attempt)
     manifest, _ = prepare(experiment)
     splits, store = divided(experiment, manifest), clip_store(experiment)

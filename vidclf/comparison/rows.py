@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidclf import config
-from vidclf.evaluation import ranking
+from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
@@ -199,7 +199,7 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
     objectives = {study.objective.metric: study.objective.direction for study in found.studies.values()}
     common = next(iter(objectives)) if len(objectives) == 1 else METRIC
     metric = metric or (common if common.startswith("val/") else METRIC)
-    direction = objectives.get(metric) or ("minimize" if ranking.lower_is_better(metric) else "maximize")
+    direction = objectives.get(metric) or ("minimize" if metrics.lower_is_better(metric) else "maximize")
     lines = [line for study in found.studies.values() for line in _trials(study, metric, found)]
     lines += [line for run, named in found.runs.items() if (line := _run(Attempt(run), metric, named))]
     if not lines:

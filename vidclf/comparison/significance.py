@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.comparison.rows import ModelRow
-from vidclf.evaluation.metrics import read_predictions
+from vidclf.evaluation.predictions import read_predictions
 
 ALPHA = 0.05
 _KEYS = ["clip_path", "repeat"]

@@ -8,7 +8,7 @@ from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.significance import PairVerdict
 from vidclf.data.manifest import SPLITS
-from vidclf.evaluation import ranking
+from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.labels import plural
 
@@ -152,7 +152,7 @@ def _cheaper(block: RowGroup, best: ModelRow) -> Iterator[str]:
 
 def _near(block: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
     """Lines whose score differs from the best by no more than one clip of val, where val chose that."""
-    lower = ranking.lower_is_better(block.metric)
+    lower = metrics.lower_is_better(block.metric)
     if not clips or lower or not block.metric.startswith("val/") or best.won:
         return []
     others = (line for line in block.ranked if line is not best)

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Labels = NDArray[np.int64]
+from vidclf.evaluation.metrics import METRICS, Labels
+
 Values = NDArray[np.float64]
 Verdict = Literal["better", "worse", "cannot tell"]
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
-"""What intervals are known for, beside ``recall/<index of the class>``."""
+KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
+"""Metrics that intervals are known for, beside ``recall/<index of the class>``."""
 CONFIDENCE = 0.95
 """Of every interval and verdict that is shown."""
 FEWEST_GROUPS = 3
@@ -48,7 +49,7 @@ _MOST_FLIPS = 1_000_000
 
 def comparable(metric: str) -> str:
     """The metric to compare models by: ``metric`` itself (as ``accuracy``) if intervals are known for it."""
-    return metric if metric in METRICS else "macro_f1"
+    return metric if metric in KNOWN else "macro_f1"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def interval(
     Wilson's interval with the effective number of clips.
 
     Args:
-        metric: One of `METRICS`, or ``recall/<index of the class>``.
+        metric: One of `KNOWN`, or ``recall/<index of the class>``.
         labels: True classes.
         guesses: Predicted classes; of several repeats the metric's mean is meant.
         groups: Name of each clip's group.
@@ -287,26 +288,24 @@ def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str])
         counted = labels == int(recalled)
         # The accuracy on the clips of that class: groups without one say nothing of it.
         labels, guesses, names, metric = labels[counted], guesses[:, counted], names[counted], "accuracy"
-    if metric not in METRICS:
-        raise ValueError(f"no interval is known for {metric}: there are {', '.join(METRICS)}, recall/<index>")
+    ratio = METRICS[metric].ratio if metric in METRICS else None
+    if ratio is None:
+        raise ValueError(f"no interval is known for {metric}: there are {', '.join(KNOWN)}, recall/<index>")
     group = np.unique(names, return_inverse=True)[1]
     number = int(group.max(initial=-1)) + 1
     right = guesses == labels
-    if metric == "accuracy":
-        hits = _tally(np.where(right, 0, -1), group, number, 1)
-        true = np.broadcast_to(_tally(np.zeros((1, len(labels)), np.int64), group, number, 1), hits.shape)
-        weights = np.full(len(labels), 1 / max(len(labels), 1))
-        return _Ratios(hits, true, right.mean(axis=0), weights, group)
     classes = int(max(labels.max(initial=0), guesses.max(initial=0))) + 1
-    clips = np.bincount(labels)
+    clips = np.bincount(labels, minlength=1)
     present = np.flatnonzero(clips)
     hits = _tally(np.where(right, labels, -1), group, number, classes)[..., present]
     true = np.broadcast_to(_tally(labels[None], group, number, classes)[..., present], hits.shape)
     said = _tally(guesses, group, number, classes)[..., present]
-    weights = 1 / (len(present) * clips[labels])
-    over, under = {"macro_f1": (2 * hits, true + said), "macro_precision": (hits, said)}.get(
-        metric, (hits, true)
-    )
+    over, under = ratio.parts(hits, true, said)
+    if ratio.average == "micro":
+        over, under = over.sum(axis=2, keepdims=True), under.sum(axis=2, keepdims=True)
+        weights = np.full(len(labels), 1 / max(len(labels), 1))
+    else:
+        weights = 1 / (len(present) * clips[labels])
     return _Ratios(over, under, right.mean(axis=0), weights, group)
 
 

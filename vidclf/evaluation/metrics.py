@@ -1,98 +1,242 @@
-"""Labels and probabilities to metrics: one evaluation for every kind of model.
+"""Labels and probabilities to metrics: one table for every kind of model.
+
+`METRICS` is the one place that knows a metric: its direction, whether it has a curve and an interval, and how
+it is computed. Objectives, monitors, gates, rankings, intervals and pages read it.
 
 Shapes throughout: ``labels`` (clips,) with values 0 to classes - 1;
 ``probabilities`` (clips, classes), rows sum to 1.
 
 Averages over classes leave out those without a clip: what a model does on them
 cannot be measured. A class that is never predicted has precision 0.
+
+scikit-learn is imported by what computes with it: it takes a second, and every command reads the table.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.metrics import (
-    accuracy_score,
-    classification_report,
-    confusion_matrix,
-    log_loss,
-    precision_recall_fscore_support,
-    top_k_accuracy_score,
-)
-
-from vidclf.data.remote import named
 
 Labels = NDArray[np.int64]
+Values = NDArray[np.float64]
+Direction = Literal["maximize", "minimize"]
 BINS = 15
 """Bins of confidence for calibration, as in the source of `reliability`."""
-TOPS = (3, 5)
-"""How many classes a prediction may name, where there are more."""
 
 
-def predicted(probabilities: NDArray[np.float64]) -> Labels:
+class ClassScores(NamedTuple):
+    """Scores of the classes that have clips, each of shape (present classes,)."""
+
+    precision: Values
+    recall: Values
+    f1: Values
+    support: Labels
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a metric is computed from.
+
+    Attributes:
+        labels: True classes, shape (clips,).
+        probabilities: Shape (clips, classes).
+    """
+
+    labels: Labels
+    probabilities: Values
+
+    @property
+    def classes(self) -> int:
+        """How many there are, with and without clips."""
+        return int(self.probabilities.shape[1])
+
+    @cached_property
+    def guesses(self) -> Labels:
+        """Predicted classes, shape (clips,)."""
+        return predicted(self.probabilities)
+
+    @cached_property
+    def present(self) -> Labels:
+        """Classes that have clips, ascending."""
+        return np.unique(self.labels)
+
+    @cached_property
+    def by_class(self) -> ClassScores:
+        """Scores of the present classes, in their order."""
+        from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415
+
+        scores = precision_recall_fscore_support(
+            self.labels, self.guesses, labels=self.present, zero_division=0
+        )
+        return ClassScores(*scores)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric as a ratio of counts of clips, by class: what an interval is computed from.
+
+    Attributes:
+        average: ``macro``: the mean of the classes' ratios; ``micro``: one ratio of the sums over classes.
+        parts: From clips that are rightly predicted as a class, that have it, and that are predicted as it
+            (arrays of one shape) to numerator and denominator.
+    """
+
+    average: Literal["macro", "micro"]
+    parts: Callable[[Values, Values, Values], tuple[Values, Values]]
+
+
+def _recall(hits: Values, true: Values, said: Values) -> tuple[Values, Values]:
+    return hits, true
+
+
+def _precision(hits: Values, true: Values, said: Values) -> tuple[Values, Values]:
+    return hits, said
+
+
+def _f1(hits: Values, true: Values, said: Values) -> tuple[Values, Values]:
+    return 2 * hits, true + said
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        compute: Its value; ``None`` where these clips do not define it.
+        direction: Which values are better.
+        curve: Whether networks report it after each epoch, as ``epoch/val/<name>``.
+        ratio: How it is counted, where intervals and paired tests are known for it.
+    """
+
+    compute: Callable[[Predictions], float | None]
+    direction: Direction = "maximize"
+    curve: bool = False
+    ratio: Ratio | None = None
+
+
+def _accuracy(of: Predictions) -> float:
+    return float((of.guesses == of.labels).mean())
+
+
+def _macro(name: str, of: Predictions) -> float:
+    return float(getattr(of.by_class, name).mean())
+
+
+def _weighted(name: str, of: Predictions) -> float:
+    return float(np.average(getattr(of.by_class, name), weights=of.by_class.support))
+
+
+def _top(count: int, of: Predictions) -> float | None:
+    """Share of clips whose class is among the ``count`` most probable; ``None`` without more classes."""
+    from sklearn.metrics import top_k_accuracy_score  # noqa: PLC0415
+
+    if of.classes <= count:
+        return None
+    return float(top_k_accuracy_score(of.labels, of.probabilities, k=count, labels=range(of.classes)))
+
+
+def _roc_auc(of: Predictions) -> float | None:
+    """As sklearn's ``roc_auc_score(…, multi_class="ovr")``, which takes 50 ms for 100 classes, by ranks.
+
+    The area is the share of (clip of the class, other clip) pairs in the right order, which is Mann and
+    Whitney's U. ``None`` where a class has no clip, or no other class has.
+    """
+    from scipy.stats import rankdata  # noqa: PLC0415
+
+    if len(of.present) < max(of.classes, 2):
+        return None
+    clips = len(of.labels)
+    counts = np.bincount(of.labels)
+    ranks = rankdata(of.probabilities, axis=0)[np.arange(clips), of.labels]
+    sums = np.bincount(of.labels, ranks)
+    areas = (sums - counts * (counts + 1) / 2) / (counts * (clips - counts))
+    return float(areas.mean())
+
+
+def _loss(of: Predictions) -> float:
+    return cross_entropy(of.labels, of.probabilities)
+
+
+def _calibration_error(of: Predictions) -> float:
+    return expected_calibration_error(of.labels, of.probabilities)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(_accuracy, curve=True, ratio=Ratio("micro", _recall)),
+    "balanced_accuracy": Metric(partial(_macro, "recall"), curve=True, ratio=Ratio("macro", _recall)),
+    "macro_precision": Metric(partial(_macro, "precision"), ratio=Ratio("macro", _precision)),
+    "macro_recall": Metric(partial(_macro, "recall"), ratio=Ratio("macro", _recall)),
+    "macro_f1": Metric(partial(_macro, "f1"), curve=True, ratio=Ratio("macro", _f1)),
+    "weighted_precision": Metric(partial(_weighted, "precision")),
+    "weighted_recall": Metric(partial(_weighted, "recall")),
+    "weighted_f1": Metric(partial(_weighted, "f1")),
+    "top3_accuracy": Metric(partial(_top, 3)),
+    "top5_accuracy": Metric(partial(_top, 5)),
+    "roc_auc": Metric(_roc_auc),
+    "loss": Metric(_loss, "minimize", curve=True),
+    "ece": Metric(_calibration_error, "minimize"),
+}
+"""Every metric of a split by name, beside ``recall/<class>``.
+
+All are in [0, 1] but ``loss`` (cross entropy), which is at least 0, and ln(classes) where all classes are
+guessed alike. ``top3_accuracy`` and ``top5_accuracy`` are known where there are more classes, ``roc_auc``
+(one class against the rest, mean over classes) where every class has clips.
+"""
+CURVES = tuple(name for name, metric in METRICS.items() if metric.curve)
+"""Metrics that networks report after each epoch."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether the smallest value is the best: of ``val/loss``, ``latency/p50_ms``, ``val/macro_f1_std``."""
+    prefix, _, name = metric.rpartition("/")
+    if f"{prefix}/".endswith("recall/"):  # of a class, which may be called loss
+        return False
+    if prefix in {"size", "latency", "cost"} or name.endswith("_std"):
+        return True
+    known = METRICS.get(name)
+    return known is not None and known.direction == "minimize"
+
+
+def predicted(probabilities: Values) -> Labels:
     """The most probable class of each clip, the first of equals, shape (clips,)."""
     guesses: Labels = probabilities.argmax(axis=1)
     return guesses
 
 
-def evaluate(labels: Labels, probabilities: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+def evaluate(labels: Labels, probabilities: Values, classes: Sequence[str]) -> dict[str, float]:
     """All metrics of one split.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``macro_…`` and ``weighted_precision``, ``…_recall`` and
-        ``…_f1``, ``top3_accuracy`` and ``top5_accuracy`` where there are more classes, ``roc_auc`` (one class
-        against the rest, mean over classes) where every class has clips, and ``recall/<class>`` for each
-        that has, all in [0, 1]; ``loss`` (cross entropy), finite and at least 0, where guessing evenly gives
-        ln(classes); ``ece``, see `expected_calibration_error`.
+        Each of `METRICS` that these clips define, and ``recall/<class>`` for each class that has clips.
+
+    Example:
+        >>> evaluate(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), ["jump", "run"])["accuracy"]
+        0.5
     """
-    guesses = predicted(probabilities)
-    present = np.unique(labels)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, guesses, labels=present, zero_division=0
-    )
-    each = {"precision": precision, "recall": recall, "f1": f1}
-    tops = [count for count in TOPS if len(classes) > count]
-    every = range(len(classes))
-    scores = {
-        "accuracy": accuracy_score(labels, guesses),
-        "balanced_accuracy": recall.mean(),
-        **{f"macro_{name}": values.mean() for name, values in each.items()},
-        **{f"weighted_{name}": np.average(values, weights=support) for name, values in each.items()},
-        **{
-            f"top{count}_accuracy": top_k_accuracy_score(labels, probabilities, k=count, labels=every)
-            for count in tops
-        },
-        "loss": cross_entropy(labels, probabilities),
-        "ece": expected_calibration_error(labels, probabilities),
-        **{f"recall/{classes[index]}": value for index, value in zip(present, recall, strict=True)},
-    }
-    if len(present) == len(classes):
-        scores["roc_auc"] = _roc_auc(labels, probabilities)
-    return {name: float(value) for name, value in scores.items()}
+    of = Predictions(labels, probabilities)
+    scores = {name: value for name, row in METRICS.items() if (value := row.compute(of)) is not None}
+    for index, recall in zip(of.present, of.by_class.recall, strict=True):
+        scores[f"recall/{classes[index]}"] = float(recall)
+    return scores
 
 
-def cross_entropy(labels: Labels, probabilities: NDArray[np.float64]) -> float:
+def curve_values(labels: Labels, probabilities: Values) -> dict[str, float]:
+    """The metrics of `CURVES`, which a network reports after each epoch."""
+    of = Predictions(labels, probabilities)
+    found = {name: METRICS[name].compute(of) for name in CURVES}
+    return {name: math.nan if value is None else value for name, value in found.items()}
+
+
+def cross_entropy(labels: Labels, probabilities: Values) -> float:
     """Mean of -ln of the true class's probability; finite."""
+    from sklearn.metrics import log_loss  # noqa: PLC0415
+
     normalized = probabilities / probabilities.sum(axis=1, keepdims=True)
     return float(log_loss(labels, normalized, labels=range(probabilities.shape[1])))
-
-
-def _roc_auc(labels: Labels, probabilities: NDArray[np.float64]) -> float:
-    """As sklearn's ``roc_auc_score(…, multi_class="ovr")``, which takes 50 ms for 100 classes, by ranks.
-
-    The area is the share of (clip of the class, other clip) pairs in the right order, which is Mann and
-    Whitney's U; every class has clips and so have the others.
-    """
-    clips = len(labels)
-    counts = np.bincount(labels)
-    ranks = rankdata(probabilities, axis=0)[np.arange(clips), labels]
-    sums = np.bincount(labels, ranks)
-    areas = (sums - counts * (counts + 1) / 2) / (counts * (clips - counts))
-    return float(areas.mean())
 
 
 @dataclass(frozen=True)
@@ -106,11 +250,11 @@ class Reliability:
     """
 
     clips: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    confidence: Values
+    accuracy: Values
 
 
-def reliability(labels: Labels, probabilities: NDArray[np.float64]) -> Reliability:
+def reliability(labels: Labels, probabilities: Values) -> Reliability:
     """Confidence against accuracy (Guo et al. 2017, arXiv:1706.04599; 15 bins, each with its upper end)."""
     sure = probabilities.max(axis=1)
     # Rounding may take a sum of probabilities, and so the largest, a hair above 1.
@@ -121,7 +265,7 @@ def reliability(labels: Labels, probabilities: NDArray[np.float64]) -> Reliabili
     return Reliability(clips, np.bincount(place, sure, BINS) / some, np.bincount(place, right, BINS) / some)
 
 
-def expected_calibration_error(labels: Labels, probabilities: NDArray[np.float64]) -> float:
+def expected_calibration_error(labels: Labels, probabilities: Values) -> float:
     """Mean distance between confidence and accuracy in the bins of `reliability`, weighed by clips.
 
     In [0, 1]; of few clips too large, as chance alone sets the two apart.
@@ -139,16 +283,20 @@ def macro_f1(labels: Labels, guesses: Labels) -> float:
     return float(np.mean(scores))
 
 
-def confusion(labels: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+def confusion(labels: Labels, probabilities: Values) -> NDArray[np.int64]:
     """Clips by true class (row) and predicted class (column), shape (classes, classes)."""
+    from sklearn.metrics import confusion_matrix  # noqa: PLC0415
+
     counts: NDArray[np.int64] = confusion_matrix(
         labels, predicted(probabilities), labels=range(probabilities.shape[1])
     )
     return counts
 
 
-def report_text(labels: Labels, probabilities: NDArray[np.float64], classes: Sequence[str]) -> str:
+def report_text(labels: Labels, probabilities: Values, classes: Sequence[str]) -> str:
     """Precision, recall, F1 and number of clips of every class, as a table for people."""
+    from sklearn.metrics import classification_report  # noqa: PLC0415
+
     text: str = classification_report(
         labels,
         predicted(probabilities),
@@ -158,41 +306,3 @@ def report_text(labels: Labels, probabilities: NDArray[np.float64], classes: Seq
         zero_division=0,
     )
     return text
-
-
-def predictions_table(
-    paths: Sequence[Path],
-    labels: Labels,
-    probabilities: NDArray[np.float64],
-    classes: Sequence[str],
-    groups: Sequence[str],
-) -> pd.DataFrame:
-    """One row a clip, in the order given.
-
-    Returns:
-        Columns ``clip_path``, ``group``, ``label``, ``predicted``, ``correct``, ``confidence`` (the predicted
-        class's probability) and ``probability/<class>`` for every class.
-    """
-    names = np.array(classes)
-    guesses = predicted(probabilities)
-    described = {
-        "clip_path": [named(path) for path in paths],
-        "group": list(groups),
-        "label": names[labels],
-        "predicted": names[guesses],
-        "correct": guesses == labels,
-        "confidence": probabilities.max(axis=1),
-    }
-    columns = {f"probability/{name}": column for name, column in zip(classes, probabilities.T, strict=True)}
-    return pd.DataFrame(described | columns)
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """A `predictions_table` from its CSV file; names stay text, also those that look like numbers or gaps."""
-    texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
-    return pd.read_csv(path, dtype=texts, keep_default_na=False)
-
-
-def wrong_clips(table: pd.DataFrame) -> pd.DataFrame:
-    """The wrongly predicted rows of a `predictions_table`, the most confident first."""
-    return table[~table["correct"]].sort_values("confidence", ascending=False, kind="stable")

@@ -1,7 +1,6 @@
 """Which trial is best, and which are worth keeping: pure functions over summaries of trials."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,8 +17,6 @@ CONTENDED = "latency/contended"
 """Marks a latency that was measured beside other trials: it rejects nothing, and is measured again."""
 _BUSY = 0.1
 """Share of the machine's cores from which on other work makes latencies too long to be believed."""
-_LOWER = re.compile(r"(size|latency|cost)/.*|(\w+/)*((loss|ece)(_\w+)?|\w+_std)")
-"""Costs, losses, calibration errors and deviations; a class may be called ``loss``: ``val/recall/loss``."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,6 @@ def disturbed(metrics: Mapping[str, float]) -> str:
     if load <= _BUSY and metrics.get(FILE_LATENCY, math.inf) < metrics.get(LATENCY, 0.0):
         return "the machine was busy (it took longer without reading the file than with it)"
     return f"other programs used {100 * load:.0f} % of the machine" if load > _BUSY else ""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether the smallest value of a metric (``val/loss``, ``latency/p50_ms``) is the best."""
-    return "recall/" not in metric and _LOWER.fullmatch(metric) is not None
 
 
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:

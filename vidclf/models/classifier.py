@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from vidclf.config import digest
 from vidclf.data.clips import ClipSet
+from vidclf.evaluation import metrics
 from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
@@ -296,7 +297,7 @@ class NeuralClassifier:
         probabilities = self.predict_proba(clips)
         if not np.isfinite(probabilities).all():
             raise _diverged(epoch, self.lr)
-        scores = training.scores(clips.labels, probabilities)
+        scores = metrics.curve_values(clips.labels, probabilities)
         return {f"epoch/val/{name}": value for name, value in scores.items()}
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:

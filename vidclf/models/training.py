@@ -5,24 +5,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
+from pydantic import AfterValidator, Field
 from torch import nn
 from torch.nn import functional
 
-from vidclf.config import Section
-from vidclf.models.base import Probabilities
+from vidclf.config import Section, did_you_mean
+from vidclf.evaluation import metrics
 
 Item = TypeVar("Item")
 Built = TypeVar("Built")
 
-Monitor = Literal["val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy"]
+MONITORS = tuple(f"val/{name}" for name in metrics.CURVES)
 """Names of the val curves, without their leading ``epoch/``."""
+
+
+def _check_monitor(name: str) -> str:
+    if name not in MONITORS:
+        raise ValueError(f"expected one of {', '.join(MONITORS)}{did_you_mean(name, MONITORS)}")
+    return name
+
+
+Monitor = Annotated[str, AfterValidator(_check_monitor)]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "step", "cosine"]
 Balance = Literal["none", "sampler", "loss", "both"]
@@ -175,26 +183,12 @@ def epoch_order(
     return generator.choice(len(labels), size=len(labels), p=weights / weights.sum())
 
 
-def scores(labels: NDArray[np.int64], probabilities: Probabilities) -> dict[str, float]:
-    """``loss``, ``accuracy``, ``macro_f1`` and ``balanced_accuracy``; a class without clips is left out."""
-    predicted = probabilities.argmax(axis=1)
-    present = np.unique(labels)
-    return {
-        "loss": float(log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1]))),
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-        "balanced_accuracy": float(
-            recall_score(labels, predicted, labels=present, average="macro", zero_division=0)
-        ),
-    }
-
-
 @dataclass
 class BestSoFar:
     """The best value of a curve so far.
 
     Attributes:
-        monitor: Which curve; a loss is best when lowest, all others when highest.
+        monitor: Which curve, see `MONITORS`.
         min_delta: An improvement must exceed this.
         value: The best value, always the higher the better.
         waited: Epochs since.
@@ -208,7 +202,7 @@ class BestSoFar:
     def improves(self, curves: Mapping[str, float]) -> bool:
         """Takes note of an epoch's curves; whether it is the best so far."""
         value = curves[f"epoch/{self.monitor}"]
-        value = -value if self.monitor == "val/loss" else value
+        value = -value if metrics.lower_is_better(self.monitor) else value
         if value > self.value + self.min_delta:
             self.value, self.waited = value, 0
             return True

@@ -100,7 +100,7 @@ def _scores(evidence: Evidence) -> str:
         "|---|---|---|---|",
     ]
     # By name alone the recall of a class called kick_low would be taken for the end of an interval.
-    ends = {f"test/{name}_{end}" for name in intervals.METRICS for end in ("low", "high")}
+    ends = {f"test/{name}_{end}" for name in intervals.KNOWN for end in ("low", "high")}
     for key, value in evidence.metrics.items():
         name = key.removeprefix("test/")
         if not key.startswith("test/") or key in ends:

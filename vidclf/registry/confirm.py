@@ -19,6 +19,7 @@ from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import intervals, metrics, ranking
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
+from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
@@ -272,7 +273,7 @@ def _fitted(
     """Predictions of a fold's scored clips by a model that never saw their groups."""
     path = attempt.folder / "fits" / f"{name}.csv"
     if path.exists():
-        return metrics.read_predictions(path)
+        return read_predictions(path)
     store = clip_store(experiment)
     train, val, scored = (
         ClipSet.of_entries(entries, manifest.classes, store)
@@ -281,7 +282,7 @@ def _fitted(
     classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
     checkpoint = attempt.checkpoint / name
     classifier.fit(train, val, lambda *_: None, checkpoint)
-    table = metrics.predictions_table(
+    table = predictions_table(
         scored.paths, scored.labels, classifier.predict_proba(scored), scored.classes, scored.groups
     )
     path.parent.mkdir(exist_ok=True)
@@ -289,7 +290,7 @@ def _fitted(
     table.to_csv(partial, index=False)
     partial.replace(path)
     attempt.drop_checkpoint()
-    return metrics.read_predictions(path)
+    return read_predictions(path)
 
 
 def _evaluated(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
@@ -310,9 +311,7 @@ def _paired(
     opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float
 ) -> PairedComparison | None:
     """The winner against another on the clips that both were judged by."""
-    tables = [
-        metrics.read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)
-    ]
+    tables = [read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)]
     first = tables[0][tables[0]["repeat"] == FIRST_SEED]
     same = set(tables[0]["clip_path"]) == set(tables[1]["clip_path"])
     if not same or winner.guesses.shape != other.guesses.shape:

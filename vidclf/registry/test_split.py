@@ -15,6 +15,7 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE
+from vidclf.evaluation.predictions import predictions_table, wrong_clips
 from vidclf.exceptions import NotComparableError
 from vidclf.models import load_model
 from vidclf.models.saved import read_card
@@ -83,7 +84,7 @@ class TestSplit:
             )
 
     def predictions(self, model: Path, progress: Progress = lambda done, total: None) -> pd.DataFrame:
-        """What a saved model makes of every test clip, as of `vidclf.evaluation.metrics.predictions_table`.
+        """A saved model's `vidclf.evaluation.predictions.predictions_table` of every test clip.
 
         Args:
             model: Its folder.
@@ -94,7 +95,7 @@ class TestSplit:
         done = itertools.count(1)
         clips = self.clips(store)
         store.build(clips.paths, lambda: progress(next(done), len(clips)))
-        return metrics.predictions_table(
+        return predictions_table(
             clips.paths, clips.labels, saved.probabilities(clips), clips.classes, clips.groups
         )
 
@@ -119,7 +120,7 @@ class ScoredClips:
 
     @classmethod
     def of(cls, table: pd.DataFrame, classes: tuple[str, ...]) -> "ScoredClips":
-        """From a `vidclf.evaluation.metrics.predictions_table` and the names of its classes by index."""
+        """From a `vidclf.evaluation.predictions.predictions_table` and the names of its classes by index."""
         index = {name: place for place, name in enumerate(classes)}
         return cls(
             labels=np.array([index[name] for name in table["label"]], dtype=np.int64),
@@ -133,7 +134,7 @@ class ScoredClips:
         """All metrics as ``test/…``, those that have intervals with ``…_low`` and ``…_high`` at 95 %."""
         found = metrics.evaluate(self.labels, self.probabilities, self.classes)
         scores = {f"test/{name}": value for name, value in found.items()}
-        for name in intervals.METRICS:
+        for name in intervals.KNOWN:
             reached = intervals.interval(name, self.labels, self.guesses, self.groups, CONFIDENCE)
             if reached is not None:
                 scores |= {f"test/{name}_low": reached.low, f"test/{name}_high": reached.high}
@@ -223,5 +224,5 @@ def _keep(attempt: Attempt, table: pd.DataFrame, figures: Mapping[str, float]) -
     folder = attempt.artifacts / "test"
     folder.mkdir(exist_ok=True)
     table.to_csv(folder / "predictions.csv", index=False)
-    metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
     attempt.add_metrics(figures)

@@ -15,6 +15,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.remote import named
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
+from vidclf.evaluation.predictions import read_predictions
 from vidclf.models import Classifier
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.features import STILL, Pixels, gradient_drawing
@@ -64,7 +65,7 @@ def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
         artifacts: Folder of the run's artifacts.
         read: Frames of the clip at a path, uint8 (T, H, W, 3).
     """
-    table = metrics.read_predictions(artifacts / "val" / "wrong_clips.csv")
+    table = read_predictions(artifacts / "val" / "wrong_clips.csv")
     name = "val/wrong_clips"
     if table.empty or (artifacts / f"{name}.png").exists():
         return

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidclf.data.video import Frames
-from vidclf.evaluation.metrics import Reliability
+from vidclf.evaluation.metrics import Reliability, lower_is_better
 
 _LONGEST_NAME = 24
 """Characters of a class name that are shown."""
@@ -132,7 +132,7 @@ def learning_curves(
         step: values[f"epoch/{monitor}"] for step, values in epochs.items() if f"epoch/{monitor}" in values
     }
     if curve:
-        best = (min if monitor.endswith("loss") else max)(curve, key=curve.__getitem__)
+        best = (min if lower_is_better(monitor) else max)(curve, key=curve.__getitem__)
         for axes in (losses, scores):
             axes.axvline(best, color="grey", linestyle=":", label=f"best epoch: {best}")
         scores.plot(best, curve[best], "o", color="C3")

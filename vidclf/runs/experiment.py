@@ -23,6 +23,7 @@ from vidclf.data.remote import Say
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
 from vidclf.evaluation.calibration import Calibration, calibrate
+from vidclf.evaluation.predictions import predictions_table, wrong_clips
 from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier
@@ -315,9 +316,9 @@ def _score(probabilities: Probabilities, clips: ClipSet, split: str, attempt: At
     )
     report = metrics.report_text(clips.labels, probabilities, clips.classes)
     (folder / "classification_report.txt").write_text(report, encoding="utf-8")
-    table = metrics.predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
+    table = predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
     table.to_csv(folder / "predictions.csv", index=False)
-    metrics.wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
     scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
     return {f"{split}/{name}": value for name, value in scores.items()}
 

@@ -3,19 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
-from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
 from vidclf.search.definition.dry_run import describe_plan
-from vidclf.search.definition.study_file import CURVE_METRICS, load_study, open_study
+from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.execution.tune import TuneRequest, check, plan
-from vidclf.search.record import settings, study
+from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
 
 STUDY = """
@@ -261,12 +259,6 @@ def test_what_counts_against_the_budget(state: TrialState, reason_kind: str | No
         user_attrs={"reason_kind": reason_kind} if reason_kind else {},
     )
     assert study.counts(trial) is expected
-
-
-def test_objectives_are_what_is_computed() -> None:
-    scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"))
-    assert set(settings.SCORES) == {name for name in scores if not name.startswith("recall/")}
-    assert {name.removeprefix("val/") for name in CURVE_METRICS} <= set(settings.SCORES)
 
 
 def test_relative_overrides_mean_the_same_from_another_folder(

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from vidclf import config
 from vidclf.config import Scalar, Section
 from vidclf.data.manifest import read_manifest
+from vidclf.evaluation.metrics import CURVES
 from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
@@ -27,7 +28,7 @@ from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import DEFINITION, OpenStudy, stored_definition, study_names
 from vidclf.workers.protocol import Resources
 
-CURVE_METRICS = ("val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy")
+CURVE_METRICS = tuple(f"val/{name}" for name in CURVES)
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
 
 _MAKING_SECONDS = 10.0

@@ -7,25 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from vidclf import config
 from vidclf.config import Section, did_you_mean
+from vidclf.evaluation.metrics import METRICS
 from vidclf.runs.repeats import RepeatBy
 
 Direction = Literal["maximize", "minimize"]
-SCORES = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "weighted_precision",
-    "weighted_recall",
-    "weighted_f1",
-    "top3_accuracy",
-    "top5_accuracy",
-    "roc_auc",
-    "loss",
-    "ece",
-)
-"""What `metrics.evaluate` computes, beside ``recall/<class>``."""
 SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
 LATENCIES = (
     "latency/p50_ms",
@@ -51,7 +36,7 @@ class Objective(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = [f"val/{name}" for name in SCORES] + list(SIZES)
+        known = [f"val/{name}" for name in METRICS] + list(SIZES)
         if self.metric not in known and not self.metric.startswith("val/recall/"):
             raise ValueError(
                 f"objective.metric = {self.metric!r}: a study optimises a val/… metric"
@@ -119,7 +104,7 @@ class Gates(Section):
     @field_validator("min", "max")
     @classmethod
     def _known(cls, bounds: dict[str, float]) -> dict[str, float]:
-        known = [*(f"test/{name}" for name in SCORES), *COSTS]
+        known = [*(f"test/{name}" for name in METRICS), *COSTS]
         for metric in bounds:
             if metric not in known and not metric.startswith("test/recall/"):
                 raise ValueError(

@@ -1,0 +1,49 @@
+"""The predictions of a split as a table, one row a clip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vidclf.data.remote import named
+from vidclf.evaluation.metrics import Labels, predicted
+
+
+def predictions_table(
+    paths: Sequence[Path],
+    labels: Labels,
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+    groups: Sequence[str],
+) -> pd.DataFrame:
+    """One row a clip, in the order given.
+
+    Returns:
+        Columns ``clip_path``, ``group``, ``label``, ``predicted``, ``correct``, ``confidence`` (the predicted
+        class's probability) and ``probability/<class>`` for every class.
+    """
+    names = np.array(classes)
+    guesses = predicted(probabilities)
+    described = {
+        "clip_path": [named(path) for path in paths],
+        "group": list(groups),
+        "label": names[labels],
+        "predicted": names[guesses],
+        "correct": guesses == labels,
+        "confidence": probabilities.max(axis=1),
+    }
+    columns = {f"probability/{name}": column for name, column in zip(classes, probabilities.T, strict=True)}
+    return pd.DataFrame(described | columns)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A `predictions_table` from its CSV file; names stay text, also those that look like numbers or gaps."""
+    texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
+    return pd.read_csv(path, dtype=texts, keep_default_na=False)
+
+
+def wrong_clips(table: pd.DataFrame) -> pd.DataFrame:
+    """The wrongly predicted rows of a `predictions_table`, the most confident first."""
+    return table[~table["correct"]].sort_values("confidence", ascending=False, kind="stable")
