@@ -103,7 +103,7 @@ class Model:
             window: Label every window of so many seconds; ``None``: files as wholes.
         """
         several = [videos] if isinstance(videos, str | Path) else list(videos)
-        return predict_files(self.folder, several, lambda _done, _all: None, window)
+        return predict_files(self.saved, several, lambda _done, _all: None, window)
 
 
 def load_experiment(path: PathLike, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:

@@ -1,5 +1,6 @@
 """Labelling files, folders, patterns, and windows of long videos."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,12 @@ class Brightness:
         return np.stack([1 - light, light], axis=1)
 
 
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Brightness:
-    classifier = Brightness()
-    saved = SavedModel(ModelMetadata("svm", CLASSES, 8, 64, {}, (), {}), classifier)  # type: ignore[arg-type]
-    monkeypatch.setattr("vidclf.inference.predict.load_model", lambda folder: saved)
-    return classifier
-
-
-def predict(videos: list[Path], window: float | None = None) -> list[Prediction]:
-    return predict_files(Path("model"), videos, lambda done, total: None, window)
+def predict(
+    videos: Sequence[str | Path], window: float | None = None, model: Brightness | None = None
+) -> list[Prediction]:
+    card = ModelMetadata("svm", CLASSES, 8, 64, {}, (), {})
+    saved = SavedModel(card, model or Brightness())  # type: ignore[arg-type]
+    return predict_files(saved, videos, lambda done, total: None, window)
 
 
 def write_shades(path: Path, shades: list[int], frames: int = 25) -> Path:
@@ -73,13 +70,12 @@ def test_folders_patterns_and_files_are_found_once_each(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures("model")
 def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(tmp_path: Path) -> None:
     files = MemoryFileSystem()
     files.pipe_file("/b/light.avi", write_shades(tmp_path / "light.avi", [250]).read_bytes())
     names = ["memory://b/light.avi", "memory://b/none*.avi", "memory://b", "xyz://b/a.avi"]
     try:
-        found = predict_files(Path("model"), find_videos([*names, *names]), lambda done, total: None)
+        found = predict(find_videos([*names, *names]))
     finally:
         files.rm("/b", recursive=True)
     assert [item.clip_path for item in found] == names
@@ -92,7 +88,6 @@ def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(tmp_path: Path) 
     ]
 
 
-@pytest.mark.usefixtures("model")
 def test_what_means_no_video_is_an_error_of_its_own(tmp_path: Path) -> None:
     good = write_shades(tmp_path / "good.avi", [200])
     (tmp_path / "text.avi").write_text("no video")
@@ -110,9 +105,10 @@ def test_what_means_no_video_is_an_error_of_its_own(tmp_path: Path) -> None:
     assert last.probabilities["light"] == pytest.approx(200 / 255, abs=0.03)
 
 
-def test_every_window_is_labelled_by_its_own_frames(model: Brightness, tmp_path: Path) -> None:
+def test_every_window_is_labelled_by_its_own_frames(tmp_path: Path) -> None:
     clip = write_shades(tmp_path / "long.avi", [10, 240, 20])
-    items = predict([clip], window=1)
+    model = Brightness()
+    items = predict([clip], window=1, model=model)
     assert [(item.label, item.start, item.end) for item in items] == [
         ("dark", 0, 1),
         ("light", 1, 2),
@@ -133,11 +129,12 @@ def test_every_window_is_labelled_by_its_own_frames(model: Brightness, tmp_path:
     assert list(as_table(predict([clip])).columns) == ["clip_path", "label", *CLASSES, "seconds", "error"]
 
 
-def test_one_window_over_all_sees_what_the_whole_clip_gives(model: Brightness, tmp_path: Path) -> None:
+def test_one_window_over_all_sees_what_the_whole_clip_gives(tmp_path: Path) -> None:
     clip = tmp_path / "clip.avi"
     video.write_video(clip, moving_square("right", np.random.default_rng(0), frames=67))
-    [whole] = predict([clip])
-    [window] = predict([clip], window=100)
+    model = Brightness()
+    [whole] = predict([clip], model=model)
+    [window] = predict([clip], window=100, model=model)
     np.testing.assert_array_equal(model.seen[1], model.seen[0])
     assert window.probabilities == whole.probabilities
     assert (window.start, window.end) == (0, pytest.approx(67 / 25))
@@ -154,9 +151,7 @@ def test_a_long_window_is_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch, tm
     assert window.end == pytest.approx(100 / 25)
 
 
-def test_false_timestamps_give_way_to_counted_frames(
-    model: Brightness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_false_timestamps_give_way_to_counted_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write_shades(tmp_path / "clip.avi", [10, 240])
     real = video.each_frame
 

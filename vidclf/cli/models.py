@@ -44,12 +44,13 @@ def predict(
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
     from vidclf.inference.predict import as_table, find_videos, predict_files
+    from vidclf.models import load_model
     from vidclf.registry.resolve import resolve_model
     from vidclf.runs.store import find_store
 
     folder = resolve_model(find_store(store), model)
     with progress_bar("Predicting") as progress:
-        predictions = predict_files(folder, find_videos(videos), progress, window)
+        predictions = predict_files(load_model(folder), find_videos(videos), progress, window)
     windowed = window is not None
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,6 @@ _MOST_SECONDS = 600.0
 """A neural model that would take longer is left out."""
 _CLEAR = 0.02
 """Least gain from the last quarter of the groups that makes more of them worth advising."""
-_NEURAL = ("frames2d", "volume3d")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,9 @@ class LearningCurve:
 def chosen(block: RowGroup, say: Callable[[str], None]) -> list[ModelRow]:
     """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
     lines: list[ModelRow] = []
-    classical = [line for line in block.ranked if line.model not in (*_NEURAL, "majority")]
+    classical = [
+        line for line in block.ranked if MODELS[line.model].initialise is None and line.model != "majority"
+    ]
     for line in (*classical[:1], *block.choice_first[:1]):
         seconds = DRAWS * sum(SHARES) * line.metrics.get("cost/fit_seconds", 0.0)
         if any(line is each for each in lines) or line.attempt is None or not line.attempt.config.exists():

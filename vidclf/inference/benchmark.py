@@ -16,7 +16,6 @@ from vidclf.data.demo import render_demo
 from vidclf.data.remote import named
 from vidclf.inference import profiling
 from vidclf.models import load_model
-from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import SavedModel
 
 _USUAL_SIDE = 240
@@ -95,20 +94,11 @@ def _conditions(saved: SavedModel) -> dict[str, str]:
     flat = config.flatten(saved.card.experiment)
     names = ("model.network", "model.features", "data.frames", "data.size")
     conditions = {"model": saved.card.kind, **{name: str(flat[name]) for name in names if name in flat}}
-    classifier = saved.classifier
-    if isinstance(classifier, NeuralClassifier):
-        layout = str(classifier.network_.memory_format).removeprefix("torch.")
-        computed = {
-            "device": environment["device"],
-            "precision": classifier.precision,
-            "layout": layout,
-        }
-    else:  # features and scikit-learn's estimators
-        computed = {"device": "cpu", "precision": "fp64", "layout": "contiguous"}
     return conditions | {
         "host": platform.node(),
         "cpu": environment["cpu"],
         "threads": str(cpu_count()),
-        **computed,
+        "device": environment["device"],
+        **saved.classifier.computation(),
         **{name: environment[name] for name in ("python", "torch", "scikit-learn", "opencv-python-headless")},
     }

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidclf.exceptions import InputError
 from vidclf.models import load_model
-from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.graph import ExportableNetwork, ProbabilityGraph
 from vidclf.models.saved import SavedModel
 
 Format = Literal["onnx", "pt2"]
@@ -49,20 +49,6 @@ class ExportResult:
         return {**fields, "file": str(self.file), "notes": str(self.notes)}
 
 
-class _Graph(nn.Module):
-    """A network with its softmax, calibrated where one view is all that counts."""
-
-    def __init__(self, saved: SavedModel, classifier: NeuralClassifier) -> None:
-        super().__init__()
-        self.network = classifier.network_.eval()
-        # Of several views the mean of the probabilities is calibrated, which is formed outside.
-        self.temperature = saved.card.temperature if classifier.eval_views == 1 else 1.0
-
-    def forward(self, clips: Tensor) -> Tensor:
-        probabilities: Tensor = (self.network(clips) / self.temperature).softmax(dim=1)
-        return probabilities
-
-
 def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
     """Writes a model as one file with its weights, and a JSON file of the same name and ``.json`` beside it.
 
@@ -81,22 +67,21 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
         ClipError: The clip gives no frames.
     """
     saved = load_model(model)
-    classifier = saved.classifier
-    if not isinstance(classifier, NeuralClassifier):
-        raise InputError(
-            f"the model is of the kind {saved.card.kind!r}, which has no network to export; frames2d and "
-            "volume3d have"
-        )
     if to.is_dir():
         raise InputError(f"{to}: a folder; name the file to write, as {to / f'model.{form}'}")
     if not to.parent.is_dir():
         raise InputError(f"{to}: there is no folder {to.parent}")
     if form == "onnx":
         _check_onnx()
-    views = _clips(classifier, saved, clip)
+    network = saved.classifier.exportable(saved.clips([clip]), saved.card.temperature)
+    if network is None:
+        raise InputError(
+            f"the model is of the kind {saved.card.kind!r}, which has no network to export; frames2d and "
+            "volume3d have"
+        )
     partial = to.with_name(f".{to.name}.partial.{form}")
     try:
-        reference = _Graph(saved, classifier)
+        reference, views = network.graph, network.views
         run = (_write_onnx if form == "onnx" else _write_pt2)(reference, views, partial)
         outputs = run(views).mean(axis=0)
         with torch.inference_mode():
@@ -112,7 +97,7 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
     finally:
         partial.unlink(missing_ok=True)
     notes = to.with_name(f"{to.name}.json")
-    notes.write_text(json.dumps(_notes(saved, classifier, form), indent=1) + "\n", encoding="utf-8")
+    notes.write_text(json.dumps(_notes(saved, network, form), indent=1) + "\n", encoding="utf-8")
     return ExportResult(to, notes, difference, float(np.abs(outputs - served).max()))
 
 
@@ -122,22 +107,14 @@ def _check_onnx() -> None:
         raise InputError(f"--format onnx needs {', '.join(missing)}: pip install 'vidclf[onnx]'")
 
 
-def _clips(classifier: NeuralClassifier, saved: SavedModel, clip: Path) -> Tensor:
-    """The clip's evaluation views, normalised: float32 (views, T, 3, size, size)."""
-    clips = saved.clips([clip])
-    views = classifier.forward_.views
-    pixels = torch.stack([views.pixels(clips, 0, view) for view in views.evaluation()])
-    return classifier.forward_.normalised(pixels)
-
-
-def _traced(graph: _Graph, views: Tensor) -> torch.export.ExportedProgram:
+def _traced(graph: ProbabilityGraph, views: Tensor) -> torch.export.ExportedProgram:
     # Two clips, as of a batch of one torch makes a constant.
     example = views[:1].repeat(2, 1, 1, 1, 1)
     batch = {0: torch.export.Dim("clips", min=1)}
     return torch.export.export(graph, (example,), dynamic_shapes=(batch,))
 
 
-def _write_pt2(graph: _Graph, views: Tensor, file: Path) -> Run:
+def _write_pt2(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how torch groups the tensors that it writes
         torch.export.save(_traced(graph, views), file)
@@ -150,7 +127,7 @@ def _write_pt2(graph: _Graph, views: Tensor, file: Path) -> Run:
     return run
 
 
-def _write_onnx(graph: _Graph, views: Tensor, file: Path) -> Run:
+def _write_onnx(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
     import onnxruntime  # noqa: PLC0415  (an extra)
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -174,30 +151,30 @@ def _write_onnx(graph: _Graph, views: Tensor, file: Path) -> Run:
     return run
 
 
-def _notes(saved: SavedModel, classifier: NeuralClassifier, form: Format) -> dict[str, Any]:
+def _notes(saved: SavedModel, network: ExportableNetwork, form: Format) -> dict[str, Any]:
     """What whoever runs the graph must know to give it what the model was trained on."""
+    made = network.settings
     return {
         "format": form,
         "input": {
             "name": "clips",
             "dtype": "float32",
-            "shape": ["clips", classifier.frames, 3, classifier.size, classifier.size],
+            "shape": ["clips", made["frames"], 3, made["size"], made["size"]],
             "layout": "clip, time, channel (red, green, blue), height, width",
             "made_by": [
                 f"take {saved.card.grid} frames at the midpoints of equal parts of the video, or all if it "
                 f"has fewer, reduced to a short side of {saved.card.store_side} pixels (area interpolation)",
-                f"of these take {classifier.frames}, at the midpoints of equal parts; of fewer "
-                "repeat the last",
-                f"resize to {classifier.resize} ({classifier.interpolation}; one number is the short side, "
+                f"of these take {made['frames']}, at the midpoints of equal parts; of fewer repeat the last",
+                f"resize to {made['resize']} ({made['interpolation']}; one number is the short side, "
                 "two are height and width)",
-                f"crop the central {classifier.size} x {classifier.size} pixels",
+                f"crop the central {made['size']} x {made['size']} pixels",
                 "divide by 255, subtract mean, divide by std, channel by channel",
             ],
-            "mean": list(classifier.mean),
-            "std": list(classifier.std),
-            "views": classifier.eval_views,
+            "mean": list(made["mean"]),
+            "std": list(made["std"]),
+            "views": len(network.views),
             "views_are": "at other instants of the parts; the mean of their probabilities counts",
-            "temperature": 1.0 if classifier.eval_views == 1 else saved.card.temperature,
+            "temperature": network.temperature,
             "temperature_is": "what the logarithm of that mean is divided by before another softmax; 1: "
             "nothing is left to do",
         },
@@ -207,6 +184,6 @@ def _notes(saved: SavedModel, classifier: NeuralClassifier, form: Format) -> dic
             "shape": ["clips", len(saved.card.classes)],
             "classes": list(saved.card.classes),
         },
-        "network": classifier.network,
+        "network": made["network"],
         "precision": "fp32",
     }

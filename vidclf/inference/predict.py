@@ -17,7 +17,6 @@ from vidclf.data.remote import named, public
 from vidclf.data.sources import VIDEO_SUFFIXES
 from vidclf.data.windows import windows
 from vidclf.exceptions import ClipError, FalseTimestampsError, InputError
-from vidclf.models import load_model
 from vidclf.models.saved import SavedModel
 
 
@@ -74,7 +73,7 @@ def find_videos(given: Sequence[str]) -> list[str]:
 
 
 def predict_files(
-    model: Path,
+    saved: SavedModel,
     videos: Sequence[str | Path],
     progress: Callable[[int, int], None],
     window: float | None = None,
@@ -82,18 +81,14 @@ def predict_files(
     """Labels each file by itself; a bad file spoils no other.
 
     Args:
-        model: Folder of a saved model.
+        saved: The model.
         videos: Video files, as paths or URLs.
         progress: Called with (files done, files in all).
         window: Label every window of so many seconds, each sampled like a clip; ``None``: files as wholes.
 
     Returns:
         One prediction a file, or one a window. A file that is damaged late gives one error, and no windows.
-
-    Raises:
-        InputError: The folder holds no model.
     """
-    saved = load_model(model)
     predictions: list[Prediction] = []
     for done, name in enumerate(videos, start=1):
         started = time.perf_counter()

@@ -1,7 +1,6 @@
 """What a model costs: latency, size and memory, and the machine they were measured on."""
 
 import contextlib
-import copy
 import importlib.metadata
 import os
 import platform
@@ -19,7 +18,6 @@ from joblib import cpu_count
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import SavedModel
 
 MEBIBYTE = 2**20
@@ -105,10 +103,7 @@ def measure_throughput(
     clips = saved_model.clips([clip_path] * batch)
     grid = clips.grid(0)
     in_memory = replace(clips, read=lambda _: grid)
-    classifier = saved_model.classifier
-    if isinstance(classifier, NeuralClassifier):
-        classifier = copy.copy(classifier)  # shares the network
-        classifier.batch_size = batch
+    classifier = saved_model.classifier.batched(batch)
     with _all_cores():
         durations = _milliseconds(lambda: classifier.predict_proba(in_memory), runs, warmup, limit_s)
     return float(batch / np.median(durations) * 1e3)

@@ -23,8 +23,20 @@ _LONGEST_REASON = 300
 """Characters of a library's message that are passed on."""
 
 MODELS: dict[str, ModelSpec] = {
-    "frames2d": ModelSpec(neural.Frames2dExperiment, neural.build_frames2d, neural.load, neural.SPACE),
-    "volume3d": ModelSpec(neural.Volume3dExperiment, neural.build_volume3d, neural.load, neural.SPACE),
+    "frames2d": ModelSpec(
+        neural.Frames2dExperiment,
+        neural.build_frames2d,
+        neural.load,
+        neural.SPACE,
+        NeuralClassifier.initialise,
+    ),
+    "volume3d": ModelSpec(
+        neural.Volume3dExperiment,
+        neural.build_volume3d,
+        neural.load,
+        neural.SPACE,
+        NeuralClassifier.initialise,
+    ),
     "svm": ModelSpec(SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
     "logistic": ModelSpec(
         LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE
@@ -42,12 +54,14 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
     """A model of random weights, as fast as a trained one.
 
     Args:
-        experiment: Resolved, of a kind of which that is true (`ExperimentConfig.timed_untrained`).
+        experiment: Resolved, of a kind that has random weights (`ModelSpec.initialise`).
     """
     classes = read_manifest(experiment.data.manifest).classes
-    classifier = MODELS[experiment.kind].build(experiment, classes)
-    assert isinstance(classifier, NeuralClassifier)
-    classifier.initialise()
+    spec = MODELS[experiment.kind]
+    if spec.initialise is None:
+        raise ValueError(f"{experiment.kind} has no random weights")
+    classifier = spec.build(experiment, classes)
+    spec.initialise(classifier)
     data = experiment.data
     card = ModelMetadata(experiment.kind, classes, data.grid, data.store_side, {}, trained_on=(), versions={})
     return SavedModel(card, classifier)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,10 @@ from pydantic import Field, model_validator
 
 from vidclf.config import Dimension, PathKey, Section
 from vidclf.data.clips import ClipSet
+from vidclf.data.video import Frames
+
+if TYPE_CHECKING:
+    from vidclf.models.graph import ExportableNetwork  # torch takes a second
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with (step, metrics): step 0 with the sizes known before training, then
@@ -41,6 +45,45 @@ class Classifier(Protocol):
 
     def describe(self) -> Mapping[str, float]:
         """``size/...`` metrics of the fitted model, as ``size/parameters``, ``cost/macs`` of a network."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether `fit` calibrates the probabilities itself; others are calibrated on val afterwards."""
+
+    @property
+    def by_features(self) -> "FeatureClassifier | None":
+        """Itself, where it decides by hand-made features that can be drawn and exchanged."""
+
+    def exportable(self, clips: ClipSet, temperature: float) -> "ExportableNetwork | None":
+        """Its network with the first of ``clips`` as an example; ``None`` where it has none.
+
+        Args:
+            clips: One clip or more.
+            temperature: By which its logits are divided where one view is all that counts.
+        """
+
+    def batched(self, clips: int) -> Self:
+        """The same model, which computes so many clips at once."""
+
+    def computation(self) -> Mapping[str, str]:
+        """How it computes here: ``device`` (where it is always the same), ``precision``, ``layout``."""
+
+
+class FeatureClassifier(Protocol):
+    """What the figures of hand-made features need of a classifier."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in their order."""
+
+    def blocks(self, clips: ClipSet) -> Mapping[str, NDArray[np.float64]]:
+        """The values of each feature by its name, in the order of the features, (clips, values) each."""
+
+    def probabilities(self, values: NDArray[np.float64]) -> Probabilities:
+        """Class probabilities from the values of all blocks side by side, shape (clips, classes)."""
+
+    def view(self, clips: ClipSet, index: int) -> Frames:
+        """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
 
 
 class DataConfig(Section):
@@ -159,9 +202,12 @@ class ModelSpec:
         build: An untrained classifier for a config of that schema and the classes.
         load: A classifier from the folder that its ``save`` wrote.
         space: Ranges that the model's author vouches for, by dotted path.
+        initialise: Gives what ``build`` makes random weights, where that makes it as fast as a trained model;
+            ``None`` for kinds that are not networks.
     """
 
     config: type[ExperimentConfig]
     build: Callable[[Any, Sequence[str]], Classifier]
     load: Callable[[Path], Classifier]
     space: Mapping[str, Dimension]
+    initialise: Callable[[Any], None] | None = None

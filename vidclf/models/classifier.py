@@ -1,13 +1,14 @@
 """The neural classifier and its training loop."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
@@ -23,6 +24,7 @@ from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
+from vidclf.models.graph import ExportableNetwork, ProbabilityGraph
 from vidclf.models.macs import multiply_accumulates
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network
@@ -166,6 +168,37 @@ class NeuralClassifier:
         ):
             yield
 
+    @property
+    def calibrated(self) -> bool:
+        """Its softmax is calibrated on val, after the fit."""
+        return False
+
+    @property
+    def by_features(self) -> None:
+        """It makes its features itself."""
+        return None
+
+    def exportable(self, clips: ClipSet, temperature: float) -> ExportableNetwork:
+        """See `Classifier.exportable`."""
+        views = self.forward_.views
+        pixels = torch.stack([views.pixels(clips, 0, view) for view in views.evaluation()])
+        one = self.eval_views == 1  # of several views the mean of the probabilities is calibrated, outside
+        graph = ProbabilityGraph(self.network_, temperature if one else 1.0)
+        return ExportableNetwork(
+            graph, self.forward_.normalised(pixels), self._arguments(), 1.0 if one else temperature
+        )
+
+    def batched(self, clips: int) -> Self:
+        """A classifier of the same network that takes so many clips at once."""
+        other = copy.copy(self)
+        other.batch_size = clips
+        return other
+
+    def computation(self) -> Mapping[str, str]:
+        """See `Classifier.computation`."""
+        layout = str(self.network_.memory_format).removeprefix("torch.")
+        return {"precision": self.precision, "layout": layout}
+
     def initialise(self) -> None:
         """Makes the network with random weights, which is enough to be timed."""
         with self._reproducible():
@@ -238,7 +271,7 @@ class NeuralClassifier:
             correct += hits
         mean_loss = loss_sum.item() / float(weights[clips.labels[order]].sum())
         if not math.isfinite(mean_loss):
-            raise _diverged(epoch, lr)
+            raise training.diverged(epoch, lr)
         return {
             "epoch/train/loss": mean_loss,
             "epoch/train/accuracy": correct.item() / len(order),
@@ -296,7 +329,7 @@ class NeuralClassifier:
             return {}
         probabilities = self.predict_proba(clips)
         if not np.isfinite(probabilities).all():
-            raise _diverged(epoch, self.lr)
+            raise training.diverged(epoch, self.lr)
         scores = metrics.curve_values(clips.labels, probabilities)
         return {f"epoch/val/{name}": value for name, value in scores.items()}
 
@@ -357,13 +390,6 @@ class NeuralClassifier:
             "cost/macs": float(self.eval_views * macs),
             **({"cost/parts": float(self.parts_)} if self.parts_ > self.accumulation else {}),
         }
-
-
-def _diverged(epoch: int, lr: float) -> RuntimeError:
-    return RuntimeError(
-        f"the loss is no longer a number in epoch {epoch} at a learning rate of {lr:.3g}: "
-        "lower train.lr, or set train.clip_grad"
-    )
 
 
 def load(directory: Path) -> NeuralClassifier:

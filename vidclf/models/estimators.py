@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import skops.io
@@ -152,6 +152,28 @@ class ClassicalClassifier:
         probabilities = np.zeros((len(values), len(self._classes)))
         probabilities[:, self.estimator_.classes_] = known
         return probabilities
+
+    @property
+    def calibrated(self) -> bool:
+        """Its probabilities come from training clips of other groups, or are the estimator's own."""
+        return True
+
+    @property
+    def by_features(self) -> Self:
+        """See `Classifier.by_features`."""
+        return self
+
+    def exportable(self, clips: ClipSet, temperature: float) -> None:
+        """Features and estimators are no graph."""
+        return
+
+    def batched(self, clips: int) -> Self:
+        """Clips are computed all at once."""
+        return self
+
+    def computation(self) -> Mapping[str, str]:
+        """See `Classifier.computation`."""
+        return {"device": "cpu", "precision": "fp64", "layout": "contiguous"}
 
     @property
     def features(self) -> tuple[str, ...]:

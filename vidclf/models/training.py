@@ -225,3 +225,11 @@ def prefetched(build: Callable[[Item], Built], items: Iterable[Item]) -> Iterato
 def batches(order: Sequence[int] | Batch, batch_size: int) -> list[Batch]:
     """Consecutive parts of ``order``, the last one possibly smaller."""
     return [np.asarray(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+
+
+def diverged(epoch: int, lr: float) -> RuntimeError:
+    """The error of a training whose loss is no longer a number."""
+    return RuntimeError(
+        f"the loss is no longer a number in epoch {epoch} at a learning rate of {lr:.3g}: "
+        "lower train.lr, or set train.clip_grad"
+    )

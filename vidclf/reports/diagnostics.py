@@ -17,7 +17,7 @@ from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
 from vidclf.evaluation.predictions import read_predictions
 from vidclf.models import Classifier
-from vidclf.models.estimators import ClassicalClassifier
+from vidclf.models.base import FeatureClassifier
 from vidclf.models.features import STILL, Pixels, gradient_drawing
 from vidclf.reports import plots
 
@@ -49,11 +49,11 @@ def write_pictures(
         seed: Of the draws of the importance.
     """
     _write_projection(classifier, {"train": train, "val": val}, artifacts)
-    if isinstance(classifier, ClassicalClassifier):
-        drops = block_importance(classifier, val, seed)
+    if (by_features := classifier.by_features) is not None:
+        drops = block_importance(by_features, val, seed)
         if drops:
             _write_importance(drops, val, artifacts)
-        _write_descriptor(classifier, val, artifacts)
+        _write_descriptor(by_features, val, artifacts)
 
 
 def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
@@ -148,7 +148,7 @@ def project(
     return {name: components.transform(values) for name, values in embeddings.items()}, (first, second)
 
 
-def block_importance(classifier: ClassicalClassifier, clips: ClipSet, seed: int) -> dict[str, list[float]]:
+def block_importance(classifier: FeatureClassifier, clips: ClipSet, seed: int) -> dict[str, list[float]]:
     """How much macro F1 is lost where a feature of every clip is that of another clip.
 
     The other clip is a random one of another group, or any where there is one group only: the clips of a
@@ -204,7 +204,7 @@ def _write_importance(drops: Mapping[str, list[float]], clips: ClipSet, artifact
     pd.DataFrame(table).to_csv(artifacts / "block_importance.csv", index=False)
 
 
-def _write_descriptor(classifier: ClassicalClassifier, clips: ClipSet, artifacts: Path) -> None:
+def _write_descriptor(classifier: FeatureClassifier, clips: ClipSet, artifacts: Path) -> None:
     """What the features that can be drawn see of the first clip."""
     if not {"hog", *_MOTION} & set(classifier.features):
         return

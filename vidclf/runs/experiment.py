@@ -28,7 +28,6 @@ from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Probabilities, Report
-from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.reports import diagnostics, plots
 from vidclf.runs.folder import Attempt, Outcome, now_ms
@@ -277,10 +276,7 @@ def train_and_score(
 
     probabilities = classifier.predict_proba(val)
     scores = _score(probabilities, val, "val", attempt)
-    # The probabilities of classical kinds were calibrated on training clips of other groups.
-    scaled = (
-        calibrate(val.labels, probabilities, val.groups) if isinstance(classifier, NeuralClassifier) else None
-    )
+    scaled = None if classifier.calibrated else calibrate(val.labels, probabilities, val.groups)
     if draw:
         _draw_reliability(probabilities, scaled, val, "val", attempt)
     _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
