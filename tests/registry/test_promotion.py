@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from vidclf.evaluation.intervals import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.registry import aliases, card, gates
 from vidclf.registry.aliases import AliasChange
-from vidclf.registry.gates import Acceptance
+from vidclf.registry.gates import Acceptance, Candidacy, Comparison, Gate
+from vidclf.registry.test_split import ScoredClips
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
 from vidclf.tracking.deliverer import Deliverer
@@ -124,6 +126,10 @@ def verdict(difference: float, low: float, word: str) -> PairedComparison:
     return PairedComparison(difference, low, 2 * difference - low, 0.5, 9, 0.01, word, "")  # type: ignore[arg-type]
 
 
+def case(**known: Any) -> Candidacy:
+    return Candidacy(**{"rules": Gates(), "accepted": Acceptance(), "manifest": "m", "groups": [], **known})
+
+
 @pytest.mark.parametrize(
     ("compared", "accept", "passed"),
     [
@@ -138,7 +144,8 @@ def verdict(difference: float, low: float, word: str) -> PairedComparison:
     ],
 )
 def test_what_a_challenger_needs(compared: PairedComparison | None, accept: list[str], passed: bool) -> None:
-    gate = gates.champion_gate("test/macro_f1", compared, Acceptance.parse(accept), "version 1")
+    comparison = Comparison("version 1", "test/macro_f1", compared)
+    [gate] = gates.champion_gate(case(accepted=Acceptance.parse(accept), comparison=comparison))
     assert gate.passed is passed
 
 
@@ -147,17 +154,22 @@ def test_a_class_is_refused_only_where_it_is_certainly_below_the_floor() -> None
     groups = [f"g{number % 20}" for number in range(80)]
     guesses = labels.copy()
     guesses[45:] = 0  # 5 of 40 of the second class are right
-    first, second = gates.recall_gates(0.5, labels, guesses, groups, ["a", "b"])
+
+    def judged(floor: float | None) -> list[Gate]:
+        own = ScoredClips(labels, guesses, np.eye(2)[guesses], groups, ("a", "b"))
+        return list(gates.recall_gates(case(rules=Gates(class_recall=floor), own=own)))
+
+    first, second = judged(0.5)
     assert (first.passed, second.passed, second.value) == (True, False, 0.125)
     guesses = labels.copy()
     guesses[58:] = 0  # 18 of 40
-    assert all(gate.passed for gate in gates.recall_gates(0.5, labels, guesses, groups, ["a", "b"]))
-    assert gates.recall_gates(None, labels, guesses, groups, ["a", "b"]) == []
+    assert all(gate.passed for gate in judged(0.5))
+    assert judged(None) == []
 
 
 def test_groups_that_clips_do_not_name_are_no_silent_evidence() -> None:
     names = ["/a.avi", "/b.avi", "/c.avi"]
-    named, unnamed = (gates.group_gate(names, Acceptance(), grouped=grouped) for grouped in (True, False))
+    [named], [unnamed] = (gates.group_gate(case(groups=names, grouped=grouped)) for grouped in (True, False))
     assert named.passed
     assert unnamed.passed
     assert named.detail == "intervals can be given"
@@ -169,11 +181,12 @@ def test_gates_of_the_file_and_of_the_command_line() -> None:
         Gates(max={"size/file_mb": 5})
     )
     assert (merged.min, merged.max, merged.class_recall) == ({"test/accuracy": 0.8}, {"size/file_mb": 5}, 0.2)
-    found = gates.cost_gates(merged, {"size/file_mb": 6.0})
+    found = list(gates.cost_gates(case(rules=merged, metrics={"size/file_mb": 6.0})))
     assert [(gate.gate, gate.passed, gate.limit) for gate in found] == [("size/file_mb at most", False, 5)]
     assert "missed by 1" in found[0].detail
-    assert gates.test_gates(merged, {"test/accuracy": 0.8})[0].passed
-    assert not gates.test_gates(merged, {})[0].passed
+    for metrics, passed in (({"test/accuracy": 0.8}, True), ({}, False)):
+        [gate] = gates.score_gates(case(rules=merged, metrics=metrics))
+        assert gate.passed is passed
     with pytest.raises(ValueError, match="did you mean test/accuracy"):
         Gates(min={"test/acuracy": 0.8})
     for text in ("not-worse", "not-worse=2", "not-worse=-0.1", "unseen"):

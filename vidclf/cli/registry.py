@@ -131,7 +131,7 @@ def promote(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="not-worse=0.01: also a model that nobody can tell from the champion, measured worse by no "
+            help="not-worse=0.01: also a model that cannot be told from the champion, measured worse by no "
             "more than that; untested: also where test has too few groups to tell anything.",
         ),
     ] = None,

@@ -1,17 +1,17 @@
-"""What a model must reach before it is promoted: pure rules over figures that are known."""
+"""Gates of a promotion: what a model must reach, as pure rules over figures that are known.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+A gate is one function from a `Candidacy` to `Gate` results and one row in `BEFORE_TEST` or `ON_TEST`; what a
+user can set of it is a field of `vidclf.search.record.settings.Gates`.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.exceptions import InputError
+from vidclf.registry.test_split import ScoredClips
 from vidclf.search.record.settings import COSTS, Gates
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Acceptance:
     """What the user takes on: ``--accept``.
 
     Attributes:
-        margin: Where nobody can tell the challenger from the champion, it is good enough if it was
+        margin: Where the challenger cannot be told from the champion, it is good enough if it was
             measured worse by no more than this.
         untested: Promote although the test split has too few groups to tell anything.
     """
@@ -72,98 +72,146 @@ class Gate:
     detail: str
 
 
-def cost_gates(gates: Gates, metrics: Mapping[str, float]) -> list[Gate]:
-    """The gates that can be judged without reading the test split."""
-    return [gate for gate in _bounds(gates, metrics) if _metric(gate) in COSTS]
+@dataclass(frozen=True)
+class Comparison:
+    """The challenger against the champion on the same test clips.
 
-
-def test_gates(gates: Gates, metrics: Mapping[str, float]) -> list[Gate]:
-    """The gates on the test split's figures."""
-    return [gate for gate in _bounds(gates, metrics) if _metric(gate) not in COSTS]
-
-
-def _metric(gate: Gate) -> str:
-    return gate.gate.partition(" ")[0]
-
-
-def _bounds(gates: Gates, metrics: Mapping[str, float]) -> list[Gate]:
-    found = []
-    for word, sign, bounds in (("at least", 1, gates.min), ("at most", -1, gates.max)):
-        for metric, limit in bounds.items():
-            value = metrics.get(metric)
-            if value is None:
-                found.append(Gate(f"{metric} {word}", False, None, limit, "it is not known of this model"))
-                continue
-            miss = sign * (limit - value)
-            detail = f"{value:.4g}, {f'missed by {miss:.4g}' if miss > 0 else 'kept'}"
-            found.append(Gate(f"{metric} {word}", miss <= 0, value, limit, detail))
-    return found
-
-
-def recall_gates(
-    floor: float | None, labels: Labels, guesses: Labels, groups: Sequence[str], classes: Sequence[str]
-) -> list[Gate]:
-    """No class may be certainly below the floor: its recall's interval must reach it.
-
-    Args:
-        floor: The least recall, in [0, 1]; ``None``: there are no gates.
-        labels: True classes, shape (clips,).
-        guesses: Predicted classes, shape (clips,).
-        groups: Name of each clip's group.
-        classes: Names by index; one without a clip has no gate.
+    Attributes:
+        champion: As ``version 3``.
+        metric: What they are compared by, as ``test/macro_f1``.
+        paired: What the comparison found; ``None`` with too few groups.
     """
-    if floor is None:
-        return []
-    found: list[Gate] = []
-    for index, name in enumerate(classes):
-        if not (labels == index).any():
-            continue
-        recall = float((guesses[labels == index] == index).mean())
-        reached = intervals.interval(f"recall/{index}", labels, guesses, groups, CONFIDENCE)
-        if reached is None:
-            found.append(Gate(f"recall of {name}", True, recall, floor, "too few groups to be certain"))
-            continue
-        detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {100 * CONFIDENCE:.0f} %"
-        found.append(Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail))
-    return found
+
+    champion: str
+    metric: str
+    paired: PairedComparison | None
 
 
-def group_gate(groups: Sequence[str], accepted: Acceptance, *, grouped: bool = True) -> Gate:
-    """Enough groups in the test split for an interval, or a user who does without.
+@dataclass(frozen=True)
+class Candidacy:
+    """All that gates may look at.
 
-    Args:
-        groups: Name of each clip's group.
-        accepted: What the user does without.
+    Attributes:
+        rules: What the study and the command line ask for.
+        accepted: What the user takes on.
+        manifest: Name of the data set.
+        groups: Group of each test clip; empty without a test split.
         grouped: Whether the clips name groups; where they do not, each counts as one.
+        metrics: The model's final figures; after the test split was read, with those on test.
+        own: The model's predictions of the test clips, once they were read.
+        comparison: With the champion, where there is one and test was read.
     """
-    count = len(set(groups))
+
+    rules: Gates
+    accepted: Acceptance
+    manifest: str
+    groups: Sequence[str]
+    grouped: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    own: ScoredClips | None = None
+    comparison: Comparison | None = None
+
+
+def test_split_gate(case: Candidacy) -> Iterator[Gate]:
+    """There must be test clips."""
+    if not case.groups:
+        detail = f"{case.manifest} has no test clips, so nothing tells what to expect of the model"
+        yield Gate("a test split", False, 0, 1, detail)
+
+
+def group_gate(case: Candidacy) -> Iterator[Gate]:
+    """Enough groups in the test split for an interval, or a user who does without."""
+    count = len(set(case.groups))
     enough = count >= intervals.FEWEST_GROUPS
     if enough:
         detail = "intervals can be given"
-        if not grouped:
+        if not case.grouped:
             detail += "; but clips name none, so each counts as one: they mislead if several show one scene"
-    elif accepted.untested:
+    elif case.accepted.untested:
         detail = "nothing can be told from so few; accepted as untested"
     else:
         detail = "nothing can be told from so few: add groups to test, or --accept untested"
-    return Gate("groups in test", enough or accepted.untested, count, intervals.FEWEST_GROUPS, detail)
+    if count:
+        passed = enough or case.accepted.untested
+        yield Gate("groups in test", passed, count, intervals.FEWEST_GROUPS, detail)
 
 
-def champion_gate(
-    metric: str, compared: PairedComparison | None, accepted: Acceptance, champion: str
-) -> Gate:
+def cost_gates(case: Candidacy) -> Iterator[Gate]:
+    """Bounds on sizes and latencies, which are known without reading the test split."""
+    return (gate for metric, gate in _bounds(case) if metric in COSTS)
+
+
+def score_gates(case: Candidacy) -> Iterator[Gate]:
+    """Bounds on the test split's figures."""
+    return (gate for metric, gate in _bounds(case) if metric not in COSTS)
+
+
+def _bounds(case: Candidacy) -> Iterator[tuple[str, Gate]]:
+    for word, sign, bounds in (("at least", 1, case.rules.min), ("at most", -1, case.rules.max)):
+        for metric, limit in bounds.items():
+            name, value = f"{metric} {word}", case.metrics.get(metric)
+            if value is None:
+                yield metric, Gate(name, False, None, limit, "it is not known of this model")
+                continue
+            miss = sign * (limit - value)
+            detail = f"{value:.4g}, {f'missed by {miss:.4g}' if miss > 0 else 'kept'}"
+            yield metric, Gate(name, miss <= 0, value, limit, detail)
+
+
+def recall_gates(case: Candidacy) -> Iterator[Gate]:
+    """No class may be certainly below the floor: its recall's interval must reach it.
+
+    A class without a test clip has no gate.
+    """
+    floor, own = case.rules.class_recall, case.own
+    if floor is None or own is None:
+        return
+    for index, name in enumerate(own.classes):
+        if not (own.labels == index).any():
+            continue
+        recall = float((own.guesses[own.labels == index] == index).mean())
+        reached = intervals.interval(f"recall/{index}", own.labels, own.guesses, own.groups, CONFIDENCE)
+        if reached is None:
+            yield Gate(f"recall of {name}", True, recall, floor, "too few groups to be certain")
+            continue
+        detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {100 * CONFIDENCE:.0f} %"
+        yield Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail)
+
+
+def champion_gate(case: Candidacy) -> Iterator[Gate]:
     """The challenger must be better than the champion on the same clips, or accepted as no worse."""
+    if case.comparison is None:
+        return
+    champion, accepted, compared = case.comparison.champion, case.accepted, case.comparison.paired
     gate = f"better than {champion}"
     if compared is None:
-        return Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
+        yield Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
+        return
     spread = f"[{compared.low:+.4f}, {compared.high:+.4f}] at {1 - compared.alpha:.2%}"
-    found = f"{metric} {compared.difference:+.4f}, {spread}, p = {compared.p:.2g}, {compared.groups} groups"
+    found = (
+        f"{case.comparison.metric} {compared.difference:+.4f}, {spread}, p = {compared.p:.2g}, "
+        f"{compared.groups} groups"
+    )
+    undecided = compared.verdict == "cannot tell"
     if compared.verdict == "better":
-        return Gate(gate, True, compared.difference, 0.0, found)
-    if accepted.margin is not None and compared.verdict == "cannot tell":
+        yield Gate(gate, True, compared.difference, 0.0, found)
+    elif undecided and accepted.margin is not None:
         enough = compared.difference >= -accepted.margin
-        words = "accepted: nobody can tell them apart" if enough else "measured worse by more than the margin"
+        words = "accepted: they cannot be told apart" if enough else "measured worse by more than the margin"
         limit = -accepted.margin
-        return Gate(f"not worse than {champion}", enough, compared.difference, limit, f"{found}: {words}")
-    words = "it is worse" if compared.verdict == "worse" else "nobody can tell them apart"
-    return Gate(gate, False, compared.difference, 0.0, f"{found}: {words}")
+        yield Gate(f"not worse than {champion}", enough, compared.difference, limit, f"{found}: {words}")
+    else:
+        words = "they cannot be told apart" if undecided else "it is worse"
+        yield Gate(gate, False, compared.difference, 0.0, f"{found}: {words}")
+
+
+Check = Callable[[Candidacy], Iterator[Gate]]
+BEFORE_TEST: tuple[Check, ...] = (test_split_gate, group_gate, cost_gates)
+"""Checked first: a model that is too slow or too large costs no read of the test split."""
+ON_TEST: tuple[Check, ...] = (score_gates, recall_gates, champion_gate)
+"""Checked on what the read of the test split found."""
+
+
+def check(checks: Sequence[Check], case: Candidacy) -> list[Gate]:
+    """The results of all checks, in their order."""
+    return [gate for each in checks for gate in each(case)]

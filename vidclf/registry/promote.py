@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -16,7 +16,7 @@ from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
 from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.download import fetch_run, fetch_study_file, fetch_trial
-from vidclf.registry.gates import Acceptance, Gate
+from vidclf.registry.gates import Acceptance, Candidacy, Comparison, Gate
 from vidclf.registry.resolve import version_folder
 from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test
 from vidclf.runs.folder import Attempt
@@ -192,7 +192,8 @@ def promote(
         run_id = str(deliverer.receipt(attempt).run_id)
         metrics, reads = _figures(attempt), len(Ledger(store).reads(TestSplit.of(attempt).digest))
         return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, reads)
-    first = _before_test(attempt, request)
+    case = _candidacy(attempt, request)
+    first = gates.check(gates.BEFORE_TEST, case)
     if not all(gate.passed for gate in first):
         raise GateRefusedError(first)
     try:
@@ -200,7 +201,13 @@ def promote(
     except NotComparableError as why:
         gate = f"comparison with version {champion.version}" if champion else "a test split of its own"
         raise GateRefusedError([*first, Gate(gate, False, None, None, str(why))]) from None
-    judged = [*first, *_after_test(candidate, request, champion, result)]
+    case = replace(
+        case,
+        metrics={**case.metrics, **result.read.metrics},
+        own=result.own,
+        comparison=_comparison(candidate.metric, champion, result),
+    )
+    judged = [*first, *gates.check(gates.ON_TEST, case)]
     if not all(gate.passed for gate in judged):
         deliverer.deliver(attempt)
         raise GateRefusedError(judged)
@@ -227,38 +234,26 @@ def _champion(deliverer: Deliverer, request: PromoteRequest) -> Champion | None:
     return None
 
 
-def _before_test(attempt: Attempt, request: PromoteRequest) -> list[Gate]:
+def _candidacy(attempt: Attempt, request: PromoteRequest) -> Candidacy:
+    """What is known before the test split is read."""
     split = TestSplit.of(attempt)
-    if not split.entries:
-        detail = f"{split.manifest.name} has no test clips, so nothing tells what to expect of the model"
-        return [Gate("a test split", False, 0, 1, detail)]
-    return [
-        gates.group_gate(
-            [group_of(entry) for entry in split.entries],
-            request.accepted,
-            grouped=split.manifest.grouped,
-        ),
-        *gates.cost_gates(request.gates, _figures(attempt)),
-    ]
+    return Candidacy(
+        rules=request.gates,
+        accepted=request.accepted,
+        manifest=split.manifest.name,
+        groups=[group_of(entry) for entry in split.entries],
+        grouped=split.manifest.grouped,
+        metrics=_figures(attempt),
+    )
 
 
-def _after_test(
-    candidate: Candidate, request: PromoteRequest, champion: Champion | None, result: TestResult
-) -> list[Gate]:
-    own = result.own
-    found = [
-        *gates.test_gates(request.gates, {**_figures(candidate.attempt), **result.read.metrics}),
-        *gates.recall_gates(request.gates.class_recall, own.labels, own.guesses, own.groups, own.classes),
-    ]
-    if champion is not None and result.champion is not None:
-        metric = intervals.comparable(candidate.metric)
-        alpha = intervals.spent_alpha(result.read.number, _ALPHA)
-        compared = intervals.paired(
-            metric, own.labels, own.guesses, result.champion.guesses, own.groups, alpha
-        )
-        words = f"version {champion.version}"
-        found.append(gates.champion_gate(f"test/{metric}", compared, request.accepted, words))
-    return found
+def _comparison(metric: str, champion: Champion | None, result: TestResult) -> Comparison | None:
+    if champion is None or result.champion is None:
+        return None
+    own, metric = result.own, intervals.comparable(metric)
+    alpha = intervals.spent_alpha(result.read.number, _ALPHA)
+    paired = intervals.paired(metric, own.labels, own.guesses, result.champion.guesses, own.groups, alpha)
+    return Comparison(f"version {champion.version}", f"test/{metric}", paired)
 
 
 def _register(
