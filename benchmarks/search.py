@@ -25,8 +25,8 @@ from vidclf.exceptions import TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS
 from vidclf.runs.experiment import ExperimentConfig, clip_store, divided, parse_experiment
-from vidclf.search.definition.pruners import PrunerConfig, build_pruner
-from vidclf.search.definition.samplers import SamplerConfig, build_sampler
+from vidclf.search.definition.pruners import PRUNERS, build_pruner
+from vidclf.search.definition.samplers import SAMPLERS, build_sampler
 from vidclf.search.definition.space import Space, build_space
 
 SPACE = {
@@ -107,8 +107,8 @@ def search(
     study = optuna.create_study(
         study_name=f"{sampler} {pruner} {seed}",
         direction="minimize" if metric == "loss" else "maximize",
-        sampler=build_sampler(SamplerConfig(name=sampler, seed=seed), bench.space, 0),
-        pruner=build_pruner(PrunerConfig(name=pruner), bench.space, 1),
+        sampler=build_sampler(SAMPLERS[sampler](seed=seed), bench.space, 0),
+        pruner=build_pruner(PRUNERS[pruner](), bench.space, 1),
     )
     for _ in range(trials):
         trial = study.ask()

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from tests.clips import write_experiment
-from tests.search.definition.test_study_file import STUDY
 from vidclf.data.manifest import Manifest
 from vidclf.models.features import compute_features
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import open_store
-from vidclf.search.definition.samplers import SamplerConfig, build_sampler
+from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +22,22 @@ BLOCKS = re.findall(
 )
 
 
+STUDY = """
+base = "svm.toml"
+objective = { metric = "val/macro_f1", direction = "maximize" }
+budget = { trials = 4 }
+sampler = { name = "nsgaiii", population_size = 30 }
+space = { "model.C" = { low = 0.1, high = 10.0 } }
+"""
+
+
 @pytest.fixture
 def extended(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Adds every row of the page; its name by registry."""
     names = {}
     for module_name, registry, text in BLOCKS:
         module = importlib.import_module(module_name)
-        definitions, _, row = text.rpartition('\n"') if text.lstrip().startswith("def") else ("", "", text)
+        definitions, _, row = text.rpartition('\n"') if text.startswith(("def", "class")) else ("", "", text)
         row = row if row.lstrip().startswith('"') else f'"{row}'
         space: dict[str, Any] = dict(vars(module))
         exec(definitions, space)
@@ -54,9 +62,10 @@ def test_a_network_a_feature_and_a_sampler_are_added_as_the_page_says(
 
     write_experiment(tmp_path / "svm.toml", "svm", manifest)
     path = tmp_path / "s.toml"
-    path.write_text(STUDY.format(base='"svm.toml"', more=""))
-    space = load_study(path, {}, open_store()).space
-    sampler = build_sampler(SamplerConfig(name="nsgaiii", population_size=30), space, 0)
+    path.write_text(STUDY)
+    study = load_study(path, {}, open_store())
+    assert study.file.sampler.options == {"population_size": 30}
+    sampler = build_sampler(study.file.sampler, study.space, 0)
     assert type(sampler).__name__ == "NSGAIIISampler"
     assert sampler._population_size == 30
 

@@ -58,7 +58,10 @@ class LearningCurve:
         if gain < -max(spread, _CLEAR):
             return f"{said} It falls at the end, which is chance or clips that mislead."
         if spread > _CLEAR:
-            return f"{said} The draws differ by {spread:.3f}, more than the last groups bring: this cannot be decided."
+            return (
+                f"{said} The draws differ by {spread:.3f}, more than the last groups bring: this cannot be "
+                "decided."
+            )
         return f"{said} It has levelled off: more of the same would not help much."
 
 

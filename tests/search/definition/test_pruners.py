@@ -12,12 +12,31 @@ from tests.clips import write_experiment
 from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
-from vidclf.search.definition.pruners import PRUNERS, Hyperband, PrunerConfig, build_pruner, compares_repeats
-from vidclf.search.definition.samplers import SamplerConfig
+from vidclf.search.definition.pruners import (
+    PRUNERS,
+    ASHAConfig,
+    Hyperband,
+    HyperbandConfig,
+    MedianConfig,
+    PatientConfig,
+    PercentileConfig,
+    PrunerConfig,
+    ThresholdConfig,
+    WilcoxonConfig,
+    build_pruner,
+    compares_repeats,
+)
+from vidclf.search.definition.samplers import TPEConfig
 from vidclf.search.definition.space import Space, build_space
-from vidclf.search.definition.study_file import check_strategies
+from vidclf.search.definition.study_file import StudyFile, check_strategies
 from vidclf.search.execution.recovery import inherited
 
+STUDY: dict[str, Any] = {
+    "base": "a.toml",
+    "objective": {"metric": "val/loss", "direction": "minimize"},
+    "budget": {"trials": 1},
+    "space": {"seed": {"low": 0, "high": 1}},
+}
 KINDS = {"svm": 1, "frames2d": 9, "volume3d": 27}
 BASE = optuna.distributions.CategoricalDistribution(tuple(KINDS))
 
@@ -80,7 +99,7 @@ def decide(trial: optuna.Trial, value: float, step: int) -> bool:
 
 
 def test_median_compares_a_trial_with_its_own_base_only(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="median", startup_trials=2))
+    study = study_of(three, MedianConfig(startup_trials=2))
     for stem, value in [("volume3d", 0.9), ("volume3d", 0.8), ("frames2d", 0.3)]:
         finished(study, stem, [value] * 3)
     assert decisions(study, "frames2d", [0.1, 0.1]) == [False, False], "one complete trial is not enough"
@@ -92,7 +111,7 @@ def test_median_compares_a_trial_with_its_own_base_only(three: Space) -> None:
 def test_percentile_keeps_the_best(three: Space) -> None:
     curves = [[value / 10] for value in range(1, 9)]
     for percentile, pruned in [(25.0, 0.6), (75.0, 0.2)]:
-        study = study_of(three, PrunerConfig(name="percentile", percentile=percentile, startup_trials=4))
+        study = study_of(three, PercentileConfig(percentile=percentile, startup_trials=4))
         for curve in curves:
             finished(study, "frames2d", curve)
         assert decisions(study, "frames2d", [pruned]) == [True]
@@ -101,8 +120,8 @@ def test_percentile_keeps_the_best(three: Space) -> None:
 
 def test_warm_up_epochs_are_epochs_without_pruning(three: Space) -> None:
     for settings in (
-        PrunerConfig(name="median", startup_trials=1, warmup_epochs=2),
-        PrunerConfig(name="threshold", lower=0.5, warmup_epochs=2),
+        MedianConfig(startup_trials=1, warmup_epochs=2),
+        ThresholdConfig(lower=0.5, warmup_epochs=2),
     ):
         study = study_of(three, settings)
         finished(study, "frames2d", [0.9] * 9)
@@ -110,14 +129,14 @@ def test_warm_up_epochs_are_epochs_without_pruning(three: Space) -> None:
 
 
 def test_threshold(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="threshold", lower=0.2, upper=0.8))
+    study = study_of(three, ThresholdConfig(lower=0.2, upper=0.8))
     assert decisions(study, "frames2d", [0.1, 0.3, 0.9]) == [True, False, True]
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_patient_waits_for_a_standstill(three: Space, direction: str) -> None:
     sign = 1 if direction == "maximize" else -1
-    settings = PrunerConfig(name="patient", patience=2, min_delta=0.01, startup_trials=1)
+    settings = PatientConfig(patience=2, min_delta=0.01, startup_trials=1)
     study = study_of(three, settings, direction=direction)
     finished(study, "frames2d", [sign * 0.9] * 9)
     curve = [0.1, 0.2, 0.3, 0.3, 0.305, 0.5]
@@ -127,7 +146,7 @@ def test_patient_waits_for_a_standstill(three: Space, direction: str) -> None:
 
 
 def test_asha_lets_one_of_so_many_go_on(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="asha", min_epochs=2, reduction_factor=2))
+    study = study_of(three, ASHAConfig(min_epochs=2, reduction_factor=2))
     assert decisions(study, "frames2d", [0.5] * 5) == [False] * 5
     assert decisions(study, "frames2d", [0.4, 0.4]) == [False, True]
     assert decisions(study, "frames2d", [0.6] * 3) == [False] * 3
@@ -135,17 +154,17 @@ def test_asha_lets_one_of_so_many_go_on(three: Space) -> None:
 
 
 def test_hyperband_has_the_brackets_of_each_bases_own_epochs(three: Space) -> None:
-    pruner = build_pruner(PrunerConfig(name="hyperband", reduction_factor=3), three)
+    pruner = build_pruner(HyperbandConfig(reduction_factor=3), three)
     inner: dict[str, Hyperband] = pruner._inner  # type: ignore[attr-defined]
     assert {stem: len(hyperband._brackets) for stem, hyperband in inner.items()} == {
         "svm": 1, "frames2d": 3, "volume3d": 4,
     }  # fmt: skip
-    with_repeats: Any = build_pruner(PrunerConfig(name="hyperband", reduction_factor=3), three, repeats=9)
+    with_repeats: Any = build_pruner(HyperbandConfig(reduction_factor=3), three, repeats=9)
     assert {len(hyperband._brackets) for hyperband in with_repeats._inner.values()} == {3}
 
 
 def test_hyperband_compares_within_base_and_bracket(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="hyperband", reduction_factor=3))
+    study = study_of(three, HyperbandConfig(reduction_factor=3))
     inner: dict[str, Hyperband] = study.pruner._inner  # type: ignore[attr-defined]
     seen: dict[tuple[str, int], int] = {}
     for number in range(60):
@@ -166,7 +185,7 @@ def test_hyperband_does_not_depend_on_the_studys_name(three: Space) -> None:
     curves = [[((7 * number) % 10) / 10] * 8 for number in range(20)]
     one, two = (
         [decisions(study, "frames2d", curve) for curve in curves]
-        for study in (study_of(three, PrunerConfig(name="hyperband")) for _ in range(2))
+        for study in (study_of(three, HyperbandConfig()) for _ in range(2))
     )
     assert one == two
     assert any(any(each) for each in one)
@@ -186,8 +205,9 @@ RESUMABLE = {
 
 def test_every_pruner_is_tried() -> None:
     assert set(RESUMABLE) == set(PRUNERS)
-    known = {option for spec in PRUNERS.values() for option in spec.options}
-    assert known == set(PrunerConfig.model_fields) - {"name"}
+    for name, kind in PRUNERS.items():
+        assert kind(**RESUMABLE[name]).name == name
+        assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -196,9 +216,7 @@ def test_a_trial_that_goes_on_is_judged_as_an_unbroken_one(name: str, cut: int, 
     """In each of two equal studies every second trial runs; in one it is cut short and goes on."""
     verdicts = []
     for breaks in (False, True):
-        study = study_of(
-            three, PrunerConfig(name=name, **RESUMABLE[name]), repeats=9 if name == "wilcoxon" else 1
-        )
+        study = study_of(three, PRUNERS[name](**RESUMABLE[name]), repeats=9 if name == "wilcoxon" else 1)
         verdicts.append([_run(study, index, cut if breaks and index % 2 else None) for index in range(16)])
     assert verdicts[0] == verdicts[1]
     assert any(any(verdict) for verdict in verdicts[0]) or name == "none"
@@ -243,14 +261,14 @@ def _run(study: optuna.Study, index: int, cut: int | None) -> list[bool]:
 
 @pytest.mark.parametrize("name", PRUNERS)
 def test_families_that_report_once_are_never_pruned(name: str, three: Space) -> None:
-    study = study_of(three, PrunerConfig(name=name, **RESUMABLE[name]))
+    study = study_of(three, PRUNERS[name](**RESUMABLE[name]))
     for _ in range(6):
         finished(study, "svm", [0.9])
     assert decisions(study, "svm", [0.1]) == [False]
 
 
 def test_a_last_epoch_is_not_pruned(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="threshold", lower=0.5))
+    study = study_of(three, ThresholdConfig(lower=0.5))
     assert decisions(study, "frames2d", [0.1] * 9) == [True] * 8 + [False]
     trial = ask(study, "volume3d")
     trial.suggest_int("train.epochs", 3, 3)
@@ -263,26 +281,26 @@ def test_where_epochs_are_not_always_searched_the_bases_own_are_its_last(own: in
     epochs = {"low": 3, "high": 20, "when": {"data.frames": 2}}
     table = {"data.frames": {"choices": [2, 4]}, "train.epochs": epochs}
     space = build_space(table, {"a": load_experiment(path)}, "study.toml", Path("/"))
-    study = study_of(space, PrunerConfig(name="threshold", lower=0.5))
+    study = study_of(space, ThresholdConfig(lower=0.5))
     assert [decide(trial, 0.1, step) for trial in [study.ask()] for step in range(1, own + 1)] == [
         *[True] * (own - 1),
         False,
     ]
-    brackets = build_pruner(PrunerConfig(name="hyperband"), space)._inner["a"]._brackets  # type: ignore[attr-defined]
+    brackets = build_pruner(HyperbandConfig(), space)._inner["a"]._brackets  # type: ignore[attr-defined]
     assert len(brackets) == {5: 3, 40: 4}[own], "for the 20 that are searched, or the 40 that are not"
 
 
 def test_a_value_taken_over_from_an_equal_trial_is_no_further_evidence(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="median", startup_trials=2))
+    study = study_of(three, MedianConfig(startup_trials=2))
     finished(study, "frames2d", [0.9] * 3)
     finished(study, "frames2d", [0.9], reused_from=0)
     assert decisions(study, "frames2d", [0.1]) == [False]
 
 
 def test_wilcoxon_compares_repeat_by_repeat_with_the_best_of_the_base(three: Space) -> None:
-    study = study_of(three, PrunerConfig(name="wilcoxon"), repeats=8)
+    study = study_of(three, WilcoxonConfig(), repeats=8)
     assert compares_repeats(study)
-    assert not compares_repeats(study_of(three, PrunerConfig(name="median"), repeats=8))
+    assert not compares_repeats(study_of(three, MedianConfig(), repeats=8))
     finished(study, "frames2d", [0.5, 0.7, 0.4, 0.6, 0.5, 0.7, 0.4, 0.6])
     finished(study, "volume3d", [0.99] * 8)
     worse = [0.4, 0.6, 0.3, 0.5, 0.4, 0.6, 0.3]
@@ -303,17 +321,17 @@ def test_wilcoxon_compares_repeat_by_repeat_with_the_best_of_the_base(three: Spa
 ])  # fmt: skip
 def test_pruner_options_are_checked(table: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        config.validate(PrunerConfig, table, "study.toml")
+        config.validate(StudyFile, {**STUDY, "pruner": table}, "study.toml")
     assert message in str(caught.value)
 
 
 def test_a_pruner_that_could_never_prune_is_refused(three: Space) -> None:
-    sampler = SamplerConfig()
-    [found] = check_strategies(sampler, PrunerConfig(name="wilcoxon"), three)
+    sampler = TPEConfig()
+    [found] = check_strategies(sampler, WilcoxonConfig(), three)
     assert found == "the pruner wilcoxon compares repeats; set objective.repeats"
-    [found] = check_strategies(sampler, PrunerConfig(name="wilcoxon"), three, repeats=4)
+    [found] = check_strategies(sampler, WilcoxonConfig(), three, repeats=4)
     assert "where p is at least 0.125; it takes objective.repeats = 5" in found
-    assert check_strategies(sampler, PrunerConfig(name="wilcoxon"), three, repeats=5) == []
-    [found] = check_strategies(sampler, PrunerConfig(name="asha", min_epochs=27), three)
+    assert check_strategies(sampler, WilcoxonConfig(), three, repeats=5) == []
+    [found] = check_strategies(sampler, ASHAConfig(min_epochs=27), three)
     assert found == "pruner.min_epochs = 27 leaves nothing to prune: the longest trial has 27"
-    assert check_strategies(sampler, PrunerConfig(name="hyperband", min_epochs=26), three) == []
+    assert check_strategies(sampler, HyperbandConfig(min_epochs=26), three) == []

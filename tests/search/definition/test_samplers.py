@@ -14,11 +14,25 @@ from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.search.definition.grid import every_point, exhausted
-from vidclf.search.definition.pruners import PrunerConfig
-from vidclf.search.definition.samplers import SAMPLERS, SamplerConfig, build_sampler
+from vidclf.search.definition.pruners import NoPrunerConfig
+from vidclf.search.definition.samplers import (
+    SAMPLERS,
+    BruteForceConfig,
+    GridConfig,
+    QMCConfig,
+    SamplerConfig,
+    TPEConfig,
+    build_sampler,
+)
 from vidclf.search.definition.space import Space, build_space
-from vidclf.search.definition.study_file import check_strategies
+from vidclf.search.definition.study_file import StudyFile, check_strategies
 
+STUDY: dict[str, Any] = {
+    "base": "a.toml",
+    "objective": {"metric": "val/loss", "direction": "minimize"},
+    "budget": {"trials": 1},
+    "space": {"seed": {"low": 0, "high": 1}},
+}
 C = {"low": 0.1, "high": 10.0, "log": True}
 GAMMA = {"low": 0.1, "high": 1.0, "step": 0.3, "when": {"model.kernel": "rbf"}}
 RATE = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -53,7 +67,7 @@ def space_of(folder: Path, table: str, **values: str) -> Space:
 
 
 def settings_of(name: str) -> SamplerConfig:
-    return SamplerConfig(name=name, **OPTIONS[name])
+    return SAMPLERS[name](**OPTIONS[name])
 
 
 ACCEPTED = [
@@ -84,16 +98,16 @@ def proposed(study: optuna.Study, space: Space, trials: int) -> list[dict[str, A
 def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
     names = {"tpe", "gp", "cmaes", "nsgaii", "qmc", "random", "grid", "brute_force"}
     assert set(SAMPLERS) == set(OPTIONS) == {name for name, _ in ACCEPTED} == names
-    for name, spec in SAMPLERS.items():
-        assert set(OPTIONS[name]) == set(spec.options)
-    known = {option for spec in SAMPLERS.values() for option in spec.options}
-    assert known == set(SamplerConfig.model_fields) - {"name", "seed"}
+    for name, kind in SAMPLERS.items():
+        assert kind().name == name
+        assert set(OPTIONS[name]) == set(kind().options)
+        assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
 @pytest.mark.parametrize(("name", "table"), ACCEPTED)
 def test_proposals_are_valid_and_follow_the_seed(name: str, table: str, tmp_path: Path) -> None:
     space, settings = space_of(tmp_path, table), settings_of(name)
-    assert check_strategies(settings, PrunerConfig(), space) == []
+    assert check_strategies(settings, NoPrunerConfig(), space) == []
     first, again = (
         proposed(optuna.create_study(sampler=build_sampler(settings, space, 0)), space, 8) for _ in range(2)
     )
@@ -114,7 +128,7 @@ def test_a_resumed_sampler_proposes_new_points(name: str, table: str, tmp_path: 
 
 def test_proposals_of_supervisors_that_share_a_study_differ(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
-    one, two = (build_sampler(SamplerConfig(), space, 0, uuid) for uuid in ("a", "b"))
+    one, two = (build_sampler(TPEConfig(), space, 0, uuid) for uuid in ("a", "b"))
     assert proposed(optuna.create_study(sampler=one), space, 3) != proposed(
         optuna.create_study(sampler=two), space, 3
     )
@@ -132,7 +146,7 @@ def test_nothing_optuna_says_of_a_sampler_is_left_to_the_user(tmp_path: Path) ->
 
 def test_qmc_spreads_over_the_parameters_of_every_base(tmp_path: Path) -> None:
     space = space_of(tmp_path, "bases")
-    sampler = build_sampler(SamplerConfig(name="qmc"), space, 0)
+    sampler = build_sampler(QMCConfig(), space, 0)
     points = proposed(optuna.create_study(sampler=sampler), space, 16)
     assert sorted(point["base"] for point in points) == ["frames2d"] * 8 + ["svm"] * 8
     for base, path, low, high in [("svm", "model.C", 0.1, 10.0), ("frames2d", "train.lr", 1e-4, 1e-1)]:
@@ -152,7 +166,7 @@ def test_every_point_is_visited_once_and_then_the_study_is_done(
     name: str, table: str, points: int | None, count: int, tmp_path: Path
 ) -> None:
     space = space_of(tmp_path, table)
-    settings = SamplerConfig(name=name, points=points)
+    settings = SAMPLERS[name](**({} if points is None else {"points": points}))
     study = optuna.create_study(sampler=build_sampler(settings, space, 0))
     visited: list[dict[str, Any]] = []
     while not exhausted(study):
@@ -174,7 +188,7 @@ def test_grid_points_are_evenly_spaced_with_their_ends(tmp_path: Path) -> None:
 
 def test_a_point_that_was_cut_short_runs_again_and_takes_nobodys_place(tmp_path: Path) -> None:
     space = space_of(tmp_path, "choices")
-    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="grid"), space, 0))
+    study = optuna.create_study(sampler=build_sampler(GridConfig(), space, 0))
     cut = study.ask()
     space.suggest(cut)
     study.tell(cut, state=TrialState.FAIL)
@@ -191,7 +205,7 @@ def test_a_point_that_was_cut_short_runs_again_and_takes_nobodys_place(tmp_path:
 
 def test_a_last_point_that_waits_to_run_again_keeps_the_study_open(tmp_path: Path) -> None:
     space = space_of(tmp_path, "choices")
-    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="brute_force"), space, 0))
+    study = optuna.create_study(sampler=build_sampler(BruteForceConfig(), space, 0))
     proposed(study, space, 5)
     last = study.ask()
     space.suggest(last)
@@ -205,7 +219,7 @@ def test_a_last_point_that_waits_to_run_again_keeps_the_study_open(tmp_path: Pat
 
 def test_a_given_point_off_the_grid_is_filled_up(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
-    study = optuna.create_study(sampler=build_sampler(SamplerConfig(name="grid", points=2), space, 0))
+    study = optuna.create_study(sampler=build_sampler(GridConfig(points=2), space, 0))
     study.enqueue_trial({"train.lr": 0.005})
     points = proposed(study, space, 9)
     assert points[0]["train.lr"] == 0.005
@@ -229,19 +243,19 @@ def test_values_that_exclude_each_other_are_no_point_of_a_grid(tmp_path: Path) -
 def test_a_space_that_a_sampler_cannot_search_is_refused(
     name: str, table: str, problem: str, tmp_path: Path
 ) -> None:
-    [found] = check_strategies(settings_of(name), PrunerConfig(), space_of(tmp_path, table))
+    [found] = check_strategies(settings_of(name), NoPrunerConfig(), space_of(tmp_path, table))
     assert problem in found
 
 
 def test_a_grid_needs_points_and_has_not_too_many(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
-    [found] = check_strategies(SamplerConfig(name="grid"), PrunerConfig(), space)
+    [found] = check_strategies(GridConfig(), NoPrunerConfig(), space)
     assert found.endswith("train.lr has no step; give it one, or set sampler.points")
-    [found] = check_strategies(SamplerConfig(name="grid", points=2501), PrunerConfig(), space)
+    [found] = check_strategies(GridConfig(points=2501), NoPrunerConfig(), space)
     assert found == "the sampler grid would try up to 10004 points; the most it takes is 10000"
     seeds = {("svm", "seed"): config.Range(low=0, high=10**12 - 1)}
     huge = Space(space_of(tmp_path, "choices").bases, seeds)
-    [found] = check_strategies(SamplerConfig(name="brute_force"), PrunerConfig(), huge)
+    [found] = check_strategies(BruteForceConfig(), NoPrunerConfig(), huge)
     assert "up to 1000000000000 points" in found
 
 
@@ -250,7 +264,8 @@ def test_several_objectives(tmp_path: Path) -> None:
     refused = {
         name
         for name in SAMPLERS
-        if name != "brute_force" and check_strategies(settings_of(name), PrunerConfig(), space, objectives=2)
+        if name != "brute_force"
+        and check_strategies(settings_of(name), NoPrunerConfig(), space, objectives=2)
     }
     assert refused == {"cmaes"}
     for name in set(SAMPLERS) - refused - {"brute_force"}:
@@ -275,8 +290,5 @@ def test_several_objectives(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_sampler_options_are_checked(table: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        config.validate(SamplerConfig, table, "study.toml")
+        config.validate(StudyFile, {**STUDY, "sampler": table}, "study.toml")
     assert message in str(caught.value)
-
-
-# Pruners

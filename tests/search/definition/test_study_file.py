@@ -8,10 +8,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
+from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
 from vidclf.search.definition.dry_run import describe_plan
-from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.definition.study_file import StudyFile, load_study, open_study
 from vidclf.search.execution.tune import TuneRequest, check, plan
 from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
@@ -164,6 +165,15 @@ def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) 
         ('[sampler]\nname = "grid"', "s.toml: the sampler grid tries every value, but model.C has no step"),
         ('[sampler]\nname = "tpee"', "unknown sampler 'tpee', did you mean tpe?"),
         ('[sampler]\nname = "random"\nstartup_trials = 3', "no effect with the sampler random"),
+        ("[sampler]\nname = 3", "unknown sampler 3 (there are tpe, gp, "),
+        (
+            "[sampler]\nstartup_trial = 3",
+            "unknown key sampler.startup_trial, did you mean sampler.startup_trials?",
+        ),
+        (
+            '[pruner]\nname = "asha"\nmin_epochs = 0\nreduction_factor = 1',
+            "pruner.reduction_factor: Input should be greater than or equal to 2",
+        ),
         (
             '[[constraint]]\nmetric = "latency/p50"\nmax = 3',
             "'latency/p50' cannot be constrained, did you mean latency/p50_ms? (there are size/file_mb",
@@ -176,6 +186,16 @@ def test_what_a_study_cannot_do_is_refused_by_name(
     folder: Path, store: Store, more: str, message: str
 ) -> None:
     assert message in refusal(write(folder, more=more), store)
+
+
+def test_a_study_file_is_kept_with_all_options_and_read_again(folder: Path, store: Store) -> None:
+    more = '[sampler]\nname = "cmaes"\npopulation_size = 6\n[pruner]\nname = "threshold"\nlower = 0.5'
+    file = load_study(write(folder, more=more), {}, store).file
+    tree = config.dump(file)
+    assert tree["sampler"] == {"name": "cmaes", "seed": 0, "startup_trials": 1, "population_size": 6}
+    assert tree["pruner"] == {"name": "threshold", "lower": 0.5, "warmup_epochs": 0}
+    tree["objective"] = {"metric": "val/macro_f1", "direction": "maximize"}
+    assert config.validate(StudyFile, tree, "study.toml") == file
 
 
 def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, store: Store) -> None:

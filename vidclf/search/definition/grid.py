@@ -1,5 +1,6 @@
-"""Searches that try every point of a finite space once: ``grid`` and ``brute_force``."""
+"""The exhaustive sampler behind ``grid`` and ``brute_force``, and the points of a finite space."""
 
+import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,26 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from vidclf import config
 from vidclf.config import Scalar
 from vidclf.exceptions import InputError
 from vidclf.search.definition.space import Space, distribution
+from vidclf.search.record.study import BASE
 
 Point = Mapping[str, Scalar]
 
 
 class ExhaustiveSampler(BaseSampler):
-    """Proposes points that no trial holds yet, in an order that the seed decides.
+    """Proposes points that no trial has yet, in an order that the seed decides.
 
-    Optuna's own samplers of this kind call a grid point visited by its number, so that one
-    that was cut short or queued by hand takes another's place, and raise when nothing is left.
+    Optuna 5.0's own cannot take its place, as was tried. Outside of `Study.optimize` both raise when the
+    last point is told. After a trial that failed before it had all its parameters, as one given back or
+    one whose supervisor was killed, `BruteForceSampler` raises ("param_name mismatch") and `GridSampler`
+    never proposes its point. `GridSampler` refuses trials queued with some of their values, proposes
+    queued points again, and has no conditions; `BruteForceSampler` takes a trial for each combination
+    that the bases refuse.
     """
 
     def __init__(self, points: Sequence[Point], seed: int) -> None:
@@ -64,14 +70,14 @@ class ExhaustiveSampler(BaseSampler):
         return self._random.choice(fitting)[param_name]
 
     def _free(self, study: optuna.Study, asking: FrozenTrial | None = None) -> list[Point]:
-        held = {
+        taken = {
             config.digest(trial.params)
             for trial in study.get_trials(deepcopy=False)
             if asking is None or trial.number != asking.number
         }
-        return [point for key, point in self._points.items() if key not in held]
+        return [point for key, point in self._points.items() if key not in taken]
 
-    def used_up(self, study: optuna.Study) -> bool:
+    def is_exhausted(self, study: optuna.Study) -> bool:
         """Whether every point has its trial, and no trial waits to run."""
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return not waiting and not self._free(study)
@@ -79,7 +85,7 @@ class ExhaustiveSampler(BaseSampler):
 
 def exhausted(study: optuna.Study) -> bool:
     """Whether the study's sampler has proposed all that there is: the study ends with what is running."""
-    return isinstance(study.sampler, ExhaustiveSampler) and study.sampler.used_up(study)
+    return isinstance(study.sampler, ExhaustiveSampler) and study.sampler.is_exhausted(study)
 
 
 def every_point(space: Space, points: int | None = None) -> list[Point]:
@@ -89,60 +95,23 @@ def every_point(space: Space, points: int | None = None) -> list[Point]:
         space: Finite, but for what ``points`` makes finite.
         points: See `values`.
     """
-    odometer = _GridOrderSampler(points)
-    study = optuna.create_study(sampler=odometer)
-    found: list[Point] = []
-    while True:
-        trial = study.ask()
-        try:
-            space.suggest(trial)
-            found.append(dict(trial.params))
-        except InputError:
-            pass
-        if not odometer.advance():
-            return found
-
-
-class _GridOrderSampler(BaseSampler):
-    """Counts through all values of all parameters, the last one fastest."""
-
-    def __init__(self, points: int | None) -> None:
-        self._points = points
-        self._wheels: list[list[Scalar]] = []
-        """Values left to try by parameter, in the order in which they are asked for; the first is shown."""
-        self._place = 0
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        if self._place == len(self._wheels):
-            self._wheels.append(values(param_distribution, self._points))
-        self._place += 1
-        return self._wheels[self._place - 1][0]
-
-    def advance(self) -> bool:
-        """Turns to the next point; false where there is none."""
-        self._place = 0
-        while self._wheels:
-            del self._wheels[-1][0]
-            if self._wheels[-1]:
-                return True
-            self._wheels.pop()
-        return False
+    found: dict[str, Point] = {}
+    for stem in space.bases:
+        base: Point = {BASE: stem} if len(space.bases) > 1 else {}
+        searched = {
+            path: values(distribution(dimension), points)
+            for (owner, path), dimension in space.dimensions.items()
+            if owner == stem
+        }
+        for combination in itertools.product(*searched.values()):
+            trial = FixedTrial({**base, **dict(zip(searched, combination, strict=True))})
+            try:
+                space.suggest(trial)
+            except InputError:
+                continue
+            # The same point for every value of a parameter whose condition does not hold.
+            found.setdefault(config.digest(trial.params), trial.params)
+    return list(found.values())
 
 
 def values(searched: BaseDistribution, points: int | None) -> list[Scalar]:
@@ -164,21 +133,18 @@ def values(searched: BaseDistribution, points: int | None) -> list[Scalar]:
         return sorted({float(value) for value in spaced})
     if isinstance(searched, IntDistribution):
         return list(range(searched.low, searched.high + 1, searched.step))
-    assert searched.step is not None
-    # In decimals, as 0.1 + 0.2 is not 0.3.
-    low, high, step = (Decimal(str(value)) for value in (searched.low, searched.high, searched.step))
+    # In decimals, as 0.1 + 0.2 is not 0.3; without a step only a single value is left.
+    low, high, step = (Decimal(str(value)) for value in (searched.low, searched.high, searched.step or 1.0))
     return [float(low + place * step) for place in range(int((high - low) / step) + 1)]
 
 
-def endless(space: Space) -> list[str]:
-    """Keys of real ranges without a step."""
+def unbounded(space: Space, points: int | None) -> list[str]:
+    """Keys of the ranges that have infinitely many values."""
     return sorted(
         {
             path
             for (_, path), dimension in space.dimensions.items()
-            if isinstance(searched := distribution(dimension), FloatDistribution)
-            and searched.step is None
-            and not searched.single()
+            if math.isinf(_count(distribution(dimension), points))
         }
     )
 
@@ -187,7 +153,7 @@ def most_points(space: Space, points: int | None) -> int:
     """How many points a finite space can have at most; what depends on conditions counts as if they held."""
     return sum(
         math.prod(
-            _size(distribution(dimension), points)
+            int(_count(distribution(dimension), points))
             for (owner, _), dimension in space.dimensions.items()
             if owner == stem
         )
@@ -195,7 +161,7 @@ def most_points(space: Space, points: int | None) -> int:
     )
 
 
-def _size(searched: BaseDistribution, points: int | None) -> int:
+def _count(searched: BaseDistribution, points: int | None) -> float:
     """How many `values` there are at most, without listing them: there may be billions."""
     if searched.single():
         return 1
@@ -204,5 +170,4 @@ def _size(searched: BaseDistribution, points: int | None) -> int:
     assert isinstance(searched, IntDistribution | FloatDistribution)
     if points is not None and (searched.log or searched.step is None):
         return points
-    assert searched.step is not None
-    return round((searched.high - searched.low) / searched.step) + 1
+    return round((searched.high - searched.low) / searched.step) + 1 if searched.step else math.inf

@@ -1,11 +1,15 @@
-"""Who stops trials early: one pruner for each base, shown that base's trials alone."""
+"""Pruners: the ``[pruner]`` section of a study file, one class for each name, and how they judge a trial.
+
+Each base has a pruner of its own, which is shown that base's trials alone.
+"""
 
 import binascii
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import Annotated, ClassVar, Literal, Self
 
 import optuna
 from optuna.pruners import (
@@ -18,130 +22,200 @@ from optuna.pruners import (
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from vidclf import config
-from vidclf.config import Choice, Section
-from vidclf.search.record.settings import Defaults, check_options, given_options
+from vidclf.config import Choice
+from vidclf.search.definition.space import Space
+from vidclf.search.definition.strategy import Strategy, validate_strategy
 from vidclf.search.record.study import BASE, root_of
-
-if TYPE_CHECKING:  # models take a second to import
-    from vidclf.search.definition.space import Space
 
 _EPOCHS = "train.epochs"
 
 
-class PrunerConfig(Section):
-    """Who stops trials early; with repeats an epoch is a repeat."""
+class PrunerConfig(Strategy):
+    """Stops trials early; with repeats an epoch is a repeat."""
 
-    name: str = "none"
-    """``median``, ``percentile``, ``patient``, ``hyperband``, ``asha``, ``threshold``, ``wilcoxon``
-    or ``none``."""
-    startup_trials: int | None = Field(None, ge=0)
-    """median, percentile, patient: complete trials of the same base before any is pruned; 5."""
-    warmup_epochs: int | None = Field(None, ge=0)
-    """median, percentile, patient, threshold: epochs in which none is pruned; 0."""
-    percentile: float | None = Field(None, gt=0, lt=100)
-    """percentile, patient: so many percent of the trials, the best ones, go on; 25 and 50."""
-    patience: int | None = Field(None, ge=1)
-    """patient: epochs without progress before a trial is compared with others; 3."""
-    min_delta: float | None = Field(None, ge=0)
-    """patient: what is more than this is progress; 0."""
-    min_epochs: int | None = Field(None, ge=1)
-    """hyperband, asha: epochs before a trial is compared with others for the first time; 1."""
-    reduction_factor: int | None = Field(None, ge=2)
-    """hyperband, asha: one of so many trials goes on, for so many times the epochs; 3 and 4."""
+    paired: ClassVar[bool] = False
+    """Whether it compares the single repeats of two trials, rather than their best or mean so far."""
+
+    @abstractmethod
+    def build(self, max_steps: int) -> BasePruner:
+        """The pruner of one base.
+
+        Args:
+            max_steps: The most epochs, or repeats, that a trial of the base can have.
+        """
+
+    def problems(self, max_steps: int, repeats: int) -> Iterator[str]:
+        """Why it could never prune.
+
+        Args:
+            max_steps: The most epochs, or repeats, that a trial can have.
+            repeats: How often each configuration is run.
+        """
+        yield from ()
+
+
+class NoPrunerConfig(PrunerConfig):
+    """Every trial runs to its end."""
+
+    name: Literal["none"] = "none"
+
+    def build(self, max_steps: int) -> BasePruner:
+        return NopPruner()
+
+
+class _ComparingConfig(PrunerConfig):
+    """Compares a trial with the others at the same epoch."""
+
+    startup_trials: int = Field(5, ge=0)
+    """Complete trials of the same base before any is pruned."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs in which none is pruned."""
+
+    def _percentile_pruner(self, percentile: float) -> BasePruner:
+        return PercentilePruner(
+            percentile, n_startup_trials=self.startup_trials, n_warmup_steps=self.warmup_epochs + 1
+        )
+
+
+class MedianConfig(_ComparingConfig):
+    """Only trials better than the median go on."""
+
+    name: Literal["median"] = "median"
+
+    def build(self, max_steps: int) -> BasePruner:
+        return self._percentile_pruner(50.0)
+
+
+class PercentileConfig(_ComparingConfig):
+    """Only the best trials go on."""
+
+    name: Literal["percentile"] = "percentile"
+    percentile: float = Field(25.0, gt=0, lt=100)
+    """So many percent of the trials, the best ones, go on."""
+
+    def build(self, max_steps: int) -> BasePruner:
+        return self._percentile_pruner(self.percentile)
+
+
+class PatientConfig(_ComparingConfig):
+    """As percentile, for trials that have stopped to improve."""
+
+    name: Literal["patient"] = "patient"
+    patience: int = Field(3, ge=1)
+    """Epochs without an improvement before a trial is compared with others."""
+    min_delta: float = Field(0.0, ge=0)
+    """What is more than this is an improvement."""
+    percentile: float = Field(50.0, gt=0, lt=100)
+    """So many percent of the trials, the best ones, go on."""
+
+    def build(self, max_steps: int) -> BasePruner:
+        return PatientPruner(self._percentile_pruner(self.percentile), self.patience, self.min_delta)
+
+
+class _HalvingConfig(PrunerConfig):
+    """Successive halving: ever fewer trials go on, for ever more epochs."""
+
+    min_epochs: int = Field(1, ge=1)
+    """Epochs before a trial is compared with others for the first time."""
+
+    def problems(self, max_steps: int, repeats: int) -> Iterator[str]:
+        if self.min_epochs >= max_steps > 1:
+            yield (
+                f"pruner.min_epochs = {self.min_epochs} leaves nothing to prune: "
+                f"the longest trial has {max_steps}"
+            )
+
+
+class HyperbandConfig(_HalvingConfig):
+    """Successive halving in several brackets."""
+
+    name: Literal["hyperband"] = "hyperband"
+    reduction_factor: int = Field(3, ge=2)
+    """One of so many trials goes on, for so many times the epochs."""
+
+    def build(self, max_steps: int) -> BasePruner:
+        return Hyperband(self.min_epochs, max_steps, self.reduction_factor)
+
+
+class ASHAConfig(_HalvingConfig):
+    """Asynchronous successive halving."""
+
+    name: Literal["asha"] = "asha"
+    reduction_factor: int = Field(4, ge=2)
+    """One of so many trials goes on, for so many times the epochs."""
+
+    def build(self, max_steps: int) -> BasePruner:
+        return SuccessiveHalvingPruner(min_resource=self.min_epochs, reduction_factor=self.reduction_factor)
+
+
+class ThresholdConfig(PrunerConfig):
+    """Prunes trials whose values leave a range."""
+
+    name: Literal["threshold"] = "threshold"
     lower: float | None = None
-    """threshold: prune below this value."""
+    """Prune below this value."""
     upper: float | None = None
-    """threshold: prune above this value."""
-    p_threshold: float | None = Field(None, gt=0, lt=1)
-    """wilcoxon: p-value under which a trial counts as worse than the best one; 0.1."""
-    startup_repeats: int | None = Field(None, ge=2)
-    """wilcoxon: repeats before a trial is compared; 2."""
+    """Prune above this value."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs in which none is pruned."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_options(
-            "pruner",
-            self.name,
-            given_options(self, ("name",)),
-            {name: spec.options for name, spec in PRUNERS.items()},
-        )
-        if self.name == "threshold":
-            if self.lower is None and self.upper is None:
-                raise ValueError("the pruner threshold needs pruner.lower or pruner.upper")
-            if self.lower is not None and self.upper is not None and self.lower >= self.upper:
-                raise ValueError(f"pruner.lower = {self.lower} is not below pruner.upper = {self.upper}")
+        if self.lower is None and self.upper is None:
+            raise ValueError("the pruner threshold needs pruner.lower or pruner.upper")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"pruner.lower = {self.lower} is not below pruner.upper = {self.upper}")
         return self
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The pruner's options, its defaults among them."""
-        return {**PRUNERS[self.name].options, **given_options(self, ("name",))}
+    def build(self, max_steps: int) -> BasePruner:
+        return ThresholdPruner(lower=self.lower, upper=self.upper, n_warmup_steps=self.warmup_epochs + 1)
 
 
-def _none(last: int) -> BasePruner:
-    return NopPruner()
+class WilcoxonConfig(PrunerConfig):
+    """Prunes what a signed-rank test over the repeats finds to be worse than the best trial."""
+
+    paired = True
+    name: Literal["wilcoxon"] = "wilcoxon"
+    p_threshold: float = Field(0.1, gt=0, lt=1)
+    """p-value under which a trial counts as worse than the best one."""
+    startup_repeats: int = Field(2, ge=2)
+    """Repeats before a trial is compared."""
+
+    def build(self, max_steps: int) -> BasePruner:
+        return WilcoxonPruner(p_threshold=self.p_threshold, n_startup_steps=self.startup_repeats)
+
+    def problems(self, max_steps: int, repeats: int) -> Iterator[str]:
+        if repeats == 1:
+            yield "the pruner wilcoxon compares repeats; set objective.repeats"
+        elif (least := 0.5 ** (repeats - 1)) >= self.p_threshold:
+            # The least p-value of the signed-rank test over n pairs is 1 / 2^n.
+            enough = math.floor(-math.log2(self.p_threshold)) + 2
+            yield (
+                f"pruner.p_threshold = {self.p_threshold} is out of reach before the last of {repeats} "
+                f"repeats, where p is at least {least:g}; it takes objective.repeats = {enough}"
+            )
 
 
-def _percentile(
-    last: int, *, startup_trials: int, warmup_epochs: int, percentile: float = 50.0
-) -> BasePruner:
-    return PercentilePruner(percentile, n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs + 1)
-
-
-def _patient(last: int, *, patience: int, min_delta: float, **options: Any) -> BasePruner:
-    return PatientPruner(_percentile(last, **options), patience, min_delta)
-
-
-def _hyperband(last: int, *, min_epochs: int, reduction_factor: int) -> BasePruner:
-    return Hyperband(min_epochs, last, reduction_factor)
-
-
-def _asha(last: int, *, min_epochs: int, reduction_factor: int) -> BasePruner:
-    return SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=reduction_factor)
-
-
-def _threshold(last: int, *, lower: float | None, upper: float | None, warmup_epochs: int) -> BasePruner:
-    return ThresholdPruner(lower=lower, upper=upper, n_warmup_steps=warmup_epochs + 1)
-
-
-def _wilcoxon(last: int, *, p_threshold: float, startup_repeats: int) -> BasePruner:
-    return WilcoxonPruner(p_threshold=p_threshold, n_startup_steps=startup_repeats)
-
-
-@dataclass(frozen=True)
-class PrunerSpec:
-    """A pruner.
-
-    Attributes:
-        build: Makes it from the most epochs (or the repeats) of a base, and its options.
-        options: Its options with their defaults.
-        paired: Whether it compares the single repeats of two trials, rather than their best or mean so far.
-    """
-
-    build: Callable[..., BasePruner]
-    options: Defaults
-    paired: bool = False
-
-
-PRUNERS: Mapping[str, PrunerSpec] = {
-    "median": PrunerSpec(_percentile, {"startup_trials": 5, "warmup_epochs": 0}),
-    "percentile": PrunerSpec(_percentile, {"percentile": 25.0, "startup_trials": 5, "warmup_epochs": 0}),
-    "patient": PrunerSpec(
-        _patient,
-        {"patience": 3, "min_delta": 0.0, "percentile": 50.0, "startup_trials": 5, "warmup_epochs": 0},
-    ),
-    "hyperband": PrunerSpec(_hyperband, {"min_epochs": 1, "reduction_factor": 3}),
-    "asha": PrunerSpec(_asha, {"min_epochs": 1, "reduction_factor": 4}),
-    "threshold": PrunerSpec(_threshold, {"lower": None, "upper": None, "warmup_epochs": 0}),
-    "wilcoxon": PrunerSpec(_wilcoxon, {"p_threshold": 0.1, "startup_repeats": 2}, paired=True),
-    "none": PrunerSpec(_none, {}),
+PRUNERS: Mapping[str, type[PrunerConfig]] = {
+    "median": MedianConfig,
+    "percentile": PercentileConfig,
+    "patient": PatientConfig,
+    "hyperband": HyperbandConfig,
+    "asha": ASHAConfig,
+    "threshold": ThresholdConfig,
+    "wilcoxon": WilcoxonConfig,
+    "none": NoPrunerConfig,
 }
+Pruner = Annotated[
+    SerializeAsAny[PrunerConfig], BeforeValidator(partial(validate_strategy, "pruner", PRUNERS, "none"))
+]
+"""The ``[pruner]`` section of a file."""
 
 
-def build_pruner(settings: PrunerConfig, space: "Space", repeats: int = 1) -> BasePruner:
+def build_pruner(settings: PrunerConfig, space: Space, repeats: int = 1) -> BasePruner:
     """The pruner of a study.
 
     Args:
@@ -149,25 +223,29 @@ def build_pruner(settings: PrunerConfig, space: "Space", repeats: int = 1) -> Ba
         space: The study's bases, and how long each can train.
         repeats: How often each configuration is run; from 2 on a step is a repeat, else an epoch.
     """
-    spec = PRUNERS[settings.name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        inner = {stem: spec.build(last, **settings.options) for stem, last in _most(space, repeats).items()}
-    lasts = {stem: repeats if repeats > 1 else _own_epochs(space, stem) for stem in space.bases}
-    return PerBasePruner(inner, lasts, None if repeats > 1 else _EPOCHS, paired=spec.paired)
+        inner = {stem: settings.build(steps) for stem, steps in _max_steps(space, repeats).items()}
+    last_steps = {stem: repeats if repeats > 1 else _own_epochs(space, stem) for stem in space.bases}
+    return PerBasePruner(inner, last_steps, None if repeats > 1 else _EPOCHS, paired=settings.paired)
 
 
-def _most(space: "Space", repeats: int) -> dict[str, int]:
+def pruner_problems(settings: PrunerConfig, space: Space, repeats: int) -> Iterator[str]:
+    """Why the pruner cannot follow these trials."""
+    return settings.problems(max(_max_steps(space, repeats).values()), repeats)
+
+
+def _max_steps(space: Space, repeats: int) -> dict[str, int]:
     """The most steps that a trial can have, by the stem of its base."""
-    return {stem: repeats if repeats > 1 else _most_epochs(space, stem) for stem in space.bases}
+    return {stem: repeats if repeats > 1 else _max_epochs(space, stem) for stem in space.bases}
 
 
-def _own_epochs(space: "Space", stem: str) -> int:
+def _own_epochs(space: Space, stem: str) -> int:
     """Epochs of a base as its file has them; 1 for a model that reports once."""
     return int(config.lookup(config.dump(space.bases[stem]), _EPOCHS) or 1)
 
 
-def _most_epochs(space: "Space", stem: str) -> int:
+def _max_epochs(space: Space, stem: str) -> int:
     """The most epochs that a base can train, its own among them where they are not always searched."""
     dimension = space.dimensions.get((stem, _EPOCHS))
     own = _own_epochs(space, stem)
@@ -175,25 +253,6 @@ def _most_epochs(space: "Space", stem: str) -> int:
         return own
     most = int(max(map(int, dimension.choices)) if isinstance(dimension, Choice) else dimension.high)
     return max(most, own) if dimension.when.keys() - {BASE} else most
-
-
-def pruner_problems(settings: PrunerConfig, space: "Space", repeats: int) -> Iterator[str]:
-    """Why the pruner cannot follow these trials."""
-    options = settings.options
-    if options.get("min_epochs", 0) >= (longest := max(_most(space, repeats).values())) > 1:
-        least_epochs = options["min_epochs"]
-        yield f"pruner.min_epochs = {least_epochs} leaves nothing to prune: the longest trial has {longest}"
-    if PRUNERS[settings.name].paired:
-        threshold = options["p_threshold"]
-        if repeats == 1:
-            yield f"the pruner {settings.name} compares repeats; set objective.repeats"
-        elif (least := 0.5 ** (repeats - 1)) >= threshold:
-            # The least p-value of the signed-rank test over n pairs is 1 / 2^n.
-            enough = math.floor(-math.log2(threshold)) + 2
-            yield (
-                f"pruner.p_threshold = {threshold} is out of reach before the last of {repeats} repeats, "
-                f"where p is at least {least:g}; it takes objective.repeats = {enough}"
-            )
 
 
 class PerBasePruner(BasePruner):
@@ -206,20 +265,20 @@ class PerBasePruner(BasePruner):
     def __init__(
         self,
         inner: Mapping[str, BasePruner],
-        lasts: Mapping[str, int],
+        last_steps: Mapping[str, int],
         epochs: str | None,
         *,
         paired: bool,
     ) -> None:
         """Args:
         inner: Pruner by the stem of a base.
-        lasts: The last step of a trial by stem, where it is not searched.
+        last_steps: The last step of a trial by stem, where it is not searched.
         epochs: Key of a trial's last step, where it is searched; ``None``: it never is.
         paired: Whether it compares the single repeats of two trials.
         """
         self.paired = paired
         self._inner = inner
-        self._lasts = lasts
+        self._last_steps = last_steps
         self._epochs = epochs
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -235,9 +294,9 @@ class PerBasePruner(BasePruner):
             )
 
         # Asked at its last step too, because some pruners remember what they saw.
-        verdict = self._inner[stem].prune(_Peers(study, is_peer), trial)
-        last = int(trial.params.get(self._epochs or "", self._lasts[stem]))
-        return verdict and (trial.last_step or 0) < last
+        pruned = self._inner[stem].prune(_Peers(study, is_peer), trial)
+        last = int(trial.params.get(self._epochs or "", self._last_steps[stem]))
+        return pruned and (trial.last_step or 0) < last
 
     def _stem(self, trial: FrozenTrial) -> str:
         return str(trial.params.get(BASE, next(iter(self._inner))))
@@ -271,7 +330,7 @@ class _Peers(optuna.Study):
 
 
 class Hyperband(BasePruner):
-    """Successive halving in several brackets, the later ones more patient.
+    """Successive halving in several brackets, the later ones with later first comparisons.
 
     Optuna's own reads the trials past the study that it is given, so it would compare bases; it
     draws a bracket from the study's name and the trial's number, so a trial that goes on after an
@@ -309,7 +368,7 @@ class Hyperband(BasePruner):
 
 
 class PatientPruner(BasePruner):
-    """Asks another pruner once a trial has stopped to make progress.
+    """Asks another pruner once a trial has stopped to improve.
 
     Optuna's own waits for values to fall below an earlier one, which best-so-far values never do.
     """

@@ -1,9 +1,10 @@
-"""Who proposes configurations."""
+"""Samplers: the ``[sampler]`` section of a study file, one class for each name."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -17,137 +18,187 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.trial import FrozenTrial
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from vidclf import config
-from vidclf.config import Section
-from vidclf.search.definition.grid import ExhaustiveSampler, endless, every_point, most_points
+from vidclf.search.definition.grid import ExhaustiveSampler, every_point, most_points, unbounded
 from vidclf.search.definition.space import Space, distribution
-from vidclf.search.record.settings import Defaults, check_options, given_options
+from vidclf.search.definition.strategy import Strategy, validate_strategy
 from vidclf.search.record.study import BASE
 
 MOST_POINTS = 10_000
-"""Points that a search of every point may have; they are listed beforehand, at half a millisecond each."""
+"""Points that an exhaustive search may have; they are listed beforehand, at half a millisecond each."""
 
 
-class SamplerConfig(Section):
-    """Who proposes configurations."""
+class SamplerConfig(Strategy):
+    """Proposes configurations."""
 
-    name: str = "tpe"
-    """``tpe``, ``gp``, ``cmaes``, ``nsgaii``, ``qmc``, ``random``, ``grid`` or ``brute_force``."""
     seed: int = Field(0, ge=0)
     """Seed; a resumed study derives a new one from it, so that it proposes new points."""
-    startup_trials: int | None = Field(None, ge=1)
-    """tpe, gp, cmaes: random trials before the model of the space is used; 10, 10 and 1."""
-    ei_candidates: int | None = Field(None, ge=1)
-    """tpe: candidates that a proposal is the best of; 24."""
-    deterministic: bool | None = None
-    """gp: the same configuration always has the same value; false."""
-    population_size: int | None = Field(None, ge=2)
-    """nsgaii, cmaes: trials of a generation; 20, for cmaes a few more the more parameters there are."""
-    mutation_prob: float | None = Field(None, ge=0, le=1)
-    """nsgaii: how likely a value is drawn anew; 1 / parameters."""
-    kind: Literal["sobol", "halton"] | None = None
-    """qmc: the sequence; sobol."""
-    scramble: bool | None = None
-    """qmc: randomise the sequence, which else begins in a corner of the space; true."""
-    points: int | None = Field(None, ge=2)
-    """grid: values for a real range without a step and for any logarithmic one, ends included."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_options(
-            "sampler",
-            self.name,
-            given_options(self, ("name", "seed")),
-            {name: spec.options for name, spec in SAMPLERS.items()},
+    conditional: ClassVar[bool] = True
+    """Whether it takes a space in which a parameter is not always searched."""
+    objectives: ClassVar[float] = float("inf")
+    """How many objectives it takes at most."""
+    reseeded: ClassVar[bool] = True
+    """Whether a resume needs another seed to propose new points."""
+
+    @abstractmethod
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        """Optuna's sampler.
+
+        Args:
+            seed: Of this start of the study, see `build_sampler`.
+            space: What it searches.
+        """
+
+    def problems(self, space: Space) -> Iterator[str]:
+        """Why it cannot search a space that is as conditional as it takes it."""
+        yield from ()
+
+
+class TPEConfig(SamplerConfig):
+    """Tree-structured Parzen estimator."""
+
+    name: Literal["tpe"] = "tpe"
+    startup_trials: int = Field(10, ge=1)
+    """Random trials before the model of the space is used."""
+    ei_candidates: int = Field(24, ge=1)
+    """Candidates that a proposal is the best of."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=self.startup_trials,
+            n_ei_candidates=self.ei_candidates,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
         )
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The sampler's options, its defaults among them."""
-        return {**SAMPLERS[self.name].options, **given_options(self, ("name", "seed"))}
 
 
-def _tpe(seed: int, space: Space, *, startup_trials: int, ei_candidates: int) -> BaseSampler:
-    return TPESampler(
-        seed=seed,
-        n_startup_trials=startup_trials,
-        n_ei_candidates=ei_candidates,
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-    )
+class GPConfig(SamplerConfig):
+    """Gaussian process."""
+
+    conditional = False
+    name: Literal["gp"] = "gp"
+    startup_trials: int = Field(10, ge=1)
+    """Random trials before the model of the space is used."""
+    deterministic: bool = False
+    """The same configuration always has the same value."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return GPSampler(
+            seed=seed,
+            n_startup_trials=self.startup_trials,
+            deterministic_objective=self.deterministic,
+            warn_independent_sampling=False,
+        )
 
 
-def _gp(seed: int, space: Space, *, startup_trials: int, deterministic: bool) -> BaseSampler:
-    return GPSampler(
-        seed=seed,
-        n_startup_trials=startup_trials,
-        deterministic_objective=deterministic,
-        warn_independent_sampling=False,
-    )
+class CMAESConfig(SamplerConfig):
+    """Covariance matrix adaptation evolution strategy."""
+
+    conditional, objectives = False, 1
+    name: Literal["cmaes"] = "cmaes"
+    startup_trials: int = Field(1, ge=1)
+    """Random trials before the first generation."""
+    population_size: int | None = Field(None, ge=2)
+    """Trials of a generation; unset: 4 + 3 ln(parameters)."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return CmaEsSampler(
+            seed=seed,
+            n_startup_trials=self.startup_trials,
+            popsize=self.population_size,
+            warn_independent_sampling=False,
+        )
+
+    def problems(self, space: Space) -> Iterator[str]:
+        searched = [distribution(dimension) for dimension in space.dimensions.values()]
+        if all(isinstance(each, CategoricalDistribution) or each.single() for each in searched):
+            yield "the sampler cmaes moves along ranges, and this space has only choices"
 
 
-def _cmaes(seed: int, space: Space, *, startup_trials: int, population_size: int | None) -> BaseSampler:
-    return CmaEsSampler(
-        seed=seed,
-        n_startup_trials=startup_trials,
-        popsize=population_size,
-        warn_independent_sampling=False,
-    )
+class NSGAIIConfig(SamplerConfig):
+    """Genetic algorithm; of a conditional space it varies what all trials have, the rest is random."""
+
+    name: Literal["nsgaii"] = "nsgaii"
+    population_size: int = Field(20, ge=2)
+    """Trials of a generation."""
+    mutation_prob: float | None = Field(None, ge=0, le=1)
+    """How likely a value is drawn anew; unset: 1 / parameters."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return NSGAIISampler(
+            seed=seed, population_size=self.population_size, mutation_prob=self.mutation_prob
+        )
 
 
-def _nsgaii(seed: int, space: Space, *, population_size: int, mutation_prob: float | None) -> BaseSampler:
-    return NSGAIISampler(seed=seed, population_size=population_size, mutation_prob=mutation_prob)
+class QMCConfig(SamplerConfig):
+    """Quasi-Monte Carlo: a sequence of low discrepancy. The study keeps how far it is."""
+
+    reseeded = False
+    name: Literal["qmc"] = "qmc"
+    kind: Literal["sobol", "halton"] = "sobol"
+    """The sequence."""
+    scramble: bool = True
+    """Randomise the sequence, which else begins in a corner of the space."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return _WholeSpaceQMC(space, qmc_type=self.kind, scramble=self.scramble, seed=seed)
 
 
-def _qmc(seed: int, space: Space, *, kind: str, scramble: bool) -> BaseSampler:
-    return _WholeSpaceQMC(space, qmc_type=kind, scramble=scramble, seed=seed)
+class RandomConfig(SamplerConfig):
+    """Independent random values."""
+
+    name: Literal["random"] = "random"
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return RandomSampler(seed=seed)
 
 
-def _random(seed: int, space: Space) -> BaseSampler:
-    return RandomSampler(seed=seed)
+class GridConfig(SamplerConfig):
+    """Every combination of the values of a finite space once, in random order."""
+
+    conditional = False
+    name: Literal["grid"] = "grid"
+    points: int | None = Field(None, ge=2)
+    """Values for a real range without a step and for any logarithmic one, ends included."""
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return ExhaustiveSampler(every_point(space, self.points), seed)
+
+    def problems(self, space: Space) -> Iterator[str]:
+        yield from _size_problems(self.name, space, self.points, "or set sampler.points")
 
 
-def _exhaustive(seed: int, space: Space, *, points: int | None = None) -> BaseSampler:
-    return ExhaustiveSampler(every_point(space, points), seed)
+class BruteForceConfig(SamplerConfig):
+    """Every configuration of a finite space once, in random order; the space may be conditional."""
+
+    name: Literal["brute_force"] = "brute_force"
+
+    def build(self, seed: int, space: Space) -> BaseSampler:
+        return ExhaustiveSampler(every_point(space), seed)
+
+    def problems(self, space: Space) -> Iterator[str]:
+        yield from _size_problems(self.name, space, None, "or take the sampler grid with points")
 
 
-@dataclass(frozen=True)
-class SamplerSpec:
-    """A sampler.
-
-    Attributes:
-        build: Makes it from a seed, the space and its options.
-        options: Its options with their defaults.
-        conditional: Whether it takes a space in which a parameter is not always searched.
-        objectives: How many objectives it takes at most.
-        reseeded: Whether a resume needs another seed to propose new points.
-    """
-
-    build: Callable[..., BaseSampler]
-    options: Defaults
-    conditional: bool = True
-    objectives: float = float("inf")
-    reseeded: bool = True
-
-
-SAMPLERS: Mapping[str, SamplerSpec] = {
-    "tpe": SamplerSpec(_tpe, {"startup_trials": 10, "ei_candidates": 24}),
-    "gp": SamplerSpec(_gp, {"startup_trials": 10, "deterministic": False}, conditional=False),
-    "cmaes": SamplerSpec(
-        _cmaes, {"startup_trials": 1, "population_size": None}, conditional=False, objectives=1
-    ),
-    # Of a conditional space it crosses and mutates what all trials have; the rest is drawn at random.
-    "nsgaii": SamplerSpec(_nsgaii, {"population_size": 20, "mutation_prob": None}),
-    # How far the sequence is stands in the study.
-    "qmc": SamplerSpec(_qmc, {"kind": "sobol", "scramble": True}, reseeded=False),
-    "random": SamplerSpec(_random, {}),
-    "grid": SamplerSpec(_exhaustive, {"points": None}, conditional=False),
-    "brute_force": SamplerSpec(_exhaustive, {}),
+SAMPLERS: Mapping[str, type[SamplerConfig]] = {
+    "tpe": TPEConfig,
+    "gp": GPConfig,
+    "cmaes": CMAESConfig,
+    "nsgaii": NSGAIIConfig,
+    "qmc": QMCConfig,
+    "random": RandomConfig,
+    "grid": GridConfig,
+    "brute_force": BruteForceConfig,
 }
+Sampler = Annotated[
+    SerializeAsAny[SamplerConfig], BeforeValidator(partial(validate_strategy, "sampler", SAMPLERS, "tpe"))
+]
+"""The ``[sampler]`` section of a file."""
 
 
 def build_sampler(settings: SamplerConfig, space: Space, *start: int | str) -> BaseSampler:
@@ -159,12 +210,11 @@ def build_sampler(settings: SamplerConfig, space: Space, *start: int | str) -> B
         start: What tells this start from others, so that each proposes new points: how many
             trials there are, and the supervisor where several share the study.
     """
-    spec = SAMPLERS[settings.name]
-    material = [settings.seed, *start] if spec.reseeded else [settings.seed]
+    material = [settings.seed, *start] if settings.reseeded else [settings.seed]
     seed = int(config.digest(material)[:8], 16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return spec.build(seed, space, **settings.options)
+        return settings.build(seed, space)
 
 
 class _WholeSpaceQMC(QMCSampler):
@@ -190,22 +240,18 @@ class _WholeSpaceQMC(QMCSampler):
 
 def sampler_problems(settings: SamplerConfig, space: Space, objectives: int) -> Iterator[str]:
     """Why the sampler cannot search this space."""
-    name, spec = settings.name, SAMPLERS[settings.name]
-    if objectives > spec.objectives:
-        able = ", ".join(other for other, its in SAMPLERS.items() if its.objectives >= objectives)
-        yield f"the sampler {name} takes one objective, not {objectives}; {able} take several"
+    if objectives > settings.objectives:
+        able = ", ".join(name for name, kind in SAMPLERS.items() if kind.objectives >= objectives)
+        yield f"the sampler {settings.name} takes one objective, not {objectives}; {able} take several"
     reason = _conditional(space)
-    if reason and not spec.conditional:
-        able = ", ".join(other for other, its in SAMPLERS.items() if its.conditional)
-        yield f"the sampler {name} searches the same parameters in each trial, but {reason}; {able} take that"
-        return
-    if name == "cmaes" and all(
-        isinstance(searched := distribution(dimension), CategoricalDistribution) or searched.single()
-        for dimension in space.dimensions.values()
-    ):
-        yield "the sampler cmaes moves along ranges, and this space has only choices"
-    if spec.build is _exhaustive:
-        yield from _size_problems(settings, space)
+    if reason and not settings.conditional:
+        able = ", ".join(name for name, kind in SAMPLERS.items() if kind.conditional)
+        yield (
+            f"the sampler {settings.name} searches the same parameters in each trial, but {reason}; "
+            f"{able} take that"
+        )
+    else:
+        yield from settings.problems(space)
 
 
 def _conditional(space: Space) -> str:
@@ -218,11 +264,8 @@ def _conditional(space: Space) -> str:
     return ""
 
 
-def _size_problems(settings: SamplerConfig, space: Space) -> Iterator[str]:
-    points = settings.points
-    if points is None and (ranges := endless(space)):
-        cure = "or set sampler.points" if settings.name == "grid" else "or take the sampler grid with points"
-        keys = ", ".join(ranges)
-        yield f"the sampler {settings.name} tries every value, but {keys} has no step; give it one, {cure}"
+def _size_problems(name: str, space: Space, points: int | None, advice: str) -> Iterator[str]:
+    if ranges := ", ".join(unbounded(space, points)):
+        yield f"the sampler {name} tries every value, but {ranges} has no step; give it one, {advice}"
     elif (size := most_points(space, points)) > MOST_POINTS:
-        yield f"the sampler {settings.name} would try up to {size} points; the most it takes is {MOST_POINTS}"
+        yield f"the sampler {name} would try up to {size} points; the most it takes is {MOST_POINTS}"

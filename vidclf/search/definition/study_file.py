@@ -19,8 +19,8 @@ from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
 from vidclf.runs.store import Store, check_name
-from vidclf.search.definition.pruners import PrunerConfig, pruner_problems
-from vidclf.search.definition.samplers import SamplerConfig, sampler_problems
+from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, PrunerConfig, pruner_problems
+from vidclf.search.definition.samplers import Sampler, SamplerConfig, TPEConfig, sampler_problems
 from vidclf.search.definition.space import Space, build_space
 from vidclf.search.definition.warm_start import base_of, enqueue_first, start_problems
 from vidclf.search.record.settings import Budget, Constraint, Gates, Objective
@@ -58,10 +58,10 @@ class StudyFile(Section):
     """What each worker takes of a machine of a Ray cluster; may change when the study is resumed."""
     gates: Gates = Gates()
     """What its best model must reach to be promoted; may change when the study is resumed."""
-    sampler: SamplerConfig = SamplerConfig()
-    """Who proposes configurations."""
-    pruner: PrunerConfig = PrunerConfig()
-    """Who stops trials early."""
+    sampler: Sampler = TPEConfig()
+    """Proposes configurations."""
+    pruner: Pruner = NoPrunerConfig()
+    """Stops trials early."""
     space: dict[str, Any] = Field(min_length=1)
     """Dimension by dotted path."""
     start: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()
