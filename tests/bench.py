@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tests.clips import write_experiment, write_squares
 from tests.search.definition.test_study_file import STUDY
@@ -18,7 +17,7 @@ from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.execution import recovery, supervisor
-from vidclf.search.execution.display import PlainDisplay, StudyState
+from vidclf.search.execution.display import NoDisplay, StudyState
 from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
@@ -92,7 +91,6 @@ class Bench:
         self.path, self.store = folder / "s.toml", store
         self.text = STUDY.format(base='["svm.toml", "tiny.toml"]', more="")
         monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
-        self.lines: list[str] = []
         self.ask_ahead_from = 99
         self.stop_delay = 0.0
 
@@ -112,8 +110,6 @@ class Bench:
         recovery.reconcile(opened)
         opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
         opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
-        display = PlainDisplay(Console(quiet=True))
-        display.line = self.lines.append  # type: ignore[method-assign]
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
         started: list[Attempt] = []
         boss = supervisor.Supervisor(
@@ -124,7 +120,7 @@ class Bench:
             ask_ahead_from=self.ask_ahead_from,
             clip=folder_clip(self.path.parent),
             ownership=held,
-            shown=display,
+            shown=NoDisplay(),
             state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
             opening=TrialStarter(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
             register=started.append,

@@ -63,19 +63,18 @@ def test_a_run_and_its_model(tmp_path: Path, squares: Manifest, store: Store) ->
 
 
 @pytest.mark.slow
-def test_a_study(tmp_path: Path, squares: Manifest) -> None:
+def test_a_study(tmp_path: Path, squares: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
     path = tmp_path / "mine.toml"
     path.write_text(STUDY.format(base='"svm.toml"', more=""))
-    lines: list[str] = []
-    study = vidclf.run_study(path, trials=3, workers=1, store=tmp_path / "store", say=lines.append)
+    study = vidclf.run_study(path, trials=3, workers=1, store=tmp_path / "store")
     assert (study.name, study.ending) == ("mine", "finished")
     assert list(study.trials["trial"]) == [0, 1, 2]
     assert study.best is not None
     assert study.best["value"] == study.trials["value"].max()
     assert study.best["params"]["model.C"] in set(study.trials["model.C"])
-    assert sum(line.startswith("trial ") and " complete " in line for line in lines) == 3
-    assert sum(" drawn, " in line for line in lines) == 3
+    assert sum(line.startswith("trial ") and " complete " in line for line in caplog.messages) == 3
+    assert sum(" drawn, " in line for line in caplog.messages) == 3
     with pytest.raises(InputError, match="no such file"):
         vidclf.run_study(tmp_path / "nothing.toml")
 

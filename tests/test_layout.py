@@ -10,7 +10,7 @@ import vidclf
 
 ROOT = Path(vidclf.__file__).parent
 FLOORS = (
-    ("config", "labels", "exceptions"),
+    ("config", "labels", "exceptions", "progress"),
     ("data",),
     ("evaluation",),
     ("models",),

@@ -1,5 +1,6 @@
 """vidclf from Python: what `vidclf/__init__.py` offers by name."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from vidclf.cli.console import make_console, say
+from vidclf.cli.console import show_messages
 from vidclf.comparison.data import build
 from vidclf.evaluation import ranking
 from vidclf.exceptions import InputError
@@ -21,11 +22,13 @@ from vidclf.runs.folder import Status
 from vidclf.runs.store import find_store, open_store
 from vidclf.search.execution import tune
 from vidclf.search.execution.budget import Ending
-from vidclf.search.execution.display import PlainDisplay
+from vidclf.search.execution.display import NoDisplay
 from vidclf.tracking.train import train
 
 PathLike = str | Path
-Say = Callable[[str], None]
+
+if not logging.getLogger("vidclf").hasHandlers():  # else the program has its own way to show messages
+    show_messages()
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Model:
             window: Label every window of so many seconds; ``None``: files as wholes.
         """
         several = [videos] if isinstance(videos, str | Path) else list(videos)
-        return predict_files(self.saved, several, lambda _done, _all: None, window)
+        return predict_files(self.saved, several, window=window)
 
 
 def load_experiment(path: PathLike, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
@@ -127,7 +130,6 @@ def run_experiment(
     store: PathLike | None = None,
     again: bool = False,
     report: Callable[[int, Mapping[str, float]], None] = lambda _step, _metrics: None,
-    say: Say = say,
 ) -> Run:
     """Trains an experiment as a tracked run, as ``vidclf train`` does.
 
@@ -138,7 +140,6 @@ def run_experiment(
         store: Folder of the store; ``None``: ``VIDCLF_STORE``, else ``mlruns``.
         again: Train even where this very run is there already.
         report: Called with (epoch, metrics).
-        say: Told of warnings; the default writes to stderr.
 
     Raises:
         InputError: Before anything was written.
@@ -154,8 +155,6 @@ def run_experiment(
         open_store(_path(store)),
         again=again,
         report=report,
-        progress=lambda _done, _all: None,
-        say=say,
     )
     outcome, attempt = trained.outcome, trained.attempt
     return Run(
@@ -170,7 +169,6 @@ def run_study(
     trials: int | None = None,
     workers: int | None = None,
     store: PathLike | None = None,
-    say: Say = say,
 ) -> Study:
     """Starts or resumes a study and runs it to its end, as ``vidclf tune`` does.
 
@@ -182,7 +180,6 @@ def run_study(
         trials: Budget in total, in place of the file's.
         workers: Worker processes, in place of the file's.
         store: Folder of the store; ``None``: ``VIDCLF_STORE``, else ``mlruns``.
-        say: Told of warnings and of every finished trial; the default writes to stderr.
 
     Raises:
         InputError: Every problem of its files, before the first trial.
@@ -190,8 +187,8 @@ def run_study(
     opened_store = open_store(_path(store))
     request = tune.TuneRequest(Path(path), overrides or {}, trials, workers)
     definition = tune.plan(request, opened_store)
-    warnings = tune.check(definition, lambda _done, _all: None, say)
-    opened, ending = tune.tune(definition, opened_store, _LineDisplay(say), warnings)
+    warnings = tune.check(definition)
+    opened, ending = tune.tune(definition, opened_store, NoDisplay(), warnings)
     rows = opened.rows()
     best = ranking.ranked(rows, opened.objective.direction)[:1]
     found = (
@@ -241,7 +238,6 @@ def compare(
         find_store(_path(store)),
         metric=metric,
         every=every,
-        say=say,
     )
     table = comparison.as_table()
     table.attrs["notes"] = comparison.notes
@@ -260,17 +256,6 @@ def load_model(reference: PathLike, *, store: PathLike | None = None) -> Model:
     """
     folder = resolve_model(find_store(_path(store)), str(reference))
     return Model(folder, load_saved(folder))
-
-
-class _LineDisplay(PlainDisplay):
-    """Shows a study's progress to a function that takes lines."""
-
-    def __init__(self, say: Say) -> None:
-        super().__init__(make_console())
-        self._say = say
-
-    def line(self, text: str) -> None:
-        self._say(text)
 
 
 def _path(store: PathLike | None) -> Path | None:

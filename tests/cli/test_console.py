@@ -1,5 +1,7 @@
 """What all commands share: how they print."""
 
+import io
+import logging
 import subprocess
 import sys
 import tempfile
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from vidclf.cli import console
 
@@ -56,14 +59,39 @@ def test_progress_in_a_pipe_is_a_line_now_and_then(
 ) -> None:
     now = iter([0.0, 5.0, 10.0, 15.0, 21.0, 22.0, 23.0, 24.0, 25.0])
     monkeypatch.setattr(console, "monotonic", lambda: next(now))
-    with console.counted("Confirming", 6) as done:
+    with console.counted_bar("Confirming", 6) as done:
         for _ in range(6):
             done()
     said = capsys.readouterr().err.splitlines()
     assert said == ["Confirming: 2 of 6", "Confirming: 4 of 6", "Confirming: 6 of 6"]
-    with console.counted("Quick", 1) as done:
+    with console.counted_bar("Quick", 1) as done:
         done()
     assert capsys.readouterr().err == ""
+
+
+def test_messages_of_the_package_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_messages()
+    logger = logging.getLogger("vidclf.somewhere")
+    logger.debug("not shown")
+    logger.info("[1] %s", "a long line " * 90)
+    logger.warning("few groups")
+    shown = capsys.readouterr()
+    assert shown.err == f"[1] {'a long line ' * 90}\nwarning: few groups\n"
+    assert shown.out == ""
+
+
+def test_messages_are_printed_above_a_live_display(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_messages()
+    logger = logging.getLogger("vidclf.somewhere")
+    terminal, pipe = io.StringIO(), io.StringIO()
+    with console.messages_above(Console(file=terminal, force_terminal=True, highlight=False)):
+        logger.info("trial 0 complete")
+    assert terminal.getvalue() == "trial 0 complete\n"
+    with console.messages_above(Console(file=pipe)):
+        logger.info("trial 1 complete")
+    assert pipe.getvalue() == ""
+    logger.info("trial 2 complete")
+    assert capsys.readouterr().err == "trial 1 complete\ntrial 2 complete\n"
 
 
 def test_what_can_be_gone_on_with_says_so_when_it_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,7 +295,7 @@ def test_the_winner_is_marked_wherever_it_is_shown(
         ("0.9", "True"),
         ("", "False"),
     ]
-    page = page_of(build(["s"], store, metric=None, every=False, say=lambda _: None), tmp_path)
+    page = page_of(build(["s"], store, metric=None, every=False), tmp_path)
     assert page.count("trial 1 of s, confirmed</span>") == 1
     assert "<div><b>0.900</b><span>macro F1 by confirm</span></div>" in page
     assert "<div><b>0.850</b><span>macro F1 on val</span></div>" in page

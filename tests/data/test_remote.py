@@ -205,13 +205,14 @@ def test_what_does_not_fit_is_refused_before_any_of_it_is_fetched(
     assert cache.free_bytes() == 200_000
 
 
-def test_a_big_fetch_is_told_beforehand(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_big_fetch_is_told_beforehand(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(remote, "_WORTH_TELLING", 1000)
     urls = [memory.put(f"memory://b/{number}.avi", bytes(600)) for number in range(2)]
-    said: list[str] = []
     steps: list[tuple[int, int]] = []
-    remote.local_files(urls, lambda *step: steps.append(step), said.append)
-    assert said == [f"fetching 2 files behind URLs, 0.0 MB, into {cache.folder()}"]
+    remote.local_files(urls, lambda *step: steps.append(step))
+    assert caplog.messages == [f"fetching 2 files behind URLs, 0.0 MB, into {cache.folder()}"]
     assert steps == [(1, 2), (2, 2)]
 
 

@@ -40,7 +40,6 @@ class Session:
 
     def __init__(self, experiment: Path, store: Store) -> None:
         self._experiment, self._store = experiment, store
-        self.said: list[str] = []
         self.steps: list[int] = []
 
     def __call__(
@@ -49,7 +48,7 @@ class Session:
         again: bool = False,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> TrainResult:
-        self.said, self.steps = [], []
+        self.steps = []
 
         def watched(step: int, metrics: Mapping[str, float]) -> None:
             self.steps.append(step)
@@ -61,8 +60,6 @@ class Session:
             self._store,
             again=again,
             report=watched,
-            progress=lambda done, total: None,
-            say=self.said.append,
         )
 
 
@@ -78,14 +75,16 @@ def losses(attempt: Attempt) -> list[float]:
     return [metrics["epoch/train/loss"] for _, metrics in attempt.records() if "epoch/train/loss" in metrics]
 
 
-def test_an_interrupted_run_goes_on_from_its_last_epoch(experiment: Path, store: Store) -> None:
+def test_an_interrupted_run_goes_on_from_its_last_epoch(
+    experiment: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     session = Session(experiment, store)
     with pytest.raises(KeyboardInterrupt):
         session(report=interrupt_at(2))
     (cut,) = store.all_attempts()
     assert (cut.checkpoint / "epoch.pt").exists()
     done = session()
-    assert session.said == ["going on from the last epoch of the same run, which was cut short"]
+    assert caplog.messages == ["going on from the last epoch of the same run, which was cut short"]
     assert losses(done.attempt)[:2] == losses(cut)
     assert len(losses(done.attempt)) == EPOCHS
     assert not done.attempt.checkpoint.exists()
@@ -119,7 +118,7 @@ def report(step, metrics):
         time.sleep(60)
 train(load_experiment(pathlib.Path({str(experiment)!r})), {experiment.stem!r},
       Store(pathlib.Path({str(store.folder)!r})), again=False,
-      report=report, progress=lambda done, total: None, say=lambda text: None)
+      report=report)
 """
     session = Session(experiment, store)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:

@@ -16,7 +16,6 @@ from vidclf import config
 from vidclf.data.manifest import Manifest
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, now_ms
-from vidclf.search.execution.display import PlainDisplay
 from vidclf.search.execution.finalize import StudyFinalizer
 from vidclf.search.execution.latency import LatencyMeter, measure_latencies
 from vidclf.workers.local import _Line, _run
@@ -64,30 +63,32 @@ class Late:
 
 
 @pytest.mark.parametrize("when", ["search", "end"])
-def test_a_worker_that_pauses_late_is_told_to_go_on_and_timed(when: str, tmp_path: Path) -> None:
-    worker, said = Late(), list[str]()
+def test_a_worker_that_pauses_late_is_told_to_go_on_and_timed(
+    when: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Late()
     if when == "search":
         opened = in_memory(tmp_path)
         task = LatencyTask(Path("clip"), Path("model"))
-        assert LatencyMeter(opened, said.append).time(worker, task, "shape", []) == []  # type: ignore[arg-type]
+        assert LatencyMeter(opened).time(worker, task, "shape", []) == []  # type: ignore[arg-type]
         assert opened.latency("shape") == TIMED
     else:
-        found = measure_latencies({"shape": Path("model")}, Path("clip"), worker, said.append)  # type: ignore[arg-type]
+        found = measure_latencies({"shape": Path("model")}, Path("clip"), worker)  # type: ignore[arg-type]
         assert list(found) == [("shape", TIMED)]
     assert worker.told == [Resume()]
-    assert said == []
+    assert not [record for record in caplog.records if record.name.startswith("vidclf")]
 
 
 def test_a_worker_that_pauses_late_is_told_to_go_on_and_finishes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker, said = Late(), list[str]()
-    shown = PlainDisplay(None)  # type: ignore[arg-type]
-    shown.line = said.append  # type: ignore[method-assign]
-    finish = StudyFinalizer(in_memory(tmp_path), None, [worker], shown, lambda _: True)  # type: ignore[arg-type, list-item]
+    worker = Late()
+    finish = StudyFinalizer(in_memory(tmp_path), None, [worker], lambda _: True)  # type: ignore[arg-type, list-item]
     finish._hand_out([Attempt(tmp_path / "00003")], "drawn")
     assert worker.told == [Resume()]
-    assert [re.sub(r"\d+\.\d s", "N s", line) for line in said] == ["trial 3 drawn, N s (1 of 1)"]
+    assert [re.sub(r"\d+\.\d s", "N s", line) for line in caplog.messages[-1:]] == [
+        "trial 3 drawn, N s (1 of 1)"
+    ]
 
 
 def test_a_pause_right_after_a_message_does_not_take_the_answer_for_its_end() -> None:

@@ -348,7 +348,7 @@ class Newcomer:
 
 
 def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
-    arrivals = StartingWorkers(lambda _: None)
+    arrivals = StartingWorkers()
     assert arrivals.admit([Newcomer(), Newcomer()]) == []  # type: ignore[list-item]
     for _ in range(2):
         assert arrivals.hear(arrivals.workers[0], None) is None
@@ -357,27 +357,32 @@ def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
         arrivals.hear(arrivals.workers[0], None)
 
 
-def test_a_worker_that_never_begins_is_given_up_while_others_work() -> None:
-    lines: list[str] = []
-    arrivals = StartingWorkers(lines.append)
+def test_a_worker_that_never_begins_is_given_up_while_others_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arrivals = StartingWorkers()
     arrivals.admit([Newcomer(), Newcomer()])  # type: ignore[list-item]
     well = arrivals.workers[0]
     assert arrivals.hear(well, Ready("far", "1", {"torch": "0.1"})) is well
     for _ in range(3):
         arrivals.hear(arrivals.workers[0], None)
     assert arrivals.workers == []
-    assert "the node far has torch 0.1" in lines[0]
-    assert lines[1] == "a worker is given up, it died 3 times before it began: no module named vidclf"
+    assert "the node far has torch 0.1" in caplog.messages[0]
+    assert (
+        caplog.messages[1] == "a worker is given up, it died 3 times before it began: no module named vidclf"
+    )
     arrivals.remind(others=True)
     with pytest.raises(InputError, match="no worker is left"):
         arrivals.remind(others=False)
 
 
-def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, lines = 100.0, list[str]()
+def test_a_long_wait_is_told_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
     monkeypatch.setattr(worker_pool.time, "monotonic", lambda: now)
-    arrivals = StartingWorkers(lines.append)
+    arrivals = StartingWorkers()
     arrivals.admit([Newcomer()])  # type: ignore[list-item]
     for now in (105.0, 131.0, 140.0, 162.0):  # noqa: B007  (what monotonic returns)
         arrivals.remind(others=False)
-    assert lines == ["waited 31 s", "waited 62 s"]
+    assert caplog.messages == ["waited 31 s", "waited 62 s"]

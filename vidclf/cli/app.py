@@ -16,6 +16,7 @@ from vidclf.cli.console import (
     SetOption,
     StoreOption,
     make_console,
+    messages_above,
     print_json,
     progress_bar,
     say,
@@ -137,12 +138,13 @@ def tune(
     definition = search.plan(request, opened_store)
     if dry_run:
         with progress_bar("Preparing clips") as progress:
-            search.check(definition, progress, say)
+            search.check(definition, progress)
         _print_plan(describe_plan(definition, opened_store), json_)
         return
     with progress_bar("Preparing clips") as progress:
-        warnings = search.check(definition, progress, say)
-    opened, ending = search.tune(definition, opened_store, display_for(make_console()), warnings)
+        warnings = search.check(definition, progress)
+    with messages_above(make_console()) as console:
+        opened, ending = search.tune(definition, opened_store, display_for(console), warnings)
     if json_:
         print_json({**state_of(opened), "ending": ending})
     else:

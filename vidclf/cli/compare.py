@@ -74,7 +74,6 @@ def compare(
             find_store(store),
             metric=metric,
             every=every,
-            say=say,
             progress=progress if learning_curve else None,
         )
     if csv:

@@ -2,14 +2,14 @@
 
 import contextlib
 import errno
-import itertools
 import json
+import logging
 import os
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from vidclf.exceptions import ClipError, DatabaseUnavailableError, GateRefusedError, InputError
+from vidclf.progress import Advance, Progress, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +50,7 @@ class Commands(TyperGroup):
     """Turns what goes wrong into one clear message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        show_messages()
         with contextlib.suppress(ValueError):  # only the main thread may
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -122,6 +124,42 @@ def say(text: str, style: str | None = None) -> None:
     make_console().print(text, style=style, soft_wrap=True)
 
 
+class MessageHandler(logging.Handler):
+    """Prints the messages of the package to stderr, above a live display while there is one."""
+
+    live: "Console | None" = None
+    """The console of the live display."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = record.levelno >= logging.WARNING
+        text = f"warning: {record.getMessage()}" if warning else record.getMessage()
+        style = "yellow" if warning else None
+        if self.live is None:
+            say(text, style)
+        else:  # wrapped by rich, which has to know how many lines it moves the display down
+            self.live.print(text, style=style)
+
+
+_handler = MessageHandler()
+
+
+def show_messages() -> None:
+    """Has the messages of the package printed to stderr, from INFO on."""
+    package = logging.getLogger("vidclf")
+    package.addHandler(_handler)
+    package.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def messages_above(console: "Console") -> Iterator["Console"]:
+    """While a live display is drawn on a terminal's console, messages are printed above it."""
+    _handler.live = console if console.is_terminal else None
+    try:
+        yield console
+    finally:
+        _handler.live = None
+
+
 def tell(text: str) -> None:
     """A line of the result, on stdout."""
     make_console(stderr=False).print(text, soft_wrap=True)
@@ -155,16 +193,21 @@ def resumable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(task: str) -> Iterator[Progress]:
     """A progress bar on stderr that appears when it is first told of work; a line now and then in a pipe."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich import progress
 
     console = make_console()
     if not console.is_terminal:
         yield _LineProgress(task)
         return
-    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
+    columns = (
+        progress.TextColumn(task),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    bar = progress.Progress(*columns, console=console, transient=True)
     number = bar.add_task(task, total=None)
 
     def update(done: int, total: int) -> None:
@@ -172,7 +215,8 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
         bar.update(number, completed=done, total=total)
 
     try:
-        yield update
+        with messages_above(console):
+            yield update
     finally:
         if bar.live.is_started:
             bar.stop()
@@ -194,8 +238,7 @@ class _LineProgress:
 
 
 @contextlib.contextmanager
-def counted(task: str, total: int) -> Iterator[Callable[[], None]]:
+def counted_bar(task: str, total: int) -> Iterator[Advance]:
     """A progress bar that moves on by one at each call."""
     with progress_bar(task) as progress:
-        done = itertools.count(1)
-        yield lambda: progress(next(done), total)
+        yield counted(progress, total)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.cli.console import FAILED, JsonOption, counted, make_console, print_json, progress_bar, say
+from vidclf.cli.console import FAILED, JsonOption, counted_bar, make_console, print_json, progress_bar, say
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
@@ -64,7 +64,7 @@ def data_demo(
     from vidclf.data import demo
 
     total = demo.demo_clip_count(subjects, takes)
-    with counted("Rendering", total) as advance:
+    with counted_bar("Rendering", total) as advance:
         manifest = demo.render_demo_set(folder, subjects, takes, seed, advance)
     say(f"{total} clips and new_clip.avi in {folder}; their manifest is {manifest}")
     say("Next: vidclf tune studies/demo.toml (it looks for the clips in $VIDCLF_DATA/demo, else data/demo)")
@@ -155,7 +155,7 @@ def data_check(
     clean = local_target("--drop", drop) if drop else None
     with progress_bar("Fetching") as progress:
         table, entries = check.read_clip_list(manifest, progress)
-    with counted("Checking", len(entries)) as advance:
+    with counted_bar("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     leaks = check.find_leaks(entries, check.decodable(checks))
     bad = [item for item in checks if item.verdict != "ok"]
@@ -187,7 +187,7 @@ def data_report(
     page = local_target("--to", to)
     with progress_bar("Fetching") as progress:
         _, entries = check.read_clip_list(manifest, progress)
-    with counted("Checking", len(entries)) as advance:
+    with counted_bar("Checking", len(entries)) as advance:
         dataset_page.write_report(entries, public(manifest), page, advance)
     say(f"Written: {to}")
 

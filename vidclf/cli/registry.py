@@ -12,7 +12,7 @@ from vidclf.cli.console import (
     GATE_REFUSED,
     JsonOption,
     StoreOption,
-    counted,
+    counted_bar,
     make_console,
     print_json,
     progress_bar,
@@ -61,8 +61,8 @@ def confirm(
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
     factors = (plural(len(planned.rows), "trial"), plural(seeds, "seed"), plural(fold_count, "fold"))
     say(f"{planned.fits} fits: {' x '.join(factors)}{minutes}")
-    with resumable(), counted("Confirming", planned.fits) as progress:
-        found = work.confirm(opened, planned, progress, say)
+    with resumable(), counted_bar("Confirming", planned.fits) as progress:
+        found = work.confirm(opened, planned, progress)
     deliverer = Deliverer(opened_store)
     for row in planned.rows:
         deliverer.deliver(opened.attempt(row.number))

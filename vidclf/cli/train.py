@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +21,7 @@ from vidclf.cli.console import (
     say,
     tell,
 )
+from vidclf.progress import Progress
 
 if TYPE_CHECKING:
     from vidclf.models.base import ExperimentConfig
@@ -64,7 +65,6 @@ def train(
             again=again,
             report=report_epoch,
             progress=progress,
-            say=say,
         )
     outcome = trained.outcome
     if test and outcome.status == "complete":
@@ -93,12 +93,12 @@ def train(
         say(f"Label clips:  vidclf predict {model} CLIP...\nAll figures:  vidclf ui, or --json")
 
 
-def _check_test(experiment: "ExperimentConfig", progress: Callable[[int, int], None]) -> None:
+def _check_test(experiment: "ExperimentConfig", progress: Progress) -> None:
     """Refuses to train for a test split that is not there."""
     from vidclf.data.manifest import read_manifest
     from vidclf.exceptions import InputError
 
-    manifest = read_manifest(experiment.data.manifest, progress, say)
+    manifest = read_manifest(experiment.data.manifest, progress)
     if not any(entry.split == "test" for entry in manifest.entries):
         raise InputError(f"--test: {manifest.name} has no test clips")
 

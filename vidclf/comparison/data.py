@@ -1,6 +1,6 @@
 """One comparison, read once for all that is printed and written of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
 from vidclf.comparison.significance import separate
 from vidclf.comparison.verdict_text import Recommendation, answer, name_of, notes
+from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ def build(
     *,
     metric: str | None,
     every: bool,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Gathers, measures and judges; trains nothing unless asked for.
 
@@ -125,7 +125,6 @@ def build(
         store: Where they lie.
         metric: What to rank by; ``None``: see `gather`.
         every: Whether tables are to show every line.
-        say: Told beforehand what is trained.
         progress: Progress of the learning curves, called with (fits done, fits in all); ``None``: none are
             drawn.
 
@@ -140,7 +139,7 @@ def build(
         replace(block, floor=measured.majority.value if measured.majority else None)
         for block, measured in measurements
     ]
-    curves = _curves(blocks, say, progress) if progress else {}
+    curves = _curves(blocks, progress) if progress else {}
     parts = []
     for block, (_, measured) in zip(blocks, measurements, strict=True):
         verdicts = separate(block.choice_first, block.metric.rpartition("/")[2])
@@ -149,24 +148,15 @@ def build(
     return Comparison(parts, every, store)
 
 
-def _curves(
-    blocks: Sequence[RowGroup], say: Callable[[str], None], progress: Callable[[int, int], None]
-) -> "Mapping[int, list[LearningCurve]]":
+def _curves(blocks: Sequence[RowGroup], progress: Progress) -> "Mapping[int, list[LearningCurve]]":
     """Learning curves by `id` of the block."""
     from vidclf.comparison.learning_curve import DRAWS, SHARES, chosen, grow  # noqa: PLC0415  (imports torch)
 
-    plan = [(block, line) for block in blocks for line in chosen(block, say)]
-    total = len(plan) * DRAWS * len(SHARES)
-    done = 0
-
-    def one_more() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
+    plan = [(block, line) for block in blocks for line in chosen(block)]
+    advance = counted(progress, len(plan) * DRAWS * len(SHARES))
     curves: dict[int, list[LearningCurve]] = {}
     for block, line in plan:
-        curves.setdefault(id(block), []).append(grow(line, block.metric, one_more))
+        curves.setdefault(id(block), []).append(grow(line, block.metric, advance))
     return curves
 
 

@@ -1,7 +1,8 @@
 """Would more clips help: a model trained on ever more training groups, judged on the same val."""
 
+import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -14,7 +15,10 @@ from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
 from vidclf.models import MODELS
+from vidclf.progress import Advance
 from vidclf.runs.experiment import clip_store, divided, experiment_of, prepare
+
+logger = logging.getLogger(__name__)
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the training groups."""
@@ -65,7 +69,7 @@ class LearningCurve:
         return f"{said} It has levelled off: more of the same would not help much."
 
 
-def chosen(block: RowGroup, say: Callable[[str], None]) -> list[ModelRow]:
+def chosen(block: RowGroup) -> list[ModelRow]:
     """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
     lines: list[ModelRow] = []
     classical = [
@@ -76,17 +80,22 @@ def chosen(block: RowGroup, say: Callable[[str], None]) -> list[ModelRow]:
         if any(line is each for each in lines) or line.attempt is None or not line.attempt.config.exists():
             continue
         if seconds > _MOST_SECONDS:
-            say(f"learning curve: {line.label} is left out, it would train for {seconds / 60:.0f} minutes")
+            logger.info(
+                "learning curve: %s is left out, it would train for %.0f minutes", line.label, seconds / 60
+            )
             continue
-        say(
-            f"learning curve: training {line.label} ({line.family}) {DRAWS * len(SHARES)} times, about "
-            f"{seconds:.0f} s of fitting"
+        logger.info(
+            "learning curve: training %s (%s) %d times, about %.0f s of fitting",
+            line.label,
+            line.family,
+            DRAWS * len(SHARES),
+            seconds,
         )
         lines.append(line)
     return lines
 
 
-def grow(line: ModelRow, metric: str, progress: Callable[[], None]) -> LearningCurve:
+def grow(line: ModelRow, metric: str, progress: Advance) -> LearningCurve:
     """Trains a line's configuration on growing parts of the training groups.
 
     A draw is an order of the groups, of which each part takes the first so many, and a seed of its own;

@@ -14,10 +14,11 @@ from joblib import cpu_count
 from vidclf.data import remote, video
 from vidclf.data.guarded import Child
 from vidclf.data.manifest import Entry, content_digest, read_entries, read_table, relative_path
-from vidclf.data.remote import Progress, named, silent
+from vidclf.data.remote import named
 from vidclf.data.scenes import copies_of
 from vidclf.data.video import Verdict, VideoInfo
 from vidclf.exceptions import ClipError, GuardError, InputError
+from vidclf.progress import Advance, Progress, silent
 
 CheckVerdict = Verdict | Literal["ok", "short", "slow"]
 
@@ -92,7 +93,7 @@ class Leak:
 
 def check_clips(
     paths: Sequence[Path],
-    progress: Callable[[], None] = lambda: None,
+    progress: Advance = silent,
     *,
     time_limit_s: float = TIME_LIMIT_S,
     memory_limit_mb: int = MEMORY_LIMIT_MB,

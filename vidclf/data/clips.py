@@ -1,5 +1,6 @@
 """Clips as arrays: the clip store, and the sets of clips that models are trained and tested on."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 from vidclf import config
 from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
-from vidclf.data.remote import Say, named, silent
+from vidclf.data.remote import named
 from vidclf.data.video import Frames
 from vidclf.exceptions import ClipError, InputError
+from vidclf.progress import Advance, silent
+
+logger = logging.getLogger(__name__)
 
 _WORTH_TELLING = 10**9
 """Bytes from which on a build's size is told beforehand."""
@@ -68,15 +72,12 @@ class ClipStore:
         scale = min(1.0, self.store_side / max(1, min(width, height)))
         return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
 
-    def build(
-        self, paths: Sequence[Path], progress: Callable[[], None] = lambda: None, say: Say = silent
-    ) -> list[str]:
+    def build(self, paths: Sequence[Path], progress: Advance = silent) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
 
         Args:
             paths: The clips.
             progress: Called after each clip.
-            say: Told the size before a build that is worth telling.
 
         Returns:
             A warning for every clip that ends before its declared length, and one where not all fit.
@@ -98,7 +99,9 @@ class ClipStore:
         lacking = [path for path in paths if not self.entry(path).exists()]
         needed = sum(map(self.predicted_bytes, lacking))
         if needed > _WORTH_TELLING:
-            say(f"decoding {len(lacking)} clips into {cache.folder()}, about {needed / 1e9:.1f} GB")
+            logger.info(
+                "decoding %d clips into %s, about %.1f GB", len(lacking), cache.folder(), needed / 1e9
+            )
         with ThreadPoolExecutor(cpu_count()) as pool:
             outcomes = list(pool.map(build, paths))
         problems = [problem for problem, _ in outcomes if problem]

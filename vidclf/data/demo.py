@@ -6,7 +6,6 @@ frame suggests a class, what moves decides it.
 """
 
 import colorsys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from vidclf.data import video
 from vidclf.data.importing import import_clips
 from vidclf.data.video import Frames
+from vidclf.progress import Advance, silent
 
 Pose = NDArray[np.float64]
 """Joints in body heights, shape (15, 3): forward, up from the floor, to the person's left."""
@@ -75,7 +75,7 @@ def render_demo(
     subjects: int = 10,
     takes: int = 2,
     seed: int = 0,
-    progress: Callable[[], None] = lambda: None,
+    progress: Advance = silent,
 ) -> list[Path]:
     """Renders ``folder/PullUps/v_PullUps_g03_c02.avi`` and so on.
 
@@ -105,9 +105,7 @@ def render_demo(
     return sorted(paths)
 
 
-def render_demo_set(
-    folder: Path, subjects: int, takes: int, seed: int, progress: Callable[[], None] = lambda: None
-) -> Path:
+def render_demo_set(folder: Path, subjects: int, takes: int, seed: int, progress: Advance = silent) -> Path:
     """Renders the data set, its manifest, and ``new_clip.avi``: a punch of a person who is in no split.
 
     Args:

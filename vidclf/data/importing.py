@@ -8,7 +8,6 @@ from pathlib import Path
 from vidclf.data import remote
 from vidclf.data.check import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, write_manifest
-from vidclf.data.remote import Progress, silent
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.sources import SPLIT_NAMES, GroupScope, read_sources
 from vidclf.data.splitting import (
@@ -21,6 +20,7 @@ from vidclf.data.splitting import (
     split_by_group,
 )
 from vidclf.exceptions import InputError
+from vidclf.progress import Progress, silent
 
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""

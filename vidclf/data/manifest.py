@@ -16,8 +16,9 @@ import pandas as pd
 from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
-from vidclf.data.remote import Progress, Say, named, silent
+from vidclf.data.remote import named
 from vidclf.exceptions import InputError
+from vidclf.progress import Progress, silent
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -105,17 +106,12 @@ class Manifest:
         return config.digest(sorted(rows))
 
 
-def read_manifest(
-    source: str | Path,
-    progress: Progress = silent,
-    say: Say = silent,
-) -> Manifest:
+def read_manifest(source: str | Path, progress: Progress = silent) -> Manifest:
     """Reads and checks a manifest; what lies behind URLs is fetched where that was not done before.
 
     Args:
         source: Its path or URL, from which its clips' paths go.
         progress: Called with (clips fetched, clips to fetch).
-        say: Told the amount before a fetch that is worth telling.
 
     Raises:
         InputError: Missing file, columns or clips, unknown splits, or a split that lacks a class.
@@ -127,7 +123,7 @@ def read_manifest(
         raise InputError(
             f"{named(path)}: column {', '.join(missing)} is missing; a manifest has {', '.join(COLUMNS)}"
         )
-    entries = tuple(read_entries(table, remote.parent(str(source)), progress, say))
+    entries = tuple(read_entries(table, remote.parent(str(source)), progress))
     sound = [entry for entry in entries if entry.label and entry.split in SPLITS]
     found = [*_row_problems(entries, table.index), *split_problems(sound)]
     problems = [f"{named(path)}: {problem}" for problem in found]
@@ -140,7 +136,6 @@ def read_entries(
     table: pd.DataFrame,
     folder: str,
     progress: Progress = silent,
-    say: Say = silent,
 ) -> list[Entry]:
     """An entry for each row, unchecked: texts are empty for missing columns, and clips may be missing.
 
@@ -148,10 +143,9 @@ def read_entries(
         table: Texts, with a column ``clip_path``.
         folder: Path or URL from which relative clip paths go.
         progress: Called with (clips fetched, clips to fetch).
-        say: Told the amount before a fetch that is worth telling.
     """
     columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
-    paths = remote.local_files([remote.join(folder, text) for text in columns["clip_path"]], progress, say)
+    paths = remote.local_files([remote.join(folder, text) for text in columns["clip_path"]], progress)
     rest = columns[[*COLUMNS[1:], SPLIT_BY]].itertuples(index=False)
     return [Entry(path, *row) for path, row in zip(paths, rest, strict=True)]
 

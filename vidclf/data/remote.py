@@ -8,6 +8,7 @@ says of the file, so that a changed file gets another copy, and work on the old 
 """
 
 import errno
+import logging
 import posixpath
 import re
 import urllib.parse
@@ -17,7 +18,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -29,10 +29,9 @@ from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import cache
 from vidclf.exceptions import InputError
+from vidclf.progress import Advance, Progress, counted, silent
 
-Progress = Callable[[int, int], None]
-"""Called with (files done, files in all)."""
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,16 +63,12 @@ _copies: dict[tuple[Path, str], Path] = {}
 """Copies by caches' folder and URL: a process asks the server once, and then stays with that version."""
 
 
-def silent(*_: object) -> None:
-    """Takes progress and words that nobody wants."""
-
-
 def local_file(name: str) -> Path:
     """A path as it is, a URL as its copy; see `local_files`."""
     return local_files([name])[0]
 
 
-def local_files(names: Sequence[str], progress: Progress = silent, say: Say = silent) -> list[Path]:
+def local_files(names: Sequence[str], progress: Progress = silent) -> list[Path]:
     """Paths as they are, and URLs as their copies, which are fetched where they lack.
 
     A file that does not exist gets a path where none is, as a wrong path would be.
@@ -81,7 +76,6 @@ def local_files(names: Sequence[str], progress: Progress = silent, say: Say = si
     Args:
         names: Absolute paths and URLs.
         progress: Called with (files fetched, files to fetch).
-        say: Told the amount before a fetch that is worth telling.
 
     Raises:
         InputError: Something stands in the way of fetching: no driver, credentials, network or room.
@@ -96,9 +90,8 @@ def local_files(names: Sequence[str], progress: Progress = silent, say: Say = si
     threads = _THREADS if all(address.driver.async_impl for address in addresses) else 1
     files = _each(_look_up, addresses, threads)
     lacking = [file for file in files if file.exists and not file.copy.is_file()]
-    _check_room(lacking, say)
-    done = count(1)
-    _each(partial(_fetch, done=lambda: progress(next(done), len(lacking))), lacking, threads)
+    _check_room(lacking)
+    _each(partial(_fetch, done=counted(progress, len(lacking))), lacking, threads)
     _copies.update({(folder, file.address.url): file.copy for file in files if file.exists})
     found |= {file.address.url: file.copy for file in files}
     return [found[name] if is_url(name) else Path(name) for name in names]
@@ -239,7 +232,7 @@ def _version(facts: Mapping[str, Any]) -> str:
     return next((f"{name} {known[name]}" for name in (*_CONTENT, *_TIME) if name in known), "")
 
 
-def _check_room(files: Sequence[_File], say: Say) -> None:
+def _check_room(files: Sequence[_File]) -> None:
     needed, free = sum(file.size or 0 for file in files), cache.free_bytes()
     amount = f"{len(files)} file{'s' if len(files) > 1 else ''} behind URLs, {needed / 1e6:,.1f} MB"
     if needed > free:
@@ -247,10 +240,10 @@ def _check_room(files: Sequence[_File], say: Say) -> None:
             f"{amount}, {_NOT_FIT}: {free / 1e6:,.1f} of {cache.limit_bytes() / 1e6:,.1f} MB left; {_ROOM}"
         )
     if needed > _WORTH_TELLING:
-        say(f"fetching {amount}, into {cache.folder()}")
+        logger.info("fetching %s, into %s", amount, cache.folder())
 
 
-def _fetch(file: _File, done: Callable[[], None]) -> None:
+def _fetch(file: _File, done: Advance) -> None:
     """Fetches a file whole or not at all, unless another process was faster."""
     url = file.address.url
     with _explained(url), FileLock(cache.lock_file(f"{_CACHE}-{zlib.crc32(url.encode()) % _LOCKS:02}")):

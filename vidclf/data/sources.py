@@ -17,8 +17,8 @@ from vidclf.data.manifest import (
     read_table,
     repetitions,
 )
-from vidclf.data.remote import Progress, silent
 from vidclf.exceptions import InputError
+from vidclf.progress import Progress, silent
 
 GroupScope = Literal["dataset", "class"]
 

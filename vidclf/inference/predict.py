@@ -2,7 +2,7 @@
 
 import glob
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vidclf.data.sources import VIDEO_SUFFIXES
 from vidclf.data.windows import windows
 from vidclf.exceptions import ClipError, FalseTimestampsError, InputError
 from vidclf.models.saved import SavedModel
+from vidclf.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def find_videos(given: Sequence[str]) -> list[str]:
 def predict_files(
     saved: SavedModel,
     videos: Sequence[str | Path],
-    progress: Callable[[int, int], None],
+    progress: Progress = silent,
     window: float | None = None,
 ) -> list[Prediction]:
     """Labels each file by itself; a bad file spoils no other.

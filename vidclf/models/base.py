@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from vidclf.config import Dimension, PathKey, Section
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
+from vidclf.progress import Advance
 
 if TYPE_CHECKING:
     from vidclf.models.graph import ExportableNetwork  # torch takes a second
@@ -172,7 +173,7 @@ class ExperimentConfig(Section):
             InputError: The weights cannot be had, or don't fit the network.
         """
 
-    def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
+    def warm(self, clips: ClipSet, progress: Advance) -> None:
         """Computes and keeps what every fit on these stored clips would look up; progress after each clip."""
 
     def own_range(self, path: str) -> Dimension | None:

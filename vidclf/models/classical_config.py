@@ -1,6 +1,6 @@
 """The kinds of classical models as a file describes them: their ``[model]`` sections and experiments."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from vidclf.models.feature_store import Framing, build_features
 from vidclf.models.features import FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.models.weights import load_backbone
+from vidclf.progress import Advance
 
 
 def _split_names(value: Any) -> Any:
@@ -237,7 +238,7 @@ class ClassicalExperiment(ExperimentConfig):
         if deep := self.model.deep():
             load_backbone(*deep)
 
-    def warm(self, clips: ClipSet, progress: Callable[[], None]) -> None:
+    def warm(self, clips: ClipSet, progress: Advance) -> None:
         names = [name for name in self.model.features if name != DEEP]
         if names:
             build_features(clips, names, self.framing, progress)

@@ -22,6 +22,7 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import content_digest
 from vidclf.data.video import Frames
 from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
+from vidclf.progress import Advance, silent
 
 Made = TypeVar("Made")
 
@@ -77,7 +78,7 @@ _MEMO: dict[_Key, Vector] = {}
 
 
 def build_features(
-    clips: ClipSet, names: Sequence[str], framing: Framing, progress: Callable[[], None] = lambda: None
+    clips: ClipSet, names: Sequence[str], framing: Framing, progress: Advance = silent
 ) -> None:
     """Computes the features that stored clips lack, in all threads that this process may use.
 

@@ -6,7 +6,8 @@ epoch that is kept. A study that was selected by folds has scored all of its cli
 that is new, and the figures stay optimistic.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRo
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.models import MODELS, load_model
+from vidclf.progress import Advance, silent
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
 from vidclf.registry.download import fetch_trial
 from vidclf.runs.experiment import ExperimentConfig, clip_store, dataset_record, divided, experiment_of
@@ -31,6 +33,8 @@ from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
 from vidclf.runs.retrain import check_clips, train_model
 from vidclf.search.record.owners import live_owners
 from vidclf.search.record.study import OpenStudy
+
+logger = logging.getLogger(__name__)
 
 FIRST_SEED = 1000
 """Seeds of the search are far below."""
@@ -164,23 +168,19 @@ def manifest_of(experiment: ExperimentConfig) -> Manifest:
 
 _ROUNDS = 3
 """Times that the finalists' latencies are measured, one model after another."""
-Say = Callable[[str], None]
 
 
-def confirm(
-    opened: OpenStudy, planned: Plan, progress: Callable[[], None] = lambda: None, say: Say = lambda _: None
-) -> Confirmation:
+def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Confirmation:
     """Trains, judges and times the finalists; what an earlier call has finished is not done again.
 
     Args:
         opened: The study.
         planned: What to do.
         progress: Called after each fit.
-        say: Told what is being done.
     """
     judged = [_judge(opened, row, planned, progress) for row in planned.rows]
-    say("measuring the finalists' latencies in turn …")
-    latencies = _latencies(opened, planned.rows, say)
+    logger.info("measuring the finalists' latencies in turn …")
+    latencies = _latencies(opened, planned.rows)
     finalists = [replace(each, figures={**each.figures, **latencies[each.row.number]}) for each in judged]
     for finalist in finalists:
         finalist.attempt.record(len(planned.seeds), finalist.figures)
@@ -206,7 +206,7 @@ def _metric(opened: OpenStudy) -> str:
     return opened.objective.metric.removeprefix("val/")
 
 
-def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Callable[[], None]) -> Finalist:
+def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -> Finalist:
     experiment, metric = experiment_of(opened.attempt(row.number)), _metric(opened)
     attempt = _own_attempt(opened, row, experiment)
     folds, tables, evaluated = planned.folds[row.number], [], []
@@ -328,13 +328,13 @@ def _paired(
     )
 
 
-def _latencies(opened: OpenStudy, rows: Sequence[TrialRow], say: Say) -> dict[int, dict[str, float]]:
+def _latencies(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[int, dict[str, float]]:
     """Median latencies of the saved models, in turn and in several rounds: all meet the same machine."""
     models = {}
     for row in rows:
         attempt = opened.attempt(row.number)
         if not attempt.model.is_dir():
-            say(f"the model of trial {row.number} was not kept: training it again …")
+            logger.info("the model of trial %d was not kept: training it again …", row.number)
             train_model(attempt, opened.repeats)
         models[row.number] = load_model(attempt.model)
     experiment = experiment_of(opened.attempt(rows[0].number))

@@ -1,7 +1,7 @@
 """Promotes a model: gates, one read of the test split, a version in the registry with its evidence."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlflow import MlflowClient
@@ -12,6 +12,7 @@ from vidclf import config
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, ranking
 from vidclf.exceptions import GateRefusedError, InputError, NotComparableError
+from vidclf.progress import Progress, silent
 from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
 from vidclf.registry.confirm_report import finalists_of
@@ -166,7 +167,7 @@ def promote(
     store: Store,
     candidate: Candidate,
     request: PromoteRequest,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Promotion:
     """Judges a candidate, and registers it where it passes.
 

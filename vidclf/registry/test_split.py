@@ -1,7 +1,6 @@
 """Reading the test split: the one place where its labels are looked at."""
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,10 @@ from vidclf.evaluation.predictions import predictions_table, wrong_clips
 from vidclf.exceptions import NotComparableError
 from vidclf.models import load_model
 from vidclf.models.saved import read_card
+from vidclf.progress import Progress, counted, silent
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.tracking.ledger import Ledger, TestRead
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class TestSplit:
                 f"it was trained on {len(known)} of the {len(self.entries)} test clips, one is {known[0]}"
             )
 
-    def predictions(self, model: Path, progress: Progress = lambda done, total: None) -> pd.DataFrame:
+    def predictions(self, model: Path, progress: Progress = silent) -> pd.DataFrame:
         """A saved model's `vidclf.evaluation.predictions.predictions_table` of every test clip.
 
         Args:
@@ -92,9 +90,8 @@ class TestSplit:
         """
         saved = load_model(model)
         store = ClipStore(saved.card.grid, saved.card.store_side)
-        done = itertools.count(1)
         clips = self.clips(store)
-        store.build(clips.paths, lambda: progress(next(done), len(clips)))
+        store.build(clips.paths, counted(progress, len(clips)))
         return predictions_table(
             clips.paths, clips.labels, saved.probabilities(clips), clips.classes, clips.groups
         )
@@ -179,7 +176,7 @@ def read_test(
     store: Store,
     attempt: Attempt,
     champion: Champion | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> TestResult:
     """Reads the test split for an attempt's model, after having written down that it does.
 

@@ -4,7 +4,7 @@ import html
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vidclf.data.check import ClipCheck, check_clips, decodable, find_leaks
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import group_advice, group_of, loose_groups
 from vidclf.labels import plural
+from vidclf.progress import Advance, silent
 from vidclf.reports import html as pages
 
 SAMPLES = 3
@@ -42,7 +43,7 @@ _STYLE = "img{margin:2px}.bad{color:#a00}"
 
 
 def write_report(
-    entries: Sequence[Entry], title: str, path: Path, progress: Callable[[], None] = lambda: None
+    entries: Sequence[Entry], title: str, path: Path, progress: Advance = silent
 ) -> list[ClipCheck]:
     """Checks every clip and writes the page; it needs no network.
 

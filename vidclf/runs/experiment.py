@@ -4,12 +4,12 @@ It knows neither MLflow nor Optuna: everything an attempt produces goes into
 its own folder.
 """
 
-import itertools
 import json
+import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from vidclf import config
 from vidclf.data import cache, remote
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
-from vidclf.data.remote import Say
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
 from vidclf.evaluation.calibration import Calibration, calibrate
@@ -29,9 +28,12 @@ from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier
 from vidclf.models.base import ExperimentConfig, Probabilities, Report
 from vidclf.models.saved import ModelMetadata, write_card
+from vidclf.progress import Progress, counted, silent
 from vidclf.reports import diagnostics, plots
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats, run_repeats
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "ExperimentConfig",
@@ -155,8 +157,7 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
 
 def prepare(
     experiment: ExperimentConfig,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Say = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[Manifest, list[str]]:
     """Everything that can be wrong before training, and what is computed once for all trials.
 
@@ -166,7 +167,6 @@ def prepare(
         experiment: What is to be run.
         progress: Called with (clips done, clips in all) while clips are fetched, then from the first one
             again while they are decoded, and again while what the model wants of them is computed.
-        say: Told beforehand how much fetching and decoding will take, where that is much.
 
     Returns:
         The manifest, and warnings about clips.
@@ -174,7 +174,7 @@ def prepare(
     Raises:
         InputError: Nothing has been written then but entries of the cache.
     """
-    manifest = read_manifest(experiment.data.manifest, progress, say)
+    manifest = read_manifest(experiment.data.manifest, progress)
     splits = divided(experiment, manifest)
     for split, entries in splits.items():
         if not entries:
@@ -187,14 +187,10 @@ def prepare(
     store = clip_store(experiment)
     clips = ClipSet.of_entries(entries, manifest.classes, store)
 
-    def counted() -> Callable[[], None]:
-        done = itertools.count(1)
-        return lambda: progress(next(done), len(entries))
-
-    warnings = store.build(clips.paths, counted(), say)
-    experiment.warm(clips, counted())
+    warnings = store.build(clips.paths, counted(progress, len(entries)))
+    experiment.warm(clips, counted(progress, len(entries)))
     for note in experiment.notes(len(splits["train"]), len(splits["val"])):
-        say(note)
+        logger.info(note)
     if manifest.leaks:
         warnings.append(f"{manifest.name}: groups stand in several splits, so the figures are too good")
     return manifest, warnings

@@ -18,6 +18,7 @@ from vidclf.data.splitting import group_of
 from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
 from vidclf.models.weights import downloaded_file
+from vidclf.progress import Progress, silent
 from vidclf.scaffold.defaults import (
     TESTABLE,
     USUAL,
@@ -78,7 +79,7 @@ def start(
     force: bool = False,
     machine: Machine | None = None,
     reachable: Reachable = lambda _: False,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = silent,
 ) -> InitResult:
     """Looks at the clips and writes ``data/NAME``, ``experiments/NAME`` and ``studies/NAME.toml``.
 

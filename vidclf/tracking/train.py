@@ -1,7 +1,8 @@
 """``vidclf train``: one tracked run."""
 
+import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf import config
@@ -11,6 +12,7 @@ from vidclf.inference import profiling
 from vidclf.labels import train_name
 from vidclf.models import load_model
 from vidclf.models.base import Report
+from vidclf.progress import Progress, silent
 from vidclf.runs.experiment import (
     ExperimentConfig,
     dataset_record,
@@ -27,6 +29,8 @@ from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.tracking.model_package import deliver_model
+
+logger = logging.getLogger(__name__)
 
 _FINGERPRINT = "vidclf.fingerprint"
 
@@ -55,8 +59,7 @@ def train(
     *,
     again: bool,
     report: Report,
-    progress: Callable[[int, int], None],
-    say: Callable[[str], None],
+    progress: Progress = silent,
 ) -> TrainResult:
     """Trains one experiment and mirrors it to MLflow.
 
@@ -67,15 +70,14 @@ def train(
         again: Train even where the same config was trained on the same clips before.
         report: Told of each epoch.
         progress: Progress of decoding, called with (clips done, clips in all).
-        say: Told of warnings.
 
     Raises:
         InputError: Before anything was written.
         KeyboardInterrupt: The run was stopped; its folder says so.
     """
-    manifest, warnings = prepare(experiment, progress, say)
+    manifest, warnings = prepare(experiment, progress)
     for warning in warnings:
-        say(f"warning: {warning}")
+        logger.warning(warning)
     tags = {**provenance(experiment, manifest), _FINGERPRINT: _fingerprint(experiment, manifest)}
     earlier = None if again else _earlier(store, tags[_FINGERPRINT])
     if earlier:
@@ -89,7 +91,7 @@ def train(
     try:
         with attempt.running():
             if not again and _go_on(attempt, dead):
-                say("going on from the last epoch of the same run, which was cut short")
+                logger.info("going on from the last epoch of the same run, which was cut short")
             outcome = run_experiment(experiment, attempt, report)
         if outcome.status == "complete":
             clip = divided(experiment, manifest)["val"][0].clip_path
@@ -101,18 +103,18 @@ def train(
     finally:
         deliverer.close()
     if deliverer.undelivered:
-        say("MLflow did not take the run: it is in its folder only")
+        logger.info("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
-        _deliver_model(store, attempt, say)
+        _deliver_model(store, attempt)
     return TrainResult(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
 
 
-def _deliver_model(store: Store, attempt: Attempt, say: Callable[[str], None]) -> None:
+def _deliver_model(store: Store, attempt: Attempt) -> None:
     """Gives MLflow the model; where that does not take it, the run's folder still has it."""
     try:
         deliver_model(Deliverer(store), attempt)
     except InputError as error:
-        say(f"warning: {error}")
+        logger.warning(error)
 
 
 def _open_attempt(

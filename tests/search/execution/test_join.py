@@ -299,7 +299,7 @@ def test_a_trial_without_an_owner_is_left_for_a_minute_to_one_that_signs_it(
         opened.study.set_user_attr("owner/other", json.dumps(asdict(mine._owner)))
     opened.study.ask()
     monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
-    looks = SupervisorGroup(opened, mine, lambda _: None)
+    looks = SupervisorGroup(opened, mine)
     looks.look(waiting=False)
     assert opened.trials()[0].state == TrialState.RUNNING
     monkeypatch.setattr(recovery, "STANDSTILL_SECONDS", 0.0)
@@ -308,7 +308,7 @@ def test_a_trial_without_an_owner_is_left_for_a_minute_to_one_that_signs_it(
 
 
 def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = bench.open()
     mine = Ownership(opened)
@@ -319,8 +319,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     trial.set_user_attr(OWNER, "far")
     clock = [1000.0]
     monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
-    lines: list[str] = []
-    looks = SupervisorGroup(opened, mine, lines.append)
+    looks = SupervisorGroup(opened, mine)
     looks.look(waiting=True)
     assert list(looks.others) == ["far"]
     clock[0] += 50
@@ -336,7 +335,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
     assert opened.trials()[0].state == TrialState.FAIL
     assert opened.trials()[-1].user_attrs["retry_of"] == 0
     assert opened.study.user_attrs["owner/far"] is None
-    assert lines == [
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("vidclf")] == [
         f"process {os.getpid()} on far runs trials of this study too",
         f"process {os.getpid()} on far does not run this study any more",
         "running again: 1 trial of a supervisor that died",
@@ -344,7 +343,7 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
 
 
 def test_nobody_has_died_only_because_the_database_was_away(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = bench.open()
     mine = Ownership(opened)
@@ -375,7 +374,7 @@ def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
         return found
 
     monkeypatch.setattr(Ownership, "others", others)
-    SupervisorGroup(opened, mine, lambda _: None).look(waiting=False)
+    SupervisorGroup(opened, mine).look(waiting=False)
     assert opened.study.user_attrs["owner/new"] is not None
 
 

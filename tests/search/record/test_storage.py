@@ -197,14 +197,15 @@ class Away(Exception):  # noqa: N818
     pass
 
 
-def waiting(said: list[str]) -> ServerRetry:
-    return ServerRetry("pg", lambda error: isinstance(error, Away), said.append)
+def waiting() -> ServerRetry:
+    return ServerRetry("pg", lambda error: isinstance(error, Away))
 
 
-def test_the_user_is_told_once_that_the_database_is_away_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_is_told_once_that_the_database_is_away_and_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.0)
-    said: list[str] = []
-    shared, answers = waiting(said), iter([Away(), Away(), Away(), 7, Away(), 8])
+    shared, answers = waiting(), iter([Away(), Away(), Away(), 7, Away(), 8])
 
     def ask(again: bool) -> int:
         answer = next(answers)
@@ -216,25 +217,25 @@ def test_the_user_is_told_once_that_the_database_is_away_and_back(monkeypatch: p
     asked: list[bool] = []
     assert shared.call(ask) == 7
     assert asked == [False, True, True, True]
-    assert len(said) == 2
-    assert said[0].startswith("the study's database pg is away; waiting up to 10 minutes")
-    assert said[1].startswith("the study's database is back after")
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("the study's database pg is away; waiting up to 10 minutes")
+    assert caplog.messages[1].startswith("the study's database is back after")
     assert shared.call(ask) == 8
-    assert len(said) == 2, "a connection that was only stale is not worth a word"
+    assert len(caplog.messages) == 2, "a connection that was only stale is not worth a word"
 
 
-def test_other_errors_are_not_waited_for() -> None:
-    said: list[str] = []
+def test_other_errors_are_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ZeroDivisionError):
-        waiting(said).call(lambda _: 1 // 0)
-    assert said == []
+        waiting().call(lambda _: 1 // 0)
+    assert caplog.messages == []
 
 
-def test_waiting_ends_after_its_time_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_after_its_time_for_all_threads(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(retry, "LONGEST_SECONDS", 0.3)
     monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0.1)
-    said: list[str] = []
-    shared, ended = waiting(said), list[str]()
+    shared, ended = waiting(), list[str]()
 
     def gone(_: bool) -> None:
         raise Away
@@ -251,24 +252,24 @@ def test_waiting_ends_after_its_time_for_all_threads(monkeypatch: pytest.MonkeyP
         thread.join(20)
     assert len(ended) == 3
     assert all("pg is away" in words and words.endswith("False") for words in ended)
-    assert len(said) == 1
+    assert len(caplog.messages) == 1
     with pytest.raises(DatabaseUnavailableError):
         shared.call(lambda _: 1)
 
 
-def test_ctrl_c_ends_the_waiting_and_does_what_it_did() -> None:
-    said, heard = list[str](), list[int]()
+def test_ctrl_c_ends_the_waiting_and_does_what_it_did(caplog: pytest.LogCaptureFixture) -> None:
+    heard = list[int]()
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
 
     def gone(again: bool) -> None:
-        if again and said:
+        if again and caplog.messages:
             os.kill(os.getpid(), signal.SIGINT)
         raise Away
 
     try:
         ours = signal.getsignal(signal.SIGINT)
         with pytest.raises(DatabaseUnavailableError) as caught:
-            waiting(said).call(gone)
+            waiting().call(gone)
         assert caught.value.interrupted
         assert heard == [signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is ours
@@ -278,7 +279,7 @@ def test_ctrl_c_ends_the_waiting_and_does_what_it_did() -> None:
 
 def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
     """Optuna's cache holds its lock while it reads: the main thread may wait for that, not for the server."""
-    waiting = ServerRetry("db", lambda error: isinstance(error, ConnectionError), lambda _: None)
+    waiting = ServerRetry("db", lambda error: isinstance(error, ConnectionError))
     lock, begun, ended = threading.Lock(), threading.Event(), threading.Event()
 
     def away(_: bool) -> None:

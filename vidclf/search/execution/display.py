@@ -87,9 +87,6 @@ class Display(Protocol):
     def refresh(self, state: StudyState) -> None:
         """The state has changed, or time has passed."""
 
-    def line(self, text: str) -> None:
-        """Says something that stays on the screen."""
-
 
 class LiveDisplay:
     """A panel that is redrawn in place, for terminals."""
@@ -107,15 +104,9 @@ class LiveDisplay:
     def refresh(self, state: StudyState) -> None:
         self._live.update(_panel(state))
 
-    def line(self, text: str) -> None:
-        self._live.console.print(text, highlight=False, markup=False)
 
-
-class PlainDisplay:
-    """Lines only, for logs and pipes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+class NoDisplay:
+    """Nothing beside the messages on finished trials, for logs and pipes."""
 
     def __enter__(self) -> Self:
         return self
@@ -124,14 +115,11 @@ class PlainDisplay:
         return None
 
     def refresh(self, state: StudyState) -> None:
-        """Nothing: lines tell of every finished trial."""
-
-    def line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Nothing."""
 
 
 def display_for(console: Console) -> Display:
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    return LiveDisplay(console) if console.is_terminal else NoDisplay()
 
 
 def _panel(state: StudyState) -> Group:

@@ -1,5 +1,6 @@
 """What a study does when its trials are done: models that are lacking, latencies, pictures."""
 
+import logging
 import multiprocessing.connection
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from vidclf.runs.experiment import divided
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition.study_file import StudyDefinition
-from vidclf.search.execution.display import Display
 from vidclf.search.execution.latency import measure_latencies
 from vidclf.search.execution.worker_pool import hire, machine_of, ready
 from vidclf.search.record.study import OpenStudy
@@ -25,6 +25,8 @@ from vidclf.tracking.consistency import runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.views import INFEASIBLE, mark_standings, save_study_view
 from vidclf.workers.protocol import Finished, FinishTask, Paused, Resume, Worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,27 +38,25 @@ class StudyFinalizer:
         definition: The same, as its file has it.
         crew: Idle workers. Kept up to date: one is hired where none is left, and one of each machine outlives
             the timing.
-        shown: Told what is done.
         own: Which trials are for this supervisor.
     """
 
     opened: OpenStudy
     definition: StudyDefinition
     crew: list[Worker]
-    shown: Display
     own: Callable[[FrozenTrial], bool]
 
     def run(self) -> None:
         lacking = [attempt for attempt in self._kept() if not attempt.model.is_dir()]
         if lacking:
-            self.shown.line(f"training the models of {plural(len(lacking), 'kept trial')} …")
+            logger.info(f"training the models of {plural(len(lacking), 'kept trial')} …")
             self._hand_out(lacking, "trained")
         self._measure()
         undrawn = [
             attempt for attempt in self._kept() if attempt.model.is_dir() and not attempt.drawn.exists()
         ]
         if undrawn:
-            self.shown.line(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
+            logger.info(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
             self._hand_out(undrawn, "drawn")
 
     def _kept(self) -> list[Attempt]:
@@ -67,7 +67,7 @@ class StudyFinalizer:
 
     def _hire(self) -> None:
         if not self.crew:
-            self.crew.extend(ready(worker, self.shown.line) for worker in hire(self.definition, 1))
+            self.crew.extend(ready(worker) for worker in hire(self.definition, 1))
 
     def _hand_out(self, attempts: Sequence[Attempt], done: str) -> None:
         """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is.
@@ -93,13 +93,13 @@ class StudyFinalizer:
                     continue
                 name, ended = f"trial {int(busy.pop(worker).folder.name)}", ended + 1
                 if not isinstance(message, Finished):
-                    self.shown.line(f"{name}: {worker.death()}")
-                    self.crew[self.crew.index(worker)] = ready(worker.replacement(), self.shown.line)
+                    logger.info(f"{name}: {worker.death()}")
+                    self.crew[self.crew.index(worker)] = ready(worker.replacement())
                 elif message.error:
-                    self.shown.line(f"{name} has no model or pictures: {message.error}")
+                    logger.info(f"{name} has no model or pictures: {message.error}")
                 else:
                     seconds = time.monotonic() - begun[worker]
-                    self.shown.line(f"{name} {done}, {seconds:.1f} s ({ended} of {len(attempts)})")
+                    logger.info(f"{name} {done}, {seconds:.1f} s ({ended} of {len(attempts)})")
 
     def _measure(self) -> None:
         """Measures the latency of each shape that has none yet, and hands latencies on to their trials."""
@@ -130,17 +130,15 @@ class StudyFinalizer:
         """
         self._hire()
         left = _one_each(self.crew)
-        self.shown.line(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
+        logger.info(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
         clip = a_clip(self.definition)
         for machine, worker in left.items():
             # Before there were other machines, trials did not say on which they ran.
             here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
-            for shape, metrics in measure_latencies(here, clip, worker, self.shown.line):
+            for shape, metrics in measure_latencies(here, clip, worker):
                 self.opened.set_latency(shape, metrics)
         if away := sum(machine not in (*left, None) for machine in machines.values()):
-            self.shown.line(
-                f"{plural(away, 'shape')} could not be measured: their machine has no worker left"
-            )
+            logger.info(f"{plural(away, 'shape')} could not be measured: their machine has no worker left")
 
 
 def _one_each(crew: list[Worker]) -> dict[str, Worker]:

@@ -1,5 +1,6 @@
 """Latencies of a study's models, one measurement for each shape, with nothing else of ours computing."""
 
+import logging
 import multiprocessing.connection
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from vidclf.search.record.settings import LATENCIES
 from vidclf.search.record.study import OpenStudy
 from vidclf.workers.protocol import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 
+logger = logging.getLogger(__name__)
+
 PAUSE_SECONDS = 5.0
 """Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""
 
@@ -19,16 +22,12 @@ PAUSE_SECONDS = 5.0
 class LatencyMeter:
     """Times shapes in the middle of a search, while its workers wait."""
 
-    def __init__(
-        self, opened: OpenStudy, say: Callable[[str], None], alone: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, opened: OpenStudy, alone: Callable[[], bool] = lambda: True) -> None:
         """Args:
         opened: The study; it remembers what was measured.
-        say: Told what could not be measured.
         alone: Whether no other supervisor of this host computes.
         """
         self._opened = opened
-        self._say = say
         self._alone = alone
         self.wanted = any(item.metric in LATENCIES for item in opened.constraints)
         """Whether a constraint bounds a latency; if not, there is time for it at the end."""
@@ -55,7 +54,7 @@ class LatencyMeter:
             marked = {} if quiet and self._alone() else {CONTENDED: 1.0}
             self._opened.set_latency(shape, {**message.metrics, **marked})
         elif isinstance(message, Measured):
-            self._say(f"a latency was not measured: {message.error}")
+            logger.info(f"a latency was not measured: {message.error}")
         return held
 
 
@@ -86,7 +85,7 @@ def _pause(busy: Sequence[Worker]) -> tuple[list[Worker], list[tuple[Worker, Mes
 
 
 def measure_latencies(
-    models: Mapping[str, Path], clip: Path, worker: Worker, say: Callable[[str], None]
+    models: Mapping[str, Path], clip: Path, worker: Worker
 ) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Times one model of each shape, with nothing else of ours running.
 
@@ -94,7 +93,6 @@ def measure_latencies(
         models: Folder of a saved model by shape.
         clip: A video file to time on.
         worker: The only worker left.
-        say: Told when a model cannot be timed.
 
     Yields:
         Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
@@ -103,9 +101,9 @@ def measure_latencies(
         worker.send(LatencyTask(clip, folder))
         message = answer(worker)
         if not isinstance(message, Measured):
-            say(f"latency was not measured: {worker.death()}")
+            logger.info(f"latency was not measured: {worker.death()}")
             return
         if message.error:
-            say(f"latency of {folder.parent.name} was not measured: {message.error}")
+            logger.info(f"latency of {folder.parent.name} was not measured: {message.error}")
         else:
             yield shape, message.metrics

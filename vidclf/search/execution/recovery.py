@@ -1,6 +1,7 @@
 """How a trial is settled, and what becomes of those that nobody runs any more."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Container, Mapping
@@ -27,6 +28,8 @@ from vidclf.search.record.study import (
     OpenStudy,
     root_of,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def reconcile(opened: OpenStudy) -> int:
@@ -262,13 +265,12 @@ class SupervisorGroup:
     others: dict[str, Owner]
     """The other live supervisors by uuid, as last seen."""
 
-    def __init__(self, opened: OpenStudy, ownership: Ownership, say: Callable[[str], None]) -> None:
+    def __init__(self, opened: OpenStudy, ownership: Ownership) -> None:
         """Args:
         opened: The study.
         ownership: This supervisor's hold on it.
-        say: Told who comes, who goes, and what is taken over.
         """
-        self._opened, self._ownership, self._say = opened, ownership, say
+        self._opened, self._ownership = opened, ownership
         self.others = {}
         self._looked = -math.inf
         self._first_seen: dict[int, float] = {}
@@ -299,15 +301,15 @@ class SupervisorGroup:
         if self._ownership.first():  # one of them only, or a trial would be queued twice
             queued += queue_lost(self._opened, self._overdue if others else lambda _: True)
         if queued:
-            self._say(f"running again: {plural(queued, 'trial')} of a supervisor that died")
+            logger.info(f"running again: {plural(queued, 'trial')} of a supervisor that died")
         self.others, self._looked = others, time.monotonic()
         return True
 
     def _announce(self, others: dict[str, Owner]) -> None:
         for uuid in others.keys() - self.others.keys():
-            self._say(f"{others[uuid]} runs trials of this study too")
+            logger.info(f"{others[uuid]} runs trials of this study too")
         for uuid in self.others.keys() - others.keys():
-            self._say(f"{self.others[uuid]} does not run this study any more")
+            logger.info(f"{self.others[uuid]} does not run this study any more")
 
     def _overdue(self, number: int) -> bool:
         """Whether the trial has been seen so for a minute; by this host's clock, as hosts' clocks differ."""

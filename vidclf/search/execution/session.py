@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import tempfile
@@ -43,6 +44,8 @@ from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.model_package import deliver_model
 from vidclf.workers.protocol import Worker
 
+logger = logging.getLogger(__name__)
+
 _REFRESH_SECONDS = 30.0
 """Fewest seconds between two refreshes of a study's page."""
 _REFRESH_SHARE = 20
@@ -61,7 +64,7 @@ def run_session(
     try:
         if ownership.leads:
             _begin_leading(opened, definition, ownership, deliverer)
-        refresher = PageRefresher(opened, shown.line) if ownership.leads else None
+        refresher = PageRefresher(opened) if ownership.leads else None
         supervisor = _supervisor(
             opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
         )
@@ -70,8 +73,8 @@ def run_session(
         if ending != "interrupted":
             _succeed(opened, definition, ownership, deliverer)
             with _finishing():
-                StudyFinalizer(opened, definition, crew, shown, _own_trials(opened, ownership)).run()
-            _wait_for_others(ownership, shown)
+                StudyFinalizer(opened, definition, crew, _own_trials(opened, ownership)).run()
+            _wait_for_others(ownership)
     except KeyboardInterrupt:
         ending = "interrupted"
     except DatabaseUnavailableError:
@@ -80,7 +83,7 @@ def run_session(
     finally:
         if ending != "interrupted":
             _succeed(opened, definition, ownership, deliverer)
-        _close(opened, definition, ending, shown, deliverer=deliverer, ownership=ownership)
+        _close(opened, definition, ending, deliverer=deliverer, ownership=ownership)
     return ending
 
 
@@ -124,12 +127,12 @@ def _finishing() -> Iterator[None]:
         yield
 
 
-def _wait_for_others(ownership: Ownership, shown: Display) -> None:
+def _wait_for_others(ownership: Ownership) -> None:
     """Who ends last writes the study's page: it waits until the others have delivered their models."""
     told = False
     while ownership.first() and (others := ownership.others()):
         if not told:
-            shown.line(f"waiting for {', '.join(map(str, others.values()))} to deliver their models …")
+            logger.info(f"waiting for {', '.join(map(str, others.values()))} to deliver their models …")
             told = True
         time.sleep(LOOK_SECONDS)
 
@@ -260,7 +263,6 @@ def _close(
     opened: OpenStudy,
     definition: StudyDefinition,
     ending: Ending,
-    shown: Display,
     *,
     deliverer: DelivererThread,
     ownership: Ownership,
@@ -271,35 +273,35 @@ def _close(
     except DatabaseUnavailableError:  # what can be delivered is; the next session does the rest
         rows = []
     if ownership.leads:
-        _finish_own_attempt(opened, definition, ending, rows, shown)
+        _finish_own_attempt(opened, definition, ending, rows)
         with contextlib.suppress(DatabaseUnavailableError):
             _register(opened, ownership, deliverer)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
-        shown.line(
+        logger.info(
             f"{plural(deliverer.undelivered, 'run')} could not be delivered to MLflow; the next tune does it"
         )
     elif ending != "interrupted":
         stay = ranking.kept(rows, opened.objective.direction, definition.file.keep)
-        _keep_models(opened, rows, stay, _own_trials(opened, ownership), shown)
+        _keep_models(opened, rows, stay, _own_trials(opened, ownership))
         try:
             if ownership.leads and ownership.shared:
                 mend_runs(opened)  # of those that died meanwhile
             if ownership.leads:
                 mark(opened, definition, rows, stay)
         except MlflowError as error:
-            shown.line(f"warning: the best trials are not marked in MLflow: {error}")
+            logger.warning("the best trials are not marked in MLflow: %s", error)
 
 
 def _finish_own_attempt(
-    opened: OpenStudy, definition: StudyDefinition, ending: Ending, rows: list[TrialRow], shown: Display
+    opened: OpenStudy, definition: StudyDefinition, ending: Ending, rows: list[TrialRow]
 ) -> None:
     own = opened.own_attempt
-    _refresh(opened, shown.line)
+    _refresh(opened)
     data_page = own.artifacts / "data.html"
     if ending != "interrupted" and not data_page.exists():
         manifest = read_manifest(next(iter(definition.space.bases.values())).data.manifest)
-        shown.line("writing the report on the data …")
+        logger.info("writing the report on the data …")
         write_report(manifest.entries, Path(manifest.name).parent.name, data_page)
     status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
     own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
@@ -310,7 +312,6 @@ def _keep_models(
     rows: list[TrialRow],
     stay: list[TrialRow],
     own: Callable[[FrozenTrial], bool],
-    shown: Display,
 ) -> None:
     """Delivers the models of the trials that stay, and deletes the others."""
     here = {trial.number for trial in opened.trials() if own(trial)}
@@ -323,7 +324,7 @@ def _keep_models(
         try:
             deliver_model(Deliverer(opened.store), opened.attempt(row.number))
         except InputError as error:
-            shown.line(f"warning: {error}")
+            logger.warning(error)
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
@@ -334,8 +335,8 @@ def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
 class PageRefresher:
     """Rewrites the study's page, table and description in a thread as trials end, now and then."""
 
-    def __init__(self, opened: OpenStudy, say: Callable[[str], None]) -> None:
-        self._opened, self._say = opened, say
+    def __init__(self, opened: OpenStudy) -> None:
+        self._opened = opened
         self._news, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="vidclf-refresher", daemon=True)
 
@@ -359,18 +360,18 @@ class PageRefresher:
                 return
             self._news.clear()
             begun = time.monotonic()
-            if not _refresh(self._opened, self._say):
+            if not _refresh(self._opened):
                 return
             self._closing.wait(max(_REFRESH_SECONDS, _REFRESH_SHARE * (time.monotonic() - begun)))
 
 
-def _refresh(opened: OpenStudy, say: Callable[[str], None]) -> bool:
+def _refresh(opened: OpenStudy) -> bool:
     """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
     try:
         page.refresh(opened, opened.own_attempt)
     except DatabaseUnavailableError:
         return False
     except Exception as error:
-        say(f"the study's page is not refreshed: {type(error).__name__}: {error}")
+        logger.info("the study's page is not refreshed: %s: %s", type(error).__name__, error)
         return False
     return True

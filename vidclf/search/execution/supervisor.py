@@ -88,12 +88,12 @@ class Supervisor:
         self._opening = opening
         self._register = register
         self._clip = clip
-        self._company = SupervisorGroup(opened, ownership, shown.line)
-        self._stopwatch = LatencyMeter(opened, shown.line, lambda: self._company.alone_here)
+        self._company = SupervisorGroup(opened, ownership)
+        self._stopwatch = LatencyMeter(opened, lambda: self._company.alone_here)
         self._unheard: deque[tuple[Worker, Message | None]] = deque()
         self._running: dict[Worker, RunningTrial] = {}
         self._idle: list[Worker] = []
-        self._arrivals = StartingWorkers(shown.line)
+        self._arrivals = StartingWorkers()
         self._ahead: AskedTrial | None = None
         self._stop = False
         self._tally = BudgetCounter(opened, budget, state, ownership.uuid)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from vidclf.search.execution.latency import LatencyMeter
 from vidclf.search.execution.recovery import bound_sizes, deaths, queue_again, settle, settle_or_interrupt
 from vidclf.search.record.study import BASE, INTERRUPTED, START, OpenStudy, root_of
 from vidclf.workers.protocol import StepDecision, StepReport
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -266,7 +269,7 @@ class TrialFinisher:
     def _say(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
         metric = self._opened.objective.metric
-        self._shown.line(
+        logger.info(
             finished_line(
                 running.trial.number,
                 base=running.stem,
@@ -310,7 +313,7 @@ class TrialFinisher:
         running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
         self._state.running.pop(running.trial.number, None)
         self._tally.count()
-        self._shown.line(f"trial {running.trial.number} was {FENCED}")
+        logger.info(f"trial {running.trial.number} was {FENCED}")
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""

@@ -1,7 +1,8 @@
 """``vidclf tune``: a study from its file to its leaderboard."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vidclf.config import Choice
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
+from vidclf.progress import Progress, silent
 from vidclf.runs.experiment import parse_experiment, prepare
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, check_name
@@ -27,6 +29,8 @@ from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.workers.protocol import Worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,11 @@ def _tune(
     opened = open_study(definition, store)
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)
-        shown.line(
+        logger.info(
             f"taken over: {plural(taken, 'finished trial')} of {definition.continued}"
             + (f"; {left} lie outside of this space" if left else "")
         )
-    ownership = Ownership(opened, shown.line, join=definition.join)
+    ownership = Ownership(opened, join=definition.join)
     crew: list[Worker] = []
     requeued = 0
     try:
@@ -143,16 +147,16 @@ def _tune(
             opened.set_budget(max(definition.file.budget.trials, opened.logical()))
             requeued = 0 if ownership.others() else mend_study(opened)
         else:
-            definition = _with_common_budget(definition, opened, shown)
+            definition = _with_common_budget(definition, opened)
         if opened.logical() < definition.file.budget.trials:
             # Started before MLflow is, because their imports take as long.
             crew += hire(definition, definition.file.workers)
         prepare_mlflow(store)
         with shown:
             for warning in warnings:
-                shown.line(f"warning: {warning}")
+                logger.warning(warning)
             if requeued:
-                shown.line(f"running again: {plural(requeued, 'interrupted trial')}")
+                logger.info(f"running again: {plural(requeued, 'interrupted trial')}")
             return opened, run_session(opened, definition, ownership, crew, shown)
     finally:
         for worker in crew:
@@ -160,25 +164,22 @@ def _tune(
         ownership.release()
 
 
-def _with_common_budget(definition: StudyDefinition, opened: OpenStudy, shown: Display) -> StudyDefinition:
+def _with_common_budget(definition: StudyDefinition, opened: OpenStudy) -> StudyDefinition:
     """The definition with the budget of the supervisor that leads: all keep the same."""
     file, trials = definition.file, opened.budget()
     if trials is None or trials == file.budget.trials:
         return definition
-    shown.line(f"the study's budget is {trials} trials, as the supervisor that leads it has set")
+    logger.info(f"the study's budget is {trials} trials, as the supervisor that leads it has set")
     budget = file.budget.model_copy(update={"trials": trials})
     return dataclasses.replace(definition, file=file.model_copy(update={"budget": budget}))
 
 
-def check(
-    definition: StudyDefinition, progress: Callable[[int, int], None], say: Callable[[str], None]
-) -> list[str]:
+def check(definition: StudyDefinition, progress: Progress = silent) -> list[str]:
     """Checks data and weights of every base, and of the networks and weights that the space offers.
 
     Args:
         definition: The study.
         progress: Called with (clips done, clips in all) while clips are decoded.
-        say: Told beforehand how much decoding will take, where that is much.
 
     Returns:
         Warnings about clips.
@@ -194,7 +195,7 @@ def check(
         try:
             if first.repeats > 1:
                 base = Repeats(first.repeats, first.repeat_by).variant(base, 0)  # noqa: PLW2901
-            warnings += prepare(base, progress, say)[1]
+            warnings += prepare(base, progress)[1]
             for path in ("model.network", "model.weights"):
                 dimension = space.dimensions.get((stem, path))
                 for choice in dimension.choices if isinstance(dimension, Choice) else ():

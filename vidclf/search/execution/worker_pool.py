@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import importlib.util
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from joblib import cpu_count
 
@@ -13,6 +14,8 @@ from vidclf.inference import profiling
 from vidclf.search.definition.study_file import StudyDefinition
 from vidclf.workers.local import LocalWorker
 from vidclf.workers.protocol import Message, Ready, Worker
+
+logger = logging.getLogger(__name__)
 
 _MOST_STARTS = 3
 """How often in a row a worker may die before it has begun."""
@@ -96,12 +99,8 @@ def machine_of(worker: Worker) -> dict[str, str]:
 class StartingWorkers:
     """Workers that have been asked for and cannot be given tasks yet."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Args:
-        say: Told of long waits, and of workers that are given up.
-        """
+    def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self._say = say
         self._deaths: dict[Worker, int] = {}
         self._last_death = ""
         self._seen, self._died = False, 0
@@ -131,7 +130,9 @@ class StartingWorkers:
             worker.stop()
             raise InputError(f"--ray: no worker could be started: {self._last_death}")
         if deaths + 1 >= _MOST_STARTS:
-            self._say(f"a worker is given up, it died {deaths + 1} times before it began: {self._last_death}")
+            logger.info(
+                f"a worker is given up, it died {deaths + 1} times before it began: {self._last_death}"
+            )
             worker.stop()
             return None
         again = worker.replacement()
@@ -142,7 +143,7 @@ class StartingWorkers:
         """Tells once of each node whose torch is another: its results may differ a little."""
         theirs, ours = ready.machine["torch"], profiling.environment()["torch"]
         if theirs != ours and ready.node not in self._nodes:
-            self._say(
+            logger.info(
                 f"the node {ready.node} has torch {theirs}, this machine {ours}: figures may differ a little"
             )
         self._nodes.add(ready.node)
@@ -164,7 +165,7 @@ class StartingWorkers:
             raise InputError(f"--ray: no worker is left: {self._last_death}")
         if now - self._since > _PATIENCE_SECONDS and now - self._told > _REMINDER_SECONDS:
             self._told = now
-            self._say(self.workers[0].hope(now - self._since))
+            logger.info(self.workers[0].hope(now - self._since))
 
     def stop(self) -> None:
         """Stops waiting: who is still on the way is sent back."""
@@ -172,13 +173,13 @@ class StartingWorkers:
             self.workers.pop().stop()
 
 
-def ready(worker: Worker, say: Callable[[str], None]) -> Worker:
+def ready(worker: Worker) -> Worker:
     """The worker or its replacement, once it can be given tasks.
 
     Raises:
         InputError: It cannot be started.
     """
-    arrivals = StartingWorkers(say)
+    arrivals = StartingWorkers()
     found = arrivals.admit([worker])
     while not found:
         (expected,) = arrivals.workers

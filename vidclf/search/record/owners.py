@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import psutil
 
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.search.record.study import OpenStudy
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "owner/"
 RENEWAL_SECONDS = 15.0
@@ -75,14 +78,11 @@ def _boot() -> str:
 class Ownership:
     """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
 
-    def __init__(
-        self, opened: OpenStudy, say: Callable[[str], None] = lambda _: None, *, join: bool = False
-    ) -> None:
+    def __init__(self, opened: OpenStudy, *, join: bool = False) -> None:
         """Registers with the study; waits out owners on other hosts that seem dead.
 
         Args:
             opened: The study.
-            say: Told of a wait.
             join: Others may run the study too; without any, this one leads it.
 
         Raises:
@@ -101,14 +101,14 @@ class Ownership:
         if join:
             self._join()
         else:
-            self._take(say)
+            self._take()
         # By itself, as its supervisor may train a last model or wait for a sampler for minutes.
         self._thread = threading.Thread(target=self._count, name="vidclf-owner", daemon=True)
         self._thread.start()
 
-    def _take(self, say: Callable[[str], None]) -> None:
+    def _take(self) -> None:
         for uuid_, other in _owners(self._study.user_attrs):
-            if other.lives() and (other.here or self._counts(uuid_, other, say)):
+            if other.lives() and (other.here or self._counts(uuid_, other)):
                 raise self._refusal(other)
             self.forget(uuid_)
         self._write(self._owner)
@@ -125,9 +125,9 @@ class Ownership:
         if self.first():
             self.lead()
 
-    def _counts(self, uuid_: str, other: Owner, say: Callable[[str], None]) -> bool:
+    def _counts(self, uuid_: str, other: Owner) -> bool:
         """Whether an owner on another host goes on counting within a minute of this host's clock."""
-        say(f"waiting up to {STANDSTILL_SECONDS:.0f} s for a sign of {other} …")
+        logger.info("waiting up to %.0f s for a sign of %s …", STANDSTILL_SECONDS, other)
         end = time.monotonic() + STANDSTILL_SECONDS
         while time.monotonic() < end:
             time.sleep(min(2.0, STANDSTILL_SECONDS))

@@ -1,8 +1,8 @@
 """Waits for a server that is away, and goes on where it comes back."""
 
 import contextlib
+import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from types import FrameType
 from typing import TypeVar
 
 from vidclf.exceptions import DatabaseUnavailableError
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 LONGEST_SECONDS = 600.0
@@ -29,11 +31,6 @@ def stop_waiting() -> None:
         patience.stop_waiting()
 
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
 class ServerRetry:
     """What all calls to one server share: whether it is away, since when, and whether to wait on.
 
@@ -41,15 +38,12 @@ class ServerRetry:
     because it took too long, every call fails at once.
     """
 
-    def __init__(
-        self, server: str, is_away: Callable[[Exception], bool], say: Callable[[str], None] = _to_stderr
-    ) -> None:
+    def __init__(self, server: str, is_away: Callable[[Exception], bool]) -> None:
         """Args:
         server: What is waited for, as people are told; without a password.
         is_away: Whether an error says that the server could not be asked, or that its answer was lost.
-        say: Told when the server is away, and when it is back.
         """
-        self._server, self._is_away, self._say = server, is_away, say
+        self._server, self._is_away = server, is_away
         self._lock = threading.Lock()
         self._since: float | None = None
         # Plain flags: a signal's handler may not take a lock that the thread it interrupts may hold.
@@ -108,9 +102,10 @@ class ServerRetry:
             self._since = self._since or now
             if not self._told:
                 self._told = True
-                self._say(
-                    f"the study's database {self._server} is away; waiting up to "
-                    f"{LONGEST_SECONDS / 60:.0f} minutes for it (Ctrl-C stops) …"
+                logger.info(
+                    "the study's database %s is away; waiting up to %.0f minutes for it (Ctrl-C stops) …",
+                    self._server,
+                    LONGEST_SECONDS / 60,
                 )
             if now - self._since > LONGEST_SECONDS:
                 self._given_up = True
@@ -120,7 +115,7 @@ class ServerRetry:
     def _is_back(self) -> None:
         with self._lock:
             if self._told and self._since is not None:
-                self._say(f"the study's database is back after {time.monotonic() - self._since:.0f} s")
+                logger.info("the study's database is back after %.0f s", time.monotonic() - self._since)
             self._since, self._told = None, False
 
     @contextlib.contextmanager
