@@ -147,6 +147,12 @@ def confusion(labels: Labels, probabilities: NDArray[np.float64]) -> NDArray[np.
     return counts
 
 
+def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each row of a confusion matrix as shares of its true class; zeros for a class without clips."""
+    shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return shares
+
+
 def report_text(labels: Labels, probabilities: NDArray[np.float64], classes: Sequence[str]) -> str:
     """Precision, recall, F1 and number of clips of every class, as a table for people."""
     text: str = classification_report(

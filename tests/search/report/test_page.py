@@ -20,7 +20,7 @@ from plotly.subplots import make_subplots
 from tests.clips import write_experiment
 from vidclf import config
 from vidclf.evaluation.ranking import LATENCY, SIZE
-from vidclf.reports import html
+from vidclf.reports import charts
 from vidclf.runs.experiment import load_experiment, parse_experiment
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import open_store
@@ -197,7 +197,7 @@ def test_costs_far_apart_have_labels_in_full(
     for trial, latency in zip(trials(METRIC), latencies, strict=False):
         trial.set_user_attr("metrics", {METRIC: trial.value, LATENCY: latency})
         opened.study.add_trial(trial)
-    axis = html.dressed(pareto(StudyData.of(opened), [LATENCY])).layout.xaxis
+    axis = charts.apply_theme(pareto(StudyData.of(opened))).layout.xaxis
     low, high = latencies
     shown = [label for label in labels_of(axis) or [] if low <= float(label) <= high]
     assert (shown or None, axis.type) == (labels, "log" if labels else "linear")
@@ -211,7 +211,7 @@ def test_narrow_logarithmic_axes_have_fewer_labels() -> None:
         figure.update_xaxes(type="log", row=1, col=column)
     figure.add_trace(Scatter(x=[1, 2], y=[0.01, 10000.0]), row=2, col=1)
     figure.update_yaxes(type="log", row=2, col=1)
-    layout = html.dressed(figure).layout
+    layout = charts.apply_theme(figure).layout
     assert labels_of(layout.xaxis) == ["0.01", "0.03", "0.1", "0.3", "1", "3"]
     assert labels_of(layout.xaxis2) == ["0.0001", "0.01"]
     assert (layout.xaxis3.tickvals, layout.xaxis4.tickvals) == (None, None)
