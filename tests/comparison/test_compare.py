@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import CONTENDED, FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
+from vidclf.reports.tables import study_leaderboard
 
 
 def row(
@@ -63,7 +64,7 @@ def test_the_front_holds_what_nothing_beats_at_once() -> None:
 
 def shown(rows: list[TrialRow]) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(ranking.leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
+    console.print(study_leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
     return console.export_text()
 
 

@@ -38,7 +38,7 @@ from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
-from vidclf.reports import html
+from vidclf.reports import charts
 from vidclf.runs.experiment import clip_store, load_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome
 from vidclf.runs.store import TRAIN, Store
@@ -404,8 +404,10 @@ def test_clips_that_every_model_gets_wrong_are_pooled(made: tuple[Store, Path], 
 
 
 def test_a_missing_file_gives_no_picture(squares: Manifest) -> None:
-    assert label_errors.thumbnail("gone.avi") == ""
-    assert label_errors.thumbnail(str(squares.entries[0].clip_path)).startswith('<img alt="v_')
+    assert label_errors.middle_frame("gone.avi") is None
+    frame = label_errors.middle_frame(str(squares.entries[0].clip_path))
+    assert frame is not None
+    assert (frame.shape, frame.dtype) == ((32, 32, 3), np.uint8)
 
 
 def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> ModelRow:
@@ -620,7 +622,7 @@ def test_costs_far_apart_have_labels_in_full() -> None:
         for number, latency in enumerate((5.0, 200.0))
     ]
     figure = pareto(RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
-    latency, size = html.dressed(figure).select_xaxes()
+    latency, size = charts.apply_theme(figure).select_xaxes()
     assert (latency.type, size.type) == ("log", "linear")
     assert " ".join(latency.ticktext) == "1 2 5 10 20 50 100 200 500 1000 2000 5000"
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.clips import moving_square, write_experiment
 from tests.memory import Memory
 from vidclf.cli.app import app
-from vidclf.comparison.label_errors import thumbnail
+from vidclf.comparison.label_errors import middle_frame
 from vidclf.data import video
 from vidclf.data.check import check_clips as checked
 from vidclf.data.check import read_clip_list, write_clean
@@ -156,11 +156,11 @@ def test_nothing_is_written_behind_a_url(behind: Memory, arguments: list[str]) -
 # What is made of clips
 
 
-def test_pictures_of_wrong_clips_and_thumbnails_find_the_copies(
+def test_pictures_of_wrong_clips_and_middle_frames_find_the_copies(
     behind: Memory, squares: Manifest, tmp_path: Path
 ) -> None:
     url = f"{SQUARES}/down/v_down_g00_c00.avi"
-    assert thumbnail(url) == ""
+    assert middle_frame(url) is None
     assert behind.fetched == []
     val = ClipSet.of_split(read_manifest(f"{SQUARES}/manifest.csv"), "val", ClipStore(6, 16))
     (tmp_path / "val").mkdir()
@@ -169,7 +169,7 @@ def test_pictures_of_wrong_clips_and_thumbnails_find_the_copies(
     fetched = list(behind.fetched)
     diagnostics.write_wrong_clips(tmp_path, val.read)
     assert (tmp_path / "val" / "wrong_clips.png").is_file()
-    assert thumbnail(url).startswith("<img")
+    assert middle_frame(url) is not None
     assert behind.fetched == fetched
 
 

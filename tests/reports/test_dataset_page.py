@@ -15,7 +15,8 @@ from vidclf.cli.app import app
 from vidclf.data import video
 from vidclf.data.check import inspect_clip
 from vidclf.data.manifest import Entry, read_manifest
-from vidclf.reports import dataset_page, html
+from vidclf.reports import dataset_page
+from vidclf.reports.charts import COLOURS
 from vidclf.reports.dataset_page import advice, rates_of, whole_numbers, write_report
 
 ReportOf = Callable[[Sequence[Entry]], str]
@@ -89,7 +90,7 @@ def test_what_all_clips_share_is_said_and_the_rest_drawn(tmp_path: Path, report_
     }
     splits, classes = colours["Clips per class"], colours["Frames"]
     assert (len(splits), len(classes)) == (3, 2)
-    assert splits | classes <= set(html.COLOURS)
+    assert splits | classes <= set(COLOURS)
     assert not splits & classes
 
 
@@ -163,7 +164,7 @@ def test_groups_are_shown_to_be_looked_at(tmp_path: Path) -> None:
     assert shown == [names[0], names[3], names[1], names[2], names[4], names[5]]
 
 
-def testwhole_numbers_and_rates_have_bars_of_their_own(tmp_path: Path) -> None:
+def test_whole_numbers_and_rates_have_bars_of_their_own(tmp_path: Path) -> None:
     table = pd.DataFrame({"class": ["a"] * 4, "frames": [30, 31, 31, 33], "fps": [25, 29.97, 29.9701, 25.0]})
     bars = whole_numbers(table, "frames").data[0].xbins
     assert (bars.start, bars.size) == (29.5, 1)

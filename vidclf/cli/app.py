@@ -210,6 +210,7 @@ def _again(study: Path, given: Mapping[str, Any]) -> str:
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
     from vidclf.evaluation import ranking
+    from vidclf.reports.tables import study_leaderboard
     from vidclf.search.report.status import test_words
 
     console = make_console(stderr=False)
@@ -217,7 +218,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
     objective = opened.objective
     if ranking.ranked(rows, objective.direction):
         test = test_words(opened)
-        console.print(ranking.leaderboard(rows, objective.metric, objective.direction, test=test))
+        console.print(study_leaderboard(rows, objective.metric, objective.direction, test=test))
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
@@ -272,7 +273,7 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Where a study stands; without a name, all studies."""
-    from vidclf.evaluation import ranking
+    from vidclf.reports.tables import study_leaderboard
     from vidclf.runs.store import find_store
     from vidclf.search.record.study import find_study, study_names
     from vidclf.search.report.status import status as state_of
@@ -300,7 +301,7 @@ def status(
         if study and state["best"]:
             objective = opened.objective
             test = test_words(opened)
-            table = ranking.leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
+            table = study_leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
             make_console(stderr=False).print(table)
 
 

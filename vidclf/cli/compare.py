@@ -140,37 +140,28 @@ def _print(comparison: "Comparison") -> None:
 
 
 def _table(part: "GroupReport", title: str, lines: "list[ModelRow]") -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from vidclf.comparison.verdict_text import values_of
-    from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, figure
+    from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
+    from vidclf.reports.tables import Column, cost_columns, rich_table, score_column
 
     block = part.block
     front = {id(line) for line in block.front}
-    heading = f"{title}: best by {block.metric}" + (
-        f", {part.measured.val_clips} clips" if part.measured.val_clips else ""
-    )
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("rank", "model", "which", block.metric.partition("/")[2], "ms/clip", "ms/file", "MB"):
-        table.add_column(
-            name, justify="left" if name in ("model", "which") else "right", no_wrap=name != "which"
-        )
-    table.add_column("searched values", overflow="fold", min_width=20)
-    for line in lines:
-        rank = block.rank(line)
-        state = "" if line.state in ("complete", "published") else f" ({line.state})"
-        table.add_row(
-            f"{rank}{'*' if id(line) in front else ' '}" if rank else "– ",
-            line.family,
-            line.marked + state,
-            figure(line.value, ".4f"),
-            figure(line.metrics.get(LATENCY), ".1f"),
-            figure(line.metrics.get(FILE_LATENCY), ".1f"),
-            figure(line.metrics.get(SIZE), ".2f"),
-            values_of(line),
-        )
-    if front:
-        table.caption = "* Pareto front: no other model is better, faster and smaller at once, to two digits."
-        table.caption_justify = "left"
-    return table
+
+    def rank(line: "ModelRow") -> str:
+        number = block.rank(line)
+        return f"{number}{'*' if id(line) in front else ' '}" if number else "– "
+
+    def which(line: "ModelRow") -> str:
+        return line.marked + ("" if line.state in ("complete", "published") else f" ({line.state})")
+
+    columns = [
+        Column("rank", rank),
+        Column("model", lambda line: line.family, left=True),
+        Column("which", which, left=True, wrap=True),
+        score_column(block.metric.partition("/")[2]),
+        *cost_columns(LATENCY, FILE_LATENCY, SIZE),
+        Column("searched values", values_of, left=True, wrap=True),
+    ]
+    clips = f", {part.measured.val_clips} clips" if part.measured.val_clips else ""
+    note = "* Pareto front: no other model is better, faster and smaller at once, to two digits."
+    return rich_table(f"{title}: best by {block.metric}{clips}", columns, lines, note if front else "")

@@ -1,169 +1,96 @@
 """The figures of a comparison."""
 
-import html
 import itertools
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from plotly.graph_objects import Figure, Heatmap, Scatter
-from plotly.subplots import make_subplots
+from plotly.graph_objects import Figure, Scatter
+from sklearn.metrics import confusion_matrix
 
 from vidclf.comparison.label_errors import predictions
 from vidclf.comparison.rows import ModelRow, RowGroup
-from vidclf.comparison.verdict_text import cost_words, metric_words
+from vidclf.comparison.verdict_text import metric_words
 from vidclf.evaluation import ranking
-from vidclf.evaluation.ranking import LATENCY, SIZE
-from vidclf.reports.html import COLOURS, scale
+from vidclf.reports import charts
 
 if TYPE_CHECKING:
     from vidclf.comparison.learning_curve import LearningCurve
 
-_POINTS = 1000
-"""Points in a figure beside the front, at most."""
-_MATRICES = 6
+_MAX_POINTS = 1000
+"""Points in a Pareto figure beside the front, at most."""
+_MAX_MATRICES = 6
 """Confusion matrices, at most: those of the best families."""
-_ACROSS = 3
-_COUNTED = 12
-"""Classes up to which cells carry their counts."""
 
 
-def colours(block: RowGroup) -> Mapping[str, str]:
-    """Of the families, the best first."""
-    return dict(zip([line.family for line in block.best], itertools.cycle(COLOURS)))
+def family_colours(group: RowGroup) -> dict[str, str]:
+    """A colour for each family of models, the best first."""
+    return charts.series_colours([row.family for row in group.best])
 
 
-def pareto(block: RowGroup, floor: ModelRow | None) -> Figure | None:
-    """Score over latency and over size, the front large and joined; the floor as a line."""
-    costs = [cost for cost in (LATENCY, SIZE) if any(cost in line.metrics for line in block.ranked)]
-    if not costs:
+def pareto(group: RowGroup, baseline: ModelRow | None) -> Figure | None:
+    """Score over latency and over size, the Pareto front large and joined.
+
+    Args:
+        group: The compared models.
+        baseline: Drawn as a dotted line; ``None`` for none.
+
+    Returns:
+        ``None`` where no latency and no size is known.
+    """
+    on_front = {id(row) for row in group.front}
+    rest = ranking.thinned([row for row in group.ranked if id(row) not in on_front], _MAX_POINTS)
+    figure = charts.pareto(
+        [*rest, *group.front],
+        group.front,
+        series=lambda row: row.family,
+        colours=family_colours(group),
+        hover=_hover,
+        metric=metric_words(group.metric),
+    )
+    if figure is None:
         return None
-    names = {LATENCY: "ms a clip (p50)", SIZE: "MB"}
-    figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.05)
-    on_front = {id(line) for line in block.front}
-    rest = ranking.thinned([line for line in block.ranked if id(line) not in on_front], _POINTS)
-    for column, cost in enumerate(costs, start=1):
-        for family, colour in colours(block).items():
-            for front in (False, True):
-                lines = [
-                    line
-                    for line in (block.front if front else rest)
-                    if line.family == family and cost in line.metrics
-                ]
-                points = _points(lines, cost, family, colour, front=front)
-                figure.add_trace(points.update(showlegend=column == 1 and not front), row=1, col=column)
-        figure.add_trace(_steps(block, cost), row=1, col=column)
-        values = [line.metrics[cost] for line in block.ranked if cost in line.metrics]
-        figure.update_xaxes(title=names[cost], type=scale(values), row=1, col=column)
-        if floor is not None and floor.value is not None:
-            figure.add_hline(
-                floor.value, line={"dash": "dot", "color": "#888888", "width": 1.5}, row=1, col=column
-            )
-    figure.update_yaxes(title=html.escape(metric_words(block.metric)), col=1)
-    return figure.update_layout(
-        height=460, legend={"orientation": "h", "y": 1.1, "itemsizing": "constant"}, margin_t=50
-    )
+    for column, cost in enumerate(charts.known_costs(group.ranked), start=1):
+        figure.add_trace(_best_by_cost(group, cost), row=1, col=column)
+        if baseline is not None and baseline.value is not None:
+            line = {"dash": "dot", "color": "#888888", "width": 1.5}
+            figure.add_hline(baseline.value, line=line, row=1, col=column)
+    return figure.update_layout(legend={"orientation": "h", "y": 1.1, "itemsizing": "constant"}, margin_t=50)
 
 
-def _points(lines: Sequence[ModelRow], cost: str, family: str, colour: str, *, front: bool) -> Scatter:
-    places: list[float | None] = [line.metrics[cost] for line in lines]
-    edge = {"color": "white", "width": 1.5} if front else {"width": 0}
-    return Scatter(
-        x=places or [None],  # without a point, no name in the legend
-        y=[line.value for line in lines] or [None],
-        mode="markers",
-        marker={
-            "color": colour,
-            "size": 16 if front else 7,
-            "symbol": "diamond" if front else "circle",
-            "opacity": 1.0 if front else 0.4,
-            "line": edge,
-        },
-        name=html.escape(family),
-        legendgroup=family,
-        hovertext=[_hover(line) for line in lines],
-        hoverinfo="text",
-    )
+def _best_by_cost(group: RowGroup, cost: str) -> Scatter:
+    """The best score for at most so much of one cost, as far as more of it improves the score."""
+    known = sorted((row for row in group.ranked if cost in row.metrics), key=lambda row: row.metrics[cost])
+    scores = [row.value or 0.0 for row in known]
+    last = scores.index(max(scores) if group.direction == "maximize" else min(scores))
+    costs = [row.metrics[cost] for row in known[: last + 1]]
+    trace = charts.running_best(costs, scores[: last + 1], group.direction)
+    return trace.update(showlegend=False, opacity=0.5, line_width=1)
 
 
-def _steps(block: RowGroup, cost: str) -> Scatter:
-    """The best score for at most so much of one cost."""
-    known = sorted(
-        (line for line in block.ranked if cost in line.metrics), key=lambda line: line.metrics[cost]
-    )
-    places: list[float] = []
-    scores: list[float] = []
-    for line in known:
-        value = line.value or 0.0
-        if not scores or block.better(value, scores[-1]):
-            places.append(line.metrics[cost])
-            scores.append(value)
-    look = {"shape": "hv", "color": "#1c1c1c", "width": 1}
-    return Scatter(
-        x=places, y=scores, mode="lines", line=look, hoverinfo="skip", showlegend=False, opacity=0.5
-    )
+def _hover(row: ModelRow) -> str:
+    return charts.hover_text(row.family, row.label, row, row.params if row.origin == "trial" else {})
 
 
-def _hover(line: ModelRow) -> str:
-    parts = [f"<b>{html.escape(line.family)}</b>, {html.escape(line.label)}"]
-    parts += [f"{ranking.figure(line.value, '.4f')}, {cost_words(line)}"]
-    if line.origin == "trial":
-        parts += [html.escape(f"{key} {ranking.short(value)}") for key, value in line.params.items()]
-    return "<br>".join(parts)
-
-
-def confusion(lines: Sequence[ModelRow]) -> Figure | None:
+def confusion(rows: Sequence[ModelRow]) -> Figure | None:
     """Clips by true and predicted class, of several models side by side; ``None`` without predictions."""
-    tables = [(line, table) for line in lines if (table := predictions(line)) is not None][:_MATRICES]
+    tables = [(row, table) for row in rows if (table := predictions(row)) is not None][:_MAX_MATRICES]
     if not tables:
         return None
     classes = sorted(set().union(*({*table["label"], *table["predicted"]} for _, table in tables)))
-    place = {name: index for index, name in enumerate(classes)}
-    across = min(_ACROSS, len(tables))
-    down = -(-len(tables) // across)
-    titles = [f"{line.family} · {ranking.figure(line.value, '.3f')}" for line, _ in tables]
-    edge = max(260, min(620, 130 + 18 * len(classes)))
-    figure = make_subplots(
-        down,
-        across,
-        subplot_titles=[html.escape(title) for title in titles],
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        vertical_spacing=0.34 / down,
-    )
-    for number, (_, table) in enumerate(tables):
-        counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        np.add.at(counts, (table["label"].map(place), table["predicted"].map(place)), 1)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        few = len(classes) <= _COUNTED
-        heatmap = Heatmap(
-            z=shares,
-            x=classes,
-            y=classes,
-            text=np.where(counts > 0, counts.astype(str), "") if few else None,
-            texttemplate="%{text}" if few else None,
-            customdata=counts,
-            colorscale="Blues",
-            zmin=0,
-            zmax=1,
-            showscale=False,
-            xgap=2 if few else 0,
-            ygap=2 if few else 0,
-            hovertemplate="%{y} called %{x}: %{customdata} clips (%{z:.0%})<extra></extra>",
+    panels = [
+        (
+            f"{row.family} · {ranking.figure(row.value, '.3f')}",
+            confusion_matrix(table["label"], table["predicted"], labels=classes),
         )
-        figure.add_trace(heatmap, row=number // across + 1, col=number % across + 1)
-    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
-    figure.update_xaxes(automargin=True, type="category", tickangle=-35)
-    if across < _ACROSS:
-        figure.update_layout(width=150 + 330 * across)
-    return figure.update_layout(height=down * (edge + 90), margin_t=60)
+        for row, table in tables
+    ]
+    return charts.confusion_matrices(panels, classes)
 
 
-def growth(curves: "Sequence[LearningCurve]") -> Figure:
+def learning_curves(curves: "Sequence[LearningCurve]") -> Figure:
     """Score over the number of training groups: every draw, and their mean."""
     figure = Figure()
-    for curve, colour in zip(curves, itertools.cycle(COLOURS)):
+    for curve, colour in zip(curves, itertools.cycle(charts.COLOURS)):
         pairs = [
             (groups, score)
             for groups, draws in zip(curve.groups, curve.scores, strict=True)
@@ -182,13 +109,13 @@ def growth(curves: "Sequence[LearningCurve]") -> Figure:
         figure.add_trace(
             Scatter(
                 x=list(curve.groups),
-                y=[statistics.mean(draws) for draws in curve.scores],
+                y=curve.means,
                 mode="lines+markers",
                 line={"color": colour, "width": 2.5},
-                name=html.escape(f"{curve.line.family}, {curve.line.label}"),
+                name=f"{curve.line.family}, {curve.line.label}",
                 hovertemplate="mean %{y:.3f}<extra></extra>",
             )
         )
     figure.update_xaxes(title="training groups", rangemode="tozero")
-    figure.update_yaxes(title=html.escape(metric_words(curves[0].metric)))
+    figure.update_yaxes(title=metric_words(curves[0].metric))
     return figure.update_layout(height=380, showlegend=True, legend={"orientation": "h", "y": 1.12})

@@ -12,11 +12,10 @@ from vidclf.comparison.rows import ModelRow
 from vidclf.data import remote, video
 from vidclf.evaluation.predictions import read_predictions
 from vidclf.exceptions import ClipError
-from vidclf.reports import html
 
 _PREFIX = "probability/"
 _SIDE = 144
-"""Short side of a thumbnail in pixels."""
+"""Short side of a frame shown on a page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,16 @@ def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     return [(int(row), int(suggested[row])) for row in doubtful[np.argsort(-gaps[doubtful], kind="stable")]]
 
 
-def thumbnail(clip_path: str) -> str:
-    """The middle frame as a picture of the page; empty where the file is gone or gives none.
+def middle_frame(clip_path: str) -> video.Frames | None:
+    """A small picture of a clip, RGB, uint8 (H, W, 3); ``None`` where the file is gone or gives none.
 
     Nothing is fetched for it: of a clip behind a URL it shows the copy that this machine has, if any.
     """
     path = remote.known_copy(clip_path)
     if path is None:
-        return ""
+        return None
     try:
-        frame = video.decode(path, 1, _SIDE).frames[0]
+        frame: video.Frames = video.decode(path, 1, _SIDE).frames[0]
     except (ClipError, OSError):
-        return ""
-    return html.picture(frame, path.name)
+        return None
+    return frame

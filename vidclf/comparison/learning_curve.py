@@ -46,9 +46,14 @@ class LearningCurve:
     scores: Sequence[Sequence[float]]
 
     @property
+    def means(self) -> list[float]:
+        """The mean score at each of `SHARES`."""
+        return [statistics.mean(draws) for draws in self.scores]
+
+    @property
     def words(self) -> str:
         """What the curve says."""
-        means = [statistics.mean(draws) for draws in self.scores]
+        means = self.means
         spread = max(statistics.stdev(draws) for draws in self.scores[-2:])
         gain = means[-1] - means[-2]
         course = ", ".join(

@@ -53,7 +53,7 @@ def answer(block: RowGroup, measured: Baselines) -> Recommendation:
     best = block.choice
     if best is None:
         return Recommendation("Nothing to ship: no model has finished within its constraints.", [])
-    found = ", ".join(filter(None, (_score_words(block, best, measured), cost_words(best))))
+    found = ", ".join(filter(None, (_score_words(block, best, measured), ranking.cost_words(best.metrics))))
     if not block.useful(best):
         floor = f"{metric_words(block.metric)} {ranking.figure(block.floor, '.3f')}"
         return Recommendation(
@@ -113,21 +113,11 @@ def _ahead(block: RowGroup, best: ModelRow) -> list[ModelRow]:
     return list(itertools.takewhile(lambda line: line is not best, block.ranked))
 
 
-def cost_words(line: ModelRow) -> str:
-    """Latency and size, as far as they are known."""
-    parts = [
-        f"{line.metrics[key]:.{digits}f} {unit}"
-        for key, digits, unit in ((LATENCY, 1, "ms a clip"), (SIZE, 2, "MB"))
-        if key in line.metrics
-    ]
-    return ", ".join(parts)
-
-
 def values_of(line: ModelRow) -> str:
     """The searched values of a trial, or the source of a published figure."""
     if line.origin != "trial":
         return line.source
-    return ", ".join(f"{key.rpartition('.')[2]} {ranking.short(value)}" for key, value in line.params.items())
+    return ranking.param_words(line.params)
 
 
 def _cheaper(block: RowGroup, best: ModelRow) -> Iterator[str]:
@@ -147,7 +137,8 @@ def _cheaper(block: RowGroup, best: ModelRow) -> Iterator[str]:
             value += judged_on(block.metric)
         if line.confirmed is not None:
             value += f" ({line.score:.3f} by confirm)"
-        yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {cost_words(line)}."
+        costs = ranking.cost_words(line.metrics)
+        yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {costs}."
 
 
 def _near(block: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:

@@ -293,6 +293,12 @@ def confusion(labels: Labels, probabilities: Values) -> NDArray[np.int64]:
     return counts
 
 
+def class_shares(counts: NDArray[np.int64]) -> Values:
+    """Each row of a confusion matrix as shares of its true class; zeros for a class without clips."""
+    shares: Values = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return shares
+
+
 def report_text(labels: Labels, probabilities: Values, classes: Sequence[str]) -> str:
     """Precision, recall, F1 and number of clips of every class, as a table for people."""
     from sklearn.metrics import classification_report  # noqa: PLC0415

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 SIZE = "size/file_mb"
 LATENCY = "latency/p50_ms"
 FILE_LATENCY = "latency/file_p50_ms"
@@ -94,16 +91,14 @@ def pareto_front(rows: Sequence[Row], direction: str) -> list[Row]:
     return list(front.values())
 
 
-def leaders(
-    rows: Sequence[TrialRow], direction: str, front: Sequence[TrialRow], top: int
-) -> list[tuple[int, TrialRow]]:
-    """(rank, trial) of the best trials, of the best of each base, and of the front."""
+def leaders(rows: Sequence[Row], direction: str, front: Sequence[Row], top: int) -> list[Row]:
+    """The best trials, the best of each base, and the front, in the order of their ranks."""
     on_front = {row.number for row in front}
-    found: list[tuple[int, TrialRow]] = []
+    found: list[Row] = []
     bases: set[str] = set()
     for rank, row in enumerate(ranked(rows, direction), start=1):
         if rank <= top or row.number in on_front or row.base not in bases:
-            found.append((rank, row))
+            found.append(row)
         bases.add(row.base)
     return found
 
@@ -134,51 +129,6 @@ def _coarse(value: float | None) -> float:
     return float("inf") if value is None else float(f"{value:.1e}")
 
 
-def leaderboard(rows: Sequence[TrialRow], metric: str, direction: str, *, test: str, top: int = 10) -> Table:
-    """The best trials as a table, with the best of each base and the Pareto front however they rank.
-
-    Args:
-        rows: Trials of one study.
-        metric: The objective.
-        direction: Its direction.
-        test: How often the test split was read, in words.
-        top: How many of the best.
-    """
-    best = ranked(rows, direction)
-    measured = any(LATENCY in row.metrics for row in best)
-    front = pareto_front(rows, direction) if measured else []
-    shown = leaders(rows, direction, front, top)
-    table = Table(
-        title=f"Best trials by {metric}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for heading in ("rank", "trial", "base", metric.partition("/")[2], "ms/clip", "ms/file", "MB"):
-        table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
-    table.add_column("searched values", overflow="fold", min_width=20)
-    for rank, row in shown:
-        params = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in row.params.items())
-        table.add_row(
-            str(rank),
-            f"{row.number}{'*' if row in front else ' '}",
-            row.base,
-            figure(row.value, ".4f"),
-            figure(row.metrics.get(LATENCY), ".1f"),
-            figure(row.metrics.get(FILE_LATENCY), ".1f"),
-            figure(row.metrics.get(SIZE), ".2f"),
-            params,
-        )
-    notes = []
-    if hidden := len(best) - len(shown):
-        notes.append(f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
-    if front:
-        notes.append("* Pareto front: no other trial is better, faster and smaller at once, to two digits.")
-    if measured and len({row.shape for _, row in shown}) < len(shown):
-        notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
-    notes.append(f"Figures are selected on val and so optimistic; {test}.")
-    table.caption = "\n".join(notes)
-    table.caption_justify = "left"
-    return table
-
-
 def figure(value: float | None, form: str) -> str:
     """The value as text, a dash where there is none."""
     return "–" if value is None else format(value, form)
@@ -187,3 +137,14 @@ def figure(value: float | None, form: str) -> str:
 def short(value: Any) -> str:
     """A searched value as text, with three digits that count."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def cost_words(metrics: Mapping[str, float]) -> str:
+    """Latency and size in words, as far as they are known."""
+    kinds = ((LATENCY, ".1f", "ms a clip"), (SIZE, ".2f", "MB"))
+    return ", ".join(f"{metrics[key]:{form}} {unit}" for key, form, unit in kinds if key in metrics)
+
+
+def param_words(params: Mapping[str, Any]) -> str:
+    """Searched values in words, each under the last part of its dotted path."""
+    return ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in params.items())

@@ -1,10 +1,10 @@
 """A data set as one HTML page: what it holds, what is wrong with it, and what to do about that."""
 
-import html
 import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import group_advice, group_of, loose_groups
 from vidclf.labels import plural
 from vidclf.progress import Advance, silent
-from vidclf.reports import html as pages
+from vidclf.reports.charts import COLOURS, whole_number_ticks
+from vidclf.reports.rendering import render
+from vidclf.reports.tables import HtmlTable
 
 SAMPLES = 3
 """Clips shown of each class."""
@@ -39,7 +41,6 @@ _FEW_CLIPS = 20
 """Clips of a class below which it is said how much each of them counts."""
 _FEW_GROUPS = 5
 """Groups of val or test below which it is said that they are few."""
-_STYLE = "img{margin:2px}.bad{color:#a00}"
 
 
 def write_report(
@@ -57,35 +58,49 @@ def write_report(
         The checks, one a clip.
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
-    parts = [f"<h1>{html.escape(title)}</h1>", *_summary(entries, checks), *_figures(entries, checks)]
-    parts += _problems(entries, checks)
-    parts += _samples(entries, checks)
-    parts += _alike(entries, checks)
+    page = render(
+        "dataset.html.j2",
+        title=title,
+        summary=_summary(entries, checks),
+        counts=_counts(entries),
+        advice=advice(entries),
+        quantities=_quantities(entries, checks),
+        bad_files=[f"{each.name}: {each.verdict}: {each.reason}" for each in checks if each.verdict != "ok"],
+        **_leakage(entries, checks),
+        samples=_samples(entries, checks),
+        **_groups(entries, checks),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(pages.document(title, parts, _STYLE), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return checks
 
 
-def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+def _summary(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> str:
     groups = {group_of(entry) for entry in entries}
     seconds = sum(check.facts.seconds for check in checks if check.facts)
     bad = sum(check.verdict != "ok" for check in checks)
-    labels = sorted({entry.label for entry in entries})
-    classes = len(set(labels) - {""})
+    classes = len({entry.label for entry in entries} - {""})
     within = f"in {len(groups)} groups" if any(entry.group for entry in entries) else "that name no group"
-    yield f"<p>{len(entries)} clips of {classes} classes {within}, "
     verdict = f"{bad} {'is' if bad == 1 else 'are'} not ok" if bad else "all are ok"
-    yield f'{seconds / 60:.1f} minutes; {verdict}.</p><table><tr><th class="text">class</th>'
-    yield "".join(f"<th>{split or _UNSPLIT}</th>" for split in _splits(entries)) + "<th>groups</th></tr>"
+    return f"{len(entries)} clips of {classes} classes {within}, {seconds / 60:.1f} minutes; {verdict}."
+
+
+def _counts(entries: Sequence[Entry]) -> HtmlTable:
+    """Clips of each class by split, and groups of each class."""
+    splits = _splits(entries)
     counts = Counter((entry.label, entry.split) for entry in entries)
-    for label in labels:
-        of_class = {group_of(entry) for entry in entries if entry.label == label}
-        cells = "".join(f"<td>{counts[label, split]}</td>" for split in _splits(entries))
-        name = html.escape(label or _UNLABELLED)
-        yield f'<tr><td class="text">{name}</td>{cells}<td>{len(of_class)}</td></tr>'
-    yield "</table>"
-    for text in advice(entries):
-        yield f'<p class="warn">{html.escape(text)}</p>'
+    groups = defaultdict(set)
+    for entry in entries:
+        groups[entry.label].add(group_of(entry))
+    headings = ["class", *(split or _UNSPLIT for split in splits), "groups"]
+    rows = [
+        (
+            "",
+            [label or _UNLABELLED, *(str(counts[label, split]) for split in splits), str(len(groups[label]))],
+        )
+        for label in sorted(groups)
+    ]
+    return HtmlTable(headings, {"class"}, rows)
 
 
 def _splits(entries: Sequence[Entry]) -> list[str]:
@@ -125,7 +140,23 @@ def _class_advice(clips: Counter[str]) -> list[str]:
     return found
 
 
-def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Quantity:
+    """Something that is known of each clip.
+
+    Attributes:
+        title: Heading of its figure.
+        figure: Its distribution.
+        shared: What all clips have, in words; empty where they differ.
+    """
+
+    title: str
+    figure: Figure
+    shared: str = ""
+
+
+def _quantities(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> list[Quantity]:
+    """What is drawn of the clips that decode; nothing where none does."""
     rows = [
         {
             "class": entry.label or _UNLABELLED,
@@ -141,34 +172,40 @@ def _figures(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[
         if check.facts
     ]
     if not rows:
-        return
-    table = pd.DataFrame(rows)
-    yield "<h2>Clips per class</h2>" + pages.drawn(_by_split(table), "classes")
-    which = "All clips" if len(rows) == len(entries) else "All clips that decode"
-    for number, (heading, verb, values, figure) in enumerate(_quantities(table)):
-        yield f"<h2>{heading}</h2>"
-        one = len(set(values)) == 1
-        yield f"<p>{which} {verb} {values[0]}.</p>" if one else pages.drawn(figure, f"figure{number}")
+        return []
+    return quantities(pd.DataFrame(rows), all_decode=len(rows) == len(entries))
 
 
-def _quantities(table: pd.DataFrame) -> list[tuple[str, str, Sequence[str], Figure]]:
-    """Heading, verb, what each clip has in words, and the figure, to be shown where clips differ."""
+def quantities(table: pd.DataFrame, *, all_decode: bool = True) -> list[Quantity]:
+    """Clips per class, durations, frames, frame rates and frame sizes.
+
+    Args:
+        table: A row for each clip: ``class``, ``split``, ``seconds``, ``fps``, ``width``, ``height``,
+            ``frames`` and ``clip``, its name.
+        all_decode: Whether these are all clips of the data set.
+    """
+    which = "All clips" if all_decode else "All clips that decode"
     sizes = table.groupby(["width", "height"], as_index=False).size()
     rates = table.assign(fps=rates_of(table))
+
+    def quantity(title: str, verb: str, words: Sequence[str], figure: Figure) -> Quantity:
+        return Quantity(title, figure, f"{which} {verb} {words[0]}." if len(set(words)) == 1 else "")
+
     return [
-        (
+        Quantity("Clips per class", clips_per_class(table)),
+        quantity(
             "Duration",
             "last",
             [f"{seconds:.2f} s" for seconds in table["seconds"]],
             px.histogram(table, x="seconds", marginal="rug", hover_data=["clip"], **_by_class(table)),
         ),
-        (
+        quantity(
             "Frames",
             "have",
             [plural(frames, "frame") for frames in table["frames"]],
             whole_numbers(table, "frames"),
         ),
-        (
+        quantity(
             "Frames a second",
             "have",
             [f"{rate} frames a second" for rate in rates["fps"]],
@@ -176,16 +213,16 @@ def _quantities(table: pd.DataFrame) -> list[tuple[str, str, Sequence[str], Figu
                 categoryorder="array", categoryarray=sorted(set(rates["fps"]), key=float)
             ),
         ),
-        (
+        quantity(
             "Frame sizes",
             "are",
             [f"{row.width} x {row.height}" for row in sizes.itertuples()],
-            px.scatter(sizes, x="width", y="height", size="size", color_discrete_sequence=pages.COLOURS),
+            px.scatter(sizes, x="width", y="height", size="size", color_discrete_sequence=COLOURS),
         ),
     ]
 
 
-def _by_split(table: pd.DataFrame) -> Figure:
+def clips_per_class(table: pd.DataFrame) -> Figure:
     """Clips by class; splits have the palette's last colours, as classes begin with its first."""
     splits = (*SPLITS, _UNSPLIT)
     return px.histogram(
@@ -193,7 +230,7 @@ def _by_split(table: pd.DataFrame) -> Figure:
         x="class",
         color="split",
         category_orders={"class": sorted(set(table["class"])), "split": splits},
-        color_discrete_map=dict(zip(splits, pages.COLOURS[-len(splits) :], strict=True)),
+        color_discrete_map=dict(zip(splits, COLOURS[-len(splits) :], strict=True)),
     )
 
 
@@ -202,7 +239,7 @@ def _by_class(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "color": "class",
         "category_orders": {"class": sorted(set(table["class"]))},
-        "color_discrete_sequence": pages.COLOURS,
+        "color_discrete_sequence": COLOURS,
     }
 
 
@@ -211,7 +248,7 @@ def whole_numbers(table: pd.DataFrame, column: str) -> Figure:
     low, high = int(table[column].min()), int(table[column].max())
     size = math.ceil((high - low + 1) / _BINS)
     figure = px.histogram(table, x=column, **_by_class(table))
-    figure.update_yaxes(**pages.whole([0, int(((table[column] - low) // size).value_counts().max())]))
+    figure.update_yaxes(**whole_number_ticks([0, int(((table[column] - low) // size).value_counts().max())]))
     return figure.update_traces(xbins={"start": low - 0.5, "end": high + size, "size": size}, autobinx=False)
 
 
@@ -224,67 +261,67 @@ def rates_of(table: pd.DataFrame) -> "pd.Series[Any]":
     return pd.Series(pd.Categorical(rates.map("{:g}".format), [f"{rate:g}" for rate in known], ordered=True))
 
 
-def _problems(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
-    bad = [check for check in checks if check.verdict != "ok"]
-    yield "<h2>Files</h2>" + ("" if bad else "<p>Every clip decodes to its end.</p>")
-    for check in bad:
-        text = f"{check.name}: {check.verdict}: {check.reason}"
-        yield f'<p class="bad">{html.escape(text)}</p>'
-    yield "<h2>Leakage</h2>"
+def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[str]]:
+    """What stands in two splits, and how far that was looked for."""
     if len(_splits(entries)) == 1:
-        yield "<p>All clips are in one split, or in none: nothing was looked for.</p>"
-        return
+        return {
+            "leaks": [],
+            "leak_notes": ["All clips are in one split, or in none: nothing was looked for."],
+        }
     leaks, loose = find_leaks(entries, decodable(checks)), loose_groups(entries)
-    for leak in leaks:
-        yield f'<p class="bad">{html.escape(str(leak))}</p>'
+    notes = []
     if not leaks:
-        yield f"<p>No {'' if loose else 'group and no '}copy of a clip was found in two splits.</p>"
+        notes.append(f"No {'' if loose else 'group and no '}copy of a clip was found in two splits.")
     if loose:
-        yield "<p>Of a clip alone in its group only copies can be found, not others of the same scene or "
-        yield f"person: {html.escape(loose)}.</p>"
+        notes.append(
+            "Of a clip alone in its group only copies can be found, not others of the same scene or person: "
+            f"{loose}."
+        )
+    return {"leaks": [str(leak) for leak in leaks], "leak_notes": notes}
 
 
-def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[dict[str, Any]]]:
     """Frames of some clips of each class, of different groups where there are several."""
-    yield "<h2>Samples</h2>"
-    good: dict[str, dict[str, Entry]] = defaultdict(dict)
+    first_of_group: dict[str, dict[str, Entry]] = defaultdict(dict)
     for entry in _sound(entries, checks):
-        good[entry.label].setdefault(group_of(entry), entry)
-    for label in sorted(good):
-        yield f"<h3>{html.escape(label or _UNLABELLED)}</h3>"
-        for entry in list(good[label].values())[:SAMPLES]:
-            picture = np.hstack(list(video.decode(entry.clip_path, FRAMES, _FRAME_HEIGHT).frames))
-            yield f"<div>{pages.picture(picture, entry.clip_path.name)}</div>"
+        first_of_group[entry.label].setdefault(group_of(entry), entry)
+    return {
+        label or _UNLABELLED: [
+            _picture(entry, FRAMES) for entry in list(first_of_group[label].values())[:SAMPLES]
+        ]
+        for label in sorted(first_of_group)
+    }
 
 
-def _alike(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[str]:
+def _picture(entry: Entry, frames: int) -> dict[str, Any]:
+    """Frames of a clip beside each other."""
+    shown = video.decode(entry.clip_path, frames, _FRAME_HEIGHT).frames
+    return {"name": entry.clip_path.name, "frame": np.hstack(list(shown))}
+
+
+def _groups(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, Any]:
     """A frame of some clips of each group, to see whether they belong together."""
     members: dict[str, list[Entry]] = defaultdict(list)
     for entry in _sound(entries, checks):
         if entry.group:
             members[entry.group].append(entry)
     several = sorted((group for group in members if len(members[group]) > 1), key=lambda g: -len(members[g]))
-    if not several:
-        return
     more = f"; the {_GROUPS} largest of {len(several)}" if len(several) > _GROUPS else ""
-    yield "<h2>Groups</h2><p>A row should show one person or scene, and no other row the same"
-    yield f"{more}. A group that is wrong is mended in the manifest's column <code>group</code>.</p>"
+    rows = []
     for group in several[:_GROUPS]:
         sides = ", ".join(sorted({entry.split or _UNSPLIT for entry in members[group]}))
-        yield from _row(group, members[group], f"; {sides}")
-    lonely = [member for group in members.values() if len(group) == 1 for member in group]
-    if lonely:
-        yield from _row("Alone in their group", lonely, "")
+        rows.append(_group(group, members[group], f"; {sides}"))
+    alone = [clips[0] for clips in members.values() if len(clips) == 1]
+    if rows and alone:
+        rows.append(_group("Alone in their group", alone, ""))
+    return {"groups": rows, "groups_left_out": more}
 
 
-def _row(heading: str, entries: Sequence[Entry], more: str) -> Iterator[str]:
+def _group(title: str, entries: Sequence[Entry], more: str) -> dict[str, Any]:
     counts = Counter(entry.label or _UNLABELLED for entry in entries)
-    of_classes = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
-    yield f"<h3>{html.escape(heading)}</h3><p>{html.escape(of_classes + more)}</p><div>"
-    for entry in _of_all_classes(entries)[:_OF_GROUP]:
-        frame = next(iter(video.decode(entry.clip_path, 1, _FRAME_HEIGHT).frames))
-        yield pages.picture(frame, entry.clip_path.name)
-    yield "</div>"
+    content = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())) + more
+    clips = [_picture(entry, 1) for entry in _of_all_classes(entries)[:_OF_GROUP]]
+    return {"title": title, "content": content, "clips": clips}
 
 
 def _of_all_classes(entries: Sequence[Entry]) -> list[Entry]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidclf.data.video import Frames
-from vidclf.evaluation.metrics import Reliability, lower_is_better
+from vidclf.evaluation.metrics import Reliability, class_shares, lower_is_better
 
 _LONGEST_NAME = 24
 """Characters of a class name that are shown."""
@@ -49,7 +49,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     edge = float(np.clip(2.8 + 0.32 * number, 4.5, 11))
     figure = Figure(figsize=(edge + 0.6, edge), dpi=90, layout="constrained")
     axes = figure.add_subplot()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = class_shares(counts)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
     names = [shortened(name) for name in classes]

@@ -70,7 +70,7 @@ class StudyData:
     def stems(self) -> list[str]:
         return list(self.opened.stored["bases"])
 
-    def judged(self, stem: str | None = None) -> list[TrialRow]:
+    def completed(self, stem: str | None = None) -> list[TrialRow]:
         """Complete trials with a value of their own, of all bases or of one."""
         return [
             row
@@ -78,7 +78,7 @@ class StudyData:
             if row.value is not None and row.reused_from is None and stem in (None, row.base)
         ]
 
-    def mattered(self) -> dict[str, dict[str, float]]:
+    def all_importances(self) -> dict[str, dict[str, float]]:
         """The importances of each base of which there are enough trials: bases differ by more than values."""
         found = {stem: self.importances(stem) for stem in self.stems}
         return {stem: shares for stem, shares in found.items() if shares}
@@ -88,7 +88,7 @@ class StudyData:
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """
-        rows = self.judged(stem)
+        rows = self.completed(stem)
         if len(rows) < FEWEST or len({row.value for row in rows}) == 1:
             return {}
         rows = ranking.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)

@@ -1,20 +1,18 @@
 """The figures of a study."""
 
-import html
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import optuna
 from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.subplots import make_subplots
 
 from vidclf.evaluation import ranking
-from vidclf.evaluation.ranking import LATENCY, SIZE, TrialRow
-from vidclf.reports import html as pages
-from vidclf.reports.html import COLOURS
+from vidclf.evaluation.ranking import TrialRow
+from vidclf.reports import charts
+from vidclf.reports.charts import series_colours, whole_number_ticks
 from vidclf.search.record.study import BASE
 from vidclf.search.report.data import FEWEST, StudyData
 
@@ -42,21 +40,7 @@ _ROW = 4
 
 
 def _hover(row: TrialRow) -> str:
-    """What is shown of a trial under the pointer."""
-    costs = [
-        f"{row.metrics[key]:.{digits}f} {unit}"
-        for key, digits, unit in ((LATENCY, 1, "ms a clip"), (SIZE, 2, "MB"))
-        if key in row.metrics
-    ]
-    lines = [f"<b>trial {row.number}</b>, {html.escape(row.base)}"]
-    lines += [f"value {row.value:.4f}"] if row.value is not None else []
-    lines += [", ".join(costs)] if costs else []
-    lines += [html.escape(f"{key} {ranking.short(value)}") for key, value in row.params.items()]
-    return "<br>".join(lines + ([html.escape(row.reason[:80])] if row.reason else []))
-
-
-def _colours(overview: StudyData) -> Mapping[str, str]:
-    return dict(zip(overview.stems, itertools.cycle(COLOURS)))
+    return charts.hover_text(f"trial {row.number}", row.base, row, row.params)
 
 
 def history(overview: StudyData) -> Figure:
@@ -67,68 +51,38 @@ def history(overview: StudyData) -> Figure:
         (", infeasible", "x", lambda row: not row.feasible),
         (", again", "circle-open", lambda row: row.feasible and row.reused_from is not None),
     ]
-    for (stem, colour), (name, symbol, fits) in itertools.product(_colours(overview).items(), kinds):
+    for (stem, colour), (name, symbol, fits) in itertools.product(
+        series_colours(overview.stems).items(), kinds
+    ):
         rows = [row for row in overview.rows if row.base == stem and row.value is not None and fits(row)]
-        figure.add_trace(_points(rows, [row.number for row in rows], stem + name, colour, symbol=symbol))
-    better = max if overview.opened.objective.direction == "maximize" else min
+        x = [row.number for row in rows]
+        figure.add_trace(charts.points(rows, x, stem + name, colour, _hover, symbol=symbol))
     own = sorted(overview.ranked, key=lambda row: row.number)
-    best = list(itertools.accumulate((row.value or 0.0 for row in own), better))
-    figure.add_trace(
-        Scatter(
-            x=[row.number for row in own],
-            y=best,
-            mode="lines",
-            line={"shape": "hv", "color": "#1c1c1c", "width": 1.5},
-            name="best so far",
-            hoverinfo="skip",
-        )
-    )
+    values = [row.value or 0.0 for row in own]
+    direction = overview.opened.objective.direction
+    figure.add_trace(charts.running_best([row.number for row in own], values, direction))
     figure.update_xaxes(
-        title="trial", **pages.whole([row.number for row in overview.rows if row.value is not None])
+        title="trial", **whole_number_ticks([row.number for row in overview.rows if row.value is not None])
     )
-    return figure.update_yaxes(title=html.escape(overview.metric))
+    return figure.update_yaxes(title=overview.metric)
 
 
-def _points(
-    rows: Sequence[TrialRow], places: Sequence[float], name: str, colour: str, **marker: Any
-) -> Scatter:
-    return Scatter(
-        x=places,
-        y=[row.value for row in rows],
-        mode="markers",
-        marker={"color": colour, "size": 8, **marker},
-        name=html.escape(name),
-        legendgroup=name,
-        hovertext=[_hover(row) for row in rows],
-        hoverinfo="text",
-        visible=bool(rows),
+def pareto(overview: StudyData) -> Figure | None:
+    """Objective over latency and size, the Pareto front large and with its trials' numbers."""
+    return charts.pareto(
+        overview.ranked,
+        overview.front,
+        series=lambda row: row.base,
+        colours=series_colours(overview.stems),
+        hover=_hover,
+        metric=overview.metric,
+        numbered=True,
     )
-
-
-def pareto(overview: StudyData, costs: Sequence[str]) -> Figure:
-    """Objective over each cost, the front large and with its trials' numbers."""
-    figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.04)
-    names = {LATENCY: "ms a clip", SIZE: "MB"}
-    front = {row.number for row in overview.front}
-    for column, cost in enumerate(costs, start=1):
-        known = [row for row in overview.ranked if cost in row.metrics]
-        for stem, colour in _colours(overview).items():
-            for chosen, marker in ((False, {"opacity": 0.45}), (True, {"size": 15, "symbol": "diamond"})):
-                rows = [row for row in known if row.base == stem and (row.number in front) == chosen]
-                name = f"{stem}, Pareto front" if chosen else stem
-                points = _points(rows, [row.metrics[cost] for row in rows], name, colour, **marker)
-                if chosen:
-                    points.update(mode="markers+text", text=[str(row.number) for row in rows])
-                    points.update(textposition="top center")
-                figure.add_trace(points.update(showlegend=column == 1), row=1, col=column)
-        values = [row.metrics[cost] for row in known]
-        figure.update_xaxes(title=names[cost], type=pages.scale(values), row=1, col=column)
-    return figure.update_yaxes(title=html.escape(overview.metric), col=1).update_layout(height=440)
 
 
 def importances(overview: StudyData) -> Figure | None:
     """A bar for each searched value, the largest on top, base by base; ``None`` where trials are few."""
-    found, colours = overview.mattered(), _colours(overview)
+    found, colours = overview.all_importances(), series_colours(overview.stems)
     if not found:
         return None
     counts = [len(shares) for shares in found.values()]
@@ -138,7 +92,7 @@ def importances(overview: StudyData) -> Figure | None:
         1,
         row_heights=counts,
         vertical_spacing=60 / height if len(found) > 1 else 0,
-        subplot_titles=[html.escape(stem) for stem in found] if len(overview.stems) > 1 else None,
+        subplot_titles=list(found) if len(overview.stems) > 1 else None,
     )
     for number, (stem, shares) in enumerate(found.items(), start=1):
         names, values = list(shares)[::-1], list(shares.values())[::-1]
@@ -151,7 +105,7 @@ def importances(overview: StudyData) -> Figure | None:
 
 def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     """Parallel coordinates, slices and a contour of what one base searches, by how to read them."""
-    rows = overview.judged(stem)
+    rows = overview.completed(stem)
     best_first = sorted(rows, key=lambda row: row.value or 0.0)
     kinds = {name: kind for row in rows for name, kind in overview.trials[row.number].distributions.items()}
     names = [
@@ -180,7 +134,7 @@ def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     ]
     for figure in slices:
         figure.update_xaxes(labelalias=plain).update_layout(height=340, width=None)
-        figure.update_traces(marker_colorbar=pages.whole([row.number for row in rows]))
+        figure.update_traces(marker_colorbar=whole_number_ticks([row.number for row in rows]))
     figures[f"Each value against {metric}, later trials darker."] = slices
     for pair in itertools.combinations(names, 2):
         together = [row for row in best_first if set(pair) <= row.params.keys()]
@@ -200,7 +154,7 @@ def curves(overview: StudyData) -> Figure | None:
     if not with_curve:
         return None
     figure = Figure()
-    for (stem, colour), pruned in itertools.product(_colours(overview).items(), (False, True)):
+    for (stem, colour), pruned in itertools.product(series_colours(overview.stems).items(), (False, True)):
         rows = [row for row in with_curve if row.base == stem and (row.state == "pruned") == pruned]
         if not rows:
             continue
@@ -218,14 +172,14 @@ def curves(overview: StudyData) -> Figure | None:
                 line={"color": colour, "width": 1.2, "dash": "dot" if pruned else "solid"},
                 marker={"size": 4},
                 opacity=0.7,
-                name=html.escape(f"{stem}, pruned" if pruned else stem),
+                name=f"{stem}, pruned" if pruned else stem,
                 hovertext=texts,
                 hoverinfo="text+x+y",
             )
         )
     reached = [step for row in with_curve for step in overview.trials[row.number].intermediate_values]
-    figure.update_xaxes(title="repeat" if overview.opened.repeats else "epoch", **pages.whole(reached))
-    return figure.update_yaxes(title=html.escape(overview.metric))
+    figure.update_xaxes(title="repeat" if overview.opened.repeats else "epoch", **whole_number_ticks(reached))
+    return figure.update_yaxes(title=overview.metric)
 
 
 def timeline(overview: StudyData) -> Figure | None:
@@ -257,4 +211,4 @@ def timeline(overview: StudyData) -> Figure | None:
     figure.update_xaxes(type="date")
     figure.update_layout(barmode="overlay", showlegend=True)
     numbers = [row.number for of_state in bars.values() for row, _, _ in of_state]
-    return figure.update_yaxes(title="trial", autorange="reversed", **pages.whole(numbers))
+    return figure.update_yaxes(title="trial", autorange="reversed", **whole_number_ticks(numbers))

@@ -1,39 +1,19 @@
 """A study as one HTML page that needs no network, and the files beside it, refreshed as it goes."""
 
-import html
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-
-from plotly.graph_objects import Figure
 
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
-from vidclf.reports import html as pages
+from vidclf.reports.rendering import PageSection, render
+from vidclf.reports.tables import PARAMS, html_table, trial_columns
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
 from vidclf.search.report.data import FEWEST, StudyData, best_config, trials_csv
 from vidclf.search.report.text import description
-
-
-@dataclass(frozen=True)
-class PageSection:
-    """A heading with its figures.
-
-    Attributes:
-        title: The heading.
-        reading: How to read the figures.
-        figures: What is shown.
-        lacking: What is missing, where there are no figures.
-    """
-
-    title: str
-    reading: str
-    figures: Sequence[Figure]
-    lacking: str
 
 
 def refresh(opened: OpenStudy, own: Attempt) -> None:
@@ -66,75 +46,40 @@ def _page(overview: StudyData) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sections = list(_sections(overview))
-    body = [*_top(overview, sections), *_shown(sections)]
-    return pages.document(overview.opened.name, body)
-
-
-def _top(overview: StudyData, sections: Sequence[PageSection]) -> Iterator[str]:
-    """Everything above the figures."""
-    yield f"<h1>{html.escape(overview.opened.name)}</h1>"
-    yield f'<p class="lead">{html.escape(overview.opened.stored["question"])}</p>'
-    yield f"<p>{html.escape(overview.counts())}</p>"
-    if overview.ranked:
-        best = overview.ranked[0]
-        facts = {
-            f"best {overview.metric}": ranking.figure(best.value, ".4f"),
-            "trial": str(best.number),
-            "base": best.base,
-            "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
-            "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
-        }
-        cells = (
-            f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>"
-            for name, value in facts.items()
-        )
-        yield f'<div class="facts">{"".join(cells)}</div>'
-    yield f'<p class="warn">{html.escape(overview.optimistic)}</p>'
-    links = (
-        f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
-    )
-    yield f"<nav>{''.join(links)}</nav>"
-    if overview.ranked:
-        yield from _leaderboard(overview)
-        yield "<details><summary>The best configuration, as a file for <code>experiments/</code></summary>"
-        yield f"<pre>{html.escape(best_config(overview) or '')}</pre></details>"
-
-
-def _leaderboard(overview: StudyData) -> Iterator[str]:
-    front = {row.number for row in overview.front}
     shown = ranking.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
-    yield "<h2>The best trials</h2>"
-    yield '<p class="note">The ten best, the best of each base, and, shaded, the Pareto front: no other '
-    yield "trial is better, faster and smaller at once, to two digits."
-    hidden = len(overview.ranked) - len(shown)
-    yield f" {hidden} more are in trials.csv.</p>" if hidden else "</p>"
-    yield '<table><tr><th>rank</th><th>trial</th><th class="text">base</th>'
-    yield f"<th>{html.escape(overview.metric)}</th><th>ms a clip</th><th>MB</th>"
-    yield '<th class="text">searched values</th></tr>'
-    for rank, row in shown:
-        values = ", ".join(
-            f"{key.rpartition('.')[2]} {ranking.short(value)}" for key, value in row.params.items()
-        )
-        shade = ' class="front"' if row.number in front else ""
-        yield f"<tr{shade}><td>{rank}</td><td>{row.number}</td>"
-        yield f'<td class="text">{html.escape(row.base)}</td><td>{ranking.figure(row.value, ".4f")}</td>'
-        yield f"<td>{ranking.figure(row.metrics.get(LATENCY), '.1f')}</td>"
-        yield f"<td>{ranking.figure(row.metrics.get(SIZE), '.2f')}</td>"
-        yield f'<td class="text">{html.escape(values)}</td></tr>'
-    yield "</table>"
+    front = {row.number for row in overview.front}
+    columns = [*trial_columns(overview.metric, overview.ranked), PARAMS]
+    board = html_table(columns, shown, lambda row: "front" if row.number in front else "")
+    return render(
+        "study.html.j2",
+        title=overview.opened.name,
+        question=overview.opened.stored["question"],
+        counts=overview.counts(),
+        facts=_facts(overview),
+        warning=overview.optimistic,
+        sections=sections,
+        leaderboard=board if shown else None,
+        hidden=len(overview.ranked) - len(shown),
+        best_config=best_config(overview),
+    )
 
 
-def _shown(sections: Sequence[PageSection]) -> Iterator[str]:
-    ids = itertools.count()
-    for number, section in enumerate(sections):
-        yield f'<h2 id="s{number}">{html.escape(section.title)}</h2>'
-        yield f'<p class="note">{html.escape(section.reading if section.figures else section.lacking)}</p>'
-        for figure in section.figures:
-            yield pages.drawn(figure, f"figure{next(ids)}")
+def _facts(overview: StudyData) -> dict[str, str]:
+    """What is said of the best trial above all else; empty without one."""
+    if not overview.ranked:
+        return {}
+    best = overview.ranked[0]
+    return {
+        f"best {overview.metric}": ranking.figure(best.value, ".4f"),
+        "trial": str(best.number),
+        "base": best.base,
+        "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
+        "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
+    }
 
 
 def _sections(overview: StudyData) -> Iterator[PageSection]:
-    metric, some = overview.metric, bool(overview.judged())
+    metric, some = overview.metric, bool(overview.completed())
     yield PageSection(
         "How the search went",
         f"Each point is a complete trial, the line the best {metric} so far. Where it has long been flat, "
@@ -143,13 +88,14 @@ def _sections(overview: StudyData) -> Iterator[PageSection]:
         [figures.history(overview)] if some else [],
         "Needs a complete trial.",
     )
-    costs = [cost for cost in (LATENCY, SIZE) if any(cost in row.metrics for row in overview.ranked)]
-    late = "" if LATENCY in costs else " Latency is measured when the study stops."
+    pareto = figures.pareto(overview)
+    timed = any(LATENCY in row.metrics for row in overview.ranked)
+    late = "" if timed else " Latency is measured when the study stops."
     yield PageSection(
         "What accuracy costs",
         "The Pareto front is drawn large: no other trial is better, faster and smaller than one of these at "
         f"once. Latency is per clip, its median on this machine.{late}",
-        [figures.pareto(overview, costs)] if costs else [],
+        [pareto] if pareto else [],
         "Needs complete trials whose size or latency is known.",
     )
     shares = figures.importances(overview)

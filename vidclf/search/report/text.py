@@ -19,9 +19,10 @@ from scipy.stats import spearmanr
 
 from vidclf import config
 from vidclf.evaluation import ranking
-from vidclf.evaluation.ranking import LATENCY, SIZE, TrialRow
+from vidclf.evaluation.ranking import LATENCY, TrialRow
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
+from vidclf.reports.tables import markdown_table, trial_columns
 from vidclf.search.record.study import BASE, OpenStudy
 from vidclf.search.report.data import FEWEST, StudyData, best_config
 
@@ -36,10 +37,11 @@ def description(overview: StudyData) -> str:
     parts = [f"**Question:** {_escaped(question)}"] if question else []
     parts += ["## What was found", *_found(overview)]
     if len(overview.front) > 1:
+        columns = trial_columns(overview.metric, overview.ranked)
         parts += [
             "## Pareto front",
             "No other trial is better, faster and smaller than one of these at once.",
-            _table(overview, overview.front),
+            markdown_table(columns, overview.front, _escaped),
         ]
     parts += ["## How sure this is", _bullets(_doubts(overview))]
     parts += ["## What was searched", *_searched(overview)]
@@ -61,26 +63,22 @@ def _found(overview: StudyData) -> Iterator[str]:
     leaders = list({row.base: row for row in reversed(overview.ranked)}.values())[::-1]
     if len(leaders) > 1:
         yield "The best of each base:"
-        yield _table(overview, sorted(leaders, key=overview.ranked.index))
+        columns = trial_columns(overview.metric, overview.ranked)
+        yield markdown_table(columns, sorted(leaders, key=overview.ranked.index), _escaped)
     for stem in overview.stems:
         yield from _mattered(overview, stem)
 
 
 def _words(overview: StudyData, row: TrialRow) -> str:
-    parts = [f"{_escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"]
-    if LATENCY in row.metrics:
-        parts.append(f"{row.metrics[LATENCY]:.1f} ms a clip")
-    if SIZE in row.metrics:
-        parts.append(f"{row.metrics[SIZE]:.2f} MB")
+    score = f"{_escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"
+    figures = ", ".join(filter(None, [score, ranking.cost_words(row.metrics)]))
     values = ", ".join(f"{_code(key)} {_escaped(ranking.short(value))}" for key, value in row.params.items())
-    return f"trial {row.number} of {_escaped(row.base)}: {', '.join(parts)}" + (
-        f"; {values}" if values else ""
-    )
+    return f"trial {row.number} of {_escaped(row.base)}: {figures}" + (f"; {values}" if values else "")
 
 
 def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     """Which searched values of a base mattered, and which way."""
-    rows = overview.judged(stem)
+    rows = overview.completed(stem)
     if not rows:
         return
     shares = overview.importances(stem)
@@ -219,24 +217,6 @@ def _range(kind: BaseDistribution) -> str:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _table(overview: StudyData, rows: Sequence[TrialRow]) -> str:
-    lines = [
-        f"| rank | trial | base | {_escaped(overview.metric)} | ms a clip | MB |",
-        "|--:|--:|:--|--:|--:|--:|",
-    ]
-    for row in rows:
-        cells = [
-            str(overview.ranked.index(row) + 1),
-            str(row.number),
-            _escaped(row.base),
-            ranking.figure(row.value, ".4f"),
-            ranking.figure(row.metrics.get(LATENCY), ".1f"),
-            ranking.figure(row.metrics.get(SIZE), ".2f"),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _bullets(texts: Iterable[str]) -> str:

@@ -1,0 +1,95 @@
+"""HTML pages from Jinja templates; a page holds its script, figures and pictures and needs no network."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import plotly.io
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from vidclf.data.video import Frames
+from vidclf.reports.charts import apply_theme
+
+_PLOTLY_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,  # on by default, and would send a study's values to another's server
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+}
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """A heading with its figures.
+
+    Attributes:
+        title: The heading.
+        reading: How to read the figures.
+        figures: What is shown.
+        lacking: What is missing, where there are no figures.
+    """
+
+    title: str
+    reading: str
+    figures: Sequence[Figure]
+    lacking: str
+
+
+def render(template: str, **values: Any) -> str:
+    """A whole page.
+
+    Args:
+        template: File name among the templates.
+        values: What the template shows; texts are escaped.
+    """
+    return _templates.get_template(template).render(values)
+
+
+def figure_html(figure: Figure, div_id: str) -> Markup:
+    """A figure as an HTML element, without Plotly's script.
+
+    Args:
+        figure: Left as it is. Names of its traces, titles and annotations are plain text.
+        div_id: Unique in the page.
+    """
+    shown = apply_theme(Figure(figure))
+    shown.for_each_trace(lambda trace: trace.update(name=_escaped(trace.name)))
+    for axes in (shown.select_xaxes(), shown.select_yaxes()):
+        for axis in axes:
+            axis.title.text = _escaped(axis.title.text)
+    shown.for_each_annotation(lambda annotation: annotation.update(text=_escaped(annotation.text)))
+    text = plotly.io.to_html(
+        shown,
+        config=_PLOTLY_CONFIG,
+        include_plotlyjs=False,
+        full_html=False,
+        default_height=shown.layout.height or 400,
+        div_id=div_id,
+    )
+    return Markup(text)
+
+
+def _escaped(text: str | None) -> str | None:
+    return None if text is None else str(escape(text))
+
+
+def jpeg_uri(pixels: Frames) -> str:
+    """An RGB picture, uint8 (H, W, 3), as the address of a small JPEG that is its own content."""
+    encoded = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+
+
+_templates = Environment(
+    loader=PackageLoader("vidclf.reports"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters.update(figure=figure_html, jpeg=jpeg_uri)
+_templates.globals.update(plotly_script=get_plotlyjs)

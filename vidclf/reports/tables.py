@@ -1,0 +1,175 @@
+"""Tables of ranked trials and models, for the terminal, for pages and in Markdown."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, TrialRow
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a leaderboard.
+
+    Attributes:
+        heading: Its heading.
+        cell: A row's cell, a text; for a page also what `HtmlTable` allows.
+        left: Whether it is aligned left, as words are.
+        wrap: Whether the terminal breaks its cells rather than all others.
+    """
+
+    heading: str
+    cell: Callable[[Any], Any]
+    left: bool = False
+    wrap: bool = False
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table.
+
+    Attributes:
+        headings: Of its columns.
+        left: Those of columns that are aligned left, as words are.
+        rows: Each row's CSS classes, of those that the page's style knows, and its cells: texts or
+            `MarkedCell`.
+    """
+
+    headings: Sequence[str]
+    left: Collection[str]
+    rows: Sequence[tuple[str, Sequence["str | MarkedCell"]]]
+
+
+@dataclass(frozen=True)
+class MarkedCell:
+    """A cell with a colour and a second line.
+
+    Attributes:
+        text: The first line.
+        colour: A CSS colour before it.
+        note: The second line.
+    """
+
+    text: str
+    colour: str
+    note: str
+
+
+def score_column(heading: str) -> Column:
+    """The figure that rows are ranked by."""
+    return Column(heading, lambda row: ranking.figure(row.value, ".4f"))
+
+
+def cost_columns(*metrics: str) -> list[Column]:
+    """Latencies and sizes."""
+    forms = {LATENCY: ("ms a clip", ".1f"), FILE_LATENCY: ("ms a file", ".1f"), SIZE: ("MB", ".2f")}
+
+    def column(metric: str) -> Column:
+        heading, form = forms[metric]
+        return Column(heading, lambda row: ranking.figure(row.metrics.get(metric), form))
+
+    return [column(metric) for metric in metrics]
+
+
+PARAMS = Column("searched values", lambda row: ranking.param_words(row.params), left=True, wrap=True)
+
+
+def trial_columns(
+    heading: str,
+    ranked: Sequence[TrialRow],
+    *,
+    costs: Sequence[str] = (LATENCY, SIZE),
+    starred: Collection[TrialRow] | None = None,
+) -> list[Column]:
+    """The columns that every leaderboard of a study has.
+
+    Args:
+        heading: Of the objective.
+        ranked: Every ranked trial, best first.
+        costs: Metrics that have a column.
+        starred: Trials with a star, for tables that shade no rows.
+    """
+    ranks = {row.number: rank for rank, row in enumerate(ranked, start=1)}
+    marks = {row.number: "*" for row in starred or ()}
+    unmarked = "" if starred is None else " "
+    return [
+        Column("rank", lambda row: str(ranks[row.number])),
+        Column("trial", lambda row: f"{row.number}{marks.get(row.number, unmarked)}"),
+        Column("base", lambda row: row.base, left=True),
+        score_column(heading),
+        *cost_columns(*costs),
+    ]
+
+
+def rich_table(title: str, columns: Sequence[Column], rows: Iterable[TrialRow], caption: str = "") -> Table:
+    """A leaderboard for the terminal."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.heading.replace(" a ", "/"),
+            justify="left" if column.left else "right",
+            no_wrap=not column.wrap,
+            overflow="fold" if column is PARAMS else "ellipsis",
+            min_width=20 if column is PARAMS else None,
+        )
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
+    if caption:
+        table.caption, table.caption_justify = caption, "left"
+    return table
+
+
+def html_table(
+    columns: Sequence[Column], rows: Iterable[TrialRow], classes: Callable[[Any], str]
+) -> HtmlTable:
+    """A leaderboard for a page.
+
+    Args:
+        columns: Its columns.
+        rows: Its rows.
+        classes: CSS classes of a row, of those that the pages' style knows.
+    """
+    left = {column.heading for column in columns if column.left}
+    cells = [(classes(row), [column.cell(row) for column in columns]) for row in rows]
+    return HtmlTable([column.heading for column in columns], left, cells)
+
+
+def markdown_table(columns: Sequence[Column], rows: Iterable[TrialRow], escaped: Callable[[str], str]) -> str:
+    """A leaderboard in Markdown, its texts passed through ``escaped``."""
+    lines = [[escaped(column.heading) for column in columns]]
+    lines.append([":--" if column.left else "--:" for column in columns])
+    lines += [[escaped(column.cell(row)) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def study_leaderboard(
+    rows: Sequence[TrialRow], metric: str, direction: str, *, test: str, top: int = 10
+) -> Table:
+    """The best trials for the terminal, with the best of each base and the Pareto front however they rank.
+
+    Args:
+        rows: Trials of one study.
+        metric: The objective.
+        direction: Its direction.
+        test: How often the test split was read, in words.
+        top: How many of the best.
+    """
+    best = ranking.ranked(rows, direction)
+    measured = any(LATENCY in row.metrics for row in best)
+    front = ranking.pareto_front(rows, direction) if measured else []
+    shown = ranking.leaders(rows, direction, front, top)
+    notes = []
+    if hidden := len(best) - len(shown):
+        notes.append(f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
+    if front:
+        notes.append("* Pareto front: no other trial is better, faster and smaller at once, to two digits.")
+    if measured and len({row.shape for row in shown}) < len(shown):
+        notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
+    notes.append(f"Figures are selected on val and so optimistic; {test}.")
+    heading, costs = metric.partition("/")[2], (LATENCY, FILE_LATENCY, SIZE)
+    columns = [*trial_columns(heading, best, costs=costs, starred=front), PARAMS]
+    return rich_table(f"Best trials by {metric}", columns, shown, "\n".join(notes))
