@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.stats import permutation_test
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from vidclf.evaluation import intervals
@@ -290,15 +291,15 @@ def test_many_groups_tell_at_small_alphas() -> None:
 def test_random_flips_know_neither_names_nor_sides() -> None:
     generator = np.random.default_rng(0)
     differences = generator.normal(0.3, 1, 25)
-    p = intervals._flip_p(differences, 0.05)
+    p = intervals.sign_flip_p(differences, 0.05)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.15)
-    assert intervals._flip_p(-generator.permutation(differences), 0.05) == p
-    assert intervals._flip_p(differences, 0.001) == pytest.approx(p, rel=0.15)  # five times as many
+    assert intervals.sign_flip_p(-generator.permutation(differences), 0.05) == p
+    assert intervals.sign_flip_p(differences, 0.001) == pytest.approx(p, rel=0.15)  # five times as many
 
 
 def test_flips_are_all_tried_up_to_fourteen_groups_and_never_give_0() -> None:
-    assert intervals._flip_p(np.ones(14), 0.05) == 2 / 2**14
-    assert intervals._flip_p(np.ones(40), 0.05) == 1 / 10_001
+    assert intervals.sign_flip_p(np.ones(14), 0.05) == 2 / 2**14
+    assert intervals.sign_flip_p(np.ones(40), 0.05) == 1 / 10_001
 
 
 @given(st.integers(1, 500), st.floats(0.001, 0.5))
@@ -330,3 +331,14 @@ def test_equal_models_are_seldom_told_apart() -> None:
         labels, guesses, groups = clips(seed, 12, models=2)
         told += compared("macro_f1", labels, guesses[0], guesses[1], groups).verdict != "cannot tell"
     assert told / 800 <= 0.065
+
+
+@pytest.mark.parametrize("groups", [4, 7])
+def test_sign_flips_are_scipys_permutation_test(groups: int) -> None:
+    for seed in range(5):
+        differences = np.random.default_rng(seed).normal(0.3, 1, groups)
+        expected = permutation_test(
+            (differences,), lambda values, axis: np.abs(values.sum(axis=axis)), permutation_type="samples",
+            alternative="greater", vectorized=True, n_resamples=np.inf,
+        )  # fmt: skip
+        assert intervals.sign_flip_p(differences, 0.05) == pytest.approx(expected.pvalue)

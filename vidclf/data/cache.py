@@ -17,6 +17,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from vidclf import config
 from vidclf.exceptions import InputError
 
 _SHARE_OF_DISK = 5
@@ -166,6 +167,22 @@ def keep(entry: Path, size: int, write: Callable[[IO[bytes]], Any]) -> bool:
         with contextlib.suppress(OSError):  # there may not even be a folder
             partial.unlink()
     return kept
+
+
+def entry(cache: str, *made_from: Any) -> Path:
+    """The file of an array, whether it exists or not.
+
+    Args:
+        cache: Its cache, as ``clips``.
+        made_from: Everything that its values depend on, as JSON values.
+    """
+    key = config.digest(list(made_from))
+    return folder() / cache / key[:2] / f"{key}.npy"
+
+
+def save(entry: Path, values: NDArray[Any]) -> bool:
+    """Keeps an array for `load`; whether there was room for it."""
+    return keep(entry, values.nbytes, lambda file: np.save(file, values))
 
 
 @dataclass

@@ -11,7 +11,6 @@ import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
 
-from vidclf import config
 from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
 from vidclf.data.remote import named
@@ -42,8 +41,7 @@ class ClipStore:
 
     def entry(self, path: Path) -> Path:
         """The file that holds the decoded clip, whether it exists or not."""
-        key = config.digest([content_digest(path), video.DECODER, self.grid, self.store_side])
-        return cache.folder() / "clips" / key[:2] / f"{key}.npy"
+        return cache.entry("clips", content_digest(path), video.DECODER, self.grid, self.store_side)
 
     def read(self, path: Path) -> Frames:
         """The clip's grid, uint8 (T, H, W, 3), read-only.
@@ -63,7 +61,7 @@ class ClipStore:
             # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
-        cache.keep(entry, clip.frames.nbytes, lambda file: np.save(file, clip.frames))
+        cache.save(entry, clip.frames)
         return clip
 
     def predicted_bytes(self, path: Path) -> int:

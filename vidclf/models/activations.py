@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vidclf import config
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
@@ -60,10 +58,8 @@ class ActivationCache:
         """The file of a view of clip ``index``, whether it exists or not; the clips have a store."""
         assert clips.store is not None
         frames = [video.DECODER, clips.store.grid, clips.store.store_side]
-        key = config.digest(
-            [*self.made_by, content_digest(clips.paths[index]), *frames, self.views.key(view)]
-        )
-        return cache.folder() / "activations" / key[:2] / f"{key}.npy"
+        content = content_digest(clips.paths[index])
+        return cache.entry("activations", *self.made_by, content, *frames, self.views.key(view))
 
     def read(self, entry: Path) -> Tensor | None:
         """The float16 output that was kept; ``None`` where none was."""
@@ -81,5 +77,4 @@ class ActivationCache:
 
     def keep(self, entry: Path, values: Tensor) -> None:
         """Writes a float16 output where there is room."""
-        plain = values.cpu().contiguous().numpy()
-        cache.keep(entry, plain.nbytes, lambda file: np.save(file, plain))
+        cache.save(entry, values.cpu().contiguous().numpy())

@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 
-from vidclf import config
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import content_digest
@@ -67,8 +66,7 @@ class _Key(NamedTuple):
     def entry(self) -> Path:
         """The file that holds the vector, whether it exists or not."""
         frames = [video.DECODER, self.store.grid, self.store.store_side, *astuple(self.framing)]
-        key = config.digest([self.content, *frames, MADE_WITH, self.name, self.version])
-        return cache.folder() / "features" / key[:2] / f"{key}.npy"
+        return cache.entry("features", self.content, *frames, MADE_WITH, self.name, self.version)
 
 
 _MEMO_LIMIT = 16_384
@@ -160,7 +158,7 @@ def _read(key: _Key) -> Vector | None:
 
 
 def _keep(key: _Key, vector: Vector) -> None:
-    cache.keep(key.entry, vector.nbytes, lambda file: np.save(file, vector))
+    cache.save(key.entry, vector)
     _remember(key, vector)
 
 
