@@ -286,7 +286,7 @@ def test_from_study_to_prediction(folder: Path) -> None:
             assert float(mirrored.data.params[path]) == pytest.approx(value)
     assert deliverer.client.get_run(parent).info.status == "FINISHED"
     pages = {file.path for file in deliverer.client.list_artifacts(parent)}
-    assert {"data.html", "study.html", "trials.csv", "README.md", "best.toml", "study.toml"} <= pages
+    assert {"study.html", "trials.csv", "README.md", "best.toml", "study.toml"} <= pages
 
     accept = ("--accept", "untested")  # the test split has one group
     promoted = json.loads(run("promote", "study", "--as", "squares", *accept, "--json").stdout)

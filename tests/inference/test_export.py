@@ -16,8 +16,8 @@ from vidclf.exceptions import InputError
 from vidclf.inference import benchmark, export
 from vidclf.models import untrained_model
 from vidclf.models.classifier import NeuralClassifier
-from vidclf.models.macs import multiply_accumulates
 from vidclf.models.saved import write_card
+from vidclf.models.video_network import multiply_accumulates
 from vidclf.runs.experiment import load_experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")

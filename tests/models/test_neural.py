@@ -22,8 +22,8 @@ from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.forward import Forward
-from vidclf.models.macs import multiply_accumulates
 from vidclf.models.training import BestSoFar, TrainConfig
+from vidclf.models.video_network import multiply_accumulates
 from vidclf.models.views import View
 from vidclf.models.weights import load_backbone
 

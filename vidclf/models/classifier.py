@@ -25,9 +25,8 @@ from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
 from vidclf.models.graph import ExportableNetwork, ProbabilityGraph
-from vidclf.models.macs import multiply_accumulates
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
-from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network
+from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network, multiply_accumulates
 from vidclf.models.views import View, Views, content_key
 
 _WEIGHTS = "weights.safetensors"

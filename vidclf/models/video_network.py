@@ -1,11 +1,13 @@
-"""Networks as named stages, a pooling and a fresh head."""
+"""Networks as named stages, a pooling and a fresh head, and how much they compute."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vidclf.models.networks import NETWORKS
 from vidclf.models.weights import load_backbone
@@ -192,6 +194,28 @@ def build_network(
         frozen_norm=frozen_norm,
         pooling=pooling,
     )
+
+
+@functools.cache
+def multiply_accumulates(network: str, pooling: Pooling, classes: int, frames: int, size: int) -> int:
+    """Multiply-accumulate operations of one view of a clip: those of convolutions and matrix products.
+
+    Counted from shapes alone, which takes no memory; once a process for each shape.
+
+    Args:
+        network: Key into `NETWORKS`.
+        pooling: See `VideoNetwork`.
+        classes: Outputs.
+        frames: Of the clip.
+        size: Edge of the frames in pixels.
+    """
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        built = build_network(
+            network, weights="none", classes=classes, dropout=0, frozen_stages=0, pooling=pooling
+        )
+        built.eval()(torch.empty(1, frames, 3, size, size))
+    # It counts a multiplication and the addition after it as two.
+    return int(counter.get_total_flops()) // 2
 
 
 def _joined(backbone: nn.Module, paths: tuple[str, ...]) -> nn.Module:

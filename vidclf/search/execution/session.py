@@ -21,7 +21,6 @@ from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
-from vidclf.reports.dataset_page import write_report
 from vidclf.runs.experiment import dataset_record, provenance
 from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
 from vidclf.search.definition.pruners import build_pruner
@@ -273,7 +272,7 @@ def _close(
     except DatabaseUnavailableError:  # what can be delivered is; the next session does the rest
         rows = []
     if ownership.leads:
-        _finish_own_attempt(opened, definition, ending, rows)
+        _finish_own_attempt(opened, ending, rows)
         with contextlib.suppress(DatabaseUnavailableError):
             _register(opened, ownership, deliverer)
     deliverer.close(timeout=30.0)
@@ -293,16 +292,9 @@ def _close(
             logger.warning("the best trials are not marked in MLflow: %s", error)
 
 
-def _finish_own_attempt(
-    opened: OpenStudy, definition: StudyDefinition, ending: Ending, rows: list[TrialRow]
-) -> None:
+def _finish_own_attempt(opened: OpenStudy, ending: Ending, rows: list[TrialRow]) -> None:
     own = opened.own_attempt
     _refresh(opened)
-    data_page = own.artifacts / "data.html"
-    if ending != "interrupted" and not data_page.exists():
-        manifest = read_manifest(next(iter(definition.space.bases.values())).data.manifest)
-        logger.info("writing the report on the data …")
-        write_report(manifest.entries, Path(manifest.name).parent.name, data_page)
     status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
     own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
 
