@@ -21,8 +21,8 @@ from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares, write_study
-from vidclf.cli import app as app_module
 from vidclf.cli import console
+from vidclf.cli import study as study_command
 from vidclf.cli.app import app
 from vidclf.runs import store
 from vidclf.runs.store import Store
@@ -178,7 +178,7 @@ def test_the_end_of_a_study_says_what_is_done_and_what_is_left(
 ) -> None:
     study = folder / "study.toml"
     opened = SimpleNamespace(logical=lambda: done, budget=lambda: budget)
-    assert app_module._all_done(opened, study, {"--trials": 3}) == words.format(study=study)  # type: ignore[arg-type]
+    assert study_command._all_done(opened, study, {"--trials": 3}) == words.format(study=study)  # type: ignore[arg-type]
 
 
 def test_the_command_that_goes_on_has_the_options_that_were_given() -> None:
@@ -190,7 +190,7 @@ def test_the_command_that_goes_on_has_the_options_that_were_given() -> None:
         "--trials": None,
     }
     again = "vidclf tune 's t.toml' '--continue-as=b c' --join --set=seed=1 --set=model.C=2"
-    assert app_module._again(Path("s t.toml"), given) == again
+    assert study_command._again(Path("s t.toml"), given) == again
     parsed = typer.main.get_command(app).commands["tune"].make_context("tune", shlex.split(again)[2:])  # type: ignore[attr-defined]
     assert (parsed.params["continue_as"], parsed.params["set_"]) == ("b c", ["seed=1", "model.C=2"])
 

@@ -34,8 +34,8 @@ _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
     "from vidclf.data import guarded; guarded.run_child(fd)"
 )
-"""A child of `multiprocessing`, and so of the pools of `concurrent.futures` and pebble, would import the parent's
-main script, which may be anybody's here."""
+"""A child of `multiprocessing`, and so of pools as those of `concurrent.futures` and pebble, would import the
+parent's main script, which may be anybody's here."""
 
 
 class Child:
