@@ -1,4 +1,4 @@
-"""vidclf from Python: what `vidclf/__init__.py` offers by name."""
+"""The Python API: the five names of ``import vidclf``."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a run is called: what it is, in a few words, wherever runs stand side by side."""
+"""Names of runs, models and trials as people read them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 import typer
-from typer.testing import CliRunner, Result
 
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares, write_study
+from tests.command import run
 from vidclf.cli import console
 from vidclf.cli import study as study_command
 from vidclf.cli.app import app
@@ -32,13 +32,6 @@ from vidclf.tracking.deliverer import Deliverer
 COMMANDS = ["init", "data demo", "data import", "data check", "data report", "data store"]
 COMMANDS += ["train", "tune", "status", "compare", "confirm", "promote"]
 COMMANDS += ["rollback", "predict", "bench", "export", "ui", "doctor"]
-
-
-def run(*arguments: object, expect: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
-    assert "Traceback (most recent" not in result.stderr
-    return result
 
 
 @pytest.fixture

@@ -8,31 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.clips import write_experiment
-from tests.registry.test_registry import save_model
+from tests.saved_models import save_model, save_network
 from vidclf.cli.app import app
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
 from vidclf.inference import benchmark, export
-from vidclf.models import untrained_model
 from vidclf.models.classifier import NeuralClassifier
-from vidclf.models.saved import write_card
 from vidclf.models.video_network import multiply_accumulates
-from vidclf.runs.experiment import load_experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def save_network(folder: Path, kind: str, manifest: Manifest, **model: object) -> Path:
-    """A network of random weights, saved like a trained one."""
-    lines = "\n".join(f"{key} = {value}" for key, value in model.items())
-    file = write_experiment(folder / f"{kind}.toml", kind, manifest.path, model=lines)
-    saved = untrained_model(load_experiment(file).resolved())
-    directory = folder / "model"
-    directory.mkdir()
-    saved.classifier.save(directory)
-    write_card(saved.card, directory)
-    return directory
 
 
 @pytest.mark.parametrize(

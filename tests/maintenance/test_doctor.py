@@ -17,11 +17,12 @@ import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
-from tests.registry.test_registry import make_kept
+from tests.saved_models import make_kept
+from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
 from vidclf.cli.app import app
 from vidclf.data import cache
 from vidclf.exceptions import InputError
@@ -36,9 +37,6 @@ from vidclf.search.record.study import DEFINITION, OpenStudy
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 
-LONG_AGO = time.time() - 7200
-METRIC = "val/macro_f1"
-
 
 @pytest.fixture
 def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
@@ -48,48 +46,7 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     return made
 
 
-def make_optuna_study(store: Store) -> OpenStudy:
-    """A study with one complete trial, which has its folder and its run."""
-    storage = open_storage(store)
-    study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
-    stored = {
-        "uuid": "0123456789abcdef",
-        "question": "?",
-        "objectives": [{"metric": METRIC, "direction": "maximize"}],
-        "constraints": [],
-        "bases": {"svm": {"model": {"kind": "svm"}}},
-        "experiment": "gestures",
-    }
-    study.set_user_attr(DEFINITION, json.dumps(stored))
-    opened = OpenStudy(study, storage, stored, store)
-    own = opened.own_attempt
-    own.create(Identity(opened.attempt_id(), "gestures", "search", None, STARTED, {}, {"objective": METRIC}))
-    end(own)
-    add_trial(opened, TrialState.COMPLETE)
-    make_folder(opened, 0)
-    end(opened.attempt(0), metrics={METRIC: 0.5})
-    for attempt in (own, opened.attempt(0)):
-        Deliverer(store).deliver(attempt)
-    return opened
-
-
-def add_trial(opened: OpenStudy, state: TrialState, **attributes: Any) -> None:
-    complete = state == TrialState.COMPLETE
-    made = create_trial(
-        state=state,
-        values=[0.5] if complete else None,
-        params={"model.C": 1.0},
-        distributions={"model.C": optuna.distributions.FloatDistribution(0.1, 10.0)},
-        user_attrs={"metrics": {METRIC: 0.5} if complete else {}, **attributes},
-    )
-    opened.study.add_trial(made)
-
-
-def make_folder(opened: OpenStudy, number: int) -> Attempt:
-    attempt = opened.attempt(number)
-    identity = opened.attempt_id(number), "gestures", f"search {number}", opened.attempt_id(), STARTED
-    attempt.create(Identity(*identity, params={"model.C": 1.0}))
-    return attempt
+LONG_AGO = time.time() - 7200
 
 
 def delivered_trial(store: Store) -> tuple[Attempt, str]:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.neural_models import Curves, build, split
 from vidclf.data.manifest import Manifest
 from vidclf.models.classifier import NeuralClassifier
-
-from .test_activations import Curves, build, split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

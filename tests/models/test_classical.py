@@ -1,6 +1,5 @@
 """Every classical kind keeps one contract: it learns motion, is repeatable, and loads nothing foreign."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 import skops.io
 from sklearn.preprocessing import FunctionTransformer
 
-from tests.clips import CLASSES, moving_square, write_experiment
+from tests.classical_models import clips, experiment, fitted, silent
+from tests.clips import CLASSES, write_experiment
 from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
@@ -24,18 +24,11 @@ from vidclf.models.classical_config import (
     SvmExperiment,
     WeightedConfig,
 )
-from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.features import FEATURES
 from vidclf.runs.experiment import load_experiment, portable
 from vidclf.search.definition.space import build_space
 
 KINDS = [kind for kind, spec in MODELS.items() if issubclass(spec.config, ClassicalExperiment)]
-SMALL: dict[str, dict[str, Any]] = {
-    "forest": {"trees": 20},
-    "boosting": {"iterations": 10, "min_leaf": 2},
-    "knn": {"neighbours": 3},
-}
-"""What keeps the tests quick, and boosting able to split a dozen clips."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS),
     *((kind, {"scale": "block", "pca": 0.9}) for kind in KINDS),
@@ -45,41 +38,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("knn", {"metric": "cosine", "vote": "distance"}),
 ]
 """Every kind, and every way through a builder."""
-
-
-def experiment(kind: str = "svm", **values: Any) -> Any:
-    base = {"data": {"manifest": "/m.csv", "frames": 6, "size": 32}, "model": {"kind": kind}}
-    dotted = {key.replace("__", "."): value for key, value in values.items()}
-    return config.validate(MODELS[kind].config, config.override(base, dotted), "test")
-
-
-def clips(
-    labels: Sequence[int], seed: int = 0, group_size: int = 4, classes: tuple[str, ...] = CLASSES
-) -> ClipSet:
-    """Squares that move down (0) or right (1); so many neighbours in the list are one group."""
-    frames = [
-        moving_square(CLASSES[label], np.random.default_rng((seed, index)))
-        for index, label in enumerate(labels)
-    ]
-    return ClipSet(
-        tuple(Path(f"{index}") for index in range(len(labels))),
-        np.array(labels, dtype=np.int64),
-        tuple(f"g{index // group_size}" for index in range(len(labels))),
-        classes,
-        lambda path: frames[int(str(path))],
-    )
-
-
-def silent(step: int, values: Any) -> None:
-    raise AssertionError("nothing is known before training")
-
-
-def fitted(kind: str, train: ClipSet, values: dict[str, Any], seed: int = 0) -> ClassicalClassifier:
-    model = {"features": ["flow"], **SMALL.get(kind, {}), **values}
-    described = experiment(kind, seed=seed, **{f"model__{key}": value for key, value in model.items()})
-    classifier: Any = MODELS[kind].build(described, train.classes)
-    classifier.fit(train, train, silent)
-    return classifier  # type: ignore[no-any-return]
 
 
 def test_the_kinds_are_found() -> None:

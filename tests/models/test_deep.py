@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torchvision import models
 
-from tests.models.test_activations import TRAIN, VAL, Counted, split
-from tests.models.test_classical import clips, silent
+from tests.classical_models import clips, silent
+from tests.neural_models import TRAIN, VAL, Counted, split
 from vidclf import config
 from vidclf.data import cache
 from vidclf.data.augmentation import eval_view

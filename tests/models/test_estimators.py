@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from tests.classical_models import clips, experiment, fitted, silent
 from tests.clips import CLASSES
-from tests.models.test_classical import clips, experiment, fitted, silent
 from vidclf.data.clips import ClipSet
 from vidclf.models import estimators
 from vidclf.models.estimators import ClassicalClassifier, calibration_folds

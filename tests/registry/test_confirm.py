@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.cli.test_cli import run
 from tests.clips import write_experiment, write_squares
+from tests.command import run
 from vidclf.comparison import label_errors
 from vidclf.comparison.rows import gather
 from vidclf.data.manifest import read_manifest

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import run
 from tests.clips import write_experiment, write_squares
+from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.evaluation.intervals import PairedComparison
 from vidclf.exceptions import InputError

@@ -1,6 +1,5 @@
 """Registering, finding and serving models, with pickle switched off."""
 
-import base64
 import contextlib
 import json
 import shutil
@@ -18,11 +17,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
-from tests.attempts import end, fresh_store, make_study, make_trial, shipped
+from tests.attempts import fresh_store, make_study, make_trial, shipped
+from tests.saved_models import CLASSES, data_url, make_kept
 from vidclf import models
-from vidclf.data.clips import ClipSet
 from vidclf.exceptions import InputError
-from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.registry import resolve
 from vidclf.registry.aliases import history
 from vidclf.registry.resolve import resolve_model
@@ -33,8 +31,6 @@ from vidclf.tracking import model_package
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.model_package import deliver_model
 
-CLASSES = ("climb", "jump", "run")
-
 
 @pytest.fixture
 def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
@@ -43,35 +39,14 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return MlflowClient(store.mlflow_uri)
-
-
-def save_model(directory: Path) -> None:
-    """A majority model: it says ``jump`` (3 of 4) without looking at a frame."""
-    labels = np.array([1, 1, 1, 2])
-    clips = ClipSet(tuple(Path(f"{number}.mp4") for number in range(4)), labels, tuple("abcd"), CLASSES, open)  # type: ignore[arg-type]
-    tree = {"data": {"manifest": "/data/manifest.csv"}, "model": {"kind": "majority"}}
-    spec = models.MODELS["majority"]
-    classifier = spec.build(spec.config.model_validate(tree), CLASSES)
-    classifier.fit(clips, clips, lambda step, metrics: None)
-    directory.mkdir()
-    classifier.save(directory)
-    write_card(ModelMetadata("majority", CLASSES, 16, 256, tree, (("sha", "a"),), {}), directory)
-
-
-def make_kept(store: Store, number: int = 0) -> Attempt:
-    """A finished trial that kept its model."""
-    trial = make_trial(store, number, parent="study-1")
-    save_model(trial.model)
-    end(trial, metrics={"val/macro_f1": 0.75, "latency/p50_ms": 3.0})
-    return trial
-
-
-@pytest.fixture
 def trial(store: Store) -> Attempt:
     make_study(store)
     return make_kept(store)
+
+
+@pytest.fixture
+def client(store: Store) -> MlflowClient:
+    return MlflowClient(store.mlflow_uri)
 
 
 def write_video(path: Path) -> Path:
@@ -84,10 +59,6 @@ def write_video(path: Path) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
-
-
-def data_url(content: bytes) -> str:
-    return "data:video/x-msvideo;base64," + base64.b64encode(content).decode()
 
 
 def test_a_kept_model_is_logged_once(store: Store, client: MlflowClient, trial: Attempt) -> None:

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from tests.attempts import fresh_store, shipped
 from tests.clips import write_experiment
-from tests.inference.test_export import save_network
-from tests.registry.test_registry import make_kept, save_model
+from tests.saved_models import make_kept, save_model, save_network
 from vidclf import config
 from vidclf.cli.app import app
 from vidclf.data import cache

@@ -21,8 +21,7 @@ import pytest
 from mlflow.models import Model
 
 from tests.attempts import end, fresh_store, make_study, make_trial, shipped
-from tests.inference.test_export import save_network
-from tests.registry.test_registry import CLASSES, data_url, make_kept, save_model
+from tests.saved_models import CLASSES, data_url, make_kept, save_model, save_network
 from vidclf.data import video
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
 from tests.clips import write_experiment, write_squares
+from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.runs.folder import Attempt
 from vidclf.runs.retrain import train_model

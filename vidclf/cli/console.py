@@ -1,4 +1,4 @@
-"""What every command shares: words, tables, progress bars, exit codes, and clear messages for errors."""
+"""Shared by all commands: options, messages, tables, progress bars, error messages and exit codes."""
 
 import contextlib
 import errno

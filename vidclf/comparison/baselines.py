@@ -1,4 +1,4 @@
-"""What every comparison holds beside our models: the most frequent class, and published figures."""
+"""Baselines of a comparison: the most frequent class, and published figures."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One comparison, read once for all that is printed and written of it."""
+"""All data of one comparison, read once for the table, the page and the notes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

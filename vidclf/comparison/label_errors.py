@@ -1,4 +1,4 @@
-"""What the compared models say of single clips: which all get wrong, and whose label looks wrong."""
+"""Clips that all models misclassify, and clips whose label looks wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

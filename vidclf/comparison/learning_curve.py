@@ -1,4 +1,4 @@
-"""Would more clips help: a model trained on ever more training groups, judged on the same val."""
+"""Learning curves: the score of a model by its number of training groups."""
 
 import logging
 import statistics

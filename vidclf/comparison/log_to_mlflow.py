@@ -1,4 +1,4 @@
-"""A comparison's page as a run of its own in MLflow."""
+"""Logs a comparison's page to MLflow as a run."""
 
 import shutil
 import uuid

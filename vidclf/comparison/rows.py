@@ -1,4 +1,4 @@
-"""What is compared: trials as Optuna's database sums them up, and the folders of single runs."""
+"""Rows of a comparison: trials from Optuna's database, and the folders of single runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What separates the best from the others: a paired test over groups, where predictions allow one."""
+"""Paired tests over groups between the best row and each other row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The answer in words, and what it rests on."""
+"""The recommendation of a comparison as text, with the evidence for it."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence

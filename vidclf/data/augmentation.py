@@ -1,4 +1,4 @@
-"""What a network sees of a clip: random views in training, one fixed view in evaluation.
+"""Augmentation: random views in training, one fixed view in evaluation.
 
 A view draws its parameters once for the whole clip, so that the frames keep
 their motion. All draws come from a generator of the view's own: no global

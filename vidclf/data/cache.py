@@ -1,4 +1,4 @@
-"""The caches on disk: where they lie, how much they may take, and entries that are whole or not there."""
+"""The caches on disk: location, size limit, and writing entries that are complete or absent."""
 
 import contextlib
 import fcntl

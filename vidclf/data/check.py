@@ -1,4 +1,4 @@
-"""Decoding every clip to its end, where nothing it does can hurt: in child processes with limits."""
+"""Checks clips by decoding each of them completely, in child processes with limits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Work on files that nobody vouches for: in child processes with limits, which alone they can take down."""
+"""Decodes untrusted files in child processes with limits on time and memory."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""From clips as users have them to a manifest."""
+"""Imports clips as users have them into a manifest."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Clips that show one scene, found by perceptual hashes where their names tell nothing."""
+"""Groups clips that show the same scene, by perceptual hashes."""
 
 import itertools
 from collections.abc import Sequence

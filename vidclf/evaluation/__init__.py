@@ -1,1 +1,1 @@
-"""What predictions are worth: metrics, intervals, calibration and ranking."""
+"""Metrics of predictions, their intervals, calibration, and the ranking of trials."""

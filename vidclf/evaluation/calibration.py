@@ -1,4 +1,4 @@
-"""Probabilities that can be taken at their word: one temperature for all logits.
+"""Temperature scaling: one temperature for all logits, so that confidence matches accuracy.
 
 A network that is right 90 % of the time tends to say so with 99 %. Dividing its logits by a temperature,
 fitted on clips it was not trained on, mends most of that and changes no label (Guo et al. 2017,

@@ -1,4 +1,4 @@
-"""How far figures of a small test set can be trusted: intervals and comparisons that respect groups.
+"""Confidence intervals and paired tests for clips that come in groups.
 
 The clips of a group resemble each other, so what counts is how many groups there are. Every metric here is
 a mean over classes of ratios of sums over groups (accuracy: one ratio), so that each group's influence on it

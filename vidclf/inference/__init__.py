@@ -1,1 +1,1 @@
-"""Finished models at work: prediction, export, and what a model costs on this machine."""
+"""Prediction with saved models, their export, and their latency, size and memory."""

@@ -1,4 +1,4 @@
-"""``vidclf bench``: what a saved model costs on this machine."""
+"""``vidclf bench``: latency, throughput, size and memory of a saved model on this machine."""
 
 import platform
 import tempfile

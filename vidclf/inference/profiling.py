@@ -1,4 +1,4 @@
-"""What a model costs: latency, size and memory, and the machine they were measured on."""
+"""Latency, size and memory of a model, and the machine they were measured on."""
 
 import contextlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""``vidclf doctor``: everything that can be wrong with a store, and what the store weighs."""
+"""``vidclf doctor``: all checks of a store, their repairs, and the store's disk usage."""
 
 import os
 from collections.abc import Callable, Iterable

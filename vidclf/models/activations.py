@@ -1,4 +1,4 @@
-"""The activation cache: what the frozen part of a network makes of a view is computed once.
+"""The activation cache: outputs of the frozen part of a network, computed once for each view.
 
 Frozen stages give the same output for the same view in every epoch, trial,
 worker and study. It is kept on disk in half precision, which changes logits by

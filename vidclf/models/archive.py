@@ -1,4 +1,4 @@
-"""Archives from strangers: opened only if they are no larger inside than they look from outside."""
+"""Checks an archive before it is opened: decompressed, it may be no larger than it declares."""
 
 import zipfile
 from pathlib import Path

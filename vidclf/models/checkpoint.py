@@ -1,4 +1,4 @@
-"""The state of a fit between two epochs, from which a fit that was cut short goes on."""
+"""The checkpoint of a fit: its state between two epochs, from which an interrupted fit resumes."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

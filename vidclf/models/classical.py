@@ -1,4 +1,4 @@
-"""Classical models: where a study searches, and scikit-learn's estimators behind scaling and components."""
+"""Builders of classical models: scikit-learn estimators behind scaling and PCA, and their search ranges."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The feature ``deep``: what a frozen network makes of a clip, pooled over space and time."""
+"""The feature ``deep``: outputs of a frozen network, pooled over space and time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which frames and pixels the features see, and the vectors that are computed once.
+"""The feature cache: vectors of hand-made features, computed once for each clip and framing.
 
 A feature's vector is kept on disk for each clip and framing, shared by trials,
 workers and studies. It is kept in double precision, so that a vector that was

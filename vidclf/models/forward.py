@@ -1,4 +1,4 @@
-"""From clips to logits: pixels, precision, and the frozen part run once where its output is kept."""
+"""From clips to logits: pixels, precision, and the cached outputs of the frozen part."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

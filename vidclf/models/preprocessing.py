@@ -1,4 +1,4 @@
-"""Steps of a classical model that scikit-learn lacks, or that there fail on few clips.
+"""scikit-learn transformers and estimators that scikit-learn lacks, or whose own fail on few clips.
 
 They are scikit-learn estimators, so that calibration fits them anew in each of its folds.
 """

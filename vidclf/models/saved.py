@@ -1,4 +1,4 @@
-"""The folder in which a trained model is kept: plain files, the same for every kind."""
+"""The folder of a saved model: plain files, the same for every kind."""
 
 import json
 from collections.abc import Iterable, Mapping

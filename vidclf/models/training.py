@@ -1,4 +1,4 @@
-"""What the training loop is made of: its settings, order, schedule, scores and stopping rule."""
+"""Parts of the training loop: settings, sampling order, optimizer, schedule and early stopping."""
 
 import functools
 from collections import deque

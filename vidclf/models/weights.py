@@ -1,4 +1,4 @@
-"""The weights that networks start from: torchvision's, or a file's."""
+"""Pretrained weights: from torchvision, or from a file."""
 
 import contextlib
 import pickle

@@ -1,4 +1,4 @@
-"""The model card: what a promoted model is, how good it is, and what is not known of it."""
+"""The model card of a promoted model: its data, metrics, gates, costs and limits."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Tries a study's finalists again, on seeds and clips that did not choose them.
+"""Confirms a study's finalists on fresh seeds and on clips that did not select them.
 
 The best of many trials is partly lucky. Each finalist is trained anew under fresh seeds, in folds over clips
 of train, which the search never scored; val does in every fit what it did in the search, it only chooses the

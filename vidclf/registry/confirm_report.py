@@ -1,4 +1,4 @@
-"""What a confirmation found: the finalists' new figures, what they mean in words, and where both are kept."""
+"""The report of a confirmation: metrics of the finalists, their comparison, and where both are stored."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Brings the record of an attempt that ran elsewhere from MLflow, so that it can be promoted here."""
+"""Downloads the record of an attempt that ran on another machine from MLflow."""
 
 import json
 import re

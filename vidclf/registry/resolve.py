@@ -1,4 +1,4 @@
-"""Finds saved models by what people call them."""
+"""Resolves a model reference: registered name with alias or version, run id, or folder."""
 
 import tempfile
 import urllib.parse

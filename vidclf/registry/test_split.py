@@ -1,4 +1,4 @@
-"""Reading the test split: the one place where its labels are looked at."""
+"""Scores models on the test split: the one module that reads its labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Running one configuration several times, so that luck is not taken for merit."""
+"""Repeats of one configuration by seed or by fold, with the mean and deviation of their metrics."""
 
 import shutil
 import statistics

@@ -1,4 +1,4 @@
-"""What is made of a trial only once it is wanted: its model, where it has none, and its pictures."""
+"""Trains the model of a finished trial again, and draws a trial's pictures afterwards."""
 
 import shutil
 

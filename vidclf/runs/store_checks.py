@@ -1,4 +1,4 @@
-"""What can be wrong with a store's own files and the caches; needs neither Optuna nor MLflow."""
+"""Checks of a store's own files and of the caches; needs neither Optuna nor MLflow."""
 
 import importlib.util
 import math

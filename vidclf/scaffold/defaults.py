@@ -1,4 +1,4 @@
-"""What is chosen for a folder of clips, from what they and the machine are, and why."""
+"""Default values for a folder of clips, chosen from the clips and the machine, each with its reason."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Looks at a folder of clips and writes a first experiment of each family and a study."""
+"""Scans a folder of clips, and writes a first experiment of each family and a study."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""MLflow as a mirror of the attempt folders, and its UI led by the hand."""
+"""Mirrors attempt folders to MLflow, and opens its UI at a study's results."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Delivers in the background while attempts run."""
+"""A thread that delivers attempts to MLflow while they run."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Where MLflow and the attempt folders can disagree."""
+"""Checks for differences between MLflow and the attempt folders."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial

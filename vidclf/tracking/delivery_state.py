@@ -1,4 +1,4 @@
-"""What an attempt folder has that MLflow has not got yet."""
+"""The delivery state of an attempt: what MLflow has of it, and what is pending."""
 
 import json
 import os

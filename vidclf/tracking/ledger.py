@@ -1,4 +1,4 @@
-"""Every read of a test split, written down before it happens, in MLflow beside the registry.
+"""The ledger of test reads: every read of a test split, recorded in MLflow before it happens.
 
 Whoever looks at a test split often enough finds a model that does well on it by luck. So each read is
 numbered, and promotion asks more of a challenger the more often its test split was read.

@@ -1,4 +1,4 @@
-"""A store that was moved: MLflow's database names its artifacts by absolute paths."""
+"""Repairs the absolute artifact paths in MLflow's database after a store was moved."""
 
 import json
 import sqlite3

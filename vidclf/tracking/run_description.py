@@ -1,4 +1,4 @@
-"""A run's description in MLflow: what it was, what came of it, where it lies."""
+"""A run's description in MLflow: its configuration, its result, its folder."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""MLflow's UI on a store, opened where a study's ranked trials are."""
+"""Serves MLflow's UI on a store, with links to a study's ranked trials."""
 
 import contextlib
 import ipaddress

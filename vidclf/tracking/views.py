@@ -1,4 +1,4 @@
-"""Leads MLflow's UI by the hand: it opens an experiment on an empty page unless a link names a view.
+"""Views of MLflow's UI: it opens an experiment on an empty page unless a link names a view.
 
 A view is JSON in an experiment tag; a link's ``viewStateShareKey`` names the tag. MLflow's UI (3.17) takes
 pinned and hidden runs (``runsPinned``, ``runsHidden``) from the browser's own storage alone, so trials that

@@ -1,4 +1,4 @@
-"""What a supervisor and its workers say to each other, and what each worker can be asked for."""
+"""Messages between a supervisor and its workers, and the resources of a worker."""
 
 import importlib.metadata
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Workers as Ray actors: the one door to Ray."""
+"""Workers as Ray actors; the only module that imports Ray."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""A worker on another machine, as that machine sees it: files in, messages and files out."""
+"""The Ray actor: one worker process on another machine, with the files that it needs and makes."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""A folder that grows on one machine, kept the same on another, change by change."""
+"""Synchronises a growing folder between machines, change by change."""
 
 import hashlib
 import os

@@ -26,8 +26,8 @@ from optuna.trial import TrialState
 from tests.attempts import ENDED, end
 from tests.bench import Bench
 from tests.clips import write_experiment, write_squares
-from tests.maintenance.test_doctor import METRIC, add_trial, make_folder, make_optuna_study
 from tests.services import MlflowServer
+from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
