@@ -10,7 +10,7 @@ Advance = Callable[[], None]
 
 
 def silent(*_: object) -> None:
-    """Progress that nobody follows."""
+    """Reports nothing."""
 
 
 def counted(progress: Progress, total: int) -> Advance:

@@ -285,7 +285,7 @@ def test_the_answer_names_the_best_and_what_is_cheaper(made: tuple[Store, Path])
     assert found.others == [
         "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800, "
         "4.0 ms a clip, 0.20 MB.",
-        "No more than one val clip lies between it and 2 other models, which is chance: "
+        "No more than one val clip lies between it and 2 other models, a difference within chance: "
         "svm, frames2d tiny2d.",
     ]
 

@@ -18,9 +18,9 @@ def doctor(
 ) -> None:
     """Finds what a crash, a move or a full disk left in the store, and shows what the store weighs.
 
-    Looks for runs shown as running that nobody runs, folders, trials and runs that contradict or lack each
-    other, files and cache entries that were cut short, and a store that was moved. Without `--fix` nothing is
-    changed; problems that remain are exit code 1.
+    Looks for runs shown as running whose process is gone, folders, trials and runs that contradict or lack
+    each other, files and cache entries that were cut short, and a store that was moved. Without `--fix`
+    nothing is changed; problems that remain are exit code 1.
     """
     from vidclf.maintenance.doctor import examine, weigh
     from vidclf.runs.store import locate_store

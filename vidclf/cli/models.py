@@ -192,7 +192,7 @@ def ui(
     if not is_loopback(host):
         say(
             f"warning: on {host} everyone who reaches port {port} can read, change and delete all runs and "
-            "models: nobody is asked for a password",
+            "models: no password is asked for",
             "yellow",
         )
     serve_ui(opened_store, port, _announce, study=name, host=host)

@@ -65,7 +65,7 @@ class LearningCurve:
         if gain > max(spread, _CLEAR):
             return f"{said} It still rises: more clips of new groups would help."
         if gain < -max(spread, _CLEAR):
-            return f"{said} It falls at the end, which is chance or clips that mislead."
+            return f"{said} It falls at the end: by chance, or because some clips mislead."
         if spread > _CLEAR:
             return (
                 f"{said} The draws differ by {spread:.3f}, more than the last groups bring: this cannot be "

@@ -126,7 +126,7 @@ class RowGroup:
         """What to ship, if anything: what `vidclf confirm` found best, else what val puts ahead.
 
         All studies of a block are confirmed on the same clips, so that the winners of several can be
-        compared. What nobody confirmed comes after them, however far ahead: its figure chose it.
+        compared. What was not confirmed comes after them, however far ahead: its figure chose it.
         """
         sign = -1.0 if self.direction == "maximize" else 1.0
         winners = sorted((line for line in self.ranked if line.won), key=lambda line: sign * line.score)

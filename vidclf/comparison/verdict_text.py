@@ -66,7 +66,9 @@ def answer(block: RowGroup, measured: Baselines) -> Recommendation:
     if near:
         families = ", ".join(dict.fromkeys(line.family for line in near))
         apart = plural(len(near), "other model")
-        others.append(f"No more than one val clip lies between it and {apart}, which is chance: {families}.")
+        others.append(
+            f"No more than one val clip lies between it and {apart}, a difference within chance: {families}."
+        )
     if len({line.model for line in block.lines}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
     return Recommendation(f"Ship {best.family}: {best.label}, {found}.{_overturned(block, best)}", others)

@@ -163,7 +163,7 @@ def _limit_memory(megabytes: int) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one clip of a stranger may take; a variable of the environment is named by each field's default.
+    """Limits on one untrusted clip; a variable of the environment is named by each field's default.
 
     Attributes:
         seconds: From the start of its decoding to its end.

@@ -177,7 +177,7 @@ class ExperimentConfig(Section):
         """Computes and keeps what every fit on these stored clips would look up; progress after each clip."""
 
     def own_range(self, path: str) -> Dimension | None:
-        """The range that its author vouches for where it depends on this very config."""
+        """The recommended range, where it depends on this config."""
         return None
 
     @property
@@ -202,7 +202,7 @@ class ModelSpec:
         config: The strict schema of a whole experiment of this kind.
         build: An untrained classifier for a config of that schema and the classes.
         load: A classifier from the folder that its ``save`` wrote.
-        space: Ranges that the model's author vouches for, by dotted path.
+        space: Recommended search ranges, by dotted path.
         initialise: Gives what ``build`` makes random weights, where that makes it as fast as a trained model;
             ``None`` for kinds that are not networks.
     """

@@ -115,7 +115,7 @@ class Candidacy:
 def test_split_gate(case: Candidacy) -> Iterator[Gate]:
     """There must be test clips."""
     if not case.groups:
-        detail = f"{case.manifest} has no test clips, so nothing tells what to expect of the model"
+        detail = f"{case.manifest} has no test clips, so what to expect of it on new clips is unknown"
         yield Gate("a test split", False, 0, 1, detail)
 
 

@@ -166,7 +166,7 @@ class Attempt:
             return True
 
     def settle_dead(self) -> bool:
-        """Marks an attempt of `vidclf train` as interrupted if its process has died: nobody else would.
+        """Marks an attempt of `vidclf train` as interrupted if its process has died; no other command does.
 
         Returns:
             Whether it had died.

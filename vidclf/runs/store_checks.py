@@ -26,7 +26,7 @@ Note = Callable[[str], None]
 """Told of what was left out, and why."""
 
 STALE_MS = 3_600_000
-"""What nobody has touched for so long, nobody is writing."""
+"""Files that were not touched for so long are no longer being written."""
 SETTLING_MS = 60_000
 """What began or ended so recently is still on its way."""
 _MIGRATIONS = {

@@ -146,7 +146,7 @@ def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
 
 
 def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
-    """Marks runs of the same config and clips whose process has died as interrupted: nobody else would.
+    """Marks runs of the same config and clips whose process has died as interrupted; no other command does.
 
     Returns:
         All that were interrupted, the newest first.
