@@ -13,6 +13,7 @@ import pytest
 from tests.attempts import fresh_store
 from tests.clips import write_experiment
 from tests.comparison.fabricated import add_study, confirmed, labels, measured_of, run
+from tests.pages import read_page
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
 from vidclf.comparison.data import build
@@ -302,9 +303,8 @@ def test_the_winner_is_marked_wherever_it_is_shown(
     for fact in ("0.900macro F1 by confirm", "0.850macro F1 on val", "30.0ms a clip"):
         assert fact in facts
     board = page["Side by side"]
-    assert [row["model"] for row in board.table if "confirmed" in row["model"]] == [
-        "svm trial 1 of s, confirmed"
-    ]
+    winners = [row["model"] for row in board.table if "confirmed" in row["model"]]
+    assert winners == ["svm trial 1 of s, confirmed"]
     assert (board.marked["1"], board.marked["2"]) == ("front", "best")
 
 

@@ -52,43 +52,19 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
         "MB",
         "searched values",
     ]
-    blue = COLOURS[0]
+
+    def cell(name: str, note: str, colour: str = "transparent") -> MarkedCell:
+        return MarkedCell(name, colour, note)
+
+    blue, outside = COLOURS[0], "outside a constraint"
+    first, second = cell("svm", "trial 0 of s", blue), cell("svm", "trial 1 of s", blue)
+    third, fourth = cell("svm", "trial 2 of s, pruned", blue), cell("tiny net", f"trial 3 of s, {outside}")
     assert table.rows == [
-        (
-            "front best",
-            ["1", MarkedCell("svm", blue, "trial 0 of s"), "0.9000", *["–", "1.0", "–", "1.00"], "C 0.5"],
-        ),
-        (
-            "",
-            [
-                "2",
-                MarkedCell("svm", blue, "trial 1 of s"),
-                "0.8000",
-                *["0.750", "3.0", "4.0", "2.00"],
-                "C 0.5",
-            ],
-        ),
-        ("", ["", MarkedCell("svm", blue, "trial 2 of s, pruned"), *["–", "–", "–", "–", "–"], "C 0.5"]),
-        (
-            "",
-            [
-                "",
-                MarkedCell("tiny net", "transparent", "trial 3 of s, outside a constraint"),
-                *["0.9000", "–", "1.0", "–", "1.00"],
-                "C 0.5",
-            ],
-        ),
-        (
-            "base",
-            [
-                "",
-                MarkedCell("volume3d", "transparent", "published, p"),
-                "–",
-                "0.990 (test)",
-                *["–", "–", "–"],
-                "A",
-            ],
-        ),
+        ("front best", ["1", first, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
+        ("", ["2", second, "0.8000", "0.750", "3.0", "4.0", "2.00", "C 0.5"]),
+        ("", ["", third, "–", "–", "–", "–", "–", "C 0.5"]),
+        ("", ["", fourth, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
+        ("base", ["", cell("volume3d", "published, p"), "–", "0.990 (test)", "–", "–", "–", "A"]),
     ]
     assert table.left == {"model", "searched values"}
 
