@@ -1,5 +1,6 @@
 """HTML pages read back: their texts, tables and figures, under the heading that they stand below."""
 
+import base64
 import json
 import re
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from plotly.graph_objects import Figure
 
 _CELLS, _TEXTS, _HEADINGS = ("td", "th"), ("p", "li", "pre", "div"), ("h1", "h2", "h3")
@@ -103,7 +105,16 @@ class _Reader(HTMLParser):
             layout, end = decoder.raw_decode(script, script.index("{", end))
             config, _ = decoder.raw_decode(script, script.index("{", end))
             assert config["showSendToCloud"] is False
-            self.sections[-1].figures.append(Figure(data, layout))
+            self.sections[-1].figures.append(Figure(_decoded(data), _decoded(layout)))
+
+
+def _decoded(value: Any) -> Any:
+    """What Plotly is given, with its packed numbers as lists."""
+    if isinstance(value, dict):
+        if "bdata" in value:
+            return np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
+        return {key: _decoded(each) for key, each in value.items()}
+    return [_decoded(each) for each in value] if isinstance(value, list) else value
 
 
 @dataclass

@@ -1,13 +1,9 @@
 """Ranking and the Pareto front."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import CONTENDED, FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
-from vidclf.reports.tables import study_leaderboard
 
 
 def row(
@@ -60,37 +56,6 @@ def test_the_front_holds_what_nothing_beats_at_once() -> None:
         row(4, 0.8, ms=2.0),
     ]
     assert numbers(ranking.pareto_front(rows, "maximize")) == [0, 1, 3]
-
-
-def shown(rows: list[TrialRow]) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(study_leaderboard(rows, "val/macro_f1", "maximize", test="test read once", top=2))
-    return console.export_text()
-
-
-def test_the_leaderboard_shows_every_base_and_the_whole_front() -> None:
-    rows = [row(n, 0.9 - n / 100, ms=5.0) for n in range(5)]
-    rows += [
-        row(5, 0.5, ms=5.0, base="tiny2d"),
-        row(6, 0.4, ms=0.5, base="tiny2d"),
-        row(7, 0.3, base="tiny2d", ms=9.0),
-    ]
-    text = shown(rows)
-    assert "6* tiny2d" in " ".join(text.split())
-    assert "5 tiny2d" in " ".join(text.split())
-    assert "4 complete trials are not shown" in text
-
-
-def test_equal_latencies_of_one_shape_are_explained() -> None:
-    once = "measured once for all trials of one shape"
-    assert once in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="a")])
-    assert once not in shown([row(0, 0.9, ms=5.0, shape="a"), row(1, 0.8, ms=5.0, shape="b")])
-
-
-def test_without_latency_there_is_no_front() -> None:
-    text = shown([row(0, 0.9, ms=None), row(1, 0.8, ms=None)])
-    assert "*" not in text
-    assert "optimistic" in text
 
 
 @pytest.mark.parametrize(

@@ -1,153 +1,31 @@
 """Studies and runs side by side: what is ranked with what, what is said of it, and what a page holds."""
 
-import csv
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import optuna
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
-from typer.testing import CliRunner, Result
 
-from tests.attempts import fresh_store
 from tests.clips import CLASSES, write_experiment
-from vidclf import config
+from tests.comparison.fabricated import TRIALS, comparison_of, confirmed, labels, measured_of, run
 from vidclf.cli import compare
-from vidclf.cli.app import app
 from vidclf.comparison import label_errors, learning_curve, verdict_text
 from vidclf.comparison.baselines import Baselines, baselines
-from vidclf.comparison.data import Comparison, GroupReport
-from vidclf.comparison.figures import pareto
-from vidclf.comparison.page import write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
 from vidclf.comparison.significance import separate
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
-from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
-from vidclf.reports import charts
 from vidclf.runs.experiment import clip_store, load_experiment
-from vidclf.runs.folder import Attempt, Identity, Outcome
-from vidclf.runs.store import TRAIN, Store
-from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import DEFINITION
-
-BASES = CategoricalDistribution(["svm", "tiny"])
-C = FloatDistribution(0.01, 100.0, log=True)
-LR = FloatDistribution(1e-5, 1e-1, log=True)
-# base, macro F1, ms, MB of each trial of the study "s"; a score of None was pruned.
-TRIALS: Sequence[tuple[str, float | None, float, float]] = (
-    ("svm", 0.90, 20.0, 2.0),
-    ("svm", 0.85, 30.0, 2.0),
-    ("tiny", 0.80, 4.0, 0.2),
-    ("tiny", 0.60, 2.0, 0.2),
-    ("tiny", None, 2.0, 0.2),
-)
-
-
-def identity(name: str, digest: str, **tags: str) -> Identity:
-    every = {"vidclf.data_digest": digest, "vidclf.test_digest": "t" * 64, "split/leak": "false", **tags}
-    counts = {
-        "train": {"down": 4, "right": 2},
-        "val": {"down": 2, "right": 2},
-        "test": {"down": 1, "right": 1},
-    }
-    dataset = {"name": "squares", "digest": digest[:32], "source": "m.csv", "profile": json.dumps(counts)}
-    return Identity(f"id-{name}", "squares", name, None, 1, every, {}, dataset)
-
-
-def add_study(
-    store: Store, name: str, bases: Mapping[str, Any], digest: str, trials: Sequence[Any] = TRIALS
-) -> None:
-    storage = open_storage(store)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    stored = {
-        "uuid": f"{name}-0123456789",
-        "question": "Which?",
-        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
-        "constraints": [],
-        "bases": bases,
-        "experiment": "squares",
-        "fingerprint": {f"base {stem}: clips": digest for stem in bases},
-    }
-    study.set_user_attr(DEFINITION, json.dumps(stored))
-    for number, (base, value, ms, mb) in enumerate(trials):
-        key, kind = ("model.C", C) if base == "svm" else ("train.lr", LR)
-        scores = {"val/macro_f1": value, "val/accuracy": value, SIZE: mb, LATENCY: ms} if value else {}
-        study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE if value else TrialState.PRUNED,
-                value=value,
-                params={"base": base, key: 0.05},
-                distributions={"base": BASES, key: kind},
-                user_attrs={"metrics": scores},
-            )
-        )
-        attempt = store.attempt(f"{name}-{stored['uuid'][:8]}", f"{number:05d}")
-        attempt.create(
-            identity(f"{name}-{number}", digest, **{"vidclf.study": name, "vidclf.trial": str(number)})
-        )
-    own = store.attempt(f"{name}-{stored['uuid'][:8]}", "study")
-    own.create(identity(f"{name}-study", digest, **{"vidclf.study": name, "vidclf.role": "study"}))
-
-
-def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[float]) -> None:
-    """Predictions for val; ``right`` is each clip's probability of its label."""
-    entries = manifest.split("val")
-    labels = np.array([manifest.classes.index(entry.label) for entry in entries])
-    probabilities = np.tile(1 - np.array(right)[:, None], (1, 2))
-    probabilities[np.arange(len(labels)), labels] = right
-    paths, groups = [entry.clip_path for entry in entries], [entry.group for entry in entries]
-    table = predictions_table(paths, labels, probabilities, manifest.classes, groups)
-    (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
-    table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> tuple[Store, Path]:
-    """Two studies of different clips, a single run on those of the first, and a folder of experiments."""
-    folder = tmp_path_factory.mktemp("made")
-    store = fresh_store(folder, tmp_path_factory)
-    experiments = folder / "experiments"
-    (experiments / "squares").mkdir(parents=True)
-    published = '[published]\nsource = "A script"\n[published.metrics]\n"test/accuracy" = 0.99\n'
-    path = write_experiment(experiments / "squares" / "known.toml", "volume3d", squares.path)
-    path.write_text(path.read_text() + published)
-    (experiments / "other.toml").write_text(
-        f'[data]\nmanifest = "elsewhere/manifest.csv"\n[model]\nkind = "svm"\n{published}'
-    )
-    trees = {}
-    for stem, kind in (("svm", "svm"), ("tiny", "frames2d")):
-        path = write_experiment(folder / f"{stem}.toml", kind, squares.path)
-        trees[stem] = config.dump(load_experiment(path))
-    here, there = squares.digest(), "f" * 64
-    add_study(store, "s", trees, here)
-    add_study(store, "foreign", trees, there, [("svm", 0.99, 1.0, 0.1)])
-    run = store.attempt(TRAIN, "svm-1")
-    run.create(identity("svm", here))
-    config.write_toml(trees["svm"], run.config)
-    scores = {"val/macro_f1": 0.7, "val/accuracy": 0.7, SIZE: 2.0, LATENCY: 20.0}
-    run.finish(Outcome("complete", "", scores, 2))
-    write_predictions(store.attempt("s-s-012345", "00000"), squares, [0.9, 0.2, 0.9, 0.9])
-    write_predictions(store.attempt("s-s-012345", "00002"), squares, [0.6, 0.1, 0.4, 0.9])
-    return store, experiments
-
-
-def labels(lines: Sequence[ModelRow]) -> list[str]:
-    return [line.label for line in lines]
+from vidclf.runs.store import Store
 
 
 def test_lines_are_ranked_only_with_lines_of_the_same_clips(
@@ -267,10 +145,6 @@ def test_a_broken_experiment_file_is_a_note_and_no_end(made: tuple[Store, Path],
     (tmp_path / "torn.toml").write_text("[data")
     measured = baselines(gather(["s"], made[0])[0], tmp_path)
     assert ["torn.toml: not valid TOML" in note for note in measured.notes] == [True]
-
-
-def measured_of(clips_: int = 4) -> Baselines:
-    return Baselines([{"train": {"a": 1}, "val": {"a": clips_}}], None, [], [])
 
 
 def with_floor(made: tuple[Store, Path], floor: float) -> RowGroup:
@@ -410,22 +284,6 @@ def test_a_missing_file_gives_no_picture(squares: Manifest) -> None:
     assert (frame.shape, frame.dtype) == ((32, 32, 3), np.uint8)
 
 
-def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> ModelRow:
-    """A line whose confirmed predictions are wrong on those of 2 clips a group."""
-    rows = [
-        {"clip_path": f"{clip}", "label": "ab"[clip % 2], "group": f"g{clip // 2}", "repeat": repeat}
-        for repeat in range(repeats)
-        for clip in range(2 * groups)
-    ]
-    for row in rows:
-        clip = int(row["clip_path"])  # type: ignore[arg-type]
-        row["predicted"] = "ab"[(clip + (clip in wrong)) % 2]
-    attempt = Attempt(folder)
-    (attempt.artifacts / "confirm").mkdir(parents=True)
-    pd.DataFrame(rows).to_csv(attempt.artifacts / "confirm" / "predictions.csv", index=False)
-    return ModelRow(folder.name, 0, "complete", "svm", "svm", 0.9, {}, {}, attempt=attempt)
-
-
 def test_only_predictions_that_selected_nothing_give_a_verdict(
     made: tuple[Store, Path], tmp_path: Path
 ) -> None:
@@ -500,19 +358,6 @@ def test_expensive_models_are_left_out_of_curves(
     assert "12 minutes" in caplog.messages[0]
 
 
-def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result:
-    every = ["compare", *map(str, arguments), "--store", str(made[0].folder)]
-    result = CliRunner().invoke(app, every)
-    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
-    return result
-
-
-@pytest.fixture
-def beside(made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder has ``experiments``."""
-    monkeypatch.chdir(made[1].parent)
-
-
 @pytest.mark.usefixtures("beside")
 def test_the_command_prints_one_json_document(made: tuple[Store, Path]) -> None:
     found = json.loads(run(made, "s", "--json").stdout)
@@ -545,29 +390,6 @@ def test_a_long_table_is_cut_before_the_baselines(
     assert "4 more rows are not shown" in result.stderr
 
 
-@pytest.mark.usefixtures("beside")
-def test_the_page_needs_no_network_and_is_delivered(made: tuple[Store, Path], tmp_path: Path) -> None:
-    page, table = tmp_path / "new" / "compare.html", tmp_path / "rows.csv"
-    result = run(made, "--to", page, "--csv", table)
-    text = page.read_text(encoding="utf-8")
-    outside = re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
-    assert "http" not in re.sub(r"http://www.w3.org[^\"']*|https://plot.ly", "", outside)
-    assert '"showSendToCloud": false' in text
-    for heading in ("What accuracy costs", "What each confuses", "Clips that all 2 families get wrong"):
-        assert text.count(f"<h2>{heading}</h2>") == 1 + (heading == "What accuracy costs") + (
-            heading == "What each confuses"
-        )
-    assert text.count("data:image/jpeg;base64") == 2  # a clip that both get wrong, and its label in doubt
-    assert "Ship svm: trial 0 of s" in text
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
-    assert rows[0]["val/macro_f1"] == "0.9"
-    (kept,) = (made[0].attempts / "compare").iterdir()
-    assert (kept / "artifacts" / "compare.html").read_text(encoding="utf-8") == text
-    tags = Attempt(kept).identity().tags
-    assert tags["vidclf.role"] == "compare"
-    assert json.loads((kept / "delivery.json").read_text())["run_id"] in result.stderr
-
-
 def test_a_page_that_cannot_be_written_is_one_message(made: tuple[Store, Path], tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     assert "cannot be written" in run(made, "--to", tmp_path / "page.html", expect=2).stderr
@@ -583,53 +405,9 @@ def test_the_table_marks_the_front_and_says_what_to_ship(
     assert "Ship svm: trial 0 of s" in shown
 
 
-def page_of(comparison: Comparison, folder: Path) -> str:
-    """The page without Plotly's script."""
-    write_page(comparison, folder / "page.html")
-    text = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
-
-
-def comparison_of(made: tuple[Store, Path], block: RowGroup, measured: Baselines) -> Comparison:
-    return Comparison(
-        [GroupReport(block, measured, verdict_text.answer(block, measured), [], [])], False, made[0]
-    )
-
-
-def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
-    line = ModelRow("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
-    block = RowGroup(EvaluationClips("<u>", ""), "val/macro_f1", "maximize", [line], {})
-    text = page_of(comparison_of(made, block, measured_of()), tmp_path)
-    assert not any(tag in text for tag in ("<u>", "<b>s</b>", "<i>", "a<b"))
-
-
-@pytest.mark.parametrize(("metric", "better"), [("val/macro_f1", "up"), ("val/loss", "down")])
-def test_the_page_says_which_way_is_better(
-    made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
-) -> None:
-    line = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0, LATENCY: 1.0})
-    block = RowGroup(
-        EvaluationClips("c", ""), metric, "maximize" if better == "up" else "minimize", [line], {}
-    )
-    assert f"; {better} and to the left is better" in page_of(
-        comparison_of(made, block, measured_of()), tmp_path
-    )
-
-
-def test_costs_far_apart_have_labels_in_full() -> None:
-    lines = [
-        ModelRow("s", number, "complete", "svm", "svm", 0.9, {}, {SIZE: 1.0 + number, LATENCY: latency})
-        for number, latency in enumerate((5.0, 200.0))
-    ]
-    figure = pareto(RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", lines, {}), None)
-    latency, size = charts.apply_theme(figure).select_xaxes()
-    assert (latency.type, size.type) == ("log", "linear")
-    assert " ".join(latency.ticktext) == "1 2 5 10 20 50 100 200 500 1000 2000 5000"
-
-
 def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]) -> None:
     failed = ModelRow("s", 0, "failed", "svm", "svm", None, {}, {})
     block = RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", [failed], {})
-    comparison = comparison_of(made, block, Baselines([], None, [], []))
+    comparison = comparison_of(made[0], block, Baselines([], None, [], []))
     assert comparison.as_dict()["rows"] == []
     assert comparison.as_table().empty

@@ -12,10 +12,12 @@ import pytest
 
 from tests.attempts import fresh_store
 from tests.clips import write_experiment
-from tests.comparison.test_comparison import add_study, confirmed, labels, measured_of, page_of, run
+from tests.comparison.fabricated import add_study, confirmed, labels, measured_of, run
+from tests.pages import read_page
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
 from vidclf.comparison.data import build
+from vidclf.comparison.page import write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
 from vidclf.comparison.significance import separate
 from vidclf.data.manifest import Manifest
@@ -295,13 +297,15 @@ def test_the_winner_is_marked_wherever_it_is_shown(
         ("0.9", "True"),
         ("", "False"),
     ]
-    page = page_of(build(["s"], store, metric=None, every=False), tmp_path)
-    assert page.count("trial 1 of s, confirmed</span>") == 1
-    assert "<div><b>0.900</b><span>macro F1 by confirm</span></div>" in page
-    assert "<div><b>0.850</b><span>macro F1 on val</span></div>" in page
-    assert "<div><b>30.0</b><span>ms a clip</span></div>" in page
-    assert page.count('<tr class="best"><td>2</td>') == 1
-    assert '<tr class="front"><td>1</td>' in page
+    write_page(build(["s"], store, metric=None, every=False), tmp_path / "page.html")
+    page = read_page(tmp_path / "page.html")
+    facts = page["Which classifier to ship"].text
+    for fact in ("0.900macro F1 by confirm", "0.850macro F1 on val", "30.0ms a clip"):
+        assert fact in facts
+    board = page["Side by side"]
+    winners = [row["model"] for row in board.table if "confirmed" in row["model"]]
+    assert winners == ["svm trial 1 of s, confirmed"]
+    assert (board.marked["1"], board.marked["2"]) == ("front", "best")
 
 
 def test_a_torn_report_is_none(store: Store) -> None:

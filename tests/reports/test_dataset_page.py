@@ -1,37 +1,27 @@
 """The data report: one page with the numbers, the advice, the bad files and the pictures."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.graph_objects import Figure
 from typer.testing import CliRunner
 
 from tests.clips import moving_square, write_squares
+from tests.pages import Page, read_page
 from vidclf.cli.app import app
 from vidclf.data import video
 from vidclf.data.check import inspect_clip
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.reports import dataset_page
 from vidclf.reports.charts import COLOURS
-from vidclf.reports.dataset_page import advice, rates_of, whole_numbers, write_report
+from vidclf.reports.dataset_page import advice, quantities, rates_of, whole_numbers, write_report
 
-ReportOf = Callable[[Sequence[Entry]], str]
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> str:
-    manifest = write_squares(tmp_path / "squares", groups=4)
-    read_manifest(manifest).entries[0].clip_path.write_bytes(b"")
-    manifest.write_text(manifest.read_text().replace(",g01,", ",g03,"))
-    result = CliRunner().invoke(
-        app, ["data", "report", str(manifest), "--to", str(tmp_path / "r/report.html")]
-    )
-    assert result.exit_code == 0, result.output
-    return (tmp_path / "r/report.html").read_text()
+ReportOf = Callable[[Sequence[Entry]], Page]
 
 
 @pytest.fixture
@@ -39,90 +29,137 @@ def report_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReportOf:
     """Writes the page of clips that are checked in this process, which is quicker."""
     monkeypatch.setattr(dataset_page, "check_clips", lambda paths, progress: list(map(inspect_clip, paths)))
 
-    def written(entries: Sequence[Entry]) -> str:
+    def written(entries: Sequence[Entry]) -> Page:
         write_report(entries, "t", tmp_path / "r.html")
-        return (tmp_path / "r.html").read_text()
+        return read_page(tmp_path / "r.html")
 
     return written
 
 
-def words_of(page: str) -> str:
-    return re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL))
+def command(manifest: Path, target: Path) -> Page:
+    result = CliRunner().invoke(app, ["data", "report", str(manifest), "--to", str(target)])
+    assert result.exit_code == 0, result.output
+    return read_page(target)
 
 
-def test_the_page_tells_what_is_there_and_what_is_wrong(page: str) -> None:
-    text = words_of(page)
-    assert re.search(r"8 clips of 2 classes in 3 groups, 0\.0 minutes; 1 is not ok", text)
-    assert re.search(r"down\s+2\s+1\s+1\s+3", text)
-    assert re.search(r"v_down_g00_c00\.avi: unreadable", page)
-    assert "same group in train and val" in page
-    assert "was found in two splits" not in page
+def test_the_page_tells_what_is_there_and_what_is_wrong(tmp_path: Path) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=4)
+    broken = read_manifest(manifest).entries[0].clip_path
+    broken.write_bytes(b"")
+    manifest.write_text(manifest.read_text().replace(",g01,", ",g03,"))
+    page = command(manifest, tmp_path / "r/report.html")
+    assert page.loads == []
+    top = page.sections[1]
+    assert top.texts[0] == "8 clips of 2 classes in 3 groups, 0.0 minutes; 1 is not ok."
+    assert top.table == [
+        {"class": "down", "train": "2", "val": "1", "test": "1", "groups": "3"},
+        {"class": "right", "train": "2", "val": "1", "test": "1", "groups": "3"},
+    ]
+    assert top.texts[1:] == advice(read_manifest(manifest).entries)
+    (bad,) = page["Files"].texts
+    assert bad.startswith(f"{broken}: unreadable")
+    assert all(text.startswith("same group in train and val") for text in page["Leakage"].texts)
+    assert page.headings[-7:] == ["Samples", "down", "right", "Groups", "g03", "g02", "Alone in their group"]
+    assert page["down"].pictures == [f"v_down_g0{group}_c00.avi" for group in (1, 2)]
+    assert page["right"].pictures == [f"v_right_g0{group}_c00.avi" for group in (0, 1, 2)]
+
+
+def drawn(figure: Figure) -> dict[str, tuple[Any, str]]:
+    """Values and colour of each histogram of a figure, by its name."""
+    bars = figure.select_traces({"type": "histogram"})
+    return {each.name: (list(each.x), each.marker.color) for each in bars}
+
+
+def test_quantities_are_drawn_by_class_where_clips_differ() -> None:
+    table = pd.DataFrame(
+        {
+            "class": ["b", "a", "a"],
+            "split": ["train", "val", "train"],
+            "seconds": [1.0, 2.0, 2.5],
+            "fps": [25.0, 100.0, 25.0],
+            "width": [32, 32, 64],
+            "height": [24, 24, 48],
+            "frames": [30, 31, 31],
+            "clip": ["x", "y", "z"],
+        }
+    )
+    found = {each.title: each for each in quantities(table)}
+    assert {title: each.shared for title, each in found.items()} == dict.fromkeys(found, "")
+    splits, first, second = COLOURS[-4:], COLOURS[0], COLOURS[1]
+    assert drawn(found["Clips per class"].figure) == {
+        "train": (["b", "a"], splits[0]),
+        "val": (["a"], splits[1]),
+    }
+    assert drawn(found["Duration"].figure) == {"a": ([2.0, 2.5], first), "b": ([1.0], second)}
+    assert drawn(found["Frames"].figure) == {"a": ([31, 31], first), "b": ([30], second)}
+    rates = found["Frames a second"].figure
+    assert drawn(rates) == {"a": (["100", "25"], first), "b": (["25"], second)}
+    assert rates.layout.xaxis.categoryarray == ("25", "100")
+    (sizes,) = found["Frame sizes"].figure.data
+    assert sorted(zip(sizes.x, sizes.y, sizes.marker.size, strict=True)) == [(32, 24, 2), (64, 48, 1)]
+    axes = {
+        title: (each.figure.layout.xaxis.title.text, each.figure.layout.yaxis.title.text)
+        for title, each in found.items()
+    }
+    assert axes == {
+        "Clips per class": ("class", "count"),
+        "Duration": ("seconds", "count"),
+        "Frames": ("frames", "count"),
+        "Frames a second": ("fps", "count"),
+        "Frame sizes": ("width", "height"),
+    }
+    assert [each.shared for each in quantities(table.head(1), all_decode=False)] == [
+        "",
+        "All clips that decode last 1.00 s.",
+        "All clips that decode have 30 frames.",
+        "All clips that decode have 25 frames a second.",
+        "All clips that decode are 32 x 24.",
+    ]
 
 
 def test_what_all_clips_share_is_said_and_the_rest_drawn(tmp_path: Path, report_of: ReportOf) -> None:
     entries = read_manifest(write_squares(tmp_path / "alike", groups=3)).entries
     page = report_of(entries)
-    text = words_of(page)
-    assert "0.0 minutes; all are ok." in text
-    assert "All clips last 0.32 s." in text
-    assert "All clips have 8 frames." in text
-    assert "All clips have 25 frames a second." in text
-    assert "All clips are 32 x 32." in text
-    assert page.count("Plotly.newPlot(") == 1
-    entries[1].clip_path.write_bytes(b"")
-    assert "All clips that decode are 32 x 32." in words_of(report_of(entries))
+    assert page.sections[1].texts[0].endswith("0.0 minutes; all are ok.")
+    assert page["Files"].texts == ["Every clip decodes to its end."]
+    assert page["Duration"].texts == ["All clips last 0.32 s."]
+    assert page["Frames"].texts == ["All clips have 8 frames."]
+    assert page["Frames a second"].texts == ["All clips have 25 frames a second."]
+    assert page["Frame sizes"].texts == ["All clips are 32 x 32."]
+    assert len(page.figures) == 1
 
     generator = np.random.default_rng(0)
     video.write_video(entries[0].clip_path, moving_square("down", generator, 12, 48), rate=100)
     for broken in entries[1:3]:
         broken.clip_path.write_bytes(b"")
     page = report_of(entries)
-    text = words_of(page)
-    assert "; 2 are not ok." in text
-    assert "All clips" not in text
-    assert '"categoryarray":["25","100"]' in page
-
-    assert page.count("<script>/**") == 1
-    assert page.count('"showSendToCloud": false') == page.count("Plotly.newPlot(") == 5
-    colours = {
-        part.partition("<")[0]: set(re.findall('"color":"(#[0-9a-f]{6})","pattern"', part))
-        for part in page.split("<h2>")
-    }
-    splits, classes = colours["Clips per class"], colours["Frames"]
-    assert (len(splits), len(classes)) == (3, 2)
-    assert splits | classes <= set(COLOURS)
-    assert not splits & classes
+    assert page.sections[1].texts[0].endswith("; 2 are not ok.")
+    assert len(page.figures) == 5
+    assert "All clips" not in page.text
+    assert drawn(page["Frames"].figures[0]) == {"down": ([12], COLOURS[0]), "right": ([8, 8, 8], COLOURS[1])}
 
 
 def test_where_groups_are_loose_only_copies_are_ruled_out(tmp_path: Path, report_of: ReportOf) -> None:
     entries = read_manifest(write_squares(tmp_path / "squares", groups=4)).entries
     whole = "No group and no copy of a clip was found in two splits."
-    copies = (
-        "No copy of a clip was found in two splits. Of a clip alone in its group only copies can be found"
-    )
-    grouped = " ".join(words_of(report_of(entries)).split())
-    assert whole in grouped
-    assert "only copies" not in grouped
+    assert report_of(entries)["Leakage"].texts == [whole]
     for group, cause in (
         ("{}", "8 groups of 8 clips: nearly each is a group of its own"),
         ("", "8 of 8 clips name no group, so each is its own"),
     ):
         loose = [replace(entry, group=group.format(entry.name)) for entry in entries]
-        text = " ".join(words_of(report_of(loose)).split())
-        assert copies in text
-        assert f"scene or person: {cause}." in text
-        assert f"{cause}. If several show one scene or person, the split leaks" in text
-        assert whole not in text
+        page = report_of(loose)
+        assert page["Leakage"].texts == [
+            "No copy of a clip was found in two splits.",
+            "Of a clip alone in its group only copies can be found, not others of the same scene or person: "
+            f"{cause}.",
+        ]
+        warning = page.sections[1].text
+        assert f"{cause}. If several show one scene or person, the split leaks" in warning
     unsplit = [replace(entry, split="") for entry in entries]
-    assert "nothing was looked for" in words_of(report_of(unsplit))
-
-
-def test_the_page_needs_no_network_and_shows_every_class(page: str) -> None:
-    assert not re.search(r'<(script|link|img)[^>]+(src|href)="(https?:)?//', page)
-    assert page.index("<h2>Samples") < page.index("<h2>Groups")
-    assert page[: page.index("<h2>Groups")].count("data:image/jpeg;base64,") == 2 + 3
-    for label in ("down", "right"):
-        assert f"<h3>{label}</h3>" in page
+    assert report_of(unsplit)["Leakage"].texts == [
+        "All clips are in one split, or in none: nothing was looked for."
+    ]
 
 
 def test_advice_names_the_classes_and_what_to_do() -> None:
@@ -143,7 +180,7 @@ def test_advice_names_the_classes_and_what_to_do() -> None:
     assert lonely.startswith("64 groups of 70")
 
 
-def test_groups_are_shown_to_be_looked_at(tmp_path: Path) -> None:
+def test_groups_are_shown_to_be_looked_at(tmp_path: Path, report_of: ReportOf) -> None:
     manifest = write_squares(tmp_path / "squares", groups=3)
     table = pd.read_csv(manifest)
     table.loc[table["label"] == "down", "group"] = ["one", "one", "two"]
@@ -153,18 +190,16 @@ def test_groups_are_shown_to_be_looked_at(tmp_path: Path) -> None:
         replace(entry, group=group, split="train")
         for entry, group in zip(entries, table["group"], strict=True)
     ]
-    write_report(entries, "t", tmp_path / "r.html")
-    groups = (tmp_path / "r.html").read_text().partition("<h2>Groups</h2>")[2]
-    assert re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", groups) == [
-        ("one", "down 2, right 1; train"),
-        ("Alone in their group", "down 1, right 2"),
-    ]
+    page = report_of(entries)
+    row, alone = page["one"], page["Alone in their group"]
+    assert page.headings[page.headings.index("Groups") :] == ["Groups", "one", "Alone in their group"]
+    assert (row.texts, alone.texts) == (["down 2, right 1; train"], ["down 1, right 2"])
     names = [entry.clip_path.name for entry in entries]
-    shown = re.findall(r'title="(.*?)"', groups)
-    assert shown == [names[0], names[3], names[1], names[2], names[4], names[5]]
+    assert row.pictures == [names[0], names[3], names[1]]  # in turn by class
+    assert alone.pictures == [names[2], names[4], names[5]]
 
 
-def test_whole_numbers_and_rates_have_bars_of_their_own(tmp_path: Path) -> None:
+def test_whole_numbers_and_rates_have_bars_of_their_own() -> None:
     table = pd.DataFrame({"class": ["a"] * 4, "frames": [30, 31, 31, 33], "fps": [25, 29.97, 29.9701, 25.0]})
     bars = whole_numbers(table, "frames").data[0].xbins
     assert (bars.start, bars.size) == (29.5, 1)
@@ -180,11 +215,9 @@ def test_clips_without_labels_get_no_advice_on_classes(tmp_path: Path) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     bare = manifest.with_name("bare.csv")
     bare.write_text("\n".join(line.partition(",")[0] for line in manifest.read_text().splitlines()))
-    target = tmp_path / "report.html"
-    result = CliRunner().invoke(app, ["data", "report", str(bare), "--to", str(target)])
-    assert result.exit_code == 0, result.output
-    text = words_of(target.read_text())
-    assert "8 clips of 0 classes that name no group" in text
-    assert re.search(r"unlabelled\s+8\s+8", text)
-    assert "has only" not in text
-    assert "<h3>unlabelled</h3>" in target.read_text()
+    page = command(bare, tmp_path / "report.html")
+    top = page.sections[1]
+    assert top.texts[0].startswith("8 clips of 0 classes that name no group")
+    assert top.table == [{"class": "unlabelled", "unsplit": "8", "groups": "8"}]
+    assert "has only" not in top.text
+    assert len(page["unlabelled"].pictures) == 3

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from plotly.graph_objects import Figure, Scatter
-from sklearn.metrics import confusion_matrix
 
 from vidclf.comparison.label_errors import predictions
 from vidclf.comparison.rows import ModelRow, RowGroup
@@ -80,7 +80,9 @@ def confusion(rows: Sequence[ModelRow]) -> Figure | None:
     panels = [
         (
             f"{row.family} · {ranking.figure(row.value, '.3f')}",
-            confusion_matrix(table["label"], table["predicted"], labels=classes),
+            pd.crosstab(table["label"], table["predicted"])
+            .reindex(index=classes, columns=classes, fill_value=0)
+            .to_numpy(),
         )
         for row, table in tables
     ]

@@ -1,0 +1,134 @@
+"""Stores with studies and runs that never ran, for what is compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from typer.testing import CliRunner, Result
+
+from vidclf.cli.app import app
+from vidclf.comparison import verdict_text
+from vidclf.comparison.baselines import Baselines
+from vidclf.comparison.data import Comparison, GroupReport
+from vidclf.comparison.rows import ModelRow, RowGroup
+from vidclf.data.manifest import Manifest
+from vidclf.evaluation import metrics
+from vidclf.evaluation.ranking import LATENCY, SIZE
+from vidclf.runs.folder import Attempt, Identity
+from vidclf.runs.store import Store
+from vidclf.search.record.storage import open_storage
+from vidclf.search.record.study import DEFINITION
+
+BASES = CategoricalDistribution(["svm", "tiny"])
+C = FloatDistribution(0.01, 100.0, log=True)
+LR = FloatDistribution(1e-5, 1e-1, log=True)
+# base, macro F1, ms, MB of each trial of the study "s"; a score of None was pruned.
+TRIALS: Sequence[tuple[str, float | None, float, float]] = (
+    ("svm", 0.90, 20.0, 2.0),
+    ("svm", 0.85, 30.0, 2.0),
+    ("tiny", 0.80, 4.0, 0.2),
+    ("tiny", 0.60, 2.0, 0.2),
+    ("tiny", None, 2.0, 0.2),
+)
+
+
+def identity(name: str, digest: str, **tags: str) -> Identity:
+    every = {"vidclf.data_digest": digest, "vidclf.test_digest": "t" * 64, "split/leak": "false", **tags}
+    counts = {
+        "train": {"down": 4, "right": 2},
+        "val": {"down": 2, "right": 2},
+        "test": {"down": 1, "right": 1},
+    }
+    dataset = {"name": "squares", "digest": digest[:32], "source": "m.csv", "profile": json.dumps(counts)}
+    return Identity(f"id-{name}", "squares", name, None, 1, every, {}, dataset)
+
+
+def add_study(
+    store: Store, name: str, bases: Mapping[str, Any], digest: str, trials: Sequence[Any] = TRIALS
+) -> None:
+    storage = open_storage(store)
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    stored = {
+        "uuid": f"{name}-0123456789",
+        "question": "Which?",
+        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
+        "constraints": [],
+        "bases": bases,
+        "experiment": "squares",
+        "fingerprint": {f"base {stem}: clips": digest for stem in bases},
+    }
+    study.set_user_attr(DEFINITION, json.dumps(stored))
+    for number, (base, value, ms, mb) in enumerate(trials):
+        key, kind = ("model.C", C) if base == "svm" else ("train.lr", LR)
+        scores = {"val/macro_f1": value, "val/accuracy": value, SIZE: mb, LATENCY: ms} if value else {}
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if value else TrialState.PRUNED,
+                value=value,
+                params={"base": base, key: 0.05},
+                distributions={"base": BASES, key: kind},
+                user_attrs={"metrics": scores},
+            )
+        )
+        attempt = store.attempt(f"{name}-{stored['uuid'][:8]}", f"{number:05d}")
+        attempt.create(
+            identity(f"{name}-{number}", digest, **{"vidclf.study": name, "vidclf.trial": str(number)})
+        )
+    own = store.attempt(f"{name}-{stored['uuid'][:8]}", "study")
+    own.create(identity(f"{name}-study", digest, **{"vidclf.study": name, "vidclf.role": "study"}))
+
+
+def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[float]) -> None:
+    """Predictions for val; ``right`` is each clip's probability of its label."""
+    entries = manifest.split("val")
+    labels = np.array([manifest.classes.index(entry.label) for entry in entries])
+    probabilities = np.tile(1 - np.array(right)[:, None], (1, 2))
+    probabilities[np.arange(len(labels)), labels] = right
+    paths, groups = [entry.clip_path for entry in entries], [entry.group for entry in entries]
+    table = metrics.predictions_table(paths, labels, probabilities, manifest.classes, groups)
+    (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
+    table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
+
+
+def labels(lines: Sequence[ModelRow]) -> list[str]:
+    return [line.label for line in lines]
+
+
+def measured_of(clips_: int = 4) -> Baselines:
+    return Baselines([{"train": {"a": 1}, "val": {"a": clips_}}], None, [], [])
+
+
+def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> ModelRow:
+    """A line whose confirmed predictions are wrong on those of 2 clips a group."""
+    rows = [
+        {"clip_path": f"{clip}", "label": "ab"[clip % 2], "group": f"g{clip // 2}", "repeat": repeat}
+        for repeat in range(repeats)
+        for clip in range(2 * groups)
+    ]
+    for row in rows:
+        clip = int(row["clip_path"])  # type: ignore[arg-type]
+        row["predicted"] = "ab"[(clip + (clip in wrong)) % 2]
+    attempt = Attempt(folder)
+    (attempt.artifacts / "confirm").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(attempt.artifacts / "confirm" / "predictions.csv", index=False)
+    return ModelRow(folder.name, 0, "complete", "svm", "svm", 0.9, {}, {}, attempt=attempt)
+
+
+def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result:
+    every = ["compare", *map(str, arguments), "--store", str(made[0].folder)]
+    result = CliRunner().invoke(app, every)
+    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def comparison_of(store: Store, block: RowGroup, measured: Baselines) -> Comparison:
+    """A comparison of one block, without notes and learning curves."""
+    return Comparison(
+        [GroupReport(block, measured, verdict_text.answer(block, measured), [], [])], False, store
+    )

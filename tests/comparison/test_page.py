@@ -1,0 +1,200 @@
+"""The page of a comparison: its tables, figures and pictures, for each set of clips."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.comparison.fabricated import comparison_of, measured_of, run
+from tests.pages import Page, read_page
+from vidclf.comparison.baselines import Baselines
+from vidclf.comparison.data import Comparison, build
+from vidclf.comparison.learning_curve import LearningCurve
+from vidclf.comparison.page import leaderboard, write_page
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
+from vidclf.reports.charts import COLOURS
+from vidclf.reports.tables import MarkedCell
+from vidclf.runs.folder import Attempt
+from vidclf.runs.store import Store
+
+LINE = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {"model.C": 0.5}, {SIZE: 1.0, LATENCY: 1.0})
+
+
+def page_of(comparison: Comparison, folder: Path) -> Page:
+    write_page(comparison, folder / "page.html")
+    return read_page(folder / "page.html")
+
+
+def group(*rows: ModelRow, metric: str = "val/macro_f1", direction: str = "maximize") -> RowGroup:
+    return RowGroup(EvaluationClips("c", ""), metric, direction, rows, {})
+
+
+def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
+    slower = replace(
+        LINE, number=1, value=0.8, metrics={SIZE: 2.0, LATENCY: 3.0, FILE_LATENCY: 4.0, "val/accuracy": 0.75}
+    )
+    pruned = replace(LINE, number=2, state="pruned", value=None, metrics={})
+    large = replace(LINE, number=3, base="<x>", model="tiny", network="net", feasible=False)
+    published = ModelRow(
+        "", 0, "published", "p", "volume3d", None, {}, {"test/accuracy": 0.99}, origin="published", source="A"
+    )
+    table = leaderboard(group(LINE, slower, pruned, large), [LINE, slower, pruned, large, published])
+    assert table.headings == [
+        "rank",
+        "model",
+        "macro F1",
+        "accuracy",
+        "ms a clip",
+        "ms a file",
+        "MB",
+        "searched values",
+    ]
+
+    def cell(name: str, note: str, colour: str = "transparent") -> MarkedCell:
+        return MarkedCell(name, colour, note)
+
+    blue, outside = COLOURS[0], "outside a constraint"
+    first, second = cell("svm", "trial 0 of s", blue), cell("svm", "trial 1 of s", blue)
+    third, fourth = cell("svm", "trial 2 of s, pruned", blue), cell("tiny net", f"trial 3 of s, {outside}")
+    assert table.rows == [
+        ("front best", ["1", first, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
+        ("", ["2", second, "0.8000", "0.750", "3.0", "4.0", "2.00", "C 0.5"]),
+        ("", ["", third, "–", "–", "–", "–", "–", "C 0.5"]),
+        ("", ["", fourth, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
+        ("base", ["", cell("volume3d", "published, p"), "–", "0.990 (test)", "–", "–", "–", "A"]),
+    ]
+    assert table.left == {"model", "searched values"}
+
+
+def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_path: Path) -> None:
+    rows = [replace(LINE, number=number, study=f"s{number}") for number in range(201)]
+    board = page_of(comparison_of(made[0], group(*rows), measured_of()), tmp_path)["Side by side"]
+    assert len(board.table) == 200
+    assert board.text.endswith("are not ranked. 1 more are in the CSV file.")
+
+
+def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
+    comparison = build(["s"], made[0], metric=None, every=True, say=lambda _: None)
+    curve = LearningCurve(
+        comparison.parts[0].block.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
+    )
+    comparison = replace(comparison, parts=[replace(comparison.parts[0], growth=[curve])])
+    page = page_of(comparison, tmp_path)
+    assert page.loads == []
+    assert page.headings == [
+        "Which classifier to ship",
+        "How sure this is",
+        "Side by side",
+        "What accuracy costs",
+        "What each confuses",
+        "Clips that all 2 families get wrong",
+        "Labels to look at",
+        "Would more clips help?",
+        "Which values mattered in s",
+    ]
+    assert comparison.parts[0].answer.headline in page["Which classifier to ship"].texts
+    assert page["How sure this is"].texts == list(comparison.parts[0].notes)
+    assert [row["model"] for row in page["Side by side"].table][:2] == [
+        "svm trial 0 of s",
+        "svm trial 1 of s",
+    ]
+    costs, confused, growth = (
+        page[heading].figures[0]
+        for heading in ("What accuracy costs", "What each confuses", "Would more clips help?")
+    )
+    assert costs.layout.xaxis.title.text == "ms a clip (p50)"
+    assert [each.type for each in confused.data] == ["heatmap", "heatmap"]
+    assert growth.layout.xaxis.title.text == "training groups"
+    assert page["Would more clips help?"].texts == [curve.words]
+    wrong, doubts = page["Clips that all 2 families get wrong"], page["Labels to look at"]
+    assert wrong.texts[0].startswith("1 of 4 val clips, the surest mistakes first.")
+    assert wrong.pictures == doubts.pictures == ["v_down_g05_c00.avi"]
+    assert wrong.texts[1:] == ["down, called right", "v_down_g05_c00.avi"]
+    assert doubts.texts[0].startswith("1 of 4 clips: models that were not trained on them find")
+    assert doubts.texts[1] == "labelled down (15 %), rather right (85 %)?"
+    assert page["Which values mattered in s"].texts == [
+        "Needs 10 complete trials of a base with different values."
+    ]
+
+
+def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> None:
+    page = page_of(comparison_of(made[0], group(replace(LINE, metrics={})), measured_of()), tmp_path)
+    assert "Needs a finished model whose size or latency is known." in page["What accuracy costs"].texts
+    assert page["What each confuses"].texts == ["No predictions are on disk."]
+    assert page["Would more clips help?"].texts == [
+        "Not measured: vidclf compare --learning-curve trains the best on ever more of the groups."
+    ]
+    assert "Labels to look at" not in page.headings
+    assert page.figures == []
+
+
+def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_path: Path) -> None:
+    block = gather(["s"], made[0])[0]
+    attempt = Attempt(tmp_path / "right")
+    (attempt.artifacts / "val").mkdir(parents=True)
+    table = "clip_path,label,predicted,probability/a,probability/b\ngone.avi,a,{},{}\n"
+    for predicted, probabilities, texts in (
+        ("a", "0.9,0.1", ["None of 1 val clips."]),
+        ("b", "0.1,0.9", ["no picture", "a, called b", "gone.avi"]),
+    ):
+        (attempt.artifacts / "val" / "predictions.csv").write_text(table.format(predicted, probabilities))
+        alone = replace(block, lines=[replace(LINE, attempt=attempt)], studies={})
+        page = page_of(comparison_of(made[0], alone, measured_of()), tmp_path)
+        assert page["Clips that the one model gets wrong"].texts[-len(texts) :] == texts
+        assert page["Labels to look at"].texts == ["None of 1 labels looks wrong."]
+
+
+def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
+    line = ModelRow("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
+    block = RowGroup(EvaluationClips("<u>", ""), "val/macro_f1", "maximize", [line], {})
+    page = page_of(comparison_of(made[0], block, measured_of()), tmp_path)
+    assert page["Which classifier to ship"].texts[0] == "<u>"
+    (row,) = page["Side by side"].table
+    assert (row["model"], row["searched values"]) == ("svm trial 0 of <b>s</b>", "a<b 1")
+    hover = page["What accuracy costs"].figures[0].data[1].hovertext[0]
+    assert "&lt;b&gt;s&lt;/b&gt;" in hover
+    assert hover.endswith("a&lt;b 1")
+
+
+@pytest.mark.parametrize(("metric", "better"), [("val/macro_f1", "up"), ("val/loss", "down")])
+def test_the_page_says_which_way_is_better(
+    made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
+) -> None:
+    block = group(LINE, metric=metric, direction="maximize" if better == "up" else "minimize")
+    text = page_of(comparison_of(made[0], block, measured_of()), tmp_path)["What accuracy costs"].text
+    assert f"; {better} and to the left is better" in text
+
+
+def test_facts_stand_above_all(made: tuple[Store, Path], tmp_path: Path) -> None:
+    floor = ModelRow("", 0, "complete", "", "majority", 0.25, {}, {}, origin="majority")
+    measured = Baselines(measured_of(8).counts, floor, [], [])
+    texts = page_of(comparison_of(made[0], group(LINE), measured), tmp_path).sections[1].texts
+    assert texts[-6:] == [
+        "0.900macro F1 on val",
+        "1.0ms a clip",
+        "1.00MB",
+        "1models compared",
+        "8clips judged on",
+        "0.250most frequent class",
+    ]
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_command_writes_the_page_and_delivers_it(made: tuple[Store, Path], tmp_path: Path) -> None:
+    page, table = tmp_path / "new" / "compare.html", tmp_path / "rows.csv"
+    result = run(made, "--to", page, "--csv", table)
+    read = read_page(page)
+    assert read.loads == []
+    assert read.headings.count("Side by side") == 2
+    assert read.sections[1].texts[0].startswith("2 sets of clips, each with its own ranking")
+    assert "Ship svm: trial 0 of s" in read.text
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert rows[0]["val/macro_f1"] == "0.9"
+    (kept,) = (made[0].attempts / "compare").iterdir()
+    assert (kept / "artifacts" / "compare.html").read_bytes() == page.read_bytes()
+    tags = Attempt(kept).identity().tags
+    assert tags["vidclf.role"] == "compare"
+    assert json.loads((kept / "delivery.json").read_text())["run_id"] in result.stderr
