@@ -61,6 +61,16 @@ def test_a_resume_finds_the_study_it_left(folder: Path, store: Store) -> None:
     assert study.study_names(store) == ["s"]
 
 
+def test_settings_of_an_open_study_are_checked_once(folder: Path, store: Store) -> None:
+    """Each row of a table asks for them, and a study has thousands."""
+    more = '[[constraint]]\nmetric = "size/file_mb"\nmax = 3'
+    opened = open_study(load_study(write(folder, more=more), {}, store), store)
+    assert opened.objectives is opened.objectives
+    assert opened.objective is opened.objective
+    assert opened.constraints is opened.constraints
+    assert [constraint.metric for constraint in opened.constraints] == ["size/file_mb"]
+
+
 def test_asking_for_studies_creates_no_database(store: Store) -> None:
     assert study.study_names(store) == []
     assert study.stored_definition(store, "s") is None

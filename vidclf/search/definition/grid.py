@@ -60,14 +60,13 @@ class ExhaustiveSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """The value of a free point that has the values so far, where there is one."""
-        fitting = [point for point in self._free(study, trial) if point.items() >= trial.params.items()]
-        if not fitting:  # the values so far were given by hand, or nothing is free
-            fitting = [point for point in self._points.values() if param_name in point]
-        if not fitting:
-            return RandomSampler(self._random.getrandbits(31)).sample_independent(
-                study, trial, param_name, param_distribution
-            )
-        return self._random.choice(fitting)[param_name]
+        free = [point for point in self._free(study, trial) if point.items() >= trial.params.items()]
+        # Where the values so far were given by hand, or nothing is free, that of any point.
+        for points in (free, self._points.values()):
+            if candidates := [point[param_name] for point in points if param_name in point]:
+                return self._random.choice(candidates)
+        fallback = RandomSampler(self._random.getrandbits(31))
+        return fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def _free(self, study: optuna.Study, asking: FrozenTrial | None = None) -> list[Point]:
         taken = {

@@ -95,7 +95,7 @@ class OpenStudy:
     def name(self) -> str:
         return self.study.study_name
 
-    @property
+    @cached_property
     def objectives(self) -> tuple[Objective, ...]:
         return tuple(Objective(**objective) for objective in self.stored["objectives"])
 
@@ -110,7 +110,7 @@ class OpenStudy:
         objective = self.objective
         return Repeats(objective.repeats, objective.repeat_by) if objective.repeats > 1 else None
 
-    @property
+    @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
         return tuple(Constraint(**constraint) for constraint in self.stored["constraints"])
 

@@ -1,0 +1,56 @@
+"""Optuna's own tests of a sampler, over every one that a study file can name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
+
+from tests.clips import write_experiment
+from vidclf.runs.experiment import load_experiment
+from vidclf.search.definition.samplers import SAMPLERS, build_sampler
+from vidclf.search.definition.space import Space, build_space
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Space:
+    """A space of other parameters than those that Optuna's tests ask for."""
+    folder = tmp_path_factory.mktemp("space")
+    base = load_experiment(write_experiment(folder / "svm.toml", "svm", folder / "m.csv"))
+    return build_space({"data.frames": {"choices": [2, 4]}}, {"svm": base}, "study.toml", Path("/"))
+
+
+@pytest.fixture
+def sampler(name: str, space: Space) -> Callable[[], BaseSampler]:
+    return lambda: build_sampler(SAMPLERS[name](), space, 0)
+
+
+SINGLE = [name for name, kind in SAMPLERS.items() if kind.objectives == 1]
+SEVERAL = [name for name in SAMPLERS if name not in SINGLE]
+
+
+def test_there_are_samplers_of_each_kind() -> None:
+    assert SINGLE == ["cmaes"]
+    assert len(SEVERAL) == 7
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+class TestBasic(BasicSamplerTestCase):
+    sampler = staticmethod(sampler)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+class TestSeveralObjectives(MultiObjectiveSamplerTestCase):
+    sampler = staticmethod(sampler)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+class TestOneObjective(SingleOnlySamplerTestCase):
+    sampler = staticmethod(sampler)
