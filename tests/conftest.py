@@ -16,7 +16,7 @@ from .clips import write_squares
 from .memory import Memory
 
 if TYPE_CHECKING:
-    from .bench import Bench
+    from .scripted_study import ScriptedStudy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -70,8 +70,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Bench":
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedStudy":
     """A study over two bases, and a supervisor whose workers do what a test says."""
-    from .bench import Bench  # noqa: PLC0415  (imports most of vidclf)
+    from .scripted_study import ScriptedStudy  # noqa: PLC0415  (imports most of vidclf)
 
-    return Bench(tmp_path, open_store(), monkeypatch)
+    return ScriptedStudy(tmp_path, open_store(), monkeypatch)

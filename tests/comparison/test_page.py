@@ -77,7 +77,7 @@ def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_pa
 
 
 def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
-    comparison = build(["s"], made[0], metric=None, every=True, say=lambda _: None)
+    comparison = build(["s"], made[0], metric=None, every=True)
     curve = LearningCurve(
         comparison.parts[0].block.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
     )

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.clips import write_experiment
-from tests.search.execution.test_join import in_memory
+from tests.scripted_study import in_memory
 from vidclf import config
 from vidclf.data.manifest import Manifest
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, now_ms
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.display import NoDisplay
 from vidclf.search.execution.finalize import StudyFinalizer
 from vidclf.search.execution.latency import LatencyMeter, measure_latencies
 from vidclf.workers.local import _Line, _run
@@ -58,7 +60,7 @@ class Late:
         message: Message = self.connection.recv()
         return message
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         return "it did not die"
 
 
@@ -70,7 +72,7 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_timed(
     if when == "search":
         opened = in_memory(tmp_path)
         task = LatencyTask(Path("clip"), Path("model"))
-        assert LatencyMeter(opened).time(worker, task, "shape", []) == []  # type: ignore[arg-type]
+        assert LatencyMeter(opened).measure(worker, task, "shape", [], alone=True) == []  # type: ignore[arg-type]
         assert opened.latency("shape") == TIMED
     else:
         found = measure_latencies({"shape": Path("model")}, Path("clip"), worker)  # type: ignore[arg-type]
@@ -83,8 +85,10 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_finishes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Late()
-    finish = StudyFinalizer(in_memory(tmp_path), None, [worker], lambda _: True)  # type: ignore[arg-type, list-item]
-    finish._hand_out([Attempt(tmp_path / "00003")], "drawn")
+    session = SessionContext(in_memory(tmp_path), None, None, NoDisplay(), lambda _: None)  # type: ignore[arg-type]
+    StudyFinalizer(session, [worker]).run_tasks(  # type: ignore[list-item]
+        [Attempt(tmp_path / "00003")], "drawn"
+    )
     assert worker.told == [Resume()]
     assert [re.sub(r"\d+\.\d s", "N s", line) for line in caplog.messages[-1:]] == [
         "trial 3 drawn, N s (1 of 1)"

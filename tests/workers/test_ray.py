@@ -133,7 +133,7 @@ class Driver:
         return self._log.read_text(errors="replace")[-5000:]
 
 
-def outposts() -> list[psutil.Process]:
+def worker_processes() -> list[psutil.Process]:
     """Processes of workers that Ray has placed, anywhere on this machine."""
     found = []
     for process in psutil.process_iter():
@@ -219,14 +219,14 @@ def test_a_study_survives_lost_nodes_workers_and_its_driver(
     driver.until(lambda: driver.results() > before + 2, "further results without the node")
     add_node(cluster, cpus=2)
     driver.until(lambda: driver.running() == 3, "three running trials after the cluster has grown")
-    outposts()[0].kill()
+    worker_processes()[0].kill()
     driver.until(lambda: "SIGKILL" in str(driver), "news of the killed worker")
     driver.process.send_signal(signal.SIGKILL)
     driver.process.wait()
     end = time.monotonic() + 60
-    while outposts() and time.monotonic() < end:
+    while worker_processes() and time.monotonic() < end:
         time.sleep(0.2)
-    assert not outposts(), "workers outlive their driver"
+    assert not worker_processes(), "workers outlive their driver"
     document = Driver(study, store, *options).finished()
     assert document["budget"] == {"total": 14, "used": 14}
     opened = find_study("travels", store)
@@ -245,12 +245,12 @@ def test_four_small_trials_share_a_gpu_and_a_fifth_waits(
     add_node(cluster, cpus=8, gpus=1)
     study = write_study(tmp_path, 12, "cpus = 0.5\ngpus = 0.25\nmax_workers = 5", bases=["svm.toml"])
     driver = Driver(study, store, "--ray", cluster.address)
-    driver.until(lambda: len(outposts()) == 4, "four workers")
-    devices = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in outposts()]
+    driver.until(lambda: len(worker_processes()) == 4, "four workers")
+    devices = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in worker_processes()]
     assert devices == ["0"] * 4
     most = 0
     while driver.process.poll() is None:
-        most = max(most, len(outposts()))
+        most = max(most, len(worker_processes()))
         time.sleep(0.1)
     assert most == 4
     assert driver.finished()["trials"]["complete"] == 12
@@ -334,13 +334,13 @@ class Newcomer:
     def __init__(self, fate: str = "no module named vidclf") -> None:
         self.fate, self.stopped = fate, False
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         return self.fate
 
     def replacement(self) -> "Newcomer":
         return Newcomer(self.fate)
 
-    def hope(self, waited: float) -> str:
+    def waiting_reason(self, waited: float) -> str:
         return f"waited {waited:.0f} s"
 
     def stop(self) -> None:
@@ -348,32 +348,32 @@ class Newcomer:
 
 
 def test_when_no_worker_can_be_started_the_reason_is_told() -> None:
-    arrivals = StartingWorkers()
-    assert arrivals.admit([Newcomer(), Newcomer()]) == []  # type: ignore[list-item]
+    starting = StartingWorkers()
+    assert starting.admit([Newcomer(), Newcomer()]) == []  # type: ignore[list-item]
     for _ in range(2):
-        assert arrivals.hear(arrivals.workers[0], None) is None
-    assert len(arrivals.workers) == 2
+        assert starting.handle(starting.workers[0], None) is None
+    assert len(starting.workers) == 2
     with pytest.raises(InputError, match="no worker could be started: no module named vidclf"):
-        arrivals.hear(arrivals.workers[0], None)
+        starting.handle(starting.workers[0], None)
 
 
 def test_a_worker_that_never_begins_is_given_up_while_others_work(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    arrivals = StartingWorkers()
-    arrivals.admit([Newcomer(), Newcomer()])  # type: ignore[list-item]
-    well = arrivals.workers[0]
-    assert arrivals.hear(well, Ready("far", "1", {"torch": "0.1"})) is well
+    starting = StartingWorkers()
+    starting.admit([Newcomer(), Newcomer()])  # type: ignore[list-item]
+    well = starting.workers[0]
+    assert starting.handle(well, Ready("far", "1", {"torch": "0.1"})) is well
     for _ in range(3):
-        arrivals.hear(arrivals.workers[0], None)
-    assert arrivals.workers == []
+        starting.handle(starting.workers[0], None)
+    assert starting.workers == []
     assert "the node far has torch 0.1" in caplog.messages[0]
     assert (
         caplog.messages[1] == "a worker is given up, it died 3 times before it began: no module named vidclf"
     )
-    arrivals.remind(others=True)
+    starting.check_waiting(available=True)
     with pytest.raises(InputError, match="no worker is left"):
-        arrivals.remind(others=False)
+        starting.check_waiting(available=False)
 
 
 def test_a_long_wait_is_told_now_and_then(
@@ -381,8 +381,8 @@ def test_a_long_wait_is_told_now_and_then(
 ) -> None:
     now = 100.0
     monkeypatch.setattr(worker_pool.time, "monotonic", lambda: now)
-    arrivals = StartingWorkers()
-    arrivals.admit([Newcomer()])  # type: ignore[list-item]
+    starting = StartingWorkers()
+    starting.admit([Newcomer()])  # type: ignore[list-item]
     for now in (105.0, 131.0, 140.0, 162.0):  # noqa: B007  (what monotonic returns)
-        arrivals.remind(others=False)
+        starting.check_waiting(available=False)
     assert caplog.messages == ["waited 31 s", "waited 62 s"]

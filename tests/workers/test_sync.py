@@ -111,11 +111,11 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, path: str) -> 
 
 
 class Remote:
-    """An outpost with what a supervisor's end does of it, without Ray between."""
+    """A remote worker with what a supervisor's end does of it, without Ray between."""
 
     def __init__(self) -> None:
-        self.outpost = RemoteWorker(threads=1, gpus=0)
-        ready = self.outpost.receive().message
+        self.worker = RemoteWorker(threads=1, gpus=0)
+        ready = self.worker.receive().message
         assert isinstance(ready, Ready)
         self.ready = ready
 
@@ -129,10 +129,10 @@ class Remote:
         ]
         manifest = places.get(paths.get("data.manifest", ""))
         cargo = TaskFiles(files, tuple(places.values()), places, paths, manifest)
-        self.outpost.send(task, cargo, *contents)
+        self.worker.send(task, cargo, *contents)
 
     def hear(self) -> WorkerMessage:
-        news = self.outpost.receive()
+        news = self.worker.receive()
         if news.parcel is not None:
             assert self.folder is not None
             apply(news.parcel, self.folder)
@@ -140,7 +140,7 @@ class Remote:
 
     def outcome(self) -> Outcome:
         while isinstance(message := self.hear().message, StepReport):
-            self.outpost.send(StepDecision())
+            self.worker.send(StepDecision())
         assert isinstance(message, Outcome)
         return message
 
@@ -149,7 +149,7 @@ class Remote:
 def remote() -> Iterator[Remote]:
     made = Remote()
     yield made
-    made.outpost.close()
+    made.worker.close()
 
 
 def make_attempt(folder: Path) -> Attempt:
@@ -172,7 +172,7 @@ def test_a_trial_elsewhere_leaves_the_folder_that_it_leaves_here(tmp_path: Path,
     remote.hear()
     assert attempt.drawn.exists()
     remote.begin(LatencyTask(next((tmp_path / "squares").rglob("*.avi")), attempt.model))
-    measured = remote.outpost.receive().message
+    measured = remote.worker.receive().message
     assert isinstance(measured, Measured)
     assert measured.metrics["latency/p50_ms"] > 0
     for name, content in read_folder(attempt.folder).items():
@@ -196,11 +196,11 @@ def test_a_fit_goes_on_elsewhere_from_the_checkpoint_that_travelled(tmp_path: Pa
         assert isinstance(message, StepReport)
         steps.append(message.step)
         if message.step < 3:
-            first.outpost.send(StepDecision())
-    first.outpost._worker.process.kill()
+            first.worker.send(StepDecision())
+    first.worker._worker.process.kill()
     died = first.hear()
     assert (died.message, died.death) == (None, "the worker died: SIGKILL")
-    first.outpost.close()
+    first.worker.close()
     (state,) = attempt.checkpoint.iterdir()
     saved = torch.load(state, weights_only=True)
     assert len(saved["history"]) >= 2
@@ -210,7 +210,7 @@ def test_a_fit_goes_on_elsewhere_from_the_checkpoint_that_travelled(tmp_path: Pa
     again.take_checkpoint(attempt)
     second.begin(RunTask(tree, again.folder))
     assert second.outcome().status == "complete"
-    second.outpost.close()
+    second.worker.close()
     assert (1, 123.0) in [(step, values.get("epoch/train/loss")) for step, values in again.records()]
     assert not again.checkpoint.exists()
 

@@ -90,14 +90,14 @@ class LocalWorker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGUSR1)
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         self.process.join(timeout=10)
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"the worker died: {signal.Signals(-code).name}"
         return f"the worker died: exit code {code}"
 
-    def hope(self, waited: float) -> str:
+    def waiting_reason(self, waited: float) -> str:
         return f"its process has been starting for {waited:.0f} s"
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Messages between a supervisor and its workers, and the resources of a worker."""
+"""The protocol between a supervisor and its workers: tasks, messages, and the interface of a worker."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -149,14 +149,14 @@ class Worker(Protocol):
     def pause(self) -> None:
         """Asks it to answer `Paused` as soon as it can, and to wait then."""
 
-    def death(self) -> str:
-        """How it ended, in words."""
+    def exit_reason(self) -> str:
+        """How it died."""
 
-    def hope(self, waited: float) -> str:
-        """What is to be said of one that cannot be given tasks after so many seconds.
+    def waiting_reason(self, waited: float) -> str:
+        """Why it cannot be given tasks after so many seconds.
 
         Raises:
-            InputError: There is no hope.
+            InputError: It never will be.
         """
 
     def stop(self) -> None:

@@ -137,7 +137,7 @@ def _fitting(node: Mapping[str, float], resources: Resources) -> int:
     return min(places)
 
 
-def hire(resources: Resources, count: int, address: str) -> list["RayWorker"]:
+def start_workers(resources: Resources, count: int, address: str) -> list["RayWorker"]:
     """Asks Ray for so many workers; those that do not fit wait for room, and have autoscalers make some.
 
     Raises:
@@ -287,10 +287,10 @@ class RayWorker:
     def pause(self) -> None:
         self._actor.pause.remote()
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         return self._words
 
-    def hope(self, waited: float) -> str:
+    def waiting_reason(self, waited: float) -> str:
         if self.node:
             return f"a worker has a place on the node {self.node}, and its process is starting"
         nodes = _nodes()

@@ -129,7 +129,7 @@ class RemoteWorker:
         message = self._worker.receive()
         if message is None:
             parcel = self._sender.changes(checkpoint=True) if self._sender else None
-            return WorkerMessage(None, parcel, self._worker.death())
+            return WorkerMessage(None, parcel, self._worker.exit_reason())
         if isinstance(message, Paused) or self._sender is None:
             return WorkerMessage(message)  # paused in the middle of anything: files may be half written
         parcel = self._sender.changes()

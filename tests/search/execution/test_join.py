@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from tests.bench import Bench, complete
-from tests.search.execution.test_survival import Ordeal, check_survival
+from tests.interruptions import InterruptedStudy, check_survival
+from tests.scripted_study import ScriptedStudy, complete, in_memory
 from vidclf.exceptions import FencedError, InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.runs.store import Store, open_store
@@ -47,22 +47,9 @@ CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedStudy:
     monkeypatch.setattr(owners, "SETTLING_SECONDS", 0.0)
-    return Bench(tmp_path, open_store(), monkeypatch)
-
-
-def in_memory(tmp_path: Path) -> OpenStudy:
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
-    stored = {
-        "uuid": "0" * 32,
-        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
-        "constraints": [],
-        "bases": {"svm": {"model": {"kind": "svm"}}},
-        "experiment": "e",
-    }
-    return OpenStudy(study, storage, stored, Store(tmp_path))
+    return ScriptedStudy(tmp_path, open_store(), monkeypatch)
 
 
 class Player:
@@ -70,16 +57,16 @@ class Player:
 
     def __init__(self, opened: OpenStudy, name: str, budget: int) -> None:
         self.opened, self.name = opened, name
-        self.tally = BudgetCounter(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
+        self.counter = BudgetCounter(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
         self.asked: list[optuna.Trial] = []
         self.running: list[optuna.Trial] = []
 
     def look(self) -> None:
-        self.tally.count()
+        self.counter.count()
 
     def ask(self) -> None:
         """By what was last seen, which may be old."""
-        if self.tally.room(len(self.running) + len(self.asked)) > 0:
+        if self.counter.remaining(len(self.running) + len(self.asked)) > 0:
             trial = self.opened.study.ask()
             trial.set_user_attr(OWNER, self.name)
             self.asked.append(trial)
@@ -87,7 +74,7 @@ class Player:
     def admit(self) -> None:
         if self.asked:
             trial = self.asked.pop(0)
-            if self.tally.admits(trial.number):
+            if self.counter.admits(trial.number):
                 trial.suggest_float("x", 0, 1)
                 self.running.append(trial)
             else:
@@ -156,20 +143,20 @@ def test_supervisors_keep_the_budget_exactly(
         assert all(trial.number >= budget for trial in released)
 
 
-def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench) -> None:
-    bench.only_svm()
+def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
     told: list[Any] = []
 
     def script(task: RunTask, connection: Connection) -> Outcome:
         if task.folder.name == "00000" and not told:
-            rival = bench.open()
+            rival = scripted.open()
             told.append(take_over(rival))
             connection.send(StepReport(1, {"epoch/val/macro_f1": 0.5}))
             told.append(connection.recv())
             return complete(0.99)
         return complete(0.5)
 
-    opened, ending = bench.run(script)
+    opened, ending = scripted.run(script)
     assert ending == "finished"
     assert told[0] == 1
     assert isinstance(told[1], StepDecision)
@@ -183,36 +170,36 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(bench: Bench)
 
 
 def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.only_svm()
+    scripted.only_svm()
     really_admits, taken = BudgetCounter.admits, list[int]()
 
     def admits(self: BudgetCounter, number: int) -> bool:
         if not taken:
-            taken.append(take_over(bench.open()))
+            taken.append(take_over(scripted.open()))
         return really_admits(self, number)
 
     monkeypatch.setattr(BudgetCounter, "admits", admits)
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    opened, ending = scripted.run(lambda task, _: complete(0.5))
     assert (taken, ending) == ([1], "finished")
     assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
     assert opened.logical() == 4
 
 
 def test_a_trial_that_is_taken_over_before_a_worker_has_it_is_dropped(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.only_svm()
+    scripted.only_svm()
     shape = Supervisor._shape
 
     def slow(self: Supervisor, trial: optuna.Trial, *arguments: Any) -> str:
         if trial.number == 0:
-            assert take_over(bench.open()) == 1
+            assert take_over(scripted.open()) == 1
         return shape(self, trial, *arguments)
 
     monkeypatch.setattr(Supervisor, "_shape", slow)
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    opened, ending = scripted.run(lambda task, _: complete(0.5))
     assert ending == "finished"
     assert opened.attempt(0).outcome().status == "interrupted"  # type: ignore[union-attr]
     first, *others = opened.trials()
@@ -220,23 +207,23 @@ def test_a_trial_that_is_taken_over_before_a_worker_has_it_is_dropped(
     assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
 
 
-def test_an_outcome_after_the_trial_was_taken_over_is_not_told(bench: Bench) -> None:
-    bench.only_svm()
-    opened = bench.open()
+def test_an_outcome_after_the_trial_was_taken_over_is_not_told(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    opened = scripted.open()
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
-    take_over(bench.open())
+    scripted.definition.space.suggest(trial)
+    take_over(scripted.open())
     with pytest.raises(FencedError):
         settle(opened, trial, complete(0.99))
     assert opened.trials()[0].state == TrialState.FAIL
     assert "metrics" not in opened.trials()[0].user_attrs or not opened.trials()[0].user_attrs["metrics"]
 
 
-def test_only_one_of_two_that_take_over_queues_the_trial_again(bench: Bench) -> None:
-    bench.only_svm()
-    opened, rival = bench.open(), bench.open()
+def test_only_one_of_two_that_take_over_queues_the_trial_again(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    opened, rival = scripted.open(), scripted.open()
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
+    scripted.definition.space.suggest(trial)
     trial.set_user_attr(OWNER, "dead")
     seen = rival.trials([TrialState.RUNNING])
     assert take_over(opened, {"alive"}) == 1
@@ -245,12 +232,12 @@ def test_only_one_of_two_that_take_over_queues_the_trial_again(bench: Bench) -> 
     assert [t.user_attrs.get("retry_of") for t in opened.trials() if t.number].count(0) == 1
 
 
-def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) -> None:
-    bench.only_svm()
-    opened = bench.open()
+def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    opened = scripted.open()
     for alive in ((), ("alive",)):
         trial = opened.study.ask()
-        bench.definition.space.suggest(trial)
+        scripted.definition.space.suggest(trial)
         trial.set_user_attr(OWNER, "dead")
         trial.set_user_attr(AHEAD, True)
         take_over(opened, alive)
@@ -265,17 +252,17 @@ def test_what_was_asked_ahead_by_a_dead_supervisor_is_queued_once(bench: Bench) 
         assert sum(t.state == TrialState.WAITING for t in opened.trials()) == 1 or not alive
 
 
-def test_a_trial_that_waits_is_of_the_base_that_it_was_queued_with(bench: Bench) -> None:
-    opened = bench.open()
+def test_a_trial_that_waits_is_of_the_base_that_it_was_queued_with(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     first, other = opened.stored["bases"]
     opened.study.enqueue_trial({"base": other})
     assert opened.frozen(opened.trials()[-1].number).state == TrialState.WAITING
     assert opened.rows()[-1].base == other != first
 
 
-def test_what_another_took_over_and_runs_is_not_put_back(bench: Bench) -> None:
-    bench.only_svm()
-    opened = bench.open()
+def test_what_another_took_over_and_runs_is_not_put_back(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    opened = scripted.open()
     trial = opened.study.ask()
     trial.set_user_attr(OWNER, "slept")
     trial.set_user_attr(AHEAD, True)
@@ -290,48 +277,48 @@ def test_what_another_took_over_and_runs_is_not_put_back(bench: Bench) -> None:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_trial_without_an_owner_is_left_for_a_minute_to_one_that_signs_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, alone: bool
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
-    bench.only_svm()
-    opened = bench.open()
+    scripted.only_svm()
+    opened = scripted.open()
     mine = Ownership(opened)
     if not alone:
         opened.study.set_user_attr("owner/other", json.dumps(asdict(mine._owner)))
     opened.study.ask()
     monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
-    looks = SupervisorGroup(opened, mine)
-    looks.look(waiting=False)
+    group = SupervisorGroup(opened, mine)
+    group.refresh(waiting=False)
     assert opened.trials()[0].state == TrialState.RUNNING
     monkeypatch.setattr(recovery, "STANDSTILL_SECONDS", 0.0)
-    looks.look(waiting=False)
+    group.refresh(waiting=False)
     assert opened.trials()[0].state == TrialState.FAIL
 
 
 def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opened = bench.open()
+    opened = scripted.open()
     mine = Ownership(opened)
     far = replace(mine._owner, host="far", leads=False)
     opened.study.set_user_attr("owner/far", json.dumps(asdict(far)))
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
+    scripted.definition.space.suggest(trial)
     trial.set_user_attr(OWNER, "far")
     clock = [1000.0]
     monkeypatch.setattr(owners.time, "monotonic", lambda: clock[0])
-    looks = SupervisorGroup(opened, mine)
-    looks.look(waiting=True)
-    assert list(looks.others) == ["far"]
+    group = SupervisorGroup(opened, mine)
+    group.refresh(waiting=True)
+    assert list(group.others) == ["far"]
     clock[0] += 50
     opened.study.set_user_attr("owner/far", json.dumps(asdict(replace(far, counter=1))))
-    looks.look(waiting=True)
+    group.refresh(waiting=True)
     clock[0] += 50
-    looks.look(waiting=True)
-    assert list(looks.others) == ["far"], "it has counted 50 s ago"
+    group.refresh(waiting=True)
+    assert list(group.others) == ["far"], "it has counted 50 s ago"
     assert opened.trials()[0].state == TrialState.RUNNING
     clock[0] += 30
-    looks.look(waiting=True)
-    assert looks.others == {}
+    group.refresh(waiting=True)
+    assert group.others == {}
     assert opened.trials()[0].state == TrialState.FAIL
     assert opened.trials()[-1].user_attrs["retry_of"] == 0
     assert opened.study.user_attrs["owner/far"] is None
@@ -343,9 +330,9 @@ def test_a_supervisor_on_another_host_is_dead_when_its_counter_stands_still(
 
 
 def test_nobody_has_died_only_because_the_database_was_away(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opened = bench.open()
+    opened = scripted.open()
     mine = Ownership(opened)
     far = replace(mine._owner, host="far", leads=False)
     opened.study.set_user_attr("owner/far", json.dumps(asdict(far)))
@@ -361,9 +348,9 @@ def test_nobody_has_died_only_because_the_database_was_away(
 
 
 def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = bench.open()
+    opened = scripted.open()
     mine = Ownership(opened)
     really_others = Ownership.others
 
@@ -374,14 +361,16 @@ def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
         return found
 
     monkeypatch.setattr(Ownership, "others", others)
-    SupervisorGroup(opened, mine).look(waiting=False)
+    SupervisorGroup(opened, mine).refresh(waiting=False)
     assert opened.study.user_attrs["owner/new"] is not None
 
 
-def test_a_supervisor_counts_by_itself_until_it_leaves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_counts_by_itself_until_it_leaves(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long it is busy: training a last model, or asking a slow sampler."""
     monkeypatch.setattr(owners, "RENEWAL_SECONDS", 0.02)
-    opened = bench.open()
+    opened = scripted.open()
     mine = Ownership(opened)
     stop = time.monotonic() + 20
     while owners.live_owners(opened)[0].counter < 3 and time.monotonic() < stop:
@@ -394,8 +383,8 @@ def test_a_supervisor_counts_by_itself_until_it_leaves(bench: Bench, monkeypatch
     assert opened.study.user_attrs[f"owner/{mine.uuid}"] is None
 
 
-def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(bench: Bench) -> None:
-    opened = bench.open()
+def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     first, second, third = (Ownership(opened, join=True) for _ in range(3))
     assert [each.leads for each in (first, second, third)] == [True, False, False]
     with pytest.raises(InputError, match="--join"):
@@ -410,29 +399,29 @@ def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(bench: Bench) -
     assert third.shared
 
 
-def test_others_end_with_the_study_and_not_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_end_with_the_study_and_not_before(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A supervisor without anything to do waits for the trials of another, and runs what that one leaves."""
-    bench.only_svm()
-    monkeypatch.setattr(recovery, "LOOK_SECONDS", 0.05)
+    scripted.only_svm()
+    monkeypatch.setattr(recovery, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(owners, "STANDSTILL_SECONDS", 1.0)
-    opened = bench.open()
+    opened = scripted.open()
     reconcile(opened)
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
+    scripted.definition.space.suggest(trial)
     trial.set_user_attr(OWNER, "far")
     far = {"host": "far", "boot": "b", "pid": 1, "started": 0.0, "leads": False}
     opened.study.set_user_attr("owner/far", json.dumps(far))
-    monkeypatch.setattr("tests.bench.Ownership", lambda opened: Ownership(opened, join=True))
-    monkeypatch.setattr("tests.bench.recovery.reconcile", lambda opened: 0)
     begun = time.monotonic()
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    opened, ending = scripted.run(lambda task, _: complete(0.5), join=True)
     assert time.monotonic() - begun > 0.9
     assert ending == "finished"
     assert opened.logical() == 4
     assert [t.user_attrs.get("retry_of") for t in opened.trials()].count(0) == 1
 
 
-class Pair(Ordeal):
+class Pair(InterruptedStudy):
     """Two supervisors of one study, each with its own part of the story."""
 
     def join(self) -> subprocess.Popen[bytes]:

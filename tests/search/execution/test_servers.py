@@ -20,8 +20,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.clips import write_experiment, write_squares
+from tests.interruptions import SESSION_SECONDS, STUDY, TRIALS, InterruptedStudy, check_survival
 from tests.s3 import S3Server, s3_server
-from tests.search.execution.test_survival import SESSION_SECONDS, STUDY, TRIALS, Ordeal, check_survival
 from tests.services import MlflowServer, OptunaProxy, PostgreSQL, Server, wait_until
 from vidclf.cli.app import app
 from vidclf.exceptions import InputError
@@ -53,7 +53,7 @@ def results(store: Store) -> int:
     return len(list(store.folder.glob("attempts/*/0*/result.json")))
 
 
-def tune(ordeal: Ordeal, disturbed: Server, after: int) -> None:
+def tune(ordeal: InterruptedStudy, disturbed: Server, after: int) -> None:
     """A session in whose middle a server is restarted."""
     process = ordeal.start()
     wait_until(lambda: results(ordeal.store) >= after or process.poll() is not None, SESSION_SECONDS)
@@ -95,7 +95,7 @@ def test_a_study_on_servers_survives_a_restart_of_their_database(
     artifacts = ("--artifacts-destination", f"s3://{bucket.bucket}/artifacts")
     with MlflowServer(tmp_path / "mlflow", *artifacts, backend=database.create("mlflow")) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        ordeal = Ordeal(tmp_path, store, 6, TWENTY)
+        ordeal = InterruptedStudy(tmp_path, store, 6, TWENTY)
         tune(ordeal, database, after=4)
         ordeal.finish()  # delivers what MLflow, whose database this is too, did not take
         opened = check_survival(ordeal, 20)
@@ -113,7 +113,7 @@ def test_a_study_behind_the_proxy_survives_its_restart(
 ) -> None:
     with OptunaProxy(tmp_path / "proxy", database.uri) as proxy:
         monkeypatch.setenv("VIDCLF_STUDY_STORAGE", proxy.uri)
-        ordeal = Ordeal(tmp_path, store, 7, TWELVE)
+        ordeal = InterruptedStudy(tmp_path, store, 7, TWELVE)
         tune(ordeal, proxy, after=3)
         opened = check_survival(ordeal, 12)
         assert len(opened.trials()) == 12, f"a restart costs no trial\n{ordeal}"
@@ -124,7 +124,7 @@ def test_a_study_behind_the_proxy_survives_its_restart(
 def test_ctrl_c_stops_a_study_whose_database_is_away(
     tmp_path: Path, store: Store, database: PostgreSQL
 ) -> None:
-    ordeal = Ordeal(tmp_path, store, 8, TWELVE)
+    ordeal = InterruptedStudy(tmp_path, store, 8, TWELVE)
     process = ordeal.start()
     wait_until(lambda: results(store) >= 2 or process.poll() is not None, SESSION_SECONDS)
     database.stop()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from tests.bench import Bench, complete
+from tests.scripted_study import ScriptedStudy, complete
 from vidclf.evaluation import ranking
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
@@ -20,19 +20,19 @@ from vidclf.search.execution import budget
 from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 
-def test_a_study_ends_when_its_budget_is_used_up_and_only_then(bench: Bench) -> None:
-    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2)
+def test_a_study_ends_when_its_budget_is_used_up_and_only_then(scripted: ScriptedStudy) -> None:
+    opened, ending = scripted.run(lambda task, _: complete(0.5), workers=2)
     assert ending == "finished"
-    assert bench.states(opened) == ["complete"] * 4
-    assert bench.run(lambda task, _: complete(0.5))[1] == "finished"
+    assert scripted.states(opened) == ["complete"] * 4
+    assert scripted.run(lambda task, _: complete(0.5))[1] == "finished"
     assert len(opened.trials()) == 4
-    bench.text = bench.text.replace("trials = 4", "trials = 6")
-    opened, _ = bench.run(lambda task, _: complete(0.5))
-    assert bench.states(opened) == ["complete"] * 6
+    scripted.text = scripted.text.replace("trials = 4", "trials = 6")
+    opened, _ = scripted.run(lambda task, _: complete(0.5))
+    assert scripted.states(opened) == ["complete"] * 6
 
 
-def test_each_attempt_has_a_folder_with_its_identity(bench: Bench) -> None:
-    opened, _ = bench.run(lambda task, _: complete(0.5))
+def test_each_attempt_has_a_folder_with_its_identity(scripted: ScriptedStudy) -> None:
+    opened, _ = scripted.run(lambda task, _: complete(0.5))
     for trial in opened.trials():
         identity = opened.attempt(trial.number).identity()
         assert identity.id == f"{opened.stored['uuid']}/{trial.number}"
@@ -44,27 +44,29 @@ def test_each_attempt_has_a_folder_with_its_identity(bench: Bench) -> None:
         assert trial.user_attrs["metrics"] == {"val/macro_f1": 0.5}
 
 
-def test_a_crash_is_a_failure_that_counts_and_never_a_pruned_trial(bench: Bench) -> None:
+def test_a_crash_is_a_failure_that_counts_and_never_a_pruned_trial(scripted: ScriptedStudy) -> None:
     outcomes = iter(["ValueError at a:1", "KeyError at b:2", "ValueError at a:1", "ValueError at c:3"])
 
     def crash(task: RunTask, _: Connection) -> Outcome:
         fingerprint = next(outcomes)
         return Outcome("failed", f"{fingerprint} happened", {}, now_ms(), fingerprint)
 
-    opened, ending = bench.run(crash)
+    opened, ending = scripted.run(crash)
     assert ending == "finished"
-    assert bench.states(opened) == ["failed"] * 4
+    assert scripted.states(opened) == ["failed"] * 4
     assert opened.rows()[0].reason == "ValueError at a:1 happened"
     assert opened.logical() == 4
 
 
-def test_the_same_error_three_times_in_a_row_stops_the_study(bench: Bench) -> None:
-    opened, ending = bench.run(lambda task, _: Outcome("failed", "boom", {}, now_ms(), "ValueError at a:1"))
+def test_the_same_error_three_times_in_a_row_stops_the_study(scripted: ScriptedStudy) -> None:
+    opened, ending = scripted.run(
+        lambda task, _: Outcome("failed", "boom", {}, now_ms(), "ValueError at a:1")
+    )
     assert ending == "errors"
-    assert bench.states(opened) == ["failed"] * 3
+    assert scripted.states(opened) == ["failed"] * 3
 
 
-def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(bench: Bench) -> None:
+def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(scripted: ScriptedStudy) -> None:
     outcomes, went_on = iter([None, complete(0.3), complete(0.4), complete(0.5), complete(0.6)]), []
 
     def train(task: RunTask, _: Connection) -> Outcome | None:
@@ -74,7 +76,7 @@ def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(bench: Benc
         state.write_text("state")
         return next(outcomes)
 
-    opened, ending = bench.run(train)
+    opened, ending = scripted.run(train)
     assert ending == "finished"
     assert opened.logical() == 4
     first = opened.rows()[0]
@@ -87,22 +89,22 @@ def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(bench: Benc
     assert outcome.status == "failed"
 
 
-def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(bench: Bench) -> None:
-    bench.only_svm()
-    bench.text = bench.text.replace("trials = 4", "trials = 1")
+def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
     outcomes = iter([None, complete(0.3)])
-    opened, ending = bench.run(lambda task, _: next(outcomes))
+    opened, ending = scripted.run(lambda task, _: next(outcomes))
     assert ending == "finished"
-    assert bench.states(opened) == ["died", "complete"]
+    assert scripted.states(opened) == ["died", "complete"]
 
 
-def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(bench: Bench) -> None:
-    bench.text = bench.text.replace("trials = 4", "trials = 2\nretries = 1")
-    opened, ending = bench.run(
+def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace("trials = 4", "trials = 2\nretries = 1")
+    opened, ending = scripted.run(
         lambda task, _: None if task.experiment["model"]["kind"] == "svm" else complete(0.5)
     )
     assert ending == "finished"
-    states = bench.states(opened)
+    states = scripted.states(opened)
     given_up = [row for row in opened.rows() if row.state == "failed"]
     assert states.count("died") == len(given_up) >= 1
     assert given_up[0].reason == "given up: the worker died: SIGKILL, 2 times in all"
@@ -110,9 +112,9 @@ def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(bench: Be
     assert not opened.attempt(given_up[0].number).checkpoint.exists()
 
 
-def test_the_bases_own_values_and_given_points_are_tried_first(bench: Bench) -> None:
-    bench.text += '\n[[start]]\nbase = "svm"\n"model.C" = 7.0\n'
-    opened, _ = bench.run(lambda task, _: complete(0.5))
+def test_the_bases_own_values_and_given_points_are_tried_first(scripted: ScriptedStudy) -> None:
+    scripted.text += '\n[[start]]\nbase = "svm"\n"model.C" = 7.0\n'
+    opened, _ = scripted.run(lambda task, _: complete(0.5))
     first = opened.trials()[:3]
     assert [trial.user_attrs["start"] for trial in first] == ["base", "base", "given"]
     assert [trial.params["base"] for trial in first] == ["svm", "tiny", "svm"]
@@ -130,43 +132,43 @@ def test_the_bases_own_values_and_given_points_are_tried_first(bench: Bench) -> 
         ('base = "svm"\n"model.C" = 1e9', "start 1: model.C = 1000000000.0 is outside of its range"),
     ],
 )
-def test_points_outside_of_the_space_are_refused(bench: Bench, point: str, message: str) -> None:
-    bench.text += f"\n[[start]]\n{point}\n"
+def test_points_outside_of_the_space_are_refused(scripted: ScriptedStudy, point: str, message: str) -> None:
+    scripted.text += f"\n[[start]]\n{point}\n"
     with pytest.raises(InputError) as caught:
-        bench.open()
+        scripted.open()
     assert message in str(caught.value)
 
 
-def test_patience_ends_a_search_that_finds_nothing_better(bench: Bench) -> None:
-    bench.text = bench.text.replace("trials = 4", "trials = 50\npatience = 3")
+def test_patience_ends_a_search_that_finds_nothing_better(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace("trials = 4", "trials = 50\npatience = 3")
     values = iter([0.1, 0.2, 0.9, *[0.3] * 47])
-    opened, ending = bench.run(lambda task, _: complete(next(values)))
+    opened, ending = scripted.run(lambda task, _: complete(next(values)))
     assert ending == "patience"
     assert len(opened.trials()) == 6
 
 
 def test_no_trial_begins_after_the_time_is_used_up_over_all_sessions(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    bench.text = bench.text.replace("trials = 4", "trials = 50\nseconds = 100")
-    opened = bench.open()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 50\nseconds = 100")
+    opened = scripted.open()
     opened.set_seconds(70.0)
 
     def train(task: RunTask, _: Connection) -> Outcome:
         now[0] += 20.0
         return complete(0.5)
 
-    opened, ending = bench.run(train)
+    opened, ending = scripted.run(train)
     assert ending == "time"
     assert len(opened.trials([TrialState.COMPLETE])) == 2
     assert opened.seconds() == 110.0
 
 
-def test_several_objectives_are_told_together_and_ranked_by_the_first(bench: Bench) -> None:
-    bench.only_svm()
-    bench.text = bench.text.replace("[objective]", "[[objective]]", 1).replace(
+def test_several_objectives_are_told_together_and_ranked_by_the_first(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("[objective]", "[[objective]]", 1).replace(
         "[budget]", '[[objective]]\nmetric = "size/file_mb"\ndirection = "minimize"\n[budget]', 1
     )
     values = iter([(0.1, 1.0), (0.9, 5.0), (0.5, 2.0), (0.4, 3.0)])
@@ -177,16 +179,16 @@ def test_several_objectives_are_told_together_and_ranked_by_the_first(bench: Ben
         score, size = next(values)
         return complete(score, **{"size/file_mb": size})
 
-    opened, ending = bench.run(train)
+    opened, ending = scripted.run(train)
     assert ending == "finished"
     assert [trial.values for trial in opened.trials()] == [[0.1, 1.0], [0.9, 5.0], [0.5, 2.0], [0.4, 3.0]]
     assert sorted(trial.number for trial in opened.study.best_trials) == [0, 1, 2]
     assert [row.value for row in opened.rows()] == [0.1, 0.9, 0.5, 0.4]
 
 
-def test_repeats_reach_the_worker_and_their_means_the_pruner(bench: Bench) -> None:
-    bench.only_svm()
-    bench.text = bench.text.replace(
+def test_repeats_reach_the_worker_and_their_means_the_pruner(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace(
         'direction = "maximize"', 'direction = "maximize"\nrepeats = 2\nrepeat_by = "seed"'
     )
     seen = []
@@ -198,87 +200,95 @@ def test_repeats_reach_the_worker_and_their_means_the_pruner(bench: Bench) -> No
             assert connection.recv() == StepDecision()
         return complete(0.4)
 
-    opened, _ = bench.run(train)
+    opened, _ = scripted.run(train)
     assert seen == [Repeats(2, "seed")] * 4
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.4}
 
 
-def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(bench: Bench) -> None:
-    bench.only_svm()
-    bench.text = bench.text.replace("trials = 4", "trials = 9")
-    bench.ask_ahead_from = 2
-    bench.stop_delay = 2.0  # for the next one to be asked for
-    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=4)
+def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(
+    scripted: ScriptedStudy,
+) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 9")
+    scripted.text += '[sampler]\nname = "tpe"\nstartup_trials = 2\n'
+    scripted.stop_delay = 2.0  # for the next one to be asked for
+    opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=4)
     assert ending == "interrupted"
-    assert "waiting" in bench.states(opened)
+    assert "waiting" in scripted.states(opened)
     (waiting,) = (trial for trial in opened.trials() if trial.state == TrialState.WAITING and trial.params)
     assert waiting.params
     assert not (opened.attempt(waiting.number).folder / "attempt.json").exists()
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    opened, ending = scripted.run(lambda task, _: complete(0.5))
     assert ending == "finished"
     assert opened.frozen(waiting.number).params == waiting.params
     assert opened.frozen(waiting.number).state == TrialState.COMPLETE
     assert opened.logical() == 9
 
 
-def test_models_that_fall_out_of_the_best_are_deleted(bench: Bench) -> None:
-    bench.only_svm()
-    bench.text = f"keep = 2\n{bench.text}"
+def test_models_that_fall_out_of_the_best_are_deleted(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = f"keep = 2\n{scripted.text}"
     values = iter([0.1, 0.2, 0.9, 0.3])
 
     def train(task: RunTask, _: Connection) -> Outcome:
         (task.folder / "model").mkdir()
         return complete(next(values), **{"size/file_mb": 1.0})
 
-    opened, _ = bench.run(train)
+    opened, _ = scripted.run(train)
     assert [number for number in range(4) if opened.attempt(number).model.exists()] == [2, 3]
 
 
-def test_another_study_takes_over_the_finished_trials_that_fit(bench: Bench) -> None:
-    old, _ = bench.run(lambda task, _: complete(task.experiment["model"].get("C", 0.5) / 100))
-    bench.text = 'name = "wider"\n' + bench.text.replace("low = 0.1, high = 10.0", "low = 1.0, high = 50.0")
-    new = bench.open()
+def test_another_study_takes_over_the_finished_trials_that_fit(scripted: ScriptedStudy) -> None:
+    old, _ = scripted.run(lambda task, _: complete(task.experiment["model"].get("C", 0.5) / 100))
+    scripted.text = 'name = "wider"\n' + scripted.text.replace(
+        "low = 0.1, high = 10.0", "low = 1.0, high = 50.0"
+    )
+    new = scripted.open()
     fitting = [t for t in old.trials() if t.params.get("model.C", 1.0) >= 1.0]
-    assert warm_start.seed(new, old, bench.definition.space) == (len(fitting), 4 - len(fitting))
+    assert warm_start.seed(new, old, scripted.definition.space) == (len(fitting), 4 - len(fitting))
     assert new.rows() == [] or all(row.state == "waiting" for row in new.rows())
     assert new.logical() == 0
     taken = new.trials([TrialState.COMPLETE])
     assert sorted(t.value for t in taken) == sorted(t.value for t in fitting)
-    new, ending = bench.run(lambda task, _: complete(0.9))
+    new, ending = scripted.run(lambda task, _: complete(0.9))
     assert ending == "finished"
     assert new.logical() == 4
     own = [t for t in new.trials([TrialState.COMPLETE]) if "seeded_from" not in t.user_attrs]
     assert [t.value for t in own] == [0.9] * 4, "a value of another study is no value of this one's models"
-    bench.text = bench.text.replace('name = "wider"', 'name = "other"').replace('"maximize"', '"minimize"')
+    scripted.text = scripted.text.replace('name = "wider"', 'name = "other"').replace(
+        '"maximize"', '"minimize"'
+    )
     with pytest.raises(InputError, match="their values would be others here"):
-        warm_start.seed(bench.open(), old, bench.definition.space)
+        warm_start.seed(scripted.open(), old, scripted.definition.space)
 
 
-def test_a_new_base_does_not_keep_the_trials_of_the_others_from_being_taken_over(bench: Bench) -> None:
-    both = bench.text
-    bench.only_svm()
-    old, _ = bench.run(lambda task, _: complete(task.experiment["model"]["C"] / 100))
-    bench.text = 'name = "wider"\n' + both
-    new = bench.open()
-    assert warm_start.seed(new, old, bench.definition.space) == (4, 0)
+def test_a_new_base_does_not_keep_the_trials_of_the_others_from_being_taken_over(
+    scripted: ScriptedStudy,
+) -> None:
+    both = scripted.text
+    scripted.only_svm()
+    old, _ = scripted.run(lambda task, _: complete(task.experiment["model"]["C"] / 100))
+    scripted.text = 'name = "wider"\n' + both
+    new = scripted.open()
+    assert warm_start.seed(new, old, scripted.definition.space) == (4, 0)
     assert [trial.params["base"] for trial in new.trials([TrialState.COMPLETE])] == ["svm"] * 4
-    bench.text = both
+    scripted.text = both
     with pytest.raises(InputError) as caught:
-        bench.open()
+        scripted.open()
     told = str(caught.value).splitlines()
     assert told[1:-1] == ["  base tiny is new", *[line for line in told if line.startswith("  space: ")]]
 
 
-def test_a_missing_or_infinite_objective_is_a_failure(bench: Bench) -> None:
+def test_a_missing_or_infinite_objective_is_a_failure(scripted: ScriptedStudy) -> None:
     values = iter(
         [complete(float("nan")), Outcome("complete", "", {}, now_ms()), complete(0.1), complete(0.2)]
     )
-    opened, _ = bench.run(lambda task, _: next(values))
-    assert bench.states(opened) == ["failed", "failed", "complete", "complete"]
+    opened, _ = scripted.run(lambda task, _: next(values))
+    assert scripted.states(opened) == ["failed", "failed", "complete", "complete"]
 
 
-def test_a_model_that_is_too_large_is_not_trained(bench: Bench) -> None:
-    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+def test_a_model_that_is_too_large_is_not_trained(scripted: ScriptedStudy) -> None:
+    scripted.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
     verdicts: list[str] = []
 
     def large(task: RunTask, connection: Connection) -> Outcome:
@@ -287,24 +297,26 @@ def test_a_model_that_is_too_large_is_not_trained(bench: Bench) -> None:
         verdicts.append(verdict.prune)
         return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(1.0)
 
-    opened, _ = bench.run(large)
+    opened, _ = scripted.run(large)
     assert verdicts == ["infeasible: size/file_mb = 12 (max 10)"] * 4
-    assert bench.states(opened) == ["pruned"] * 4
+    assert scripted.states(opened) == ["pruned"] * 4
     assert all(not row.feasible for row in opened.rows())
     assert [trial.constraints for trial in opened.trials()] == [{"size/file_mb": 2.0}] * 4
 
 
-def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
-    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(
+    scripted: ScriptedStudy,
+) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"')
+    scripted.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
     sizes = iter([12.0, 8.0, 12.0, 12.0])
-    opened, _ = bench.run(lambda task, _: complete(0.5, **{"size/file_mb": next(sizes)}))
+    opened, _ = scripted.run(lambda task, _: complete(0.5, **{"size/file_mb": next(sizes)}))
     assert [row.feasible for row in opened.rows()] == [False, True, False, False]
     assert ranking.ranked(opened.rows(), "maximize")[0].number == 1
 
 
-def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
-    bench.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
+def test_the_best_value_so_far_is_what_the_pruner_sees(scripted: ScriptedStudy) -> None:
+    scripted.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
 
     def curve(task: RunTask, connection: Connection) -> Outcome:
         for step, value in enumerate([0.2, 0.6, 0.4], start=1):
@@ -312,13 +324,15 @@ def test_the_best_value_so_far_is_what_the_pruner_sees(bench: Bench) -> None:
             connection.recv()
         return complete(0.6)
 
-    opened, _ = bench.run(curve)
+    opened, _ = scripted.run(curve)
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.6, 3: 0.6}
 
 
-def test_a_hopeless_trial_is_pruned_with_its_reason(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"tiny.toml"').replace("model.C", "train.lr")
-    bench.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
+def test_a_hopeless_trial_is_pruned_with_its_reason(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"tiny.toml"').replace(
+        "model.C", "train.lr"
+    )
+    scripted.text += '\n[pruner]\nname = "median"\nstartup_trials = 1\n'
     levels = iter([0.9, 0.8, 0.1, 0.1])
 
     def level(task: RunTask, connection: Connection) -> Outcome:
@@ -327,23 +341,27 @@ def test_a_hopeless_trial_is_pruned_with_its_reason(bench: Bench) -> None:
         verdict: StepDecision = connection.recv()
         return Outcome("pruned", verdict.prune, {}, now_ms()) if verdict.prune else complete(value)
 
-    opened, _ = bench.run(level)
-    assert bench.states(opened) == ["complete", "pruned", "pruned", "pruned"]
+    opened, _ = scripted.run(level)
+    assert scripted.states(opened) == ["complete", "pruned", "pruned", "pruned"]
     assert opened.rows()[2].reason == "pruned at epoch 1: val/macro_f1 0.1000"
 
 
-def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study(
+    scripted: ScriptedStudy,
+) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
         "trials = 4", "trials = 99"
     )
-    bench.text = bench.text.replace("{ low = 0.1, high = 10.0, log = true }", "{ choices = [1.0, 2.0] }")
+    scripted.text = scripted.text.replace(
+        "{ low = 0.1, high = 10.0, log = true }", "{ choices = [1.0, 2.0] }"
+    )
     ran: list[Path] = []
 
     def train(task: RunTask, _: Connection) -> Outcome:
         ran.append(task.folder)
         return complete(task.experiment["model"]["C"] / 10)
 
-    opened, ending = bench.run(train)
+    opened, ending = scripted.run(train)
     assert ending == "exhausted"
     assert len(ran) == 2
     rows = opened.rows()
@@ -356,29 +374,29 @@ def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study
     assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics
 
 
-def test_an_exhausted_grid_is_a_finished_study(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+def test_an_exhausted_grid_is_a_finished_study(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
         "trials = 4", "trials = 99"
     )
-    bench.text += '[sampler]\nname = "grid"\npoints = 5\n'
-    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2, stop_after=1)
+    scripted.text += '[sampler]\nname = "grid"\npoints = 5\n'
+    opened, ending = scripted.run(lambda task, _: complete(0.5), workers=2, stop_after=1)
     assert ending == "interrupted"
-    opened, ending = bench.run(lambda task, _: complete(0.5), workers=2)
+    opened, ending = scripted.run(lambda task, _: complete(0.5), workers=2)
     assert ending == "finished"
     tried = [row.params["model.C"] for row in opened.rows() if row.state == "complete"]
     grid = [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]
     # The base's own value, 1.0, is tried first.
     assert sorted(tried) == pytest.approx(grid)
-    assert bench.run(lambda task, _: complete(0.5))[1] == "finished"
+    assert scripted.run(lambda task, _: complete(0.5))[1] == "finished"
     assert len(opened.trials()) == len(opened.rows())
 
 
-def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
         "trials = 4", "trials = 8"
     )
-    bench.text += '"data.frames" = { choices = [2, 8] }\n"data.grid" = { choices = [4, 8] }\n'
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+    scripted.text += '"data.frames" = { choices = [2, 8] }\n"data.grid" = { choices = [4, 8] }\n'
+    opened, ending = scripted.run(lambda task, _: complete(0.5))
     assert ending in ("finished", "errors")
     refused = [row for row in opened.rows() if row.state == "failed"]
     assert refused
@@ -386,13 +404,13 @@ def test_values_that_exclude_each_other_cost_one_trial_and_not_the_study(bench: 
         assert (row.params["data.frames"], row.params["data.grid"]) == (8, 4)
         assert "data.frames = 8 is larger than data.grid = 4" in row.reason
         assert opened.attempt(row.number).outcome() is not None
-    assert "running" not in bench.states(opened)
+    assert "running" not in scripted.states(opened)
 
 
 @pytest.mark.parametrize("by", ["seed", "fold"])
-def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(bench: Bench, by: str) -> None:
-    bench.only_svm()
-    bench.text = bench.text.replace(
+def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(scripted: ScriptedStudy, by: str) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace(
         'direction = "maximize"', f'direction = "maximize"\nrepeats = 3\nrepeat_by = "{by}"'
     ).replace("[space]", '[pruner]\nname = "threshold"\nlower = 0.0\n[space]')
 
@@ -406,23 +424,23 @@ def test_a_repeat_without_a_finite_value_is_no_reason_to_prune(bench: Bench, by:
                 return Outcome("pruned", verdict.prune, {}, now_ms())
         return complete(math.nan)
 
-    opened, ending = bench.run(diverges)
+    opened, ending = scripted.run(diverges)
     assert ending == "errors"
     assert [row.reason for row in opened.rows() if row.state == "failed"] == [
         "the objective val/macro_f1 is nan"
     ] * 3
 
 
-def test_a_plan_does_not_count_on_trials_of_another_study(bench: Bench) -> None:
-    bench.only_svm()
-    old, _ = bench.run(lambda task, _: complete(0.5))
-    bench.text = 'name = "wider"\n' + bench.text.replace("high = 10.0", "high = 50.0")
-    new = bench.open()
-    assert warm_start.seed(new, old, bench.definition.space) == (4, 0)
-    assert describe_plan(bench.definition, bench.store)["seconds_left"] is None
-    bench.run(lambda task, _: complete(0.5))
-    held = describe_plan(bench.definition, bench.store)["store_bytes"]
+def test_a_plan_does_not_count_on_trials_of_another_study(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    old, _ = scripted.run(lambda task, _: complete(0.5))
+    scripted.text = 'name = "wider"\n' + scripted.text.replace("high = 10.0", "high = 50.0")
+    new = scripted.open()
+    assert warm_start.seed(new, old, scripted.definition.space) == (4, 0)
+    assert describe_plan(scripted.definition, scripted.store)["seconds_left"] is None
+    scripted.run(lambda task, _: complete(0.5))
+    held = describe_plan(scripted.definition, scripted.store)["store_bytes"]
     assert held > 0
-    bench.text = bench.text.replace("trials = 4", "trials = 8")
-    bench.open()
-    assert describe_plan(bench.definition, bench.store)["store_bytes"] == 2 * held
+    scripted.text = scripted.text.replace("trials = 4", "trials = 8")
+    scripted.open()
+    assert describe_plan(scripted.definition, scripted.store)["store_bytes"] == 2 * held

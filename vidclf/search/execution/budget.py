@@ -1,4 +1,4 @@
-"""What is counted of a study while it runs: trials, the best, time, errors; and when that ends it."""
+"""Counts a running study's trials, time and errors, and decides when they end it."""
 
 import time
 from collections import Counter, deque
@@ -54,7 +54,7 @@ class BudgetCounter:
         self._known: set[int] = set()
         self.refresh()
 
-    def earlier(self, params: Mapping[str, Any]) -> int | None:
+    def completed_with(self, params: Mapping[str, Any]) -> int | None:
         """The first complete trial of this very configuration."""
         return self._complete.get(_key(params))
 
@@ -70,7 +70,7 @@ class BudgetCounter:
             return "patience"
         return None
 
-    def room(self, running: int) -> int:
+    def remaining(self, running: int) -> int:
         """How many trials may begin, beside this supervisor's ``running`` ones; as last counted."""
         if self._all_asked:
             return 0

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs."""
+"""Displays the progress of a study: a live panel on terminals."""
 
 import time
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from rich.text import Text
 
 
 @dataclass
-class ShownTrial:
-    """A running trial, as shown.
+class DisplayedTrial:
+    """A running trial, as displayed.
 
     Attributes:
         base: Stem of its base experiment.
@@ -31,7 +31,7 @@ class ShownTrial:
 
 @dataclass
 class StudyState:
-    """A study's progress, as shown.
+    """A study's progress, as displayed.
 
     Attributes:
         name: The study.
@@ -48,7 +48,7 @@ class StudyState:
         since_best: How many of these ended after the best one.
         cache_lookups: How often this session's trials asked the caches.
         cache_hits: How often what they asked for was there.
-        awaited: Workers that have been asked for and are not there yet.
+        starting: Workers that are not ready yet.
     """
 
     name: str
@@ -57,7 +57,7 @@ class StudyState:
     total: int
     workers: int
     counts: dict[str, int] = field(default_factory=dict)
-    running: dict[int, ShownTrial] = field(default_factory=dict)
+    running: dict[int, DisplayedTrial] = field(default_factory=dict)
     best: tuple[float, int, str] | None = None
     started: float = field(default_factory=time.monotonic)
     finished_here: int = 0
@@ -65,7 +65,7 @@ class StudyState:
     since_best: int = 0
     cache_lookups: float = 0
     cache_hits: float = 0
-    awaited: int = 0
+    starting: int = 0
 
     def hourly(self) -> float:
         """Trials an hour in this session."""
@@ -144,8 +144,8 @@ def _panel(state: StudyState) -> Group:
         best = f"best so far: {state.metric} {state.best[0]:.4f}, trial {state.best[1]} ({state.best[2]})"
     if state.cache_lookups:
         best += f"   caches: {state.cache_hits / state.cache_lookups:.0%} found"
-    if state.awaited:
-        best += f"   {state.awaited} of {state.workers} workers still to come"
+    if state.starting:
+        best += f"   {state.starting} of {state.workers} workers still to come"
     return Group(head, bar, running, Text(best))
 
 
@@ -168,11 +168,11 @@ def finished_line(
 ) -> str:
     """One finished trial in one line."""
     figure = f"{value:.4f}" if value is not None else "–"
-    shown = " ".join(
+    values = " ".join(
         f"{key.rpartition('.')[2]}={item:.3g}"
         if isinstance(item, float)
         else f"{key.rpartition('.')[2]}={item}"
         for key, item in params.items()
     )
     why = f"  ({note.splitlines()[0]})" if note and value is None else ""
-    return f"trial {number:>3}  {state:<11} {figure:<6} {seconds:6.1f} s  {base}  {shown}{why}"
+    return f"trial {number:>3}  {state:<11} {figure:<6} {seconds:6.1f} s  {base}  {values}{why}"

@@ -1,25 +1,23 @@
-"""What a study does when its trials are done: models that are lacking, latencies, pictures."""
+"""The end of a study: trains missing models, measures latencies, draws figures, marks the best trials."""
 
 import logging
 import multiprocessing.connection
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from vidclf import config
-from vidclf.data.manifest import read_manifest
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
 from vidclf.labels import plural
-from vidclf.runs.experiment import divided
 from vidclf.runs.folder import Attempt
-from vidclf.runs.repeats import Repeats
 from vidclf.search.definition.study_file import StudyDefinition
+from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.latency import measure_latencies
-from vidclf.search.execution.worker_pool import hire, machine_of, ready
+from vidclf.search.execution.worker_pool import machine_of, start_workers, wait_until_ready
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.consistency import runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer
@@ -34,67 +32,68 @@ class StudyFinalizer:
     """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
 
     Attributes:
-        opened: The study; all its trials are done.
-        definition: The same, as its file has it.
-        crew: Idle workers. Kept up to date: one is hired where none is left, and one of each machine outlives
-            the timing.
-        own: Which trials are for this supervisor.
+        session: The session; all trials of its study are done.
+        workers: Idle ones. Kept up to date: one is started where none is left, and one on each machine is
+            left after the measurements.
     """
 
-    opened: OpenStudy
-    definition: StudyDefinition
-    crew: list[Worker]
-    own: Callable[[FrozenTrial], bool]
+    session: SessionContext
+    workers: list[Worker]
+
+    @property
+    def opened(self) -> OpenStudy:
+        return self.session.opened
 
     def run(self) -> None:
         lacking = [attempt for attempt in self._kept() if not attempt.model.is_dir()]
         if lacking:
             logger.info(f"training the models of {plural(len(lacking), 'kept trial')} …")
-            self._hand_out(lacking, "trained")
+            self.run_tasks(lacking, "trained")
         self._measure()
         undrawn = [
             attempt for attempt in self._kept() if attempt.model.is_dir() and not attempt.drawn.exists()
         ]
         if undrawn:
             logger.info(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
-            self._hand_out(undrawn, "drawn")
+            self.run_tasks(undrawn, "drawn")
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
         rows, direction = self.opened.rows(trials), self.opened.objective.direction
-        kept = ranking.kept(rows, direction, self.definition.file.keep)
-        return [self.opened.attempt(row.number) for row in kept if self.own(trials[row.number])]
+        kept = ranking.kept(rows, direction, self.session.definition.file.keep)
+        own = self.session.own_trials()
+        return [self.opened.attempt(row.number) for row in kept if own(trials[row.number])]
 
-    def _hire(self) -> None:
-        if not self.crew:
-            self.crew.extend(ready(worker) for worker in hire(self.definition, 1))
+    def _ensure_worker(self) -> None:
+        if not self.workers:
+            self.workers.extend(map(wait_until_ready, start_workers(self.session.definition, 1)))
 
-    def _hand_out(self, attempts: Sequence[Attempt], done: str) -> None:
+    def run_tasks(self, attempts: Sequence[Attempt], done: str) -> None:
         """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is.
 
         Args:
             attempts: What lacks a model or pictures.
             done: What the user is told of each.
         """
-        self._hire()
+        self._ensure_worker()
         left, busy, ended = list(attempts), dict[Worker, Attempt](), 0
         begun: dict[Worker, float] = {}
         while left or busy:
-            for worker in self.crew:
+            for worker in self.workers:
                 if left and worker not in busy:
                     busy[worker] = left.pop(0)
                     begun[worker] = time.monotonic()
                     worker.send(FinishTask(busy[worker].folder, self.opened.repeats))
-            news = multiprocessing.connection.wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in news]:
+            ready = multiprocessing.connection.wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in ready]:
                 message = worker.receive()
-                if isinstance(message, Paused):  # asked for while trials ran, see `worker.answer`
+                if isinstance(message, Paused):  # requested while trials ran, see `protocol.answer`
                     worker.send(Resume())
                     continue
                 name, ended = f"trial {int(busy.pop(worker).folder.name)}", ended + 1
                 if not isinstance(message, Finished):
-                    logger.info(f"{name}: {worker.death()}")
-                    self.crew[self.crew.index(worker)] = ready(worker.replacement())
+                    logger.info(f"{name}: {worker.exit_reason()}")
+                    self.workers[self.workers.index(worker)] = wait_until_ready(worker.replacement())
                 elif message.error:
                     logger.info(f"{name} has no model or pictures: {message.error}")
                 else:
@@ -106,7 +105,8 @@ class StudyFinalizer:
         unknown: dict[str, Path] = {}
         machines: dict[str, str | None] = {}
         known = self.opened.latencies()
-        complete = [trial for trial in self.opened.trials([TrialState.COMPLETE]) if self.own(trial)]
+        own = self.session.own_trials()
+        complete = [trial for trial in self.opened.trials([TrialState.COMPLETE]) if own(trial)]
         for trial in complete:
             shape, model = trial.user_attrs.get("shape"), self.opened.attempt(trial.number).model
             if shape and CONTENDED in known.get(shape, (CONTENDED,)) and model.exists():
@@ -128,36 +128,26 @@ class StudyFinalizer:
             models: A saved model of each shape.
             machines: Digest of the machine that trained it, by shape; ``None``: not known.
         """
-        self._hire()
-        left = _one_each(self.crew)
+        self._ensure_worker()
+        left = _one_each(self.workers)
         logger.info(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
-        clip = a_clip(self.definition)
         for machine, worker in left.items():
             # Before there were other machines, trials did not say on which they ran.
             here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
-            for shape, metrics in measure_latencies(here, clip, worker):
+            for shape, metrics in measure_latencies(here, self.session.latency_clip, worker):
                 self.opened.set_latency(shape, metrics)
         if away := sum(machine not in (*left, None) for machine in machines.values()):
             logger.info(f"{plural(away, 'shape')} could not be measured: their machine has no worker left")
 
 
-def _one_each(crew: list[Worker]) -> dict[str, Worker]:
-    """One worker for each machine that the crew is on, by the machine's digest; the others are stopped."""
+def _one_each(workers: list[Worker]) -> dict[str, Worker]:
+    """One worker for each machine, by the machine's digest; the others are stopped."""
     left: dict[str, Worker] = {}
-    for worker in crew:
+    for worker in workers:
         if left.setdefault(config.digest(machine_of(worker)), worker) is not worker:
             worker.stop()
-    crew[:] = left.values()
+    workers[:] = left.values()
     return left
-
-
-def a_clip(definition: StudyDefinition) -> Path:
-    """What latencies are measured on: the first clip of val."""
-    base = next(iter(definition.space.bases.values()))
-    first = definition.file.objectives[0]
-    if first.repeats > 1:
-        base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
-    return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path
 
 
 def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | None, *, standing: bool) -> None:

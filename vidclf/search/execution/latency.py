@@ -1,9 +1,9 @@
-"""Latencies of a study's models, one measurement for each shape, with nothing else of ours computing."""
+"""Measures the latencies of a study's models, once for each shape, while its workers are paused."""
 
 import logging
 import multiprocessing.connection
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
@@ -20,30 +20,35 @@ PAUSE_SECONDS = 5.0
 
 
 class LatencyMeter:
-    """Times shapes in the middle of a search, while its workers wait."""
+    """Measures latencies during a search, while its workers are paused."""
 
-    def __init__(self, opened: OpenStudy, alone: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, opened: OpenStudy) -> None:
         """Args:
         opened: The study; it remembers what was measured.
-        alone: Whether no other supervisor of this host computes.
         """
         self._opened = opened
-        self._alone = alone
-        self.wanted = any(item.metric in LATENCIES for item in opened.constraints)
+        self.required = any(item.metric in LATENCIES for item in opened.constraints)
         """Whether a constraint bounds a latency; if not, there is time for it at the end."""
 
-    def trusted(self, shape: str) -> Mapping[str, float]:
-        """What was measured with nothing else of ours computing."""
+    def uncontended(self, shape: str) -> Mapping[str, float]:
+        """The metrics that were measured while no other worker computed, empty without any."""
         known = self._opened.latency(shape) or {}
         return {} if CONTENDED in known else known
 
-    def time(
-        self, worker: Worker, task: LatencyTask, shape: str, busy: Sequence[Worker]
+    def measure(
+        self, worker: Worker, task: LatencyTask, shape: str, busy: Sequence[Worker], *, alone: bool
     ) -> list[tuple[Worker, Message | None]]:
-        """Measures a shape's latency on an idle worker, while the busy ones wait.
+        """Measures a shape's latency on an idle worker, while the busy ones are paused.
+
+        Args:
+            worker: The idle worker.
+            task: What it is to measure.
+            shape: Digest under which the study keeps the result.
+            busy: Workers to pause.
+            alone: Whether no other supervisor of this host runs trials; else the result is marked.
 
         Returns:
-            What busy workers said in place of pausing; they wait for the answer.
+            Messages that busy workers sent in place of pausing; they wait for the answers.
         """
         paused, held, quiet = _pause(busy)
         worker.send(task)
@@ -51,7 +56,7 @@ class LatencyMeter:
         for other in paused:
             other.send(Resume())
         if isinstance(message, Measured) and not message.error:
-            marked = {} if quiet and self._alone() else {CONTENDED: 1.0}
+            marked = {} if quiet and alone else {CONTENDED: 1.0}
             self._opened.set_latency(shape, {**message.metrics, **marked})
         elif isinstance(message, Measured):
             logger.info(f"a latency was not measured: {message.error}")
@@ -101,7 +106,7 @@ def measure_latencies(
         worker.send(LatencyTask(clip, folder))
         message = answer(worker)
         if not isinstance(message, Measured):
-            logger.info(f"latency was not measured: {worker.death()}")
+            logger.info(f"latency was not measured: {worker.exit_reason()}")
             return
         if message.error:
             logger.info(f"latency of {folder.parent.name} was not measured: {message.error}")

@@ -1,4 +1,4 @@
-"""How a trial is settled, and what becomes of those that nobody runs any more."""
+"""Tells Optuna how trials ended, and recovers those whose supervisor or worker died."""
 
 import contextlib
 import logging
@@ -255,12 +255,12 @@ def deaths(opened: OpenStudy, root: int) -> int:
     )
 
 
-LOOK_SECONDS = 2.0
-"""Between two looks at the others while this supervisor waits for them."""
+POLL_SECONDS = 2.0
+"""Between two refreshes of a supervisor that runs no trials itself."""
 
 
 class SupervisorGroup:
-    """A supervisor's view of the others."""
+    """The supervisors that run a study beside this one."""
 
     others: dict[str, Owner]
     """The other live supervisors by uuid, as last seen."""
@@ -272,7 +272,7 @@ class SupervisorGroup:
         """
         self._opened, self._ownership = opened, ownership
         self.others = {}
-        self._looked = -math.inf
+        self._refreshed = -math.inf
         self._first_seen: dict[int, float] = {}
 
     @property
@@ -280,16 +280,16 @@ class SupervisorGroup:
         """Whether no other supervisor of this host computes."""
         return not any(other.here for other in self.others.values())
 
-    def look(self, *, waiting: bool) -> bool:
-        """Sees who is there, and queues what dead supervisors ran, where that is due.
+    def refresh(self, *, waiting: bool) -> bool:
+        """Updates the list of live supervisors and queues the trials of dead ones again, where that is due.
 
         Args:
-            waiting: This supervisor runs nothing itself, so that it looks more often.
+            waiting: This supervisor runs no trials itself, so it is due more often.
 
         Returns:
             Whether it was due.
         """
-        if time.monotonic() - self._looked < (LOOK_SECONDS if waiting else RENEWAL_SECONDS):
+        if time.monotonic() - self._refreshed < (POLL_SECONDS if waiting else RENEWAL_SECONDS):
             return False
         registered = self._ownership.registered()  # first, so that nobody is struck off who comes just now
         others = self._ownership.others()
@@ -302,7 +302,7 @@ class SupervisorGroup:
             queued += queue_lost(self._opened, self._overdue if others else lambda _: True)
         if queued:
             logger.info(f"running again: {plural(queued, 'trial')} of a supervisor that died")
-        self.others, self._looked = others, time.monotonic()
+        self.others, self._refreshed = others, time.monotonic()
         return True
 
     def _announce(self, others: dict[str, Owner]) -> None:

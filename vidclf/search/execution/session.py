@@ -1,6 +1,7 @@
 """One session of a study, from its first trial to what is delivered of it."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -13,29 +14,25 @@ from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock
-from optuna.trial import FrozenTrial
 
 from vidclf import config
-from vidclf.data.manifest import read_manifest
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
-from vidclf.runs.experiment import dataset_record, provenance
-from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
+from vidclf.runs.folder import Attempt, Identity, Outcome, Status, now_ms
 from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
-from vidclf.search.definition.study_file import StudyDefinition, StudyFile
+from vidclf.search.definition.study_file import StudyFile
 from vidclf.search.execution.budget import Ending
 from vidclf.search.execution.consistency import mend_runs
-from vidclf.search.execution.display import Display, StudyState
-from vidclf.search.execution.finalize import StudyFinalizer, a_clip, mark, show_in_ui
-from vidclf.search.execution.recovery import LOOK_SECONDS
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.finalize import StudyFinalizer, mark, show_in_ui
+from vidclf.search.execution.recovery import POLL_SECONDS
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.retry import stop_waiting
-from vidclf.search.record.study import OWNER, OpenStudy
+from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import page
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.consistency import MlflowError
@@ -51,28 +48,34 @@ _REFRESH_SHARE = 20
 """A refresh comes this many times its own duration after the last one, at the earliest."""
 
 
-def run_session(
-    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, crew: list[Worker], shown: Display
-) -> Ending:
-    """Searches, measures and delivers; ``crew`` is kept up to date.
+def run_session(session: SessionContext, deliverer: DelivererThread, workers: list[Worker]) -> Ending:
+    """Searches, measures and delivers.
 
     The supervisor that leads keeps the study's own run and page, and ends last.
+
+    Args:
+        session: The session.
+        deliverer: Delivers its attempts to MLflow.
+        workers: What it runs on; kept up to date.
     """
-    deliverer = DelivererThread(opened.store)
+    opened, definition, ownership = session.opened, session.definition, session.ownership
+    refresher = PageRefresher(opened)
+    session = dataclasses.replace(session, trial_ended=refresher.request)
     ending: Ending = "interrupted"
     try:
         if ownership.leads:
-            _begin_leading(opened, definition, ownership, deliverer)
-        refresher = PageRefresher(opened) if ownership.leads else None
-        supervisor = _supervisor(
-            opened, definition, ownership, shown, deliverer=deliverer, refresher=refresher
-        )
-        with _stop_signals(supervisor.stop), refresher or contextlib.nullcontext():
-            ending, crew[:] = supervisor.run(crew)
+            _begin_leading(session)
+        start = [len(opened.trials())] if ownership.leads else [len(opened.trials()), ownership.uuid]
+        opened.study.sampler = build_sampler(definition.file.sampler, definition.space, *start)
+        repeats = definition.file.objectives[0].repeats
+        opened.study.pruner = build_pruner(definition.file.pruner, definition.space, repeats)
+        supervisor = Supervisor(session)
+        with _stop_signals(supervisor.stop), refresher if ownership.leads else contextlib.nullcontext():
+            ending, workers[:] = supervisor.run(workers)
         if ending != "interrupted":
-            _succeed(opened, definition, ownership, deliverer)
+            _succeed(session)
             with _finishing():
-                StudyFinalizer(opened, definition, crew, _own_trials(opened, ownership)).run()
+                StudyFinalizer(session, workers).run()
             _wait_for_others(ownership)
     except KeyboardInterrupt:
         ending = "interrupted"
@@ -81,42 +84,28 @@ def run_session(
         raise
     finally:
         if ending != "interrupted":
-            _succeed(opened, definition, ownership, deliverer)
-        _close(opened, definition, ending, deliverer=deliverer, ownership=ownership)
+            _succeed(session)
+        _close(session, deliverer, ending)
     return ending
 
 
-def _succeed(
-    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, deliverer: DelivererThread
-) -> None:
+def _succeed(session: SessionContext) -> None:
     """Leads from now on where the supervisor that led has gone and this one is next."""
-    if not ownership.leads and ownership.first():
-        ownership.lead()
-        _begin_leading(opened, definition, ownership, deliverer)
+    if not session.ownership.leads and session.ownership.first():
+        session.ownership.lead()
+        _begin_leading(session)
 
 
-def _begin_leading(
-    opened: OpenStudy, definition: StudyDefinition, ownership: Ownership, deliverer: DelivererThread
-) -> None:
-    """Opens the study's own run, and mends what dead supervisors left of the trials' runs."""
-    own = _open_own_attempt(opened, definition)
+def _begin_leading(session: SessionContext) -> None:
+    """Opens the study's own run, and repairs what dead supervisors left of the trials' runs."""
+    opened = session.opened
+    own = _open_own_attempt(session)
     # At once, so that the study can be watched from its first trial.
-    show_in_ui(opened, definition, Deliverer(opened.store).deliver(own), standing=False)
+    show_in_ui(opened, session.definition, Deliverer(opened.store).deliver(own), standing=False)
     with contextlib.suppress(MlflowError):  # it is away: the next session mends
-        mend_runs(opened, ownership.others())
-    deliverer.register(own)
-    _register(opened, ownership, deliverer)
-
-
-def _own_trials(opened: OpenStudy, ownership: Ownership) -> Callable[[FrozenTrial], bool]:
-    """Which trials this supervisor finishes: its own, and those of dead ones whose folders are here."""
-    others = ownership.others()
-
-    def own(trial: FrozenTrial) -> bool:
-        here = (opened.attempt(trial.number).folder / "attempt.json").exists()
-        return here and trial.user_attrs.get(OWNER) not in others
-
-    return own
+        mend_runs(opened, session.ownership.others())
+    session.register(own)
+    _register_trials(session)
 
 
 @contextlib.contextmanager
@@ -127,25 +116,26 @@ def _finishing() -> Iterator[None]:
 
 
 def _wait_for_others(ownership: Ownership) -> None:
-    """Who ends last writes the study's page: it waits until the others have delivered their models."""
-    told = False
+    """The last supervisor writes the study's page: it waits until the others have delivered their models."""
+    logged = False
     while ownership.first() and (others := ownership.others()):
-        if not told:
+        if not logged:
             logger.info(f"waiting for {', '.join(map(str, others.values()))} to deliver their models …")
-            told = True
-        time.sleep(LOOK_SECONDS)
+            logged = True
+        time.sleep(POLL_SECONDS)
 
 
-def _register(opened: OpenStudy, ownership: Ownership, deliverer: DelivererThread) -> None:
-    """Has the deliverer look after all trials but those of other live supervisors."""
-    own = _own_trials(opened, ownership)
-    for trial in opened.trials():
+def _register_trials(session: SessionContext) -> None:
+    """Has all trials delivered but those of other live supervisors."""
+    own = session.own_trials()
+    for trial in session.opened.trials():
         if own(trial):
-            deliverer.register(opened.attempt(trial.number))
+            session.register(session.opened.attempt(trial.number))
 
 
-def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt:
+def _open_own_attempt(session: SessionContext) -> Attempt:
     """The folder behind the study's parent run, made or reopened."""
+    opened, definition = session.opened, session.definition
     own, file = opened.own_attempt, definition.file
     if (own.folder / "attempt.json").exists():
         own.reopen()
@@ -168,21 +158,21 @@ def _open_own_attempt(opened: OpenStudy, definition: StudyDefinition) -> Attempt
                     **_strategies(file),
                     **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
                 },
-                dataset=_dataset(definition),
+                dataset=session.dataset,
             )
         )
     for stem, base in definition.space.bases.items():
         config.write_toml(config.dump(base), own.artifacts / f"{stem}.toml")
     config.write_toml(config.dump(file), own.artifacts / "study.toml")
     trials = max(file.budget.trials, opened.logical())
-    session = {
+    record = {
         "started_ms": now_ms(),
         "trials": trials,
         "workers": file.workers,
         **_strategies(file),
     }
     with (own.artifacts / "sessions.jsonl").open("a", encoding="utf-8") as sessions:
-        sessions.write(json.dumps(session) + "\n")
+        sessions.write(json.dumps(record) + "\n")
     return own
 
 
@@ -197,49 +187,8 @@ def _strategies(file: StudyFile) -> dict[str, Any]:
     }
 
 
-def _dataset(definition: StudyDefinition) -> dict[str, str]:
-    base = next(iter(definition.space.bases.values()))
-    return dataset_record(base, read_manifest(base.data.manifest))
-
-
 def _short_json(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
-
-
-def _supervisor(
-    opened: OpenStudy,
-    definition: StudyDefinition,
-    ownership: Ownership,
-    shown: Display,
-    *,
-    deliverer: DelivererThread,
-    refresher: "PageRefresher | None",
-) -> Supervisor:
-    file = definition.file
-    start = [len(opened.trials())] if ownership.leads else [len(opened.trials()), ownership.uuid]
-    opened.study.sampler = build_sampler(file.sampler, definition.space, *start)
-    opened.study.pruner = build_pruner(file.pruner, definition.space, file.objectives[0].repeats)
-    state = StudyState(
-        opened.name, file.question, opened.objective.metric, total=file.budget.trials, workers=file.workers
-    )
-    tags = {
-        stem: provenance(base, read_manifest(base.data.manifest))
-        for stem, base in definition.space.bases.items()
-    }
-    return Supervisor(
-        opened=opened,
-        space=definition.space,
-        budget=file.budget,
-        keep=file.keep,
-        ask_ahead_from=file.sampler.options.get("startup_trials", 0),
-        ownership=ownership,
-        shown=shown,
-        state=state,
-        opening=TrialStarter(opened, definition.space, tags, _dataset(definition)),
-        register=deliverer.register,
-        clip=a_clip(definition),
-        settled=refresher.settled if refresher else lambda: None,
-    )
 
 
 @contextlib.contextmanager
@@ -258,54 +207,47 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _close(
-    opened: OpenStudy,
-    definition: StudyDefinition,
-    ending: Ending,
-    *,
-    deliverer: DelivererThread,
-    ownership: Ownership,
-) -> None:
+def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) -> None:
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
+    opened, ownership, keep = session.opened, session.ownership, session.definition.file.keep
     try:
         rows = opened.rows()
     except DatabaseUnavailableError:  # what can be delivered is; the next session does the rest
         rows = []
     if ownership.leads:
-        _finish_own_attempt(opened, ending, rows)
+        _finish_own_attempt(session, ending, rows)
         with contextlib.suppress(DatabaseUnavailableError):
-            _register(opened, ownership, deliverer)
+            _register_trials(session)
     deliverer.close(timeout=30.0)
     if deliverer.undelivered:
         logger.info(
             f"{plural(deliverer.undelivered, 'run')} could not be delivered to MLflow; the next tune does it"
         )
     elif ending != "interrupted":
-        stay = ranking.kept(rows, opened.objective.direction, definition.file.keep)
-        _keep_models(opened, rows, stay, _own_trials(opened, ownership))
+        stay = ranking.kept(rows, opened.objective.direction, keep)
+        _keep_models(session, rows, stay)
         try:
             if ownership.leads and ownership.shared:
                 mend_runs(opened)  # of those that died meanwhile
             if ownership.leads:
-                mark(opened, definition, rows, stay)
+                mark(opened, session.definition, rows, stay)
         except MlflowError as error:
             logger.warning("the best trials are not marked in MLflow: %s", error)
 
 
-def _finish_own_attempt(opened: OpenStudy, ending: Ending, rows: list[TrialRow]) -> None:
-    own = opened.own_attempt
-    _refresh(opened)
-    status = {"interrupted": "interrupted", "errors": "failed"}.get(ending, "complete")
-    own.finish(Outcome(status, "" if status == "complete" else ending, _best_metrics(opened, rows), now_ms()))  # type: ignore[arg-type]
+def _finish_own_attempt(session: SessionContext, ending: Ending, rows: list[TrialRow]) -> None:
+    own = session.opened.own_attempt
+    _refresh(session.opened)
+    status: Status = (
+        "failed" if ending == "errors" else "interrupted" if ending == "interrupted" else "complete"
+    )
+    reason = "" if status == "complete" else ending
+    own.finish(Outcome(status, reason, _best_metrics(session.opened, rows), now_ms()))
 
 
-def _keep_models(
-    opened: OpenStudy,
-    rows: list[TrialRow],
-    stay: list[TrialRow],
-    own: Callable[[FrozenTrial], bool],
-) -> None:
+def _keep_models(session: SessionContext, rows: list[TrialRow], stay: list[TrialRow]) -> None:
     """Delivers the models of the trials that stay, and deletes the others."""
+    opened, own = session.opened, session.own_trials()
     here = {trial.number for trial in opened.trials() if own(trial)}
     for row in rows:
         if row.number not in here:
@@ -325,11 +267,11 @@ def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
 
 
 class PageRefresher:
-    """Rewrites the study's page, table and description in a thread as trials end, now and then."""
+    """Rewrites the study's page, table and description in a thread as trials end, at limited intervals."""
 
     def __init__(self, opened: OpenStudy) -> None:
         self._opened = opened
-        self._news, self._closing = threading.Event(), threading.Event()
+        self._requested, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="vidclf-refresher", daemon=True)
 
     def __enter__(self) -> Self:
@@ -338,19 +280,19 @@ class PageRefresher:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._news.set()
+        self._requested.set()
         self._thread.join()
 
-    def settled(self) -> None:
-        """A trial has ended."""
-        self._news.set()
+    def request(self) -> None:
+        """Has the page rewritten soon."""
+        self._requested.set()
 
     def _work(self) -> None:
         while True:
-            self._news.wait()
+            self._requested.wait()
             if self._closing.is_set():
                 return
-            self._news.clear()
+            self._requested.clear()
             begun = time.monotonic()
             if not _refresh(self._opened):
                 return

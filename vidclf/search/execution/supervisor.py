@@ -1,11 +1,10 @@
-"""The supervisor: the one process that holds a study; it hands trials to its workers."""
+"""The supervisor: asks Optuna for trials, has workers run them, and tells Optuna how they end."""
 
 import multiprocessing.connection
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -13,11 +12,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
-from vidclf.runs.folder import Attempt, Outcome, now_ms
+from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.definition.grid import exhausted
-from vidclf.search.definition.space import Space
 from vidclf.search.execution.budget import BudgetCounter, Ending
-from vidclf.search.execution.display import Display, ShownTrial, StudyState
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.display import DisplayedTrial
 from vidclf.search.execution.latency import LatencyMeter
 from vidclf.search.execution.recovery import SupervisorGroup, bound_sizes, is_owned, put_back, release
 from vidclf.search.execution.trials import (
@@ -26,13 +25,11 @@ from vidclf.search.execution.trials import (
     RunningTrial,
     TrialFinisher,
     TrialProgress,
-    TrialStarter,
+    begin_trial,
     judge,
 )
 from vidclf.search.execution.worker_pool import StartingWorkers, machine_of
-from vidclf.search.record.owners import Ownership
-from vidclf.search.record.settings import Budget
-from vidclf.search.record.study import AHEAD, BASE, OWNER, OpenStudy
+from vidclf.search.record.study import AHEAD, BASE, OWNER
 from vidclf.workers.protocol import (
     LatencyTask,
     Message,
@@ -46,205 +43,163 @@ from vidclf.workers.protocol import (
 
 
 class Supervisor:
-    """Asks Optuna, hands out, listens, tells; until the budget is used up."""
+    """Runs trials on workers until the budget is used up."""
 
-    def __init__(
-        self,
-        *,
-        opened: OpenStudy,
-        space: Space,
-        budget: Budget,
-        keep: int,
-        ask_ahead_from: int,
-        ownership: Ownership,
-        shown: Display,
-        state: StudyState,
-        opening: TrialStarter,
-        register: Callable[[Attempt], None],
-        clip: Path,
-        settled: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Args:
-        opened: The study, owned and reconciled.
-        space: Where to sample.
-        budget: When the search ends.
-        keep: How many of the best models stay, beside the Pareto front.
-        ask_ahead_from: Trials after which the next one is asked for while workers are busy: before, the
-            sampler would know too little of those that run.
-        ownership: This process's hold on the study.
-        shown: What the user sees.
-        state: Its content.
-        opening: Makes the trials' folders.
-        register: Told of each new attempt folder.
-        clip: What latencies are measured on, where a constraint asks for them.
-        settled: Called when a trial has ended.
-        """
-        self._opened = opened
-        self._space = space
-        self._ask_ahead_from = ask_ahead_from
-        self._ownership = ownership
-        self._shown = shown
-        self._state = state
-        self._opening = opening
-        self._register = register
-        self._clip = clip
-        self._company = SupervisorGroup(opened, ownership)
-        self._stopwatch = LatencyMeter(opened, lambda: self._company.alone_here)
-        self._unheard: deque[tuple[Worker, Message | None]] = deque()
+    def __init__(self, session: SessionContext) -> None:
+        self._session = session
+        self._opened, self._state = session.opened, session.state
+        self._space, self._uuid = session.definition.space, session.ownership.uuid
+        # Before that many trials the sampler would know too little of those that still run.
+        self._ask_ahead_from = session.definition.file.sampler.options.get("startup_trials", 0)
+        self._group = SupervisorGroup(session.opened, session.ownership)
+        self._meter = LatencyMeter(session.opened)
+        self._counter = BudgetCounter(
+            session.opened, session.definition.file.budget, session.state, session.ownership.uuid
+        )
+        self._finisher = TrialFinisher(session, self._counter, self._meter)
+        self._unanswered: deque[tuple[Worker, Message | None]] = deque()
         self._running: dict[Worker, RunningTrial] = {}
         self._idle: list[Worker] = []
-        self._arrivals = StartingWorkers()
+        self._starting = StartingWorkers()
         self._ahead: AskedTrial | None = None
-        self._stop = False
-        self._tally = BudgetCounter(opened, budget, state, ownership.uuid)
-        self._closing = TrialFinisher(
-            opened=opened,
-            tally=self._tally,
-            stopwatch=self._stopwatch,
-            retries=budget.retries,
-            keep=keep,
-            shown=shown,
-            state=state,
-            leads=lambda: ownership.leads,
-            register=register,
-            settled=settled,
-        )
         self._machines: dict[Worker, Mapping[str, str]] = {}
+        self._stop = False
 
     def stop(self) -> None:
         """Ends the study at the next opportunity; running trials are interrupted."""
         self._stop = True
 
-    def run(self, crew: Sequence[Worker]) -> tuple[Ending, list[Worker]]:
+    def run(self, workers: Sequence[Worker]) -> tuple[Ending, list[Worker]]:
         """Runs trials until the budget is used up.
 
         Args:
-            crew: Workers that are idle, or on their way.
+            workers: Idle ones, and ones that are starting.
 
         Returns:
-            Why it ended, and the workers that are idle and well.
+            Why it ended, and the workers that are idle and alive.
         """
-        self._idle = self._arrivals.admit(crew)
+        self._idle = self._starting.admit(workers)
         try:
             return self._loop(), self._idle
         finally:
             if self._ahead:
-                put_back(self._opened, self._ahead.trial.number, self._ownership.uuid)
+                put_back(self._opened, self._ahead.trial.number, self._uuid)
             for worker, running in self._running.items():
                 worker.stop()
-                self._closing.interrupt(running, queue=bool(self._company.others))
+                self._finisher.interrupt(running, queue=bool(self._group.others))
             self._running.clear()
-            self._arrivals.stop()
-            self._tally.refresh()
-            self._tally.save_seconds()
+            self._starting.stop()
+            self._counter.refresh()
+            self._counter.save_seconds()
 
     def _loop(self) -> Ending:
         while not self._stop:
-            self._look_around()
+            self._update_group()
             ending = self._ending()
             if ending is None and self._idle and (self._ahead or self._budget_left()):
                 self._start()
                 continue
-            if not self._running and (ending or not self._more_to_come()):
+            if not self._running and (ending or not self._trials_remain()):
                 return ending or "finished"
-            self._arrivals.remind(others=bool(self._running or self._idle))
-            if not self._listen() and ending is None and self._may_ask_ahead():
+            self._starting.check_waiting(available=bool(self._running or self._idle))
+            if not self._receive() and ending is None and self._may_ask_ahead():
                 self._ahead = self._ask(ahead=True)
-            self._state.awaited = len(self._arrivals.workers)
-            self._shown.refresh(self._state)
+            self._state.starting = len(self._starting.workers)
+            self._session.display.refresh(self._state)
         return "interrupted"
 
-    def _more_to_come(self) -> bool:
-        """Whether a trial is to begin yet, here or because another supervisor's does not end."""
+    def _trials_remain(self) -> bool:
+        """Whether a trial may still begin: now, or when one of another supervisor fails to end."""
         begins = self._ahead or self._budget_left()
-        unfinished = self._tally.elsewhere or self._company.others
+        unfinished = self._counter.elsewhere or self._group.others
         return bool(begins or (unfinished and self._state.used < self._state.total))
 
-    def _look_around(self) -> None:
-        """Takes over from other supervisors that are dead, and notes the time, now and then."""
-        if self._company.look(waiting=not self._running):
-            self._tally.count()
-            self._tally.save_seconds()
+    def _update_group(self) -> None:
+        """Where it is due, takes over from dead supervisors and saves the time used."""
+        if self._group.refresh(waiting=not self._running):
+            self._counter.count()
+            self._counter.save_seconds()
 
     def _ending(self) -> Ending | None:
-        ending = self._tally.ending()
+        ending = self._counter.ending()
         if ending is None and self._ahead is None and exhausted(self._opened.study):
             return "finished"
         return ending
 
     def _budget_left(self, after: int = 0) -> bool:
         """Whether there are more than ``after`` trials to begin."""
-        if self._company.others:
-            self._tally.count()
-        return self._tally.room(len(self._running)) > after
+        if self._group.others:
+            self._counter.count()
+        return self._counter.remaining(len(self._running)) > after
 
     def _may_ask_ahead(self) -> bool:
-        """Whether a worker that becomes free would have to wait, and the sampler knows enough by now."""
+        """Whether all workers are busy, budget is left, and the sampler has seen enough trials."""
         busy = self._ahead is None and not self._idle
         return busy and self._state.used >= self._ask_ahead_from and self._budget_left(len(self._running))
 
     def _ask(self, *, ahead: bool = False) -> AskedTrial | None:
-        """A configuration that is to be run; ``None`` where it was settled at once.
+        """Asks Optuna for the next trial to run.
 
-        That is so where its value is known already, where its values exclude each other, where other
-        supervisors have used up the budget at the same moment, and where one has taken it over.
+        Returns:
+            ``None`` where the trial needs no worker: its value is known, its values exclude each other, the
+            budget was used up by other supervisors meanwhile, or one of them has taken it over.
         """
         trial = self._opened.study.ask()
         try:
             return self._sample(trial, ahead=ahead)
         except UpdateFinishedTrialError:
-            self._tally.count()
+            self._counter.count()
             return None
 
     def _sample(self, trial: optuna.Trial, *, ahead: bool) -> AskedTrial | None:
-        """Signs a trial and gives it its values, see `_ask`."""
-        trial.set_user_attr(OWNER, self._ownership.uuid)
-        if not self._tally.admits(trial.number):
+        """Records the trial's owner and samples its values, see `_ask`."""
+        trial.set_user_attr(OWNER, self._uuid)
+        if not self._counter.admits(trial.number):
             release(self._opened, trial)
-            self._tally.count()
+            self._counter.count()
             return None
         try:
             stem, experiment = self._space.suggest(trial)
         except InputError as error:
-            self._give_up(trial, error)
+            self._fail_invalid(trial, error)
             return None
-        earlier = self._tally.earlier(trial.params)
+        earlier = self._counter.completed_with(trial.params)
         if earlier is not None:
             self._reuse(trial, stem, experiment, earlier)
             return None
-        self._tally.repeats = 0
+        self._counter.repeats = 0
         if ahead:
             trial.set_user_attr(AHEAD, True)
         return AskedTrial(trial, stem, experiment)
 
     def _start(self) -> None:
-        """Hands the next configuration to an idle worker."""
+        """Starts the next trial on an idle worker."""
         asked = self._next()
         if asked is None:
             return
-        running = self._opening.begin(asked.trial, asked.stem)
+        running = begin_trial(self._session, asked.trial, asked.stem)
         try:
-            self._hand_over(running, asked)
+            self._assign(running, asked)
         except UpdateFinishedTrialError:
-            self._closing.drop(running)
-            self._register(running.attempt)
+            self._finisher.abandon(running)
+            self._session.register(running.attempt)
 
     def _next(self) -> AskedTrial | None:
-        """What was asked for ahead, else what is asked for now, see `_ask`."""
+        """The trial that was asked for ahead, else one that is asked for now, see `_ask`."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return self._ask()
-        if not is_owned(self._opened, ahead.trial.number, self._ownership.uuid):
+        if not is_owned(self._opened, ahead.trial.number, self._uuid):
             return None
         ahead.trial.set_user_attr(AHEAD, False)
-        earlier = self._tally.earlier(ahead.trial.params)
+        earlier = self._counter.completed_with(ahead.trial.params)
         if earlier is not None:  # the same has ended since it was asked for
             self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier)
             return None
         return ahead
 
-    def _hand_over(self, running: RunningTrial, asked: AskedTrial) -> None:
-        """Gives a trial to an idle worker, unless its model is known to be too slow.
+    def _assign(self, running: RunningTrial, asked: AskedTrial) -> None:
+        """Sends a trial to an idle worker, unless its model is known to be too slow.
 
         Raises:
             UpdateFinishedTrialError: Another supervisor has taken the trial over.
@@ -252,95 +207,96 @@ class Supervisor:
         frozen = self._opened.frozen(asked.trial.number)
         if "retry_of" in frozen.user_attrs:
             running.attempt.take_checkpoint(self._opened.attempt(frozen.user_attrs["retry_of"]))
-        running.course = TrialProgress.after(frozen.intermediate_values)
+        running.progress = TrialProgress.after(frozen.intermediate_values)
         worker = self._idle[-1]
         shape = self._shape(asked.trial, asked.experiment, worker)
-        if self._too_slow(worker, running, asked.experiment, shape):
+        if self._prune_too_slow(worker, running, asked.experiment, shape):
             return
         self._idle.remove(worker)
         self._running[worker] = running
-        self._state.running[asked.trial.number] = ShownTrial(asked.stem)
+        self._state.running[asked.trial.number] = DisplayedTrial(asked.stem)
         worker.send(RunTask(config.dump(asked.experiment), running.attempt.folder, self._opened.repeats))
-        self._register(running.attempt)
+        self._session.register(running.attempt)
 
     def _shape(self, trial: optuna.Trial, experiment: ExperimentConfig, worker: Worker) -> str:
-        """Records what latency depends on: the worker's machine, and what of the model decides it."""
+        """Records the digest of what latency depends on: the worker's machine and the model's shape."""
         machine = self._machines.setdefault(worker, machine_of(worker))
         shape = {**machine, **experiment.resolved().shape()}
-        if worker.machine:  # there, what is automatic may be another than here
+        if worker.machine:  # on another machine ``auto`` may mean another precision
             shape["asked"] = config.lookup(config.dump(experiment), "train.precision")
         digest = config.digest(shape)
         trial.set_user_attr("shape", digest)
         trial.set_user_attr("machine", config.digest(machine))
         return digest
 
-    def _too_slow(
+    def _prune_too_slow(
         self, worker: Worker, running: RunningTrial, experiment: ExperimentConfig, shape: str
     ) -> bool:
-        """Settles a trial whose model is known to be too slow before it is trained."""
-        if not self._stopwatch.wanted:
+        """Prunes a trial before it is trained where its model breaks a latency bound."""
+        if not self._meter.required:
             return False
         if self._opened.latency(shape) is None and experiment.timed_untrained:
-            self._time(worker, shape, experiment=config.dump(experiment))
-        broken = bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
+            task = LatencyTask(self._session.latency_clip, experiment=config.dump(experiment))
+            self._measure(worker, shape, task)
+        broken = bound_sizes(self._opened, running.trial, self._meter.uncontended(shape))
         if not broken:
             return False
         outcome = Outcome("pruned", f"infeasible: {'; '.join(broken)}", {}, now_ms())
         config.write_toml(config.dump(experiment), running.attempt.config)
-        self._closing.end(running, outcome)
+        self._finisher.finish_without_worker(running, outcome)
         return True
 
-    def _give_up(self, trial: optuna.Trial, error: InputError) -> None:
+    def _fail_invalid(self, trial: optuna.Trial, error: InputError) -> None:
         """Fails a configuration whose values are each allowed but not together."""
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
-        running = self._opening.begin(trial, stem)
+        running = begin_trial(self._session, trial, stem)
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
-        self._closing.end(running, outcome)
+        self._finisher.finish_without_worker(running, outcome)
 
     def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
-        """Tells the value that this very configuration already has."""
-        self._tally.repeats += 1
+        """Completes a trial with the metrics of an equal one that is complete."""
+        self._counter.repeats += 1
         before = self._opened.frozen(earlier).user_attrs
         trial.set_user_attr("reused_from", earlier)
         trial.set_user_attr("shape", before.get("shape"))
         trial.set_user_attr("machine", before.get("machine"))
-        running = self._opening.begin(trial, stem, earlier)
+        running = begin_trial(self._session, trial, stem, earlier)
         config.write_toml(config.dump(experiment), running.attempt.config)
         running.attempt.record(0, before["metrics"])
         outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
-        self._closing.end(running, outcome)
+        self._finisher.finish_without_worker(running, outcome)
 
-    def _listen(self) -> bool:
-        """Waits half a second at most for news of the workers, and answers them; whether there was any."""
-        waiting = self._waiting()
-        listened = (*self._running, *self._idle, *self._arrivals.workers)
-        connections = {worker.connection: worker for worker in listened if worker not in waiting}
-        # A worker that is free must not wait for a question that nobody waits for yet.
+    def _receive(self) -> bool:
+        """Handles the messages of the workers, waiting half a second at most; whether there were any."""
+        waiting = self._workers_unanswered()
+        sources = (*self._running, *self._idle, *self._starting.workers)
+        connections = {worker.connection: worker for worker in sources if worker not in waiting}
+        # Asking ahead uses the time in which no message is there; it must not delay one.
         timeout = 0.0 if waiting or self._may_ask_ahead() else 0.5
         for ready in multiprocessing.connection.wait(list(connections), timeout):
             worker = connections[cast(Connection, ready)]
-            self._unheard.append((worker, worker.receive()))
-        news = bool(self._unheard)
-        while self._unheard:
-            self._hear(*self._unheard.popleft())
-        return news
+            self._unanswered.append((worker, worker.receive()))
+        received = bool(self._unanswered)
+        while self._unanswered:
+            self._handle(*self._unanswered.popleft())
+        return received
 
-    def _waiting(self) -> set[Worker]:
-        """Workers that have said something, and compute nothing until they are heard."""
-        return {worker for worker, _ in self._unheard}
+    def _workers_unanswered(self) -> set[Worker]:
+        """Workers whose message is not handled yet; they compute nothing meanwhile."""
+        return {worker for worker, _ in self._unanswered}
 
-    def _hear(self, worker: Worker, message: Message | None) -> None:
-        """Answers one message; ``None`` is the worker's death."""
-        if isinstance(message, Paused):  # too late, or after an answer that it waited for
+    def _handle(self, worker: Worker, message: Message | None) -> None:
+        """Handles one message; ``None``: the worker has died."""
+        if isinstance(message, Paused):  # after the pause was over, or after an answer that it waited for
             worker.send(Resume())
             return
-        if worker in self._arrivals.workers:
-            arrived = self._arrivals.hear(worker, message)
-            self._idle += [arrived] if arrived else []
+        if worker in self._starting.workers:
+            ready = self._starting.handle(worker, message)
+            self._idle += [ready] if ready else []
             return
         if worker in self._idle:  # it can only have died
             self._idle.remove(worker)
-            self._idle += self._arrivals.admit([worker.replacement()])
+            self._idle += self._starting.admit([worker.replacement()])
             return
         running = self._running[worker]
         if isinstance(message, StepReport):
@@ -352,36 +308,28 @@ class Supervisor:
             return
         del self._running[worker]
         if isinstance(message, Outcome):
-            self._time_once(worker, running, message)
+            self._measure_trained(worker, running, message)
             self._idle.append(worker)
-            self._closing.settle(running, message)
+            self._finisher.settle(running, message)
         else:
-            self._closing.bury(running, worker.death())
-            self._idle += self._arrivals.admit([worker.replacement()])
+            self._finisher.worker_died(running, worker.exit_reason())
+            self._idle += self._starting.admit([worker.replacement()])
 
-    def _time_once(self, worker: Worker, running: RunningTrial, outcome: Outcome) -> None:
-        """Measures a trained model of a new shape where a constraint asks for its latency."""
+    def _measure_trained(self, worker: Worker, running: RunningTrial, outcome: Outcome) -> None:
+        """Measures the latency of a trained model where a constraint needs it and its shape is new."""
         shape = str(self._opened.frozen(running.trial.number).user_attrs["shape"])
         complete = outcome.status == "complete" and running.attempt.model.is_dir()
-        if self._stopwatch.wanted and complete and self._opened.latency(shape) is None:
-            self._time(worker, shape, folder=running.attempt.model)
+        if self._meter.required and complete and self._opened.latency(shape) is None:
+            self._measure(worker, shape, LatencyTask(self._session.latency_clip, running.attempt.model))
 
-    def _time(
-        self,
-        worker: Worker,
-        shape: str,
-        *,
-        folder: Path | None = None,
-        experiment: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Measures a shape on an idle worker while the others wait; what they say instead is heard later."""
-        task = LatencyTask(self._clip, folder, experiment)
-        busy = [other for other in self._running if other not in self._waiting()]
-        self._unheard += self._stopwatch.time(worker, task, shape, busy)
+    def _measure(self, worker: Worker, shape: str, task: LatencyTask) -> None:
+        """Measures a shape on an idle worker while the others pause; their messages are handled later."""
+        busy = [other for other in self._running if other not in self._workers_unanswered()]
+        self._unanswered += self._meter.measure(worker, task, shape, busy, alone=self._group.alone_here)
 
-    def _judge(self, running: RunningTrial, progress: StepReport) -> StepDecision:
-        """Whether the trial may go on; the user sees how far it has come."""
-        verdict = judge(self._opened, running.trial, running.course, progress)
-        shown = self._state.running[running.trial.number]
-        shown.step, shown.value = running.course.step, running.course.value
-        return verdict
+    def _judge(self, running: RunningTrial, report: StepReport) -> StepDecision:
+        """Decides whether the trial goes on, and updates what is displayed of it."""
+        decision = judge(self._opened, running.trial, running.progress, report)
+        displayed = self._state.running[running.trial.number]
+        displayed.step, displayed.value = running.progress.step, running.progress.value
+        return decision

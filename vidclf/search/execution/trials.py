@@ -1,11 +1,11 @@
-"""The life of a trial: how it begins, what Optuna is told of its steps, and how it ends."""
+"""How a trial begins, what Optuna is told of its steps, and how it ends."""
 
 import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -20,9 +20,9 @@ from vidclf.labels import trial_name
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import SEARCHED_TAG, Attempt, Identity, Outcome, now_ms
 from vidclf.search.definition.pruners import compares_repeats
-from vidclf.search.definition.space import Space
 from vidclf.search.execution.budget import BudgetCounter
-from vidclf.search.execution.display import Display, StudyState, finished_line
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.display import finished_line
 from vidclf.search.execution.latency import LatencyMeter
 from vidclf.search.execution.recovery import bound_sizes, deaths, queue_again, settle, settle_or_interrupt
 from vidclf.search.record.study import BASE, INTERRUPTED, START, OpenStudy, root_of
@@ -56,50 +56,50 @@ class TrialProgress:
 
 
 def judge(
-    opened: OpenStudy, trial: optuna.Trial, course: TrialProgress, progress: StepReport
+    opened: OpenStudy, trial: optuna.Trial, progress: TrialProgress, report: StepReport
 ) -> StepDecision:
     """Whether the trial may go on: within its bounds, and not what the study's pruner stops.
 
     Args:
         opened: The study.
         trial: A running trial; it is told the value of a new step, where there is one objective.
-        course: Its course so far; brought up to date.
-        progress: A step's metrics; step 0 has the model's sizes.
+        progress: How far it has come; updated.
+        report: A step's metrics; step 0 has the model's sizes.
     """
-    if progress.step == 0:
-        broken = bound_sizes(opened, trial, progress.metrics)
+    if report.step == 0:
+        broken = bound_sizes(opened, trial, report.metrics)
         return StepDecision(f"infeasible: {'; '.join(broken)}" if broken else "")
-    value = _value(opened, course, progress)
+    value = _value(opened, progress, report)
     if value is None:
         return StepDecision()
-    course.step, course.value = progress.step, value
-    if progress.step <= course.known_steps or len(opened.objectives) > 1:
+    progress.step, progress.value = report.step, value
+    if report.step <= progress.known_steps or len(opened.objectives) > 1:
         return StepDecision()
-    trial.report(value, progress.step)
+    trial.report(value, report.step)
     if trial.should_prune():
         unit = "epoch" if opened.repeats is None else "repeat"
-        return StepDecision(f"pruned at {unit} {progress.step}: {opened.objective.metric} {value:.4f}")
+        return StepDecision(f"pruned at {unit} {report.step}: {opened.objective.metric} {value:.4f}")
     return StepDecision()
 
 
-def _value(opened: OpenStudy, course: TrialProgress, progress: StepReport) -> float | None:
+def _value(opened: OpenStudy, progress: TrialProgress, report: StepReport) -> float | None:
     """What Optuna is told of a step: the best epoch so far; of repeats their mean, or each by itself."""
     kind = "epoch"
     if opened.repeats is not None:
         # Wilcoxon's test compares repeat by repeat.
         kind = "repeat" if compares_repeats(opened.study) else "mean"
-    value = progress.metrics.get(f"{kind}/{opened.objective.metric}")
+    value = report.metrics.get(f"{kind}/{opened.objective.metric}")
     if value is None or not math.isfinite(value):
         return None  # pruners stop a trial for it, but one that ends with such a value is to fail
     if opened.repeats is not None:
         return value
-    if progress.step > course.known_steps:
+    if report.step > progress.known_steps:
         better = max if opened.objective.direction == "maximize" else min
-        course.best = value if course.best is None else better(course.best, value)
-    return course.best
+        progress.best = value if progress.best is None else better(progress.best, value)
+    return progress.best
 
 
-def finite(opened: OpenStudy, outcome: Outcome) -> Outcome:
+def require_finite(opened: OpenStudy, outcome: Outcome) -> Outcome:
     """The outcome, as a failure where a complete trial lacks a finite value of an objective."""
     for metric in (objective.metric for objective in opened.objectives):
         if outcome.status == "complete" and not math.isfinite(outcome.metrics.get(metric, math.nan)):
@@ -110,13 +110,13 @@ def finite(opened: OpenStudy, outcome: Outcome) -> Outcome:
 
 @dataclass
 class RunningTrial:
-    """A trial that has begun and is not settled yet."""
+    """A trial that has begun and has not ended yet."""
 
     trial: optuna.Trial
     stem: str
     attempt: Attempt
     started: float
-    course: TrialProgress = field(default_factory=TrialProgress)
+    progress: TrialProgress = field(default_factory=TrialProgress)
     fenced: bool = False
 
 
@@ -129,102 +129,66 @@ class AskedTrial:
     experiment: ExperimentConfig
 
 
-@dataclass(frozen=True)
-class TrialStarter:
-    """Makes the folders of a session's trials.
+def begin_trial(
+    session: SessionContext, trial: optuna.Trial, stem: str, reused_from: int | None = None
+) -> RunningTrial:
+    """Makes a trial's folder.
 
-    Attributes:
-        opened: The study.
-        space: What it searches.
-        tags: Provenance by stem.
-        dataset: The data set, as MLflow lists it.
+    Args:
+        session: The session that runs it.
+        trial: The trial.
+        stem: Of its base.
+        reused_from: The equal complete trial whose metrics it takes.
     """
-
-    opened: OpenStudy
-    space: Space
-    tags: Mapping[str, Mapping[str, str]]
-    dataset: Mapping[str, str]
-
-    def begin(self, trial: optuna.Trial, stem: str, earlier: int | None = None) -> RunningTrial:
-        """Makes a trial's folder; ``earlier``: the trial whose value it takes."""
-        attempt = self.opened.attempt(trial.number)
-        attempt.create(self._identity(trial, stem, earlier))
-        return RunningTrial(trial, stem, attempt, time.monotonic())
-
-    def _identity(self, trial: optuna.Trial, stem: str, earlier: int | None) -> Identity:
-        attributes = self.opened.frozen(trial.number).user_attrs
-        base = config.dump(self.space.bases[stem])
-        paths = (path for owner, path in self.space.dimensions if owner == stem and path in trial.params)
-        searched = {path: trial.params[path] for path in paths}
-        tags = {
-            **self.tags[stem],
-            "vidclf.study": self.opened.name,
-            "vidclf.trial": str(trial.number),
-            "vidclf.base": stem,
-            SEARCHED_TAG: json.dumps(searched),
-            **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
-            **({"vidclf.start": attributes[START]} if START in attributes else {}),
-            **({"vidclf.reused_from": str(earlier)} if earlier is not None else {}),
-        }
-        return Identity(
-            id=self.opened.attempt_id(trial.number),
-            experiment=self.opened.stored["experiment"],
-            run_name=trial_name(trial.number, base, searched),
-            parent=self.opened.attempt_id(),
+    opened, space = session.opened, session.definition.space
+    attributes = opened.frozen(trial.number).user_attrs
+    paths = (path for owner, path in space.dimensions if owner == stem and path in trial.params)
+    searched = {path: trial.params[path] for path in paths}
+    tags = {
+        **session.provenance[stem],
+        "vidclf.study": opened.name,
+        "vidclf.trial": str(trial.number),
+        "vidclf.base": stem,
+        SEARCHED_TAG: json.dumps(searched),
+        **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
+        **({"vidclf.start": attributes[START]} if START in attributes else {}),
+        **({"vidclf.reused_from": str(reused_from)} if reused_from is not None else {}),
+    }
+    attempt = opened.attempt(trial.number)
+    attempt.create(
+        Identity(
+            id=opened.attempt_id(trial.number),
+            experiment=opened.stored["experiment"],
+            run_name=trial_name(trial.number, config.dump(space.bases[stem]), searched),
+            parent=opened.attempt_id(),
             started_ms=now_ms(),
             tags=tags,
-            dataset=self.dataset,
+            dataset=session.dataset,
         )
+    )
+    return RunningTrial(trial, stem, attempt, time.monotonic())
 
 
 FENCED = "taken over by another supervisor, to which this one seemed dead"
 
 
 class TrialFinisher:
-    """Ends the trials of a session, and keeps count of what they leave."""
+    """Ends the trials of a session."""
 
-    def __init__(
-        self,
-        *,
-        opened: OpenStudy,
-        tally: BudgetCounter,
-        stopwatch: LatencyMeter,
-        retries: int,
-        keep: int,
-        shown: Display,
-        state: StudyState,
-        leads: Callable[[], bool],
-        register: Callable[[Attempt], None],
-        settled: Callable[[], None],
-    ) -> None:
+    def __init__(self, session: SessionContext, counter: BudgetCounter, meter: LatencyMeter) -> None:
         """Args:
-        opened: The study.
-        tally: Counts what has ended.
-        stopwatch: Knows the latencies that constraints ask for.
-        retries: How often a configuration whose worker died runs again.
-        keep: How many of the best models stay, beside the Pareto front.
-        shown: What the user sees.
-        state: Its content; the tally keeps it up to date.
-        leads: Whether this supervisor keeps the study's own run.
-        register: Told of the folder of a trial that ends without having been with a worker.
-        settled: Called when a trial has ended.
+        session: The session.
+        counter: Counts what has ended.
+        meter: Has the latencies that constraints need.
         """
-        self._opened = opened
-        self._tally = tally
-        self._stopwatch = stopwatch
-        self._retries = retries
-        self._keep = keep
-        self._shown = shown
-        self._state = state
-        self._leads = leads
-        self._register = register
-        self._settled = settled
-        self._models: set[int] = set()
+        self._session, self._opened = session, session.opened
+        self._counter, self._meter = counter, meter
+        self._with_model: set[int] = set()
 
-    def end(self, running: RunningTrial, outcome: Outcome) -> None:
+    def finish_without_worker(self, running: RunningTrial, outcome: Outcome) -> None:
         """Ends a trial that needs no worker."""
         running.attempt.finish(outcome)
-        self._register(running.attempt)
+        self._session.register(running.attempt)
         self.settle(running, outcome)
 
     def settle(self, running: RunningTrial, outcome: Outcome, *, again: bool = False) -> bool:
@@ -238,35 +202,36 @@ class TrialFinisher:
         Returns:
             Whether it was this supervisor's to end; ``False`` where another has taken it over.
         """
-        checked = finite(self._opened, outcome)
+        checked = require_finite(self._opened, outcome)
         if checked is not outcome:
             outcome = checked
             running.attempt.finish(outcome)
         try:
             self._tell(running, outcome, again)
         except FencedError:
-            self.drop(running)
+            self.abandon(running)
             return False
-        rows = self._tally.add(running.trial, outcome)
-        self._settled()
+        rows = self._counter.add(running.trial, outcome)
+        self._session.trial_ended()
         if running.attempt.model.is_dir():
-            self._models.add(running.trial.number)
+            self._with_model.add(running.trial.number)
             self._drop_models(rows)
-        if self._state.best and self._leads():
-            self._opened.own_attempt.record(self._state.used, {"study/best": self._state.best[0]})
-        self._say(running, outcome, again)
+        state = self._session.state
+        if state.best and self._session.ownership.leads:
+            self._opened.own_attempt.record(state.used, {"study/best": state.best[0]})
+        self._log(running, outcome, again)
         return True
 
     def _tell(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         if running.fenced:
             raise FencedError
-        if outcome.status == "complete" and self._stopwatch.wanted:
+        if outcome.status == "complete" and self._meter.required:
             shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
             with contextlib.suppress(UpdateFinishedTrialError):  # which `settle` says, too
-                bound_sizes(self._opened, running.trial, self._stopwatch.trusted(shape))
+                bound_sizes(self._opened, running.trial, self._meter.uncontended(shape))
         settle(self._opened, running.trial, outcome, again=again)
 
-    def _say(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
+    def _log(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
         metric = self._opened.objective.metric
         logger.info(
@@ -281,11 +246,11 @@ class TrialFinisher:
             )
         )
 
-    def bury(self, running: RunningTrial, cause: str) -> None:
-        """Ends a trial whose worker has died: it runs again, or is given up."""
+    def worker_died(self, running: RunningTrial, cause: str) -> None:
+        """Ends a trial whose worker has died: it is queued again, or fails for good."""
         root = root_of(self._opened.frozen(running.trial.number))
         died = deaths(self._opened, root)
-        again = died < self._retries
+        again = died < self._session.definition.file.budget.retries
         if not again:
             running.attempt.drop_checkpoint()
             cause = f"given up: {cause}" + (f", {died + 1} times in all" if died else "")
@@ -296,10 +261,10 @@ class TrialFinisher:
             running.attempt.finish(outcome)
         if settled and again:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
-            self._tally.count()  # or the study might end before it is run again
+            self._counter.count()  # or the study might end before it is run again
 
     def interrupt(self, running: RunningTrial, *, queue: bool) -> None:
-        """Ends a trial that is cut.
+        """Ends a trial that is interrupted.
 
         Args:
             running: The trial; its worker has been stopped.
@@ -308,16 +273,16 @@ class TrialFinisher:
         with contextlib.suppress(FencedError, DatabaseUnavailableError):
             settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
 
-    def drop(self, running: RunningTrial) -> None:
-        """Keeps the folder of a trial that was taken over, as one that was cut."""
+    def abandon(self, running: RunningTrial) -> None:
+        """Marks the folder of a trial that was taken over as interrupted."""
         running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
-        self._state.running.pop(running.trial.number, None)
-        self._tally.count()
+        self._session.state.running.pop(running.trial.number, None)
+        self._counter.count()
         logger.info(f"trial {running.trial.number} was {FENCED}")
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
-        stay = ranking.kept(rows, self._opened.objective.direction, self._keep)
-        for number in self._models - {row.number for row in stay}:
+        stay = ranking.kept(rows, self._opened.objective.direction, self._session.definition.file.keep)
+        for number in self._with_model - {row.number for row in stay}:
             self._opened.attempt(number).drop_model()
-            self._models.discard(number)
+            self._with_model.discard(number)

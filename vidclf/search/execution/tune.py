@@ -22,11 +22,13 @@ from vidclf.search.definition.study_file import StudyDefinition, load_study, ope
 from vidclf.search.definition.warm_start import check_alike, seed
 from vidclf.search.execution.budget import Ending
 from vidclf.search.execution.consistency import mend_study
+from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import Display
 from vidclf.search.execution.session import run_session
-from vidclf.search.execution.worker_pool import check_ray, gpu_count, hire, placed
+from vidclf.search.execution.worker_pool import check_ray, gpu_count, on_cluster, start_workers
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy, find_study
+from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.workers.protocol import Worker
 
@@ -104,14 +106,14 @@ def plan(request: TuneRequest, store: Store) -> StudyDefinition:
 
 
 def tune(
-    definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
+    definition: StudyDefinition, store: Store, display: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
     """Starts or resumes a study and runs it until its budget is used up or it is stopped.
 
     Args:
         definition: The study.
         store: Where its runs lie.
-        shown: Progress of the search.
+        display: Shows the progress of the search.
         warnings: What `check` found, to be shown.
 
     Returns:
@@ -124,12 +126,12 @@ def tune(
     """
     if definition.ray is None and "resources" in definition.file.model_fields_set:
         warnings = [*warnings, "[resources] are for --ray; here the study has its number of workers"]
-    with placed(definition) as ready:
-        return _tune(ready, store, shown, warnings)
+    with on_cluster(definition) as sized:
+        return _tune(sized, store, display, warnings)
 
 
 def _tune(
-    definition: StudyDefinition, store: Store, shown: Display, warnings: Sequence[str]
+    definition: StudyDefinition, store: Store, display: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
     """As `tune`, where the workers can be asked for."""
     opened = open_study(definition, store)
@@ -140,7 +142,7 @@ def _tune(
             + (f"; {left} lie outside of this space" if left else "")
         )
     ownership = Ownership(opened, join=definition.join)
-    crew: list[Worker] = []
+    workers: list[Worker] = []
     requeued = 0
     try:
         if ownership.leads:
@@ -150,16 +152,18 @@ def _tune(
             definition = _with_common_budget(definition, opened)
         if opened.logical() < definition.file.budget.trials:
             # Started before MLflow is, because their imports take as long.
-            crew += hire(definition, definition.file.workers)
+            workers += start_workers(definition, definition.file.workers)
         prepare_mlflow(store)
-        with shown:
+        deliverer = DelivererThread(store)
+        session = SessionContext(opened, definition, ownership, display, deliverer.register)
+        with display:
             for warning in warnings:
                 logger.warning(warning)
             if requeued:
                 logger.info(f"running again: {plural(requeued, 'interrupted trial')}")
-            return opened, run_session(opened, definition, ownership, crew, shown)
+            return opened, run_session(session, deliverer, workers)
     finally:
-        for worker in crew:
+        for worker in workers:
             worker.stop()
         ownership.release()
 

@@ -1,4 +1,4 @@
-"""The workers of a session, what each of them may use, and those that are still on their way."""
+"""The workers of a session: starts them, with the cores, GPUs or cluster resources that each may use."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_STARTS = 3
 """How often in a row a worker may die before it has begun."""
-_PATIENCE_SECONDS = 10.0
+_SILENT_SECONDS = 10.0
 """How long no worker may be there before the user is told what is waited for."""
 _REMINDER_SECONDS = 30.0
 """Between two times that the user is told."""
@@ -27,7 +27,7 @@ _MACHINE = ("cpu", "cores", "device", "torch")
 """Keys of `vidclf.inference.profiling.environment` that a latency depends on."""
 
 
-def hire(definition: StudyDefinition, count: int) -> list[Worker]:
+def start_workers(definition: StudyDefinition, count: int) -> list[Worker]:
     """Starts workers.
 
     Args:
@@ -41,7 +41,7 @@ def hire(definition: StudyDefinition, count: int) -> list[Worker]:
     if definition.ray is not None:
         from vidclf.workers import ray  # noqa: PLC0415
 
-        return list(ray.hire(definition.file.resources, count, definition.ray))
+        return list(ray.start_workers(definition.file.resources, count, definition.ray))
     threads = max(1, cpu_count() // definition.file.workers)
     if definition.per_gpu is None:
         return [LocalWorker(threads) for _ in range(count)]
@@ -75,7 +75,7 @@ def check_ray(address: str) -> None:
 
 
 @contextlib.contextmanager
-def placed(definition: StudyDefinition) -> Iterator[StudyDefinition]:
+def on_cluster(definition: StudyDefinition) -> Iterator[StudyDefinition]:
     """The study with as many workers as it may have, while the cluster that it is to run on is connected."""
     if definition.ray is None:
         yield definition
@@ -103,16 +103,16 @@ class StartingWorkers:
         self.workers: list[Worker] = []
         self._deaths: dict[Worker, int] = {}
         self._last_death = ""
-        self._seen, self._died = False, 0
+        self._any_ready, self._deaths_in_all = False, 0
         self._nodes: set[str] = set()
-        self._since = self._told = time.monotonic()
+        self._since = self._logged = time.monotonic()
 
     def admit(self, workers: Sequence[Worker]) -> list[Worker]:
         """Takes in new workers; those that can be given tasks at once are returned."""
         self.workers += [worker for worker in workers if worker.machine is None]
         return [worker for worker in workers if worker.machine is not None]
 
-    def hear(self, worker: Worker, message: Message | None) -> Worker | None:
+    def handle(self, worker: Worker, message: Message | None) -> Worker | None:
         """The worker, if it has said that it is ready; one that has died is asked for again.
 
         Raises:
@@ -121,12 +121,12 @@ class StartingWorkers:
         self.workers.remove(worker)
         deaths = self._deaths.pop(worker, 0)
         if isinstance(message, Ready):
-            self._seen = True
-            self._compare(message)
+            self._any_ready = True
+            self._compare_versions(message)
             return worker
-        self._last_death = worker.death()
-        self._died += 1
-        if not self._seen and self._died >= _MOST_STARTS:
+        self._last_death = worker.exit_reason()
+        self._deaths_in_all += 1
+        if not self._any_ready and self._deaths_in_all >= _MOST_STARTS:
             worker.stop()
             raise InputError(f"--ray: no worker could be started: {self._last_death}")
         if deaths + 1 >= _MOST_STARTS:
@@ -139,7 +139,7 @@ class StartingWorkers:
         self._deaths[again] = deaths + 1
         return next(iter(self.admit([again])), None)
 
-    def _compare(self, ready: Ready) -> None:
+    def _compare_versions(self, ready: Ready) -> None:
         """Tells once of each node whose torch is another: its results may differ a little."""
         theirs, ours = ready.machine["torch"], profiling.environment()["torch"]
         if theirs != ours and ready.node not in self._nodes:
@@ -148,24 +148,24 @@ class StartingWorkers:
             )
         self._nodes.add(ready.node)
 
-    def remind(self, others: bool) -> None:
-        """Says now and then what is waited for, while no worker is there.
+    def check_waiting(self, *, available: bool) -> None:
+        """Logs at intervals what is waited for, while no worker is available.
 
         Args:
-            others: Whether a worker is there.
+            available: Whether a worker is.
 
         Raises:
             InputError: No worker is left to wait for, or none will come.
         """
         now = time.monotonic()
-        if others:
+        if available:
             self._since = now
             return
         if not self.workers:
             raise InputError(f"--ray: no worker is left: {self._last_death}")
-        if now - self._since > _PATIENCE_SECONDS and now - self._told > _REMINDER_SECONDS:
-            self._told = now
-            logger.info(self.workers[0].hope(now - self._since))
+        if now - self._since > _SILENT_SECONDS and now - self._logged > _REMINDER_SECONDS:
+            self._logged = now
+            logger.info(self.workers[0].waiting_reason(now - self._since))
 
     def stop(self) -> None:
         """Stops waiting: who is still on the way is sent back."""
@@ -173,19 +173,19 @@ class StartingWorkers:
             self.workers.pop().stop()
 
 
-def ready(worker: Worker) -> Worker:
+def wait_until_ready(worker: Worker) -> Worker:
     """The worker or its replacement, once it can be given tasks.
 
     Raises:
         InputError: It cannot be started.
     """
-    arrivals = StartingWorkers()
-    found = arrivals.admit([worker])
+    starting = StartingWorkers()
+    found = starting.admit([worker])
     while not found:
-        (expected,) = arrivals.workers
+        (expected,) = starting.workers
         if expected.connection.poll(1.0):
-            arrived = arrivals.hear(expected, expected.receive())
-            found = [arrived] if arrived else []
+            ready = starting.handle(expected, expected.receive())
+            found = [ready] if ready else []
         else:
-            arrivals.remind(others=False)
+            starting.check_waiting(available=False)
     return found[0]

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from tests.bench import Bench, complete
+from tests.scripted_study import ScriptedStudy, complete
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.execution import recovery
@@ -17,10 +17,10 @@ from vidclf.search.record.owners import Ownership
 from vidclf.workers.protocol import RunTask, StepReport
 
 
-def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
-    opened, ending = bench.run(lambda task, _: complete(0.5), stop_after=1)
+def test_a_stopped_study_goes_on_with_what_was_cut(scripted: ScriptedStudy) -> None:
+    opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1)
     assert ending == "interrupted"
-    assert bench.states(opened)[-1] == "interrupted"
+    assert scripted.states(opened)[-1] == "interrupted"
     cut = opened.trials()[-1]
     outcome = opened.attempt(cut.number).outcome()
     assert outcome is not None
@@ -33,21 +33,21 @@ def test_a_stopped_study_goes_on_with_what_was_cut(bench: Bench) -> None:
         went_on.append((task.folder / "checkpoint" / "epoch.pt").exists())
         return complete(0.5)
 
-    opened, ending = bench.run(train)
+    opened, ending = scripted.run(train)
     assert ending == "finished"
     assert went_on == [True, *[False] * (len(went_on) - 1)]
     retry = opened.trials()[cut.number + 1]
     assert retry.params == cut.params
     assert retry.user_attrs["retry_of"] == retry.user_attrs["root"] == cut.number
     assert opened.logical() == 4
-    assert bench.states(opened).count("interrupted") == 1
+    assert scripted.states(opened).count("interrupted") == 1
 
 
-def test_what_a_dead_supervisor_left_running_is_settled(bench: Bench) -> None:
-    opened = bench.open()
+def test_what_a_dead_supervisor_left_running_is_settled(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     for number in range(2):
         trial = opened.study.ask()
-        bench.definition.space.suggest(trial)
+        scripted.definition.space.suggest(trial)
         opened.attempt(number).artifacts.mkdir(parents=True)
     opened.attempt(1).finish(complete(0.7))
     assert recovery.reconcile(opened) == 1
@@ -59,39 +59,39 @@ def test_what_a_dead_supervisor_left_running_is_settled(bench: Bench) -> None:
     assert len(opened.trials()) == 3
 
 
-def test_a_study_with_a_live_owner_is_refused_by_host_and_process(bench: Bench) -> None:
-    opened = bench.open()
+def test_a_study_with_a_live_owner_is_refused_by_host_and_process(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     first = Ownership(opened)
     with pytest.raises(InputError, match=rf"process {psutil.Process().pid} on "):
-        Ownership(bench.open())
+        Ownership(scripted.open())
     first.release()
-    Ownership(bench.open()).release()
+    Ownership(scripted.open()).release()
 
 
-def test_a_dead_owner_is_no_owner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = bench.open()
+def test_a_dead_owner_is_no_owner(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = scripted.open()
     Ownership(opened)
     monkeypatch.setattr(owners, "_boot", lambda: "another boot")
-    second = Ownership(bench.open())
-    assert owners.live_owners(bench.open())
+    second = Ownership(scripted.open())
+    assert owners.live_owners(scripted.open())
     second.release()
-    assert not owners.live_owners(bench.open())
+    assert not owners.live_owners(scripted.open())
 
 
 def test_without_workers_a_study_that_is_done_waits_for_nobody(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, _ = bench.run(lambda task, _: complete(0.5))
+    opened, _ = scripted.run(lambda task, _: complete(0.5))
     monkeypatch.setattr(recovery, "reconcile", lambda opened: 0)
     opened.study.ask()  # of a supervisor that died just then
-    _, ending = bench.run(lambda task, _: complete(0.5), workers=0)
+    _, ending = scripted.run(lambda task, _: complete(0.5), workers=0)
     assert ending == "finished"
 
 
-def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(bench: Bench) -> None:
-    opened = bench.open()
+def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
+    scripted.definition.space.suggest(trial)
     opened.attempt(0).artifacts.mkdir(parents=True)
     opened.attempt(0).finish(Outcome("failed", "ValueError: no", {}, now_ms()))
     waiting = len(opened.trials([TrialState.WAITING]))
@@ -101,56 +101,56 @@ def test_a_failure_that_was_not_heard_of_before_a_stop_does_not_run_again(bench:
     assert opened.logical() == 1
 
 
-def test_a_point_that_was_cut_before_it_had_its_values_keeps_them(bench: Bench) -> None:
-    opened = bench.open()
+def test_a_point_that_was_cut_before_it_had_its_values_keeps_them(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     assert opened.study.ask().number == 0
     assert recovery.reconcile(opened) == 1
     retry = next(trial for trial in opened.trials() if trial.user_attrs.get("retry_of") == 0)
     assert retry.user_attrs["start"] == "base"
     handle = next(asked for asked in iter(opened.study.ask, None) if asked.number == retry.number)
-    stem, experiment = bench.definition.space.suggest(handle)
-    assert (stem, experiment) == ("svm", bench.definition.space.bases["svm"])
+    stem, experiment = scripted.definition.space.suggest(handle)
+    assert (stem, experiment) == ("svm", scripted.definition.space.bases["svm"])
 
 
-def test_work_that_had_finished_survives_a_stop(bench: Bench) -> None:
-    opened = bench.open()
+def test_work_that_had_finished_survives_a_stop(scripted: ScriptedStudy) -> None:
+    opened = scripted.open()
     trial = opened.study.ask()
-    bench.definition.space.suggest(trial)
+    scripted.definition.space.suggest(trial)
     opened.attempt(0).artifacts.mkdir(parents=True)
     opened.attempt(0).finish(complete(0.9))
     assert not recovery.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
     assert opened.trials()[0].value == 0.9
 
 
-def test_feasibility_is_judged_by_the_saved_model(bench: Bench) -> None:
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
+def test_feasibility_is_judged_by_the_saved_model(scripted: ScriptedStudy) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
         "trials = 4", "trials = 1"
     )
-    bench.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+    scripted.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
 
     def grows(task: RunTask, connection: Connection) -> Outcome:
         connection.send(StepReport(0, {"size/file_mb": 9.9}))
         connection.recv()
         return complete(0.5, **{"size/file_mb": 10.1})
 
-    opened, _ = bench.run(grows)
+    opened, _ = scripted.run(grows)
     assert [row.feasible for row in opened.rows()] == [False]
 
 
-def test_bases_may_change_their_order_on_resume(bench: Bench) -> None:
-    bench.run(lambda task, _: complete(0.5))
-    bench.text = bench.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')
-    bench.text = bench.text.replace("trials = 4", "trials = 6")
-    opened, ending = bench.run(lambda task, _: complete(0.5))
+def test_bases_may_change_their_order_on_resume(scripted: ScriptedStudy) -> None:
+    scripted.run(lambda task, _: complete(0.5))
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')
+    scripted.text = scripted.text.replace("trials = 4", "trials = 6")
+    opened, ending = scripted.run(lambda task, _: complete(0.5))
     assert ending == "finished"
-    assert bench.states(opened) == ["complete"] * 6
+    assert scripted.states(opened) == ["complete"] * 6
 
 
 @pytest.mark.parametrize(("rival", "stays"), [("0", False), ("z", True)])
 def test_of_two_that_register_at_once_one_stays(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, rival: str, stays: bool
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, rival: str, stays: bool
 ) -> None:
-    opened = bench.open()
+    opened = scripted.open()
     first = Ownership(opened)
     opened.study.set_user_attr(f"owner/{rival}", json.dumps(asdict(first._owner)))
     first.release()
@@ -167,9 +167,9 @@ def test_of_two_that_register_at_once_one_stays(
 
 @pytest.mark.parametrize("counts", [True, False])
 def test_an_owner_on_another_host_lives_while_it_counts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, counts: bool
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, counts: bool
 ) -> None:
-    opened = bench.open()
+    opened = scripted.open()
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(owners.socket, "gethostname", lambda: "elsewhere")
         far = Ownership(opened)
@@ -177,6 +177,6 @@ def test_an_owner_on_another_host_lives_while_it_counts(
     monkeypatch.setattr(owners.time, "sleep", lambda _: far.renew() if counts else None)
     if counts:
         with pytest.raises(InputError, match="on elsewhere"):
-            Ownership(bench.open())
+            Ownership(scripted.open())
     else:
-        Ownership(bench.open()).release()
+        Ownership(scripted.open()).release()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import Bench, complete
+from tests.scripted_study import ScriptedStudy, complete
 from vidclf.search.execution import latency, supervisor
 from vidclf.workers.local import _Line
 from vidclf.workers.protocol import LatencyTask, Measured, Paused, Resume, RunTask, StepDecision, StepReport
@@ -31,11 +31,11 @@ class Clock:
 
 
 def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_timed_when_fitted(
-    bench: Bench,
+    scripted: ScriptedStudy,
 ) -> None:
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    scripted.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
     clock = Clock({"frames2d": 50.0, "svm": 5.0})
-    opened, ending = bench.run(clock)  # type: ignore[arg-type]
+    opened, ending = scripted.run(clock)  # type: ignore[arg-type]
     assert ending == "finished"
     assert sorted(clock.timed) == [("frames2d", True), ("svm", False)]
     for row in opened.rows():
@@ -49,10 +49,10 @@ def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_time
 
 @pytest.mark.parametrize("other", ["waits", "ends", "dies"])
 def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: str
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    bench.only_svm()
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    scripted.only_svm()
+    scripted.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
     really_wait, both = multiprocessing.connection.wait, threading.Barrier(2)
 
     def wait(connections: Any, timeout: float | None = None) -> list[Any]:
@@ -75,18 +75,18 @@ def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
         return complete(0.5)
 
     monkeypatch.setattr(supervisor.multiprocessing.connection, "wait", wait)
-    opened, ending = bench.run(script, workers=2)
+    opened, ending = scripted.run(script, workers=2)
     assert ending == "finished"
-    assert bench.states(opened).count("died") == (other == "dies")
+    assert scripted.states(opened).count("died") == (other == "dies")
     (known,) = opened.latencies().values()
     assert known == {"latency/p50_ms": 5.0}, "whoever waits for an answer computes nothing"
 
 
 def test_a_latency_measured_beside_other_work_rejects_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency, "PAUSE_SECONDS", 0.1)
-    bench.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    scripted.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
     clock = Clock({"frames2d": 50.0, "svm": 50.0})
 
     def slow(task: Any, connection: Connection) -> Any:
@@ -94,7 +94,7 @@ def test_a_latency_measured_beside_other_work_rejects_nothing(
             threading.Event().wait(1.0)
         return clock(task, connection)
 
-    opened, _ = bench.run(slow, workers=2)
+    opened, _ = scripted.run(slow, workers=2)
     tiny = next(row for row in opened.rows() if row.base == "tiny")
     assert (tiny.state, tiny.feasible) == ("complete", True)
     assert tiny.metrics["latency/contended"] == 1.0

@@ -1,4 +1,4 @@
-"""A study over two bases, and a supervisor whose workers do what a test says."""
+"""A study over two bases, and a supervisor whose workers follow a script."""
 
 import multiprocessing
 import threading
@@ -7,23 +7,25 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from tests.clips import write_experiment, write_squares
-from tests.search.definition.test_study_file import STUDY
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
+from vidclf.search.definition import study_file
 from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
-from vidclf.search.definition.study_file import load_study, open_study
-from vidclf.search.execution import recovery, supervisor
-from vidclf.search.execution.display import NoDisplay, StudyState
-from vidclf.search.execution.trials import TrialStarter
+from vidclf.search.execution import recovery
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.supervisor import Supervisor
+from vidclf.search.record import study
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
-from vidclf.workers.protocol import RunTask
+from vidclf.workers.protocol import Message, Task
 
-Script = Callable[[RunTask, Connection], Outcome | None]
+Script = Callable[[Any, Connection], Message | None]
 
 
 class ScriptedWorker:
@@ -62,12 +64,15 @@ class ScriptedWorker:
         except EOFError:
             return None
 
-    def death(self) -> str:
+    def exit_reason(self) -> str:
         return "the worker died: SIGKILL"
 
     def replacement(self) -> "ScriptedWorker":
         self.stop()
         return ScriptedWorker()
+
+    def waiting_reason(self, waited: float) -> str:
+        raise NotImplementedError  # it never waits
 
     def stop(self) -> None:
         self.connection.close()
@@ -77,22 +82,48 @@ def complete(value: float, **metrics: float) -> Outcome:
     return Outcome("complete", "", {"val/macro_f1": value, **metrics}, now_ms())
 
 
-def folder_clip(folder: Path) -> Path:
-    return next((folder / "squares").rglob("*.avi"))
+def in_memory(folder: Path) -> OpenStudy:
+    """A study with nothing in it; its store is the folder."""
+    storage = optuna.storages.InMemoryStorage()
+    made = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    stored = {
+        "uuid": "0" * 32,
+        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
+        "constraints": [],
+        "bases": {"svm": {"model": {"kind": "svm"}}},
+        "experiment": "e",
+    }
+    return OpenStudy(made, storage, stored, Store(folder))
 
 
-class Bench:
-    """A study on two bases, and a supervisor over it."""
+STUDY = """
+base = ["svm.toml", "tiny.toml"]
+[objective]
+metric = "val/macro_f1"
+direction = "maximize"
+[budget]
+trials = 4
+
+[space]
+"model.C" = { low = 0.1, high = 10.0, log = true }
+"""
+
+
+class ScriptedStudy:
+    """A study on two bases, and a supervisor over it whose workers follow a script."""
 
     def __init__(self, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         manifest = write_squares(folder / "squares", groups=3)
         write_experiment(folder / "svm.toml", "svm", manifest)
         write_experiment(folder / "tiny.toml", "frames2d", manifest)
         self.path, self.store = folder / "s.toml", store
-        self.text = STUDY.format(base='["svm.toml", "tiny.toml"]', more="")
-        monkeypatch.setattr(supervisor, "Worker", ScriptedWorker)
-        self.ask_ahead_from = 99
+        self.text = STUDY
         self.stop_delay = 0.0
+        # In memory: what is tested is not the database.
+        storage = optuna.storages.InMemoryStorage()
+        monkeypatch.setattr(study_file, "open_storage", lambda _: storage)
+        for opener in ("open_storage", "existing_storage"):
+            monkeypatch.setattr(study, opener, lambda _: storage)
 
     def only_svm(self) -> None:
         """Leaves the base whose every sample is another configuration."""
@@ -100,45 +131,46 @@ class Bench:
 
     def open(self) -> OpenStudy:
         self.path.write_text(self.text)
-        self.definition = load_study(self.path, {}, self.store)
-        return open_study(self.definition, self.store)
+        self.definition = study_file.load_study(self.path, {}, self.store)
+        return study_file.open_study(self.definition, self.store)
 
-    def run(self, script: Script, workers: int = 1, stop_after: int | None = None) -> tuple[OpenStudy, str]:
+    def run(
+        self, script: Script, workers: int = 1, stop_after: int | None = None, *, join: bool = False
+    ) -> tuple[OpenStudy, str]:
+        """Runs a session.
+
+        Args:
+            script: What a worker does with a task.
+            workers: How many there are.
+            stop_after: Begun trials after which the supervisor is stopped.
+            join: Run beside other supervisors, whose trials are left alone.
+        """
         opened = self.open()
         file = self.definition.file
-        held = Ownership(opened)
-        recovery.reconcile(opened)
+        ownership = Ownership(opened, join=join)
+        if not join:
+            recovery.reconcile(opened)
         opened.study.sampler = build_sampler(file.sampler, self.definition.space, len(opened.trials()))
         opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
         started: list[Attempt] = []
-        boss = supervisor.Supervisor(
-            opened=opened,
-            space=self.definition.space,
-            budget=file.budget,
-            keep=file.keep,
-            ask_ahead_from=self.ask_ahead_from,
-            clip=folder_clip(self.path.parent),
-            ownership=held,
-            shown=NoDisplay(),
-            state=StudyState(opened.name, "", file.objectives[0].metric, file.budget.trials, workers),
-            opening=TrialStarter(opened, self.definition.space, {"svm": {}, "tiny": {}}, {}),
-            register=started.append,
-        )
+        session = SessionContext(opened, self.definition, ownership, NoDisplay(), started.append)
+        supervisor = Supervisor(session)
 
-        def scripted(task: RunTask, connection: Connection) -> Outcome | None:
+        def scripted(task: Task, connection: Connection) -> Message | None:
             if stop_after is not None and len(started) > stop_after:
                 threading.Event().wait(self.stop_delay)
-                boss.stop()
+                supervisor.stop()
                 threading.Event().wait(5)
             return script(task, connection)
 
         ScriptedWorker.script = staticmethod(scripted)
         try:
-            ending, _ = boss.run([ScriptedWorker() for _ in range(workers)])  # type: ignore[misc]
+            ending, _ = supervisor.run([ScriptedWorker() for _ in range(workers)])
             return opened, ending
         finally:
-            held.release()
+            self.state = session.state
+            ownership.release()
 
     def states(self, opened: OpenStudy) -> list[str]:
         return [row.state for row in opened.rows()]
