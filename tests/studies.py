@@ -58,3 +58,16 @@ def make_folder(opened: OpenStudy, number: int) -> Attempt:
     identity = opened.attempt_id(number), "gestures", f"search {number}", opened.attempt_id(), STARTED
     attempt.create(Identity(*identity, params={"model.C": 1.0}))
     return attempt
+
+
+STUDY = """
+base = {base}
+[objective]
+metric = "val/macro_f1"
+direction = "maximize"
+[budget]
+trials = 4
+{more}
+[space]
+"model.C" = {{ low = 0.1, high = 10.0, log = true }}
+"""

@@ -9,7 +9,7 @@ import pytest
 
 import vidclf
 from tests.clips import write_experiment
-from tests.search.definition.test_study_file import STUDY
+from tests.studies import STUDY
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store

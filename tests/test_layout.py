@@ -92,3 +92,13 @@ def test_an_import_that_runs_back_up_is_found(tmp_path: Path, line: str) -> None
     (tmp_path / "data" / "video.py").write_text(line)
     (found,) = upward(tmp_path)
     assert found.startswith("data/video.py:")
+
+
+def test_no_test_imports_another_test_module() -> None:
+    """What several test modules share stands in a helper, so that each can be read and run alone."""
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
+    assert len(modules) > 80
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not any(part.startswith("test_") for part in (node.module or "").split(".")), path

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.clips import write_experiment, write_squares
+from tests.studies import STUDY
 from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
@@ -16,18 +17,6 @@ from vidclf.search.definition.study_file import StudyFile, load_study, open_stud
 from vidclf.search.execution.tune import TuneRequest, check, plan
 from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
-
-STUDY = """
-base = {base}
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = 4
-{more}
-[space]
-"model.C" = {{ low = 0.1, high = 10.0, log = true }}
-"""
 
 
 @pytest.fixture
