@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import Phase, settings
 
+from tests.attempts import fresh_store
+from tests.clips import write_squares
+from tests.memory import Memory
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.runs.store import Store, open_store
 
-from .attempts import fresh_store
-from .clips import write_squares
-from .memory import Memory
-
 if TYPE_CHECKING:
-    from .scripted_study import ScriptedStudy
+    from tests.scripted_study import ScriptedStudy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -72,6 +71,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedStudy":
     """A study over two bases, and a supervisor whose workers do what a test says."""
-    from .scripted_study import ScriptedStudy  # noqa: PLC0415  (imports most of vidclf)
+    from tests.scripted_study import ScriptedStudy  # noqa: PLC0415  (imports most of vidclf)
 
     return ScriptedStudy(tmp_path, open_store(), monkeypatch)
