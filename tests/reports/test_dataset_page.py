@@ -19,7 +19,13 @@ from vidclf.data.check import inspect_clip
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.reports import dataset_page
 from vidclf.reports.charts import COLOURS
-from vidclf.reports.dataset_page import advice, quantities, rates_of, whole_numbers, write_report
+from vidclf.reports.dataset_page import (
+    advice,
+    quantities,
+    rounded_rates,
+    whole_number_histogram,
+    write_report,
+)
 
 ReportOf = Callable[[Sequence[Entry]], Page]
 
@@ -201,14 +207,14 @@ def test_groups_are_shown_to_be_looked_at(tmp_path: Path, report_of: ReportOf) -
 
 def test_whole_numbers_and_rates_have_bars_of_their_own() -> None:
     table = pd.DataFrame({"class": ["a"] * 4, "frames": [30, 31, 31, 33], "fps": [25, 29.97, 29.9701, 25.0]})
-    bars = whole_numbers(table, "frames").data[0].xbins
+    bars = whole_number_histogram(table, "frames").data[0].xbins
     assert (bars.start, bars.size) == (29.5, 1)
-    assert whole_numbers(table, "frames").layout.yaxis.tickvals == (0, 1, 2)
-    wide = whole_numbers(table.assign(frames=[1, 2, 3, 81]), "frames").data[0].xbins
+    assert whole_number_histogram(table, "frames").layout.yaxis.tickvals == (0, 1, 2)
+    wide = whole_number_histogram(table.assign(frames=[1, 2, 3, 81]), "frames").data[0].xbins
     assert (wide.start, wide.size) == (0.5, 3)
-    assert list(rates_of(table)) == ["25", "29.97", "29.97", "25"]
+    assert list(rounded_rates(table)) == ["25", "29.97", "29.97", "25"]
     many = pd.DataFrame({"fps": [n + 0.5 for n in range(50)]})
-    assert list(rates_of(many)) == list(many["fps"])
+    assert list(rounded_rates(many)) == list(many["fps"])
 
 
 def test_clips_without_labels_get_no_advice_on_classes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports.rendering import PageSection, render
 from vidclf.reports.tables import Column, HtmlTable, MarkedCell, cost_columns, html_table, score_column
-from vidclf.search.report.data import FEWEST, StudyData
+from vidclf.search.report.data import MIN_TRIALS, StudyData
 from vidclf.search.report.figures import importances
 
 _MAX_CLIPS = 24
@@ -176,5 +176,5 @@ def _importances(group: RowGroup) -> Iterator[PageSection]:
             "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), "
             "in shares of 100 %. More is on the study's own page.",
             importances(StudyData.of(study)),
-            f"Needs {FEWEST} complete trials of a base with different values.",
+            f"Needs {MIN_TRIALS} complete trials of a base with different values.",
         )

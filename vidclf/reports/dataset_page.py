@@ -29,7 +29,7 @@ FRAMES = 4
 """Frames shown of each of them."""
 _GROUPS = 40
 """Groups shown, at most: the largest."""
-_OF_GROUP = 8
+_CLIPS_OF_GROUP = 8
 """Clips shown of each group, at most, one frame of each."""
 _BINS = 40
 """Bars of a histogram of whole numbers, at most."""
@@ -186,7 +186,7 @@ def quantities(table: pd.DataFrame, *, all_decode: bool = True) -> list[Quantity
     """
     which = "All clips" if all_decode else "All clips that decode"
     sizes = table.groupby(["width", "height"], as_index=False).size()
-    rates = table.assign(fps=rates_of(table))
+    rates = table.assign(fps=rounded_rates(table))
 
     def quantity(title: str, verb: str, words: Sequence[str], figure: Figure) -> Quantity:
         return Quantity(title, figure, f"{which} {verb} {words[0]}." if len(set(words)) == 1 else "")
@@ -203,7 +203,7 @@ def quantities(table: pd.DataFrame, *, all_decode: bool = True) -> list[Quantity
             "Frames",
             "have",
             [plural(frames, "frame") for frames in table["frames"]],
-            whole_numbers(table, "frames"),
+            whole_number_histogram(table, "frames"),
         ),
         quantity(
             "Frames a second",
@@ -243,7 +243,7 @@ def _by_class(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def whole_numbers(table: pd.DataFrame, column: str) -> Figure:
+def whole_number_histogram(table: pd.DataFrame, column: str) -> Figure:
     """A histogram whose bars each hold as many numbers as the next."""
     low, high = int(table[column].min()), int(table[column].max())
     size = math.ceil((high - low + 1) / _BINS)
@@ -252,7 +252,7 @@ def whole_numbers(table: pd.DataFrame, column: str) -> Figure:
     return figure.update_traces(xbins={"start": low - 0.5, "end": high + size, "size": size}, autobinx=False)
 
 
-def rates_of(table: pd.DataFrame) -> "pd.Series[Any]":
+def rounded_rates(table: pd.DataFrame) -> "pd.Series[Any]":
     """Frame rates in order, as words where they are few: a bar each."""
     rates = table["fps"].round(2)
     known = sorted(set(rates))
@@ -283,7 +283,7 @@ def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str,
 def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[dict[str, Any]]]:
     """Frames of some clips of each class, of different groups where there are several."""
     first_of_group: dict[str, dict[str, Entry]] = defaultdict(dict)
-    for entry in _sound(entries, checks):
+    for entry in _intact(entries, checks):
         first_of_group[entry.label].setdefault(group_of(entry), entry)
     return {
         label or _UNLABELLED: [
@@ -302,7 +302,7 @@ def _picture(entry: Entry, frames: int) -> dict[str, Any]:
 def _groups(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, Any]:
     """A frame of some clips of each group, to see whether they belong together."""
     members: dict[str, list[Entry]] = defaultdict(list)
-    for entry in _sound(entries, checks):
+    for entry in _intact(entries, checks):
         if entry.group:
             members[entry.group].append(entry)
     several = sorted((group for group in members if len(members[group]) > 1), key=lambda g: -len(members[g]))
@@ -320,11 +320,11 @@ def _groups(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, 
 def _group(title: str, entries: Sequence[Entry], more: str) -> dict[str, Any]:
     counts = Counter(entry.label or _UNLABELLED for entry in entries)
     content = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())) + more
-    clips = [_picture(entry, 1) for entry in _of_all_classes(entries)[:_OF_GROUP]]
+    clips = [_picture(entry, 1) for entry in _by_class_in_turn(entries)[:_CLIPS_OF_GROUP]]
     return {"title": title, "content": content, "clips": clips}
 
 
-def _of_all_classes(entries: Sequence[Entry]) -> list[Entry]:
+def _by_class_in_turn(entries: Sequence[Entry]) -> list[Entry]:
     """The clips in turn by class, so that the first ones are of as many classes as there are."""
     by_class: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -334,5 +334,5 @@ def _of_all_classes(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def _sound(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[Entry]:
+def _intact(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> Iterator[Entry]:
     return (entry for entry, check in zip(entries, checks, strict=True) if check.verdict == "ok")

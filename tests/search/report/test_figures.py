@@ -13,7 +13,14 @@ from tests.pages import trace
 from tests.search.report.fabricated import METRIC, START, fabricated_study, fabricated_trial, many_trials
 from vidclf.reports.charts import COLOURS
 from vidclf.search.report.data import StudyData
-from vidclf.search.report.figures import curves, history, importances, inside, pareto, timeline
+from vidclf.search.report.figures import (
+    history,
+    importances,
+    intermediate_values,
+    parameter_figures,
+    pareto,
+    timeline,
+)
 
 SVM, TINY = COLOURS[:2]
 
@@ -112,7 +119,7 @@ def test_curves_are_dotted_where_the_pruner_ended_them(data_of: DataOf) -> None:
         fabricated_trial(2, "svm", 0.6),
         fabricated_trial(3, "tiny", 0.6, steps={1: 0.4}),
     ]
-    figure = curves(data_of(trials))
+    figure = intermediate_values(data_of(trials))
     assert figure is not None
     whole, pruned = trace(figure, "tiny"), trace(figure, "tiny, pruned")
     assert (whole.x, whole.y) == ((1, 2, None, 1, None), (0.3, 0.5, None, 0.4, None))
@@ -123,10 +130,10 @@ def test_curves_are_dotted_where_the_pruner_ended_them(data_of: DataOf) -> None:
     assert titles(figure) == ("epoch", METRIC)
     repeated = data_of(trials)
     repeated.opened.stored["objectives"] = [{**repeated.opened.stored["objectives"][0], "repeats": 3}]
-    figure = curves(repeated)
+    figure = intermediate_values(repeated)
     assert figure is not None
     assert titles(figure) == ("repeat", METRIC)
-    assert curves(data_of(trials[2:3])) is None
+    assert intermediate_values(data_of(trials[2:3])) is None
 
 
 def test_timeline_has_a_bar_for_each_attempt_coloured_by_its_end(data_of: DataOf) -> None:
@@ -177,7 +184,7 @@ def test_what_mattered_is_told_of_each_base_by_itself(data_of: DataOf) -> None:
 
 def test_inside_a_base_its_values_stand_against_the_metric(data_of: DataOf) -> None:
     data = data_of(first(50))
-    lines, slices, contour = (figure for (figure,) in inside(data, "tiny").values())
+    lines, slices, contour = (figure for (figure,) in parameter_figures(data, "tiny").values())
     rows = data.completed("tiny")
     places = [(row.params["train.lr"], row.value) for row in rows]
     (axis,) = slices.select_xaxes({"title.text": "train.lr"})
@@ -192,15 +199,17 @@ def test_inside_a_base_its_values_stand_against_the_metric(data_of: DataOf) -> N
 def test_two_trials_have_no_lines_through_their_values(data_of: DataOf) -> None:
     lines, slices = "Each trial as a line through its values", f"Each value against {METRIC}"
     for count, readings in ((4, [slices]), (6, [lines, slices])):
-        found = inside(data_of(first(count)), "svm")
+        found = parameter_figures(data_of(first(count)), "svm")
         assert [reading.partition(",")[0] for reading in found] == readings
         assert [len(drawn) for drawn in found.values()] == [1] * len(readings)
 
 
 def test_trials_and_epochs_are_labelled_by_whole_numbers(data_of: DataOf) -> None:
     few = data_of(first(4))
-    drawn = [figure for figure in (history(few), curves(few), timeline(few)) if figure is not None]
-    ((slices,),) = inside(few, "svm").values()
+    drawn = [
+        figure for figure in (history(few), intermediate_values(few), timeline(few)) if figure is not None
+    ]
+    ((slices,),) = parameter_figures(few, "svm").values()
     assert [figure.layout.xaxis.tickvals for figure in drawn] == [(0, 1, 2, 3), (1, 2), None]
     assert drawn[2].layout.yaxis.tickvals == (0, 1, 2, 3)
     assert slices.data[0].marker.colorbar.tickvals == (0, 1, 2)

@@ -20,7 +20,7 @@ from vidclf.evaluation.ranking import TrialRow
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report.status import test_words
 
-FEWEST = 10
+MIN_TRIALS = 10
 """Complete trials from which on something is said about searched values."""
 _TOP = 5
 """Complete trials of the better part, at least, that importances are computed from."""
@@ -78,7 +78,7 @@ class StudyData:
             if row.value is not None and row.reused_from is None and stem in (None, row.base)
         ]
 
-    def all_importances(self) -> dict[str, dict[str, float]]:
+    def importances_by_base(self) -> dict[str, dict[str, float]]:
         """The importances of each base of which there are enough trials: bases differ by more than values."""
         found = {stem: self.importances(stem) for stem in self.stems}
         return {stem: shares for stem, shares in found.items() if shares}
@@ -89,7 +89,7 @@ class StudyData:
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """
         rows = self.completed(stem)
-        if len(rows) < FEWEST or len({row.value for row in rows}) == 1:
+        if len(rows) < MIN_TRIALS or len({row.value for row in rows}) == 1:
             return {}
         rows = ranking.thinned(sorted(rows, key=lambda row: row.value or 0.0), _MOST)
         part = max(_PART, min(0.5, _TOP / len(rows)))

@@ -14,7 +14,7 @@ from vidclf.evaluation.ranking import TrialRow
 from vidclf.reports import charts
 from vidclf.reports.charts import series_colours, whole_number_ticks
 from vidclf.search.record.study import BASE
-from vidclf.search.report.data import FEWEST, StudyData
+from vidclf.search.report.data import MIN_TRIALS, StudyData
 
 _STATES = {
     "complete": "#0072b2",
@@ -82,7 +82,7 @@ def pareto(overview: StudyData) -> Figure | None:
 
 def importances(overview: StudyData) -> Figure | None:
     """A bar for each searched value, the largest on top, base by base; ``None`` where trials are few."""
-    found, colours = overview.all_importances(), series_colours(overview.stems)
+    found, colours = overview.importances_by_base(), series_colours(overview.stems)
     if not found:
         return None
     counts = [len(shares) for shares in found.values()]
@@ -103,7 +103,7 @@ def importances(overview: StudyData) -> Figure | None:
     return figure.update_xaxes(tickformat=".0%", range=[0, 1.1])
 
 
-def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
+def parameter_figures(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     """Parallel coordinates, slices and a contour of what one base searches, by how to read them."""
     rows = overview.completed(stem)
     best_first = sorted(rows, key=lambda row: row.value or 0.0)
@@ -138,7 +138,7 @@ def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     figures[f"Each value against {metric}, later trials darker."] = slices
     for pair in itertools.combinations(names, 2):
         together = [row for row in best_first if set(pair) <= row.params.keys()]
-        if len(together) < FEWEST:
+        if len(together) < MIN_TRIALS:
             continue
         points = overview.as_study(ranking.thinned(together, _POINTS))
         contour = optuna.visualization.plot_contour(points, list(pair), target_name=metric)
@@ -148,7 +148,7 @@ def inside(overview: StudyData, stem: str) -> dict[str, list[Figure]]:
     return figures
 
 
-def curves(overview: StudyData) -> Figure | None:
+def intermediate_values(overview: StudyData) -> Figure | None:
     """Intermediate values; all curves of a base and state are one trace, or a page of many trials is slow."""
     with_curve = [row for row in overview.rows if overview.trials[row.number].intermediate_values][-_CURVES:]
     if not with_curve:

@@ -12,7 +12,7 @@ from vidclf.reports.tables import PARAMS, html_table, trial_columns
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
-from vidclf.search.report.data import FEWEST, StudyData, best_config, trials_csv
+from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config, trials_csv
 from vidclf.search.report.text import description
 
 
@@ -104,18 +104,18 @@ def _sections(overview: StudyData) -> Iterator[PageSection]:
         "How far each searched value sets the best trials of its base apart from the rest (PED-ANOVA), in "
         "shares of 100 %. For the direction see the slices below.",
         [shares] if shares else [],
-        f"Needs {FEWEST} complete trials of a base with different {metric}.",
+        f"Needs {MIN_TRIALS} complete trials of a base with different {metric}.",
     )
     for stem in overview.stems:
         title = f"Inside {stem}" if len(overview.stems) > 1 else "The searched values"
-        inside = figures.inside(overview, stem)
+        inside = figures.parameter_figures(overview, stem)
         yield PageSection(
             title,
             " ".join(inside),
             list(itertools.chain(*inside.values())),
             "Needs two complete trials of this base with different values.",
         )
-    curves = figures.curves(overview)
+    curves = figures.intermediate_values(overview)
     yield PageSection(
         f"{metric} while it ran",
         "What the pruner saw: the mean after each repeat. Dotted lines were stopped early by the pruner; a "

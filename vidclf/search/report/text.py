@@ -24,7 +24,7 @@ from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.reports.tables import markdown_table, trial_columns
 from vidclf.search.record.study import BASE, OpenStudy
-from vidclf.search.report.data import FEWEST, StudyData, best_config
+from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config
 
 _CLEAR = 0.5
 """Rank correlation from which on a direction is named."""
@@ -84,7 +84,7 @@ def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     shares = overview.importances(stem)
     where = f"In {_escaped(stem)}" if len(overview.stems) > 1 else "In this study"
     if not shares:
-        why = "too few" if len(rows) < FEWEST else "too much alike"
+        why = "too few" if len(rows) < MIN_TRIALS else "too much alike"
         yield f"{where}: {plural(len(rows), 'trial')} complete, {why} to say which values mattered."
         return
     top = ", ".join(f"{_code(name)} ({share:.0%})" for name, share in itertools.islice(shares.items(), 3))
@@ -111,7 +111,7 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
         )
         return f"{_code(name)}: median {_escaped(overview.metric)} {shown}."
     given, values = zip(*pairs, strict=True)
-    if len(pairs) < FEWEST or len(set(values)) == 1 or len(set(given)) == 1:
+    if len(pairs) < MIN_TRIALS or len(set(values)) == 1 or len(set(given)) == 1:
         return ""
     correlation = float(spearmanr(given, values).statistic)
     if abs(correlation) < _CLEAR:
