@@ -18,7 +18,7 @@ LONGEST_SECONDS = 600.0
 """How long a server may be away before its users stop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between two tries; doubled each time."""
-_all: list["ServerRetry"] = []
+_servers: list["ServerRetry"] = []
 """One for each server of the process."""
 
 
@@ -27,7 +27,7 @@ def stop_waiting() -> None:
 
     The main thread hears of Ctrl-C also while it waits for another thread, which waits for a server.
     """
-    for server in _all:
+    for server in _servers:
         server.stop_waiting()
 
 
@@ -56,7 +56,7 @@ class ServerRetry:
         self._since: float | None = None
         # Plain flags: a signal's handler may not take a lock that the thread it interrupts may hold.
         self._interrupted = self._given_up = False
-        _all.append(self)
+        _servers.append(self)
 
     def stop_waiting(self) -> None:
         """Ends the waiting of all threads, if any waits; may be called by a signal's handler."""
@@ -85,7 +85,7 @@ class ServerRetry:
             before=lambda _: self._check(),
             sleep=self._wait,
         )
-        with self._heeding_signals():
+        with self._handling_signals():
             answer = again(ask, True)
         self._is_back()
         return answer
@@ -118,7 +118,7 @@ class ServerRetry:
             self._since = None
 
     @contextlib.contextmanager
-    def _heeding_signals(self) -> Iterator[None]:
+    def _handling_signals(self) -> Iterator[None]:
         """While the main thread waits, Ctrl-C and SIGTERM do what they did, and end the waiting too."""
         if threading.current_thread() is not threading.main_thread():
             yield

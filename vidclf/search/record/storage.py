@@ -197,7 +197,7 @@ _BEHIND_PROXY = ("An exception is raised during the commit", "OperationalError",
 
 
 class _RetryingStorage(BaseStorage):
-    """What waits for a server that is away, where asking again needs more than asking again."""
+    """A storage that retries; for the methods that must not be carried out twice."""
 
     retry: ServerRetry
 
@@ -234,7 +234,7 @@ class _RetryingStorage(BaseStorage):
             try:
                 done = super(_RetryingStorage, self).set_trial_state_values(trial_id, state, values)  # type: ignore[safe-super]
             except UpdateFinishedTrialError:
-                if again and _tells(self.get_trial(trial_id), state, values):
+                if again and _has_outcome(self.get_trial(trial_id), state, values):
                     return True
                 raise
             return done or (again and self.get_trial(trial_id).system_attrs.get(CALL) == call)
@@ -242,7 +242,7 @@ class _RetryingStorage(BaseStorage):
         return self.retry.call(ask)
 
 
-def _tells(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> bool:
+def _has_outcome(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> bool:
     return trial.state == state and (values is None or list(values) == trial.values)
 
 
@@ -285,11 +285,11 @@ _IDEMPOTENT = (
     "_get_trials",
     "_get_best_trial_id",
 )
-"""Methods that do no more when they are called twice."""
+"""Methods that change nothing when they are carried out again."""
 
 
 def _with_retries(kind: type[Storage]) -> type[Storage]:
-    """Has each method of `_IDEMPOTENT` that a storage has wait where its server is away."""
+    """Class decorator: the methods of `_IDEMPOTENT` are retried while the server is away."""
     for name in _IDEMPOTENT:
         if hasattr(kind, name):
             setattr(kind, name, _retried(getattr(kind, name)))
@@ -310,7 +310,7 @@ class _Database(_RetryingStorage, RDBStorage):
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], retry: ServerRetry) -> None:
         self.retry = retry
-        self._asked: set[str] = set()
+        self._sent: set[str] = set()
         super().__init__(url, engine_kwargs)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
@@ -319,7 +319,7 @@ class _Database(_RetryingStorage, RDBStorage):
         try:
             return self.retry.call(lambda _: create(study_id, marked))
         finally:
-            self._asked.discard(marked.system_attrs[CALL])
+            self._sent.discard(marked.system_attrs[CALL])
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """What Optuna does within one transaction, and repeats by itself: at most once for a token.
@@ -328,8 +328,8 @@ class _Database(_RetryingStorage, RDBStorage):
         """
         assert template_trial is not None
         call = template_trial.system_attrs[CALL]
-        made = self._made_by(call, study_id, session) if call in self._asked else None
-        self._asked.add(call)
+        made = self._made_by(call, study_id, session) if call in self._sent else None
+        self._sent.add(call)
         return made or super()._get_prepared_new_trial(study_id, template_trial, session)
 
     @staticmethod
