@@ -187,10 +187,10 @@ def test_every_method_of_a_storage_waits() -> None:
     special = {"create_new_study", "delete_study", "create_new_trial", "set_trial_state_values"}
     no_calls = {"remove_session", "check_trial_is_updatable"}
     methods = {name for name in vars(BaseStorage) if not name.startswith("_")} - no_calls
-    assert methods == special | {name for name in storage._ASKED_AGAIN if not name.startswith("_")}
+    assert methods == special | {name for name in storage._IDEMPOTENT if not name.startswith("_")}
     used = set(re.findall(r"_backend\.(_?\w+)\(", inspect.getsource(_CachedStorage)))
     heartbeat = {name for name in used if "heartbeat" in name or "stale" in name}
-    assert used - heartbeat <= methods | set(storage._ASKED_AGAIN) | {"_create_new_trial"}
+    assert used - heartbeat <= methods | set(storage._IDEMPOTENT) | {"_create_new_trial"}
 
 
 class Away(Exception):  # noqa: N818

@@ -1,1 +1,1 @@
-"""What a study's file asks for."""
+"""Study files: search space, sampler, pruner and initial trials."""

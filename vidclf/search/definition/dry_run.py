@@ -1,4 +1,4 @@
-"""What a study would do, before it does anything."""
+"""Dry run: what a study would do, as plain data."""
 
 import statistics
 from typing import Any

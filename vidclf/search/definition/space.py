@@ -140,12 +140,12 @@ def build_space(
 
 def _dimension(path: str, value: Any, base: ExperimentConfig, source: str, folder: Path) -> Dimension:
     if value == "default":
-        vouched = base.own_range(path) or MODELS[base.kind].space.get(path)
-        if vouched is None:
+        default = base.own_range(path) or MODELS[base.kind].space.get(path)
+        if default is None:
             raise InputError(
                 f"{source}: {base.kind} has no default range; give {{ low, high }} or {{ choices }}"
             )
-        return vouched
+        return default
     if not isinstance(value, Mapping):
         raise InputError(f'{source}: expected {{ low, high }}, {{ choices }} or "default", not {value!r}')
     if "choices" not in value:

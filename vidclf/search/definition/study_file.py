@@ -1,4 +1,4 @@
-"""Study files: what is searched, checked before the first trial, and compared on resume."""
+"""Study files: loading, validation, and comparison with the stored study on resume."""
 
 import json
 import time

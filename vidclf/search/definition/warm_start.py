@@ -1,4 +1,4 @@
-"""Points that a study begins with: its bases' own values, given ones, and what another study has found."""
+"""Initial trials of a study: its bases' own values, given points, and finished trials of another study."""
 
 import re
 import warnings

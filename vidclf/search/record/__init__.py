@@ -1,1 +1,1 @@
-"""What a study's database keeps."""
+"""Studies in Optuna's database: storage, owners, settings and trials."""

@@ -1,4 +1,4 @@
-"""Which supervisors run a study, and which of them live."""
+"""Registration of the supervisors that run a study, with heartbeats that tell live ones from dead."""
 
 import contextlib
 import json
@@ -76,7 +76,7 @@ def _boot() -> str:
 
 
 class Ownership:
-    """This process's hold on a study: taken at the start, renewed while it runs, given back at the end."""
+    """This process's registration with a study, from its start to its end; renewed in the background."""
 
     def __init__(self, opened: OpenStudy, *, join: bool = False) -> None:
         """Registers with the study; waits out owners on other hosts that seem dead.
@@ -101,14 +101,14 @@ class Ownership:
         if join:
             self._join()
         else:
-            self._take()
+            self._acquire()
         # By itself, as its supervisor may train a last model or wait for a sampler for minutes.
-        self._thread = threading.Thread(target=self._count, name="vidclf-owner", daemon=True)
+        self._thread = threading.Thread(target=self._renew_regularly, name="vidclf-owner", daemon=True)
         self._thread.start()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         for uuid_, other in _owners(self._study.user_attrs):
-            if other.lives() and (other.here or self._counts(uuid_, other)):
+            if other.lives() and (other.here or self._is_renewed(uuid_, other)):
                 raise self._refusal(other)
             self.forget(uuid_)
         self._write(self._owner)
@@ -125,8 +125,8 @@ class Ownership:
         if self.first():
             self.lead()
 
-    def _counts(self, uuid_: str, other: Owner) -> bool:
-        """Whether an owner on another host goes on counting within a minute of this host's clock."""
+    def _is_renewed(self, uuid_: str, other: Owner) -> bool:
+        """Whether the counter of an owner on another host grows within a minute of this host's clock."""
         logger.info("waiting up to %.0f s for a sign of %s …", STANDSTILL_SECONDS, other)
         end = time.monotonic() + STANDSTILL_SECONDS
         while time.monotonic() < end:
@@ -163,7 +163,7 @@ class Ownership:
 
         One on another host is held to be dead when its counter has stood still for a minute of
         this host's clock, from the first look on. The time between two looks counts up to half of that:
-        where this supervisor could not look because the database was away, nobody else could count.
+        where this supervisor could not look because the database was away, no other could renew itself.
         """
         owners, found = list(_owners(self._study.user_attrs)), {}
         now = time.monotonic()
@@ -188,7 +188,7 @@ class Ownership:
                 self._owner = replace(self._owner, counter=self._owner.counter + 1)
                 self._write(self._owner)
 
-    def _count(self) -> None:
+    def _renew_regularly(self) -> None:
         while not self._leaving.wait(RENEWAL_SECONDS):
             with contextlib.suppress(DatabaseUnavailableError):  # which its supervisor hears of, too
                 self.renew()
@@ -200,7 +200,7 @@ class Ownership:
             self.forget(self.uuid)
 
     def forget(self, uuid_: str) -> None:
-        """Strikes a supervisor off, its own or a dead one."""
+        """Removes a supervisor, this one or a dead one."""
         self._study.set_user_attr(f"{_PREFIX}{uuid_}", None)
 
     def _write(self, owner: Owner) -> None:

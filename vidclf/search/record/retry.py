@@ -1,4 +1,4 @@
-"""Waits for a server that is away, and goes on where it comes back."""
+"""Retries calls to a database server that is unavailable, until it is back or the user gives up."""
 
 import contextlib
 import logging
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from tenacity import Retrying, retry_if_exception, wait_exponential
+
 from vidclf.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -18,7 +20,7 @@ LONGEST_SECONDS = 600.0
 """How long a server may be away before its users stop."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Seconds between two tries; doubled each time."""
-_all: list["ServerRetry"] = []
+_servers: list["ServerRetry"] = []
 """One for each server of the process."""
 
 
@@ -27,8 +29,8 @@ def stop_waiting() -> None:
 
     The main thread hears of Ctrl-C also while it waits for another thread, which waits for a server.
     """
-    for patience in _all:
-        patience.stop_waiting()
+    for server in _servers:
+        server.stop_waiting()
 
 
 class ServerRetry:
@@ -47,8 +49,8 @@ class ServerRetry:
         self._lock = threading.Lock()
         self._since: float | None = None
         # Plain flags: a signal's handler may not take a lock that the thread it interrupts may hold.
-        self._told = self._interrupted = self._given_up = False
-        _all.append(self)
+        self._interrupted = self._given_up = False
+        _servers.append(self)
 
     def stop_waiting(self) -> None:
         """Ends the waiting of all threads, if any waits; may be called by a signal's handler."""
@@ -62,7 +64,7 @@ class ServerRetry:
             ask: Asks it once; told whether this was asked before, so that it may have been done.
 
         Raises:
-            DatabaseAway: It was away for too long, or the user has stopped waiting.
+            DatabaseUnavailableError: It was away for too long, or the user has stopped waiting.
         """
         self._check()
         try:
@@ -70,24 +72,17 @@ class ServerRetry:
         except Exception as error:
             if not self._is_away(error):
                 raise
-        with self._heeding_signals():
-            return self._ask_again(ask)
-
-    def _ask_again(self, ask: Callable[[bool], Answer]) -> Answer:
-        """Asks until there is an answer: at once the first time, as an idle connection may just be stale."""
-        pause = _FIRST_PAUSE
-        while True:
-            self._check()
-            try:
-                answer = ask(True)
-            except Exception as error:
-                if not self._is_away(error):
-                    raise
-            else:
-                self._is_back()
-                return answer
-            self._wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        # At once the first time, as an idle connection may just be stale.
+        again = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and self._is_away(error)),
+            wait=wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+            before=lambda _: self._check(),
+            sleep=self._wait,
+        )
+        with self._handling_signals():
+            answer = again(ask, True)
+        self._is_back()
+        return answer
 
     def _check(self) -> None:
         if self._given_up:
@@ -99,9 +94,8 @@ class ServerRetry:
     def _wait(self, seconds: float) -> None:
         with self._lock:
             now = time.monotonic()
-            self._since = self._since or now
-            if not self._told:
-                self._told = True
+            if self._since is None:
+                self._since = now
                 logger.info(
                     "the study's database %s is away; waiting up to %.0f minutes for it (Ctrl-C stops) …",
                     self._server,
@@ -114,12 +108,12 @@ class ServerRetry:
 
     def _is_back(self) -> None:
         with self._lock:
-            if self._told and self._since is not None:
+            if self._since is not None:
                 logger.info("the study's database is back after %.0f s", time.monotonic() - self._since)
-            self._since, self._told = None, False
+            self._since = None
 
     @contextlib.contextmanager
-    def _heeding_signals(self) -> Iterator[None]:
+    def _handling_signals(self) -> Iterator[None]:
         """While the main thread waits, Ctrl-C and SIGTERM do what they did, and end the waiting too."""
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,4 @@
-"""Sections of a study's file that its record keeps: what is searched for, within what, for how long."""
+"""Sections of a study file that are stored with the study: objective, constraints, budget and gates."""
 
 from typing import Literal, Self
 

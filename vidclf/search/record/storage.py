@@ -9,7 +9,6 @@ import copy
 import functools
 import json
 import sqlite3
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
     SQLAlchemyError,
 )
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, locked, without_password
@@ -56,8 +56,13 @@ _LIBPQ = {
     "tcp_user_timeout": 30_000,
 }
 """What psycopg is told beside the address; https://www.postgresql.org/docs/current/libpq-connect.html."""
-_TRIES = 5
-"""How often, at most, the tables of a fresh database are made: other processes may be doing it too."""
+# The tables of a fresh database: other processes may be making them, too.
+_making_tables = Retrying(
+    retry=retry_if_exception_type((IntegrityError, ProgrammingError)),
+    wait=wait_fixed(0.5),
+    stop=stop_after_attempt(5),
+    reraise=True,
+)
 
 
 def open_storage(store: Store) -> BaseStorage:
@@ -97,7 +102,7 @@ def existing_storage(store: Store) -> BaseStorage | None:
     return open_storage(store)
 
 
-# All that a process does with a server shares its connections and its patience.
+# All that a process does with a server shares its connections and one ServerRetry.
 @functools.lru_cache(maxsize=4)
 def _open_server(uri: str) -> BaseStorage:
     shown = without_password(uri)
@@ -118,7 +123,7 @@ def _open_database(url: URL, shown: str) -> BaseStorage:
     arguments = {"connect_args": options} if url.drivername.startswith("postgresql+psycopg") else {}
     address = _literal(url.render_as_string(hide_password=False))
     try:
-        return _made(lambda: _Database(address, arguments, ServerRetry(shown, database_is_away)))
+        return _making_tables(lambda: _Database(address, arguments, ServerRetry(shown, database_is_away)))
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         advice = 'pip install "vidclf[server]"'
         if not url.drivername.startswith("postgresql"):
@@ -129,15 +134,6 @@ def _open_database(url: URL, shown: str) -> BaseStorage:
         raise InputError(f"VIDCLF_STUDY_STORAGE={shown}: cannot be used: {reason}") from None
     except RuntimeError as error:  # tables of another Optuna
         raise InputError(f"VIDCLF_STUDY_STORAGE={shown}: cannot be used: {error}") from None
-
-
-def _made(make: Callable[[], RDBStorage]) -> RDBStorage:
-    for _ in range(_TRIES - 1):
-        try:
-            return make()
-        except (IntegrityError, ProgrammingError):
-            time.sleep(0.5)
-    return make()
 
 
 def _open_proxy(url: URL, shown: str) -> BaseStorage:
@@ -201,9 +197,9 @@ _BEHIND_PROXY = ("An exception is raised during the commit", "OperationalError",
 
 
 class _RetryingStorage(BaseStorage):
-    """What waits for a server that is away, where asking again needs more than asking again."""
+    """A storage that retries; for the methods that must not be carried out twice."""
 
-    patience: ServerRetry
+    retry: ServerRetry
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         def ask(again: bool) -> int:
@@ -214,7 +210,7 @@ class _RetryingStorage(BaseStorage):
                     return self.get_study_id_from_name(study_name)
                 raise
 
-        return self.patience.call(ask)
+        return self.retry.call(ask)
 
     def delete_study(self, study_id: int) -> None:
         def ask(again: bool) -> None:
@@ -224,7 +220,7 @@ class _RetryingStorage(BaseStorage):
                 if not again:
                     raise
 
-        self.patience.call(ask)
+        self.retry.call(ask)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -238,15 +234,15 @@ class _RetryingStorage(BaseStorage):
             try:
                 done = super(_RetryingStorage, self).set_trial_state_values(trial_id, state, values)  # type: ignore[safe-super]
             except UpdateFinishedTrialError:
-                if again and _tells(self.get_trial(trial_id), state, values):
+                if again and _has_outcome(self.get_trial(trial_id), state, values):
                     return True
                 raise
             return done or (again and self.get_trial(trial_id).system_attrs.get(CALL) == call)
 
-        return self.patience.call(ask)
+        return self.retry.call(ask)
 
 
-def _tells(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> bool:
+def _has_outcome(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> bool:
     return trial.state == state and (values is None or list(values) == trial.values)
 
 
@@ -261,7 +257,7 @@ def _with_token(template: FrozenTrial | None) -> FrozenTrial:
     return marked
 
 
-_ASKED_AGAIN = (
+_IDEMPOTENT = (
     "set_study_user_attr",
     "set_study_system_attr",
     "get_study_id_from_name",
@@ -289,41 +285,41 @@ _ASKED_AGAIN = (
     "_get_trials",
     "_get_best_trial_id",
 )
-"""Methods that do no more when they are called twice."""
+"""Methods that change nothing when they are carried out again."""
 
 
-def _patient(kind: type[Storage]) -> type[Storage]:
-    """Has each method of `_ASKED_AGAIN` that a storage has wait where its server is away."""
-    for name in _ASKED_AGAIN:
+def _with_retries(kind: type[Storage]) -> type[Storage]:
+    """Class decorator: the methods of `_IDEMPOTENT` are retried while the server is away."""
+    for name in _IDEMPOTENT:
         if hasattr(kind, name):
-            setattr(kind, name, _patiently(getattr(kind, name)))
+            setattr(kind, name, _retried(getattr(kind, name)))
     return kind
 
 
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+def _retried(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def asked(self: _RetryingStorage, *args: Any, **options: Any) -> Any:
-        return self.patience.call(lambda _: method(self, *args, **options))
+    def retried(self: _RetryingStorage, *args: Any, **options: Any) -> Any:
+        return self.retry.call(lambda _: method(self, *args, **options))
 
-    return asked
+    return retried
 
 
-@_patient
+@_with_retries
 class _Database(_RetryingStorage, RDBStorage):
     """A database server. Optuna's own cache lies over it, and calls methods with an underscore."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: ServerRetry) -> None:
-        self.patience = patience
-        self._asked: set[str] = set()
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], retry: ServerRetry) -> None:
+        self.retry = retry
+        self._sent: set[str] = set()
         super().__init__(url, engine_kwargs)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         marked = _with_token(template_trial)
         create = super()._create_new_trial
         try:
-            return self.patience.call(lambda _: create(study_id, marked))
+            return self.retry.call(lambda _: create(study_id, marked))
         finally:
-            self._asked.discard(marked.system_attrs[CALL])
+            self._sent.discard(marked.system_attrs[CALL])
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """What Optuna does within one transaction, and repeats by itself: at most once for a token.
@@ -332,8 +328,8 @@ class _Database(_RetryingStorage, RDBStorage):
         """
         assert template_trial is not None
         call = template_trial.system_attrs[CALL]
-        made = self._made_by(call, study_id, session) if call in self._asked else None
-        self._asked.add(call)
+        made = self._made_by(call, study_id, session) if call in self._sent else None
+        self._sent.add(call)
         return made or super()._get_prepared_new_trial(study_id, template_trial, session)
 
     @staticmethod
@@ -348,12 +344,12 @@ class _Database(_RetryingStorage, RDBStorage):
         )
 
 
-@_patient
+@_with_retries
 class _Proxy(_RetryingStorage, GrpcStorageProxy):
     """Optuna's proxy."""
 
-    def __init__(self, host: str, port: int, patience: ServerRetry) -> None:
-        self.patience = patience
+    def __init__(self, host: str, port: int, retry: ServerRetry) -> None:
+        self.retry = retry
         super().__init__(host=f"[{host}]" if ":" in host else host, port=port)
 
     def _setup(self) -> None:
@@ -380,7 +376,7 @@ class _Proxy(_RetryingStorage, GrpcStorageProxy):
             made = self._made_by(marked.system_attrs[CALL], study_id) if again else None
             return create(study_id, marked) if made is None else made
 
-        return self.patience.call(ask)
+        return self.retry.call(ask)
 
     def _made_by(self, call: str, study_id: int) -> int | None:
         trials = self.get_all_trials(study_id, deepcopy=False)

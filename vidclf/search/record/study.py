@@ -1,4 +1,4 @@
-"""Studies as Optuna's database keeps them; light to import, so that looking at a study is quick."""
+"""Access to the studies in Optuna's database; light to import, so that `vidclf status` is quick."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ DEFINITION = "vidclf/definition"
 SEEDED_FROM = "seeded_from"
 """Trial attribute: the trial of another study whose value it carries; it has no run and does not count."""
 START = "start"
-"""Trial attribute of a point that nobody sampled: ``base`` or ``given``."""
+"""Trial attribute of a point that was not sampled: ``base`` or ``given``."""
 OWNER = "owner"
 """Trial attribute: uuid of the supervisor that runs it."""
 AHEAD = "ahead"
