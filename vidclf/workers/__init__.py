@@ -1,1 +1,1 @@
-"""The processes and Ray actors that train for a study; they know nothing of Optuna."""
+"""Worker processes and Ray actors that train; they do not know Optuna."""

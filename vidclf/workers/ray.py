@@ -1,4 +1,4 @@
-"""Workers that are Ray actors; the only module that uses Ray."""
+"""Workers as Ray actors; the only module that imports Ray."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""The actor that runs a worker on another machine and exchanges files and messages with its supervisor."""
+"""The Ray actor: one worker process on another machine, with the files that it needs and makes."""
 
 import contextlib
 import csv

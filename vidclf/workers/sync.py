@@ -1,4 +1,4 @@
-"""Keeps a folder of one machine in sync with a growing one on another, by incremental changes."""
+"""Synchronises a growing folder between machines, change by change."""
 
 import hashlib
 import os
