@@ -1,5 +1,6 @@
 """A study over two bases, and a supervisor whose workers follow a script."""
 
+import contextlib
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from vidclf.search.execution import recovery
 from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import NoDisplay
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.record import study
+from vidclf.search.record import owners, study
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
 from vidclf.workers.protocol import Message, Task
@@ -39,18 +40,11 @@ class ScriptedWorker:
         threading.Thread(target=self._work, args=(theirs,), daemon=True).start()
 
     def _work(self, connection: Connection) -> None:
-        try:
-            while True:
-                task = connection.recv()
-                outcome = type(self).script(task, connection)
-                if outcome is None:
-                    connection.close()
-                    return
+        with connection, contextlib.suppress(EOFError, OSError):
+            while (outcome := type(self).script(task := connection.recv(), connection)) is not None:
                 if isinstance(outcome, Outcome):
                     Attempt(task.folder).finish(outcome)
                 connection.send(outcome)
-        except (EOFError, OSError):
-            return
 
     def send(self, message: Any) -> None:
         self.connection.send(message)
@@ -119,6 +113,7 @@ class ScriptedStudy:
         self.path, self.store = folder / "s.toml", store
         self.text = STUDY
         self.stop_delay = 0.0
+        monkeypatch.setattr(owners, "SETTLING_SECONDS", 0.0)  # nobody else joins at the same moment
         # In memory: what is tested is not the database.
         storage = optuna.storages.InMemoryStorage()
         monkeypatch.setattr(study_file, "open_storage", lambda _: storage)

@@ -96,15 +96,15 @@ def test_a_journal_travels_as_its_new_tail_and_a_large_checkpoint_rests(
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, path: str) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
-    for parcel in (
+    for changes in (
         FolderChanges({path: (0, b"x")}),
         FolderChanges({}, (path,)),
         FolderChanges({}, (), {f"checkpoint/{path}": b""}),
     ):
-        if parcel.checkpoint and path in ("/x", "", "a\0b"):
+        if changes.checkpoint and path in ("/x", "", "a\0b"):
             continue  # no longer absolute
         with pytest.raises(ValueError, match=r"leads out|is no checkpoint"):
-            apply(parcel, inside)
+            apply(changes, inside)
     with pytest.raises(ValueError, match="leads out"):
         write_folder({path: b"x"}, inside)
     assert [entry.name for entry in tmp_path.iterdir()] == ["inside"]
@@ -128,15 +128,15 @@ class Remote:
             for key, path in paths.items()
         ]
         manifest = places.get(paths.get("data.manifest", ""))
-        cargo = TaskFiles(files, tuple(places.values()), places, paths, manifest)
-        self.worker.send(task, cargo, *contents)
+        task_files = TaskFiles(files, tuple(places.values()), places, paths, manifest)
+        self.worker.send(task, task_files, *contents)
 
     def hear(self) -> WorkerMessage:
-        news = self.worker.receive()
-        if news.parcel is not None:
+        received = self.worker.receive()
+        if received.changes is not None:
             assert self.folder is not None
-            apply(news.parcel, self.folder)
-        return news
+            apply(received.changes, self.folder)
+        return received
 
     def outcome(self) -> Outcome:
         while isinstance(message := self.hear().message, StepReport):
@@ -199,7 +199,7 @@ def test_a_fit_goes_on_elsewhere_from_the_checkpoint_that_travelled(tmp_path: Pa
             first.worker.send(StepDecision())
     first.worker._worker.process.kill()
     died = first.hear()
-    assert (died.message, died.death) == (None, "the worker died: SIGKILL")
+    assert (died.message, died.exit_reason) == (None, "the worker died: SIGKILL")
     first.worker.close()
     (state,) = attempt.checkpoint.iterdir()
     saved = torch.load(state, weights_only=True)

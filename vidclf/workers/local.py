@@ -1,4 +1,4 @@
-"""A worker process: runs one attempt after another as its supervisor asks.
+"""A worker that is a process of this machine, and the code that runs in it.
 
 It knows neither Optuna nor MLflow, and it ends when its supervisor does.
 """
@@ -107,7 +107,7 @@ class LocalWorker:
 
 
 def work(connection: Connection, threads: int, gpu: int | None) -> None:
-    """The process's whole life: tasks in, progress and outcomes out, until the pipe closes."""
+    """The worker process: receives tasks and sends reports and outcomes until the pipe closes."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
@@ -226,7 +226,7 @@ def _run(task: RunTask, line: _Line) -> Outcome:
 
 
 def _free_memory() -> None:
-    """Gives back what the last trial took: a network's cycles, and what torch keeps for its like."""
+    """Frees the last trial's memory: reference cycles of networks, and torch's cache."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

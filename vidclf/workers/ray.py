@@ -201,9 +201,9 @@ class RayWorker:
         self.resources = resources
         self.machine: Mapping[str, str] | None = None
         self.node = ""
-        self._words = "the worker died"
+        self._exit_reason = "the worker died"
         self._folder: Path | None = None
-        self._brought: set[str] = set()
+        self._sent: set[str] = set()
         self.connection, theirs = multiprocessing.Pipe()
         options = {
             "num_cpus": resources.cpus,
@@ -219,30 +219,30 @@ class RayWorker:
         self._pump.start()
 
     def _forward(self, theirs: Connection) -> None:
-        """Brings what the worker says, its files first, until it dies or nobody listens any more."""
+        """Forwards the worker's messages, each after its files, until it dies or the connection is closed."""
         try:
             self.node = ray.get(self._actor.node.remote())
             while True:
-                news: WorkerMessage = ray.get(self._actor.receive.remote())
-                if news.parcel is not None and self._folder is not None:
-                    apply(news.parcel, self._folder)
-                message = news.message
+                received: WorkerMessage = ray.get(self._actor.receive.remote())
+                if received.changes is not None and self._folder is not None:
+                    apply(received.changes, self._folder)
+                message = received.message
                 if isinstance(message, Ready) and message.version != own_version():
-                    self._words = (
+                    self._exit_reason = (
                         f"the node {message.node} has vidclf {message.version}, this machine "
                         f"{own_version()}; install the same there"
                     )
                     return
                 if message is None:
-                    self._words = f"{news.death}, on the node {self.node}"
+                    self._exit_reason = f"{received.exit_reason}, on the node {self.node}"
                     return
                 if isinstance(message, Outcome) and self._folder and not Attempt(self._folder).outcome():
                     Attempt(self._folder).finish(message)
                 theirs.send(message)
         except RayError as error:
-            self._words = _cause(error, self.node)
+            self._exit_reason = _cause(error, self.node)
         except (OSError, ValueError) as error:
-            self._words = f"the worker's files could not be written here: {error}"
+            self._exit_reason = f"the worker's files could not be written here: {error}"
         finally:
             theirs.close()
 
@@ -256,12 +256,12 @@ class RayWorker:
             return
         self._folder = None if isinstance(message, LatencyTask) else message.folder
         try:
-            cargo, references = self._pack(message)
+            task_files, references = self._pack(message)
         except (OSError, InputError) as error:
             with contextlib.suppress(OSError):
                 self._theirs.send(refusal(message, f"the task cannot travel: {error}"))
             return
-        self._actor.send.remote(message, cargo, *references)
+        self._actor.send.remote(message, task_files, *references)
 
     def _pack(self, task: RunTask | LatencyTask | FinishTask) -> tuple[TaskFiles, list[Any]]:
         files, paths = load(task)
@@ -269,8 +269,8 @@ class RayWorker:
         if isinstance(task, LatencyTask) and task.clip.is_file():
             needed[str(task.clip)] = False
         put = {path: _shared.put(Path(path), manifest=manifest) for path, manifest in needed.items()}
-        lacking = {name: reference for name, reference in put.values() if name not in self._brought}
-        self._brought |= lacking.keys()
+        lacking = {name: reference for name, reference in put.values() if name not in self._sent}
+        self._sent |= lacking.keys()
         places = {path: name for path, (name, _) in put.items()}
         manifest = places.get(paths.get("data.manifest", ""))
         return TaskFiles(files, tuple(lacking), places, paths, manifest), list(lacking.values())
@@ -288,7 +288,7 @@ class RayWorker:
         self._actor.pause.remote()
 
     def exit_reason(self) -> str:
-        return self._words
+        return self._exit_reason
 
     def waiting_reason(self, waited: float) -> str:
         if self.node:
@@ -315,7 +315,7 @@ class RayWorker:
 
 
 def _cause(error: RayError, node: str) -> str:
-    """Why an actor is no more, in a line."""
+    """Why an actor died, in one line."""
     text = str(error)
     lost = isinstance(error, ActorUnavailableError) or "node died" in text or "its node has died" in text
     if lost or "node was" in text:

@@ -67,17 +67,17 @@ class TaskFiles:
 
 @dataclass(frozen=True)
 class WorkerMessage:
-    """What a worker says, and the files that go before it.
+    """A message of a worker, and the file changes to apply before it.
 
     Attributes:
         message: ``None``: its process has died.
-        parcel: What has changed in the task's folder.
-        death: How it died.
+        changes: What has changed in the task's folder.
+        exit_reason: How it died.
     """
 
     message: Message | None
-    parcel: FolderChanges | None = None
-    death: str = ""
+    changes: FolderChanges | None = None
+    exit_reason: str = ""
 
 
 class RemoteWorker:
@@ -96,28 +96,28 @@ class RemoteWorker:
         self._worker = LocalWorker(threads)
         self._own, self._aside = multiprocessing.Pipe(duplex=False)
         self._checked: set[str] = set()
-        self._back: dict[str, str] = {}
+        self._original: dict[str, str] = {}
         self._sender: FolderChangeTracker | None = None
         self._worker.send(HelloTask())
 
     def send(
-        self, message: Task | StepDecision | Resume, cargo: TaskFiles | None = None, *contents: bytes
+        self, message: Task | StepDecision | Resume, task_files: TaskFiles | None = None, *contents: bytes
     ) -> None:
         """Hands a message on; a task that cannot be begun is answered in the worker's place.
 
         Args:
             message: Its paths are those of the supervisor's machine.
-            cargo: What comes with a task.
-            contents: Of ``cargo.shared``.
+            task_files: What comes with a task.
+            contents: Of ``task_files.shared``.
         """
-        if cargo is None or not isinstance(message, RunTask | LatencyTask | FinishTask):
+        if task_files is None or not isinstance(message, RunTask | LatencyTask | FinishTask):
             self._worker.send(message)
             return
         try:
-            for name, content in zip(cargo.shared, contents, strict=True):
+            for name, content in zip(task_files.shared, contents, strict=True):
                 write_folder({name: content}, self._scratch / "shared")
-            self._check_clips(cargo)
-            self._worker.send(self._here(message, cargo))
+            self._check_clips(task_files)
+            self._worker.send(self._localized(message, task_files))
         except Exception as error:
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             self._aside.send(refusal(message, reason))
@@ -128,14 +128,14 @@ class RemoteWorker:
             return WorkerMessage(self._own.recv())
         message = self._worker.receive()
         if message is None:
-            parcel = self._sender.changes(checkpoint=True) if self._sender else None
-            return WorkerMessage(None, parcel, self._worker.exit_reason())
+            changes = self._sender.changes(checkpoint=True) if self._sender else None
+            return WorkerMessage(None, changes, self._worker.exit_reason())
         if isinstance(message, Paused) or self._sender is None:
             return WorkerMessage(message)  # paused in the middle of anything: files may be half written
-        parcel = self._sender.changes()
+        changes = self._sender.changes()
         if not isinstance(message, StepReport):
             self._sender = None
-        return WorkerMessage(self._told(message), parcel)
+        return WorkerMessage(self._with_own_paths(message), changes)
 
     def node(self) -> str:
         """Name of this machine."""
@@ -150,13 +150,13 @@ class RemoteWorker:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._lock.release()
 
-    def _check_clips(self, cargo: TaskFiles) -> None:
+    def _check_clips(self, task_files: TaskFiles) -> None:
         """Raises:
         InputError: A clip of the manifest is not there on this machine; says what to do.
         """
-        if cargo.manifest is None or cargo.manifest in self._checked:
+        if task_files.manifest is None or task_files.manifest in self._checked:
             return
-        text = (self._scratch / "shared" / cargo.manifest).read_text(encoding="utf-8")
+        text = (self._scratch / "shared" / task_files.manifest).read_text(encoding="utf-8")
         clips = [row["clip_path"] for row in csv.DictReader(io.StringIO(text))]
         absent = [clip for clip in clips if "://" not in clip and not Path(clip).is_file()]
         if absent:
@@ -164,23 +164,23 @@ class RemoteWorker:
                 f"{len(absent)} of {len(clips)} clips are missing on the node {socket.gethostname()}: "
                 f"{absent[0]}; put the clips at the same path on every node, or behind an address as s3://…"
             )
-        self._checked.add(cargo.manifest)
+        self._checked.add(task_files.manifest)
 
-    def _here(self, task: RunTask | LatencyTask | FinishTask, cargo: TaskFiles) -> Task:
+    def _localized(self, task: RunTask | LatencyTask | FinishTask, task_files: TaskFiles) -> Task:
         """The task in paths of this machine, its folder filled."""
         folder = self._scratch / "task"
         shutil.rmtree(folder, ignore_errors=True)
         Attempt(folder).artifacts.mkdir(parents=True)
-        write_folder(cargo.files, folder)
-        places = {path: str(self._scratch / "shared" / name) for path, name in cargo.places.items()}
-        values = {key: places[path] for key, path in cargo.paths.items()}
-        self._back = {place: path for path, place in places.items()}
+        write_folder(task_files.files, folder)
+        places = {path: str(self._scratch / "shared" / name) for path, name in task_files.places.items()}
+        values = {key: places[path] for key, path in task_files.paths.items()}
+        self._original = {place: path for path, place in places.items()}
         self._sender = None
         if isinstance(task, LatencyTask):
             experiment = task.experiment and config.override(task.experiment, values)
             clip = Path(places.get(str(task.clip), str(task.clip)))
             return LatencyTask(clip, folder if task.folder else None, experiment)
-        self._back[str(folder)] = str(task.folder)
+        self._original[str(folder)] = str(task.folder)
         if isinstance(task, FinishTask):
             attempt = Attempt(folder)
             config.write_toml(config.override(config.read_toml(attempt.config), values), attempt.config)
@@ -193,21 +193,21 @@ class RemoteWorker:
         suffix = Path(path).suffix
         if suffix not in _TEXTS or str(self._scratch).encode() not in content:
             return content
-        for place, original in self._back.items():
+        for place, original in self._original.items():
             written = json.dumps(original, ensure_ascii=False)[1:-1] if suffix in _QUOTED else original
             content = content.replace(place.encode(), written.encode())
         return content
 
-    def _told(self, message: Message) -> Message:
-        """The message with the supervisor's own paths in its words."""
+    def _with_own_paths(self, message: Message) -> Message:
+        """The message with the paths of this machine replaced by those of the supervisor's."""
         if isinstance(message, Outcome):
-            return replace(message, reason=self._words(message.reason))
+            return replace(message, reason=self._own_paths(message.reason))
         if isinstance(message, Measured | Finished):
-            return replace(message, error=self._words(message.error))
+            return replace(message, error=self._own_paths(message.error))
         return message
 
-    def _words(self, text: str) -> str:
-        for place, original in self._back.items():
+    def _own_paths(self, text: str) -> str:
+        for place, original in self._original.items():
             text = text.replace(place, original)
         return text
 

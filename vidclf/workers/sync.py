@@ -69,7 +69,7 @@ class FolderChangeTracker:
         """What the other side lacks.
 
         Args:
-            checkpoint: Whether the checkpoint's news are among it; ``None``: if its turn has come.
+            checkpoint: Whether the checkpoint is included; ``None``: if its turn has come.
         """
         self._note_rest()
         files: dict[str, tuple[int, bytes]] = {}
@@ -81,7 +81,7 @@ class FolderChangeTracker:
         gone = tuple(sorted(self._known.keys() - set(paths)))
         for path in gone:
             del self._known[path]
-        return FolderChanges(files, gone, self._checkpoint_news(checkpoint))
+        return FolderChanges(files, gone, self._checkpoint_changes(checkpoint))
 
     def _note_rest(self) -> None:
         """The last checkpoint has arrived by now, as there is a next question."""
@@ -90,7 +90,7 @@ class FolderChangeTracker:
             self._rest_until = now + _REST * (now - self._sent_at)
             self._sent_at = None
 
-    def _checkpoint_news(self, wanted: bool | None) -> Mapping[str, bytes] | None:
+    def _checkpoint_changes(self, wanted: bool | None) -> Mapping[str, bytes] | None:
         state = self._state()
         if state == self._checkpoint:
             return None
@@ -163,7 +163,7 @@ def write_folder(files: Mapping[str, bytes], folder: Path) -> None:
         target.write_bytes(content)
 
 
-def apply(parcel: FolderChanges, folder: Path) -> None:
+def apply(changes: FolderChanges, folder: Path) -> None:
     """Makes the changes, each file at once and the result last; a reader never sees half of one.
 
     Raises:
@@ -172,12 +172,12 @@ def apply(parcel: FolderChanges, folder: Path) -> None:
     incoming = folder / _INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
-    for path in parcel.gone:
+    for path in changes.gone:
         _inside(folder, path).unlink(missing_ok=True)
-    if parcel.checkpoint is not None:
-        _swap_checkpoint(parcel.checkpoint, folder, incoming)
-    for path in sorted(parcel.files, key=lambda path: path == _RESULT):
-        offset, content = parcel.files[path]
+    if changes.checkpoint is not None:
+        _swap_checkpoint(changes.checkpoint, folder, incoming)
+    for path in sorted(changes.files, key=lambda path: path == _RESULT):
+        offset, content = changes.files[path]
         target = _inside(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if offset:
@@ -185,7 +185,7 @@ def apply(parcel: FolderChanges, folder: Path) -> None:
         else:
             _replace(target, content, incoming / "file")
     shutil.rmtree(incoming)
-    for path in parcel.gone:
+    for path in changes.gone:
         _drop_empty(_inside(folder, path).parent, folder)
 
 

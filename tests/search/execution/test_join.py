@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 
 from tests.interruptions import InterruptedStudy, check_survival
 from tests.scripted_study import ScriptedStudy, complete, in_memory
+from vidclf.evaluation.ranking import CONTENDED
 from vidclf.exceptions import FencedError, InputError
 from vidclf.runs.folder import Outcome, now_ms
-from vidclf.runs.store import Store, open_store
+from vidclf.runs.store import Store
 from vidclf.search.execution import recovery
 from vidclf.search.execution.budget import BudgetCounter
 from vidclf.search.execution.display import StudyState
@@ -41,15 +42,9 @@ from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
 from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
-from vidclf.workers.protocol import RunTask, StepDecision, StepReport
+from vidclf.workers.protocol import LatencyTask, Measured, Message, RunTask, StepDecision, StepReport, Task
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedStudy:
-    monkeypatch.setattr(owners, "SETTLING_SECONDS", 0.0)
-    return ScriptedStudy(tmp_path, open_store(), monkeypatch)
 
 
 class Player:
@@ -419,6 +414,63 @@ def test_others_end_with_the_study_and_not_before(
     assert ending == "finished"
     assert opened.logical() == 4
     assert [t.user_attrs.get("retry_of") for t in opened.trials()].count(0) == 1
+
+
+def test_a_trial_that_is_cut_while_others_run_the_study_is_queued_for_them_at_once(
+    scripted: ScriptedStudy,
+) -> None:
+    scripted.only_svm()
+    other = Ownership(scripted.open(), join=True)
+    opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1, join=True)
+    assert ending == "interrupted"
+    cut = next(trial for trial in opened.trials() if trial.state == TrialState.FAIL)
+    (queued,) = (trial for trial in opened.trials([TrialState.WAITING]) if "retry_of" in trial.user_attrs)
+    assert (queued.user_attrs["retry_of"], queued.params) == (cut.number, cut.params)
+    other.release()
+    assert queue_lost(opened) == 0
+
+
+def test_a_trial_that_is_cut_with_nobody_else_waits_for_the_next_session(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1)
+    assert ending == "interrupted"
+    assert not [trial for trial in opened.trials() if "retry_of" in trial.user_attrs]
+    assert queue_lost(opened) == 1
+
+
+@pytest.mark.parametrize(("host", "contended"), [("here", True), ("elsewhere", False)])
+def test_a_latency_is_marked_where_another_supervisor_of_the_host_runs_trials(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, host: str, contended: bool
+) -> None:
+    scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"tiny.toml"').replace(
+        "model.C", "train.lr"
+    )
+    scripted.text += '\n[[constraint]]\nmetric = "latency/p50_ms"\nmax = 10.0\n'
+    with monkeypatch.context() as elsewhere:
+        if host == "elsewhere":
+            elsewhere.setattr("socket.gethostname", lambda: host)
+        other = Ownership(scripted.open(), join=True)
+
+    def script(task: Task, _: Connection) -> Message:
+        return Measured({"latency/p50_ms": 50.0}) if isinstance(task, LatencyTask) else complete(0.5)
+
+    opened, ending = scripted.run(script, join=True)
+    other.release()
+    assert ending == "finished"
+    (latency,) = opened.latencies().values()
+    assert latency == {"latency/p50_ms": 50.0} | ({CONTENDED: 1.0} if contended else {})
+    # One that may be too high by that rejects no model.
+    assert scripted.states(opened) == ["complete" if contended else "pruned"] * 4
+
+
+def test_only_the_supervisor_that_leads_records_the_best_value(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    leader = Ownership(scripted.open(), join=True)
+    assert leader.leads
+    opened, _ = scripted.run(lambda task, _: complete(0.5), join=True)
+    leader.release()
+    assert scripted.state.best == (0.5, 0, "svm")
+    assert list(opened.own_attempt.records()) == []
 
 
 class Pair(InterruptedStudy):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+import tomllib
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
 from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.execution import budget
+from vidclf.search.record.study import AHEAD
 from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 
@@ -372,6 +375,75 @@ def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study
     outcome = opened.attempt(repeated[0].number).outcome()
     assert outcome is not None
     assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics
+
+
+def test_what_was_asked_for_ahead_takes_the_value_that_came_meanwhile(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 3")
+    scripted.text = scripted.text.replace("{ low = 0.1, high = 10.0, log = true }", "{ choices = [1.0] }")
+    scripted.text += '[sampler]\nname = "random"\n'  # needs no trials before it is asked ahead
+    observed, trained = scripted.open(), list[str]()
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        end = time.monotonic() + 20
+        while AHEAD not in observed.trials()[-1].user_attrs and time.monotonic() < end:
+            time.sleep(0.05)
+        trained.append(task.folder.name)
+        return complete(0.7)
+
+    opened, ending = scripted.run(train)
+    assert (ending, trained) == ("finished", ["00000"])
+    assert opened.trials()[1].user_attrs[AHEAD] is False
+    first, second, _ = opened.trials()
+    assert second.user_attrs["reused_from"] == 0
+    assert [second.user_attrs[key] for key in ("shape", "machine", "metrics")] == [
+        first.user_attrs[key] for key in ("shape", "machine", "metrics")
+    ]
+    assert tomllib.loads(opened.attempt(1).config.read_text())["model"]["C"] == 1.0
+    assert opened.attempt(1).identity().tags["vidclf.reused_from"] == "0"
+
+
+def test_repeats_end_a_study_only_in_a_row(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "EXHAUSTED_AFTER", 2)
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 8")
+    study = scripted.open().study
+    for value in (1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0):  # after the base's own value, 1.0
+        study.enqueue_trial({"model.C": value})
+    opened, ending = scripted.run(lambda task, _: complete(task.experiment["model"]["C"]))
+    assert ending == "finished"
+    assert [row.reused_from for row in opened.rows()] == [None, 0, None, 2, None, 4, None, 6]
+
+
+def test_the_best_value_so_far_is_recorded_with_the_study(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    values = iter([0.2, 0.9, 0.5, 0.7])
+    opened, _ = scripted.run(lambda task, _: complete(next(values)))
+    best = [(1, {"study/best": 0.2}), *((used, {"study/best": 0.9}) for used in (2, 3, 4))]
+    assert list(opened.own_attempt.records()) == best
+    assert scripted.state.best == (0.9, 1, "svm")
+    assert scripted.state.since_best == 2
+
+
+def test_the_smallest_value_is_the_best_of_one_to_minimize(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace('"maximize"', '"minimize"').replace("val/macro_f1", "val/loss")
+    values = iter([0.2, 0.9, 0.1, 0.7])
+    opened, _ = scripted.run(lambda task, _: Outcome("complete", "", {"val/loss": next(values)}, now_ms()))
+    assert [record["study/best"] for _, record in opened.own_attempt.records()] == [0.2, 0.2, 0.1, 0.1]
+
+
+def test_what_the_caches_had_is_summed_over_the_session(scripted: ScriptedStudy) -> None:
+    found = iter([(10.0, 0.0), (10.0, 4.0), (0.0, 0.0), (20.0, 20.0)])
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        lookups, hits = next(found)
+        return complete(0.5, **{"cost/cache_lookups": lookups, "cost/cache_hits": hits})
+
+    scripted.only_svm()
+    scripted.run(train)
+    assert (scripted.state.cache_lookups, scripted.state.cache_hits) == (40.0, 24.0)
+    assert scripted.state.finished_here == 4
 
 
 def test_an_exhausted_grid_is_a_finished_study(scripted: ScriptedStudy) -> None:

@@ -1,4 +1,4 @@
-"""Where Optuna, the attempt folders and MLflow can disagree."""
+"""Finds and repairs differences between Optuna's database, the attempt folders and MLflow."""
 
 import json
 from collections.abc import Container, Iterable, Iterator

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StudyFinalizer:
-    """Trains the kept trials' models where they have none, times all shapes, draws what is kept.
+    """Trains missing models of the kept trials, measures all shapes, and draws the kept models' figures.
 
     Attributes:
         session: The session; all trials of its study are done.
@@ -69,7 +69,7 @@ class StudyFinalizer:
             self.workers.extend(map(wait_until_ready, start_workers(self.session.definition, 1)))
 
     def run_tasks(self, attempts: Sequence[Attempt], done: str) -> None:
-        """Has the workers finish the attempts; a worker that dies is replaced, its attempt left as it is.
+        """Has the workers train or draw the models; where one dies it is replaced and its attempt skipped.
 
         Args:
             attempts: What lacks a model or pictures.
@@ -151,7 +151,7 @@ def _one_each(workers: list[Worker]) -> dict[str, Worker]:
 
 
 def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | None, *, standing: bool) -> None:
-    """Saves the views that `vidclf ui` opens; ``standing``: it is told which trials stand out."""
+    """Saves the views that `vidclf ui` opens; ``standing``: with a column for the tags of `mark`."""
     if run_id is not None:
         save_study_view(
             Deliverer(opened.store),
@@ -170,7 +170,7 @@ def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | Non
 
 
 def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], stay: list[TrialRow]) -> None:
-    """Says in MLflow which trials stand out, and which cannot win."""
+    """Tags in MLflow the best, Pareto-optimal, kept and infeasible trials."""
     deliverer = Deliverer(opened.store)
     best = ranking.ranked(rows, opened.objective.direction)
     front = ranking.pareto_front(rows, opened.objective.direction)

@@ -64,13 +64,13 @@ class LatencyMeter:
 
 
 def _pause(busy: Sequence[Worker]) -> tuple[list[Worker], list[tuple[Worker, Message | None]], bool]:
-    """Has the busy workers wait; after 5 s without an answer they are left alone.
+    """Pauses the busy workers; those that do not answer within 5 s go on computing.
 
-    One that has sent something instead waits for the answer: it gets that afterwards, and
-    says then that it has paused.
+    A worker that sent a message instead waits for its answer; it gets that afterwards, and
+    then answers that it has paused.
 
     Returns:
-        Those that said so, what others said instead, and whether none is computing now.
+        Paused workers, messages that others sent instead, and whether none is computing now.
     """
     for worker in busy:
         worker.pause()
@@ -92,7 +92,7 @@ def _pause(busy: Sequence[Worker]) -> tuple[list[Worker], list[tuple[Worker, Mes
 def measure_latencies(
     models: Mapping[str, Path], clip: Path, worker: Worker
 ) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Times one model of each shape, with nothing else of ours running.
+    """Measures one model of each shape on the only worker left.
 
     Args:
         models: Folder of a saved model by shape.

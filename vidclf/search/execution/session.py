@@ -1,4 +1,4 @@
-"""One session of a study, from its first trial to what is delivered of it."""
+"""One session of a study: runs its trials, finishes them, and delivers the results to MLflow."""
 
 import contextlib
 import dataclasses
@@ -90,7 +90,7 @@ def run_session(session: SessionContext, deliverer: DelivererThread, workers: li
 
 
 def _succeed(session: SessionContext) -> None:
-    """Leads from now on where the supervisor that led has gone and this one is next."""
+    """Takes the lead where the leading supervisor has left and this one is next."""
     if not session.ownership.leads and session.ownership.first():
         session.ownership.lead()
         _begin_leading(session)
@@ -110,7 +110,7 @@ def _begin_leading(session: SessionContext) -> None:
 
 @contextlib.contextmanager
 def _finishing() -> Iterator[None]:
-    """One supervisor of a host at a time: latencies are measured with nothing else running."""
+    """Lets one supervisor of a host finish at a time: latencies are measured with nothing else running."""
     with FileLock(Path(tempfile.gettempdir(), f"vidclf-{os.getuid()}-finishing.lock")):
         yield
 
@@ -300,7 +300,7 @@ class PageRefresher:
 
 
 def _refresh(opened: OpenStudy) -> bool:
-    """Rewrites the study's page; one that cannot be drawn, or a full disk, ends no study."""
+    """Rewrites the study's page; a failure, as on a full disk, does not end the study."""
     try:
         page.refresh(opened, opened.own_attempt)
     except DatabaseUnavailableError:

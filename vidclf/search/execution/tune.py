@@ -1,4 +1,4 @@
-"""``vidclf tune``: a study from its file to its leaderboard."""
+"""Plans, checks and runs a study for ``vidclf tune``."""
 
 import dataclasses
 import logging
@@ -133,7 +133,7 @@ def tune(
 def _tune(
     definition: StudyDefinition, store: Store, display: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
-    """As `tune`, where the workers can be asked for."""
+    """As `tune`, with the cluster connected."""
     opened = open_study(definition, store)
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)

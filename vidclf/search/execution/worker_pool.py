@@ -18,11 +18,11 @@ from vidclf.workers.protocol import Message, Ready, Worker
 logger = logging.getLogger(__name__)
 
 _MOST_STARTS = 3
-"""How often in a row a worker may die before it has begun."""
+"""How often in a row a worker may die before it is ready."""
 _SILENT_SECONDS = 10.0
-"""How long no worker may be there before the user is told what is waited for."""
+"""How long no worker may be available before what is waited for is logged."""
 _REMINDER_SECONDS = 30.0
-"""Between two times that the user is told."""
+"""Between two such messages."""
 _MACHINE = ("cpu", "cores", "device", "torch")
 """Keys of `vidclf.inference.profiling.environment` that a latency depends on."""
 
@@ -76,7 +76,7 @@ def check_ray(address: str) -> None:
 
 @contextlib.contextmanager
 def on_cluster(definition: StudyDefinition) -> Iterator[StudyDefinition]:
-    """The study with as many workers as it may have, while the cluster that it is to run on is connected."""
+    """Connects to the Ray cluster, if there is one, and gives the study as many workers as fit there."""
     if definition.ray is None:
         yield definition
         return
@@ -89,7 +89,7 @@ def on_cluster(definition: StudyDefinition) -> Iterator[StudyDefinition]:
 
 
 def machine_of(worker: Worker) -> dict[str, str]:
-    """What latencies on a worker's machine depend on; elsewhere also what ``auto`` precision is there."""
+    """What latencies on a worker's machine depend on; elsewhere also what ``auto`` precision means there."""
     if not worker.machine:
         here = profiling.environment()
         return {key: here[key] for key in _MACHINE}
@@ -97,7 +97,7 @@ def machine_of(worker: Worker) -> dict[str, str]:
 
 
 class StartingWorkers:
-    """Workers that have been asked for and cannot be given tasks yet."""
+    """Workers that are starting and cannot be given tasks yet."""
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
@@ -108,12 +108,12 @@ class StartingWorkers:
         self._since = self._logged = time.monotonic()
 
     def admit(self, workers: Sequence[Worker]) -> list[Worker]:
-        """Takes in new workers; those that can be given tasks at once are returned."""
+        """Adds new workers; returns those that can be given tasks at once."""
         self.workers += [worker for worker in workers if worker.machine is None]
         return [worker for worker in workers if worker.machine is not None]
 
     def handle(self, worker: Worker, message: Message | None) -> Worker | None:
-        """The worker, if it has said that it is ready; one that has died is asked for again.
+        """Handles a message: returns a worker that is ready, and replaces one that has died.
 
         Raises:
             InputError: None has ever been ready, and several have died.
@@ -140,7 +140,7 @@ class StartingWorkers:
         return next(iter(self.admit([again])), None)
 
     def _compare_versions(self, ready: Ready) -> None:
-        """Tells once of each node whose torch is another: its results may differ a little."""
+        """Logs once for each node whose torch version differs: its results may differ a little."""
         theirs, ours = ready.machine["torch"], profiling.environment()["torch"]
         if theirs != ours and ready.node not in self._nodes:
             logger.info(
@@ -168,7 +168,7 @@ class StartingWorkers:
             logger.info(self.workers[0].waiting_reason(now - self._since))
 
     def stop(self) -> None:
-        """Stops waiting: who is still on the way is sent back."""
+        """Stops the workers that are still starting."""
         while self.workers:
             self.workers.pop().stop()
 
