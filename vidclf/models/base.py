@@ -180,11 +180,6 @@ class ExperimentConfig(Section):
         """The recommended range, where it depends on this config."""
         return None
 
-    @property
-    def timed_untrained(self) -> bool:
-        """Whether a model of random weights takes as long as a trained one."""
-        return False
-
     def notes(self, train: int, val: int) -> list[str]:
         """What a user should know before so many clips are trained on and judged by."""
         return []

@@ -146,10 +146,6 @@ class NeuralExperiment(ExperimentConfig):
             return None
         return Range(low=0, high=len(NETWORKS[self.model.network].stages))
 
-    @property
-    def timed_untrained(self) -> bool:
-        return True
-
     def notes(self, train: int, val: int) -> list[str]:
         """What the activation cache is going to hold of so many clips."""
         model, settings = self.model, self.train

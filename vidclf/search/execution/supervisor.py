@@ -11,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from vidclf import config
 from vidclf.exceptions import InputError
+from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.definition.grid import exhausted
@@ -235,7 +236,7 @@ class Supervisor:
         """Prunes a trial before it is trained where its model breaks a latency bound."""
         if not self._meter.required:
             return False
-        if self._opened.latency(shape) is None and experiment.timed_untrained:
+        if self._opened.latency(shape) is None and MODELS[experiment.kind].initialise:
             task = LatencyTask(self._session.latency_clip, experiment=config.dump(experiment))
             self._measure(worker, shape, task)
         broken = bound_sizes(self._opened, running.trial, self._meter.uncontended(shape))
