@@ -39,6 +39,8 @@ def test_the_leaderboard_shows_the_best_every_base_and_the_whole_front() -> None
     assert first == "4 complete trials are not shown."
     assert last == "Figures are selected on val and so optimistic; test read once."
     assert [column.justify for column in table.columns] == [*["right"] * 2, "left", *["right"] * 4, "left"]
+    assert [column.no_wrap for column in table.columns] == [*[True] * 7, False]
+    assert (table.columns[7].overflow, table.columns[7].min_width) == ("fold", 20)
     assert [line[1] for line in cells(leaderboard(rows, "minimize"))[1:3]] == ["7*", "6*"]
 
 

@@ -142,7 +142,7 @@ def _print(comparison: "Comparison") -> None:
 def _table(part: "GroupReport", title: str, lines: "list[ModelRow]") -> "Table":
     from vidclf.comparison.verdict_text import values_of
     from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
-    from vidclf.reports.tables import Column, cost_columns, rich_table, score_column
+    from vidclf.reports.tables import PARAMS, Column, cost_columns, rich_table, score_column
 
     block = part.block
     front = {id(line) for line in block.front}
@@ -157,10 +157,10 @@ def _table(part: "GroupReport", title: str, lines: "list[ModelRow]") -> "Table":
     columns = [
         Column("rank", rank),
         Column("model", lambda line: line.family, left=True),
-        Column("which", which, left=True, wrap=True),
+        Column("which", which, left=True, wrap=1),
         score_column(block.metric.partition("/")[2]),
         *cost_columns(LATENCY, FILE_LATENCY, SIZE),
-        Column("searched values", values_of, left=True, wrap=True),
+        Column("searched values", values_of, left=True, wrap=PARAMS.wrap),
     ]
     clips = f", {part.measured.val_clips} clips" if part.measured.val_clips else ""
     note = "* Pareto front: no other model is better, faster and smaller at once, to two digits."

@@ -19,13 +19,13 @@ class Column:
         heading: Its heading.
         cell: A row's cell, a text; for a page also what `HtmlTable` allows.
         left: Whether it is aligned left, as words are.
-        wrap: Whether the terminal breaks its cells rather than all others.
+        wrap: Least width in the terminal, where long cells are broken; ``None``: they never are.
     """
 
     heading: str
     cell: Callable[[Any], Any]
     left: bool = False
-    wrap: bool = False
+    wrap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def cost_columns(*metrics: str) -> list[Column]:
     return [column(metric) for metric in metrics]
 
 
-PARAMS = Column("searched values", lambda row: ranking.param_words(row.params), left=True, wrap=True)
+PARAMS = Column("searched values", lambda row: ranking.param_words(row.params), left=True, wrap=20)
 
 
 def trial_columns(
@@ -112,9 +112,9 @@ def rich_table(title: str, columns: Sequence[Column], rows: Iterable[TrialRow], 
         table.add_column(
             column.heading.replace(" a ", "/"),
             justify="left" if column.left else "right",
-            no_wrap=not column.wrap,
-            overflow="fold" if column is PARAMS else "ellipsis",
-            min_width=20 if column is PARAMS else None,
+            no_wrap=column.wrap is None,
+            overflow="ellipsis" if column.wrap is None else "fold",
+            min_width=column.wrap,
         )
     for row in rows:
         table.add_row(*(column.cell(row) for column in columns))
