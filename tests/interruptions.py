@@ -16,12 +16,13 @@ from mlflow.entities import ViewType
 from optuna.trial import TrialState
 
 from tests.clips import write_experiment, write_squares
+from tests.rounds import rounds
 from vidclf.runs.store import Store
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.deliverer import ATTEMPT_TAG, PARENT_TAG, Deliverer
 
 METRIC = "val/macro_f1"
-TRIALS, WORKERS = 25, 3
+TRIALS, WORKERS = rounds(brief=12, full=25), 3
 STUDY = f"""
 question = "Does it survive?"
 base = ["svm.toml", "tiny.toml"]

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares
+from tests.rounds import rounds
 from vidclf.cli.app import app
 
-CUTS = int(os.environ.get("VIDCLF_CUTS", "20"))
+CUTS = int(os.environ.get("VIDCLF_CUTS", rounds(brief="6", full="20")))
 """Files that are cut, each in a copy of its own."""
 STUDY = """
 base = "forest.toml"

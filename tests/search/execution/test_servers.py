@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from tests.clips import write_experiment, write_squares
 from tests.interruptions import SESSION_SECONDS, STUDY, TRIALS, InterruptedStudy, check_survival
+from tests.rounds import rounds
 from tests.s3 import S3Server, s3_server
 from tests.services import MlflowServer, OptunaProxy, PostgreSQL, Server, wait_until
 from vidclf.cli.app import app
@@ -31,8 +32,8 @@ from vidclf.search.record.study import find_study
 from vidclf.tracking import deliverer
 from vidclf.tracking.deliverer import Deliverer
 
-TWENTY = STUDY.replace(f"trials = {TRIALS}", "trials = 20")
-TWELVE = STUDY.replace(f"trials = {TRIALS}", "trials = 12")
+MORE, FEWER = rounds(brief=10, full=20), rounds(brief=8, full=12)
+LONGER, SHORTER = (STUDY.replace(f"trials = {TRIALS}", f"trials = {count}") for count in (MORE, FEWER))
 AFAR = """
 base = "svm.toml"
 [objective]
@@ -95,11 +96,11 @@ def test_a_study_on_servers_survives_a_restart_of_their_database(
     artifacts = ("--artifacts-destination", f"s3://{bucket.bucket}/artifacts")
     with MlflowServer(tmp_path / "mlflow", *artifacts, backend=database.create("mlflow")) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        ordeal = InterruptedStudy(tmp_path, store, 6, TWENTY)
+        ordeal = InterruptedStudy(tmp_path, store, 6, LONGER)
         tune(ordeal, database, after=4)
         ordeal.finish()  # delivers what MLflow, whose database this is too, did not take
-        opened = check_survival(ordeal, 20)
-        assert len(opened.trials()) == 20, f"a restart costs no trial\n{ordeal}"
+        opened = check_survival(ordeal, MORE)
+        assert len(opened.trials()) == MORE, f"a restart costs no trial\n{ordeal}"
         said = str(ordeal)
         assert said.count("is away; waiting") == said.count("is back after") == 1, said
         assert "secret" not in said
@@ -113,10 +114,10 @@ def test_a_study_behind_the_proxy_survives_its_restart(
 ) -> None:
     with OptunaProxy(tmp_path / "proxy", database.uri) as proxy:
         monkeypatch.setenv("VIDCLF_STUDY_STORAGE", proxy.uri)
-        ordeal = InterruptedStudy(tmp_path, store, 7, TWELVE)
+        ordeal = InterruptedStudy(tmp_path, store, 7, SHORTER)
         tune(ordeal, proxy, after=3)
-        opened = check_survival(ordeal, 12)
-        assert len(opened.trials()) == 12, f"a restart costs no trial\n{ordeal}"
+        opened = check_survival(ordeal, FEWER)
+        assert len(opened.trials()) == FEWER, f"a restart costs no trial\n{ordeal}"
         assert str(ordeal).count("is back after") == 1, ordeal
 
 
@@ -124,7 +125,7 @@ def test_a_study_behind_the_proxy_survives_its_restart(
 def test_ctrl_c_stops_a_study_whose_database_is_away(
     tmp_path: Path, store: Store, database: PostgreSQL
 ) -> None:
-    ordeal = InterruptedStudy(tmp_path, store, 8, TWELVE)
+    ordeal = InterruptedStudy(tmp_path, store, 8, SHORTER)
     process = ordeal.start()
     wait_until(lambda: results(store) >= 2 or process.poll() is not None, SESSION_SECONDS)
     database.stop()
@@ -142,7 +143,7 @@ def test_ctrl_c_stops_a_study_whose_database_is_away(
     assert [problem["what"] for problem in json.loads(found.stdout)["problems"]] == ["unreachable"], found
     database.start()
     ordeal.finish()
-    check_survival(ordeal, 12)
+    check_survival(ordeal, FEWER)
 
 
 @pytest.mark.slow

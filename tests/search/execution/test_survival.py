@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from tests.attempts import ENDED, end
 from tests.interruptions import SESSION_SECONDS, TRIALS, InterruptedStudy, check_survival
+from tests.rounds import rounds
 from tests.scripted_study import ScriptedStudy
 from tests.services import MlflowServer
 from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
@@ -40,10 +41,10 @@ from vidclf.workers.local import LocalWorker
 @pytest.mark.timeout(900)
 def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "17")))
-    for session in range(2):
+    for session in range(rounds(brief=1, full=2)):
         process = ordeal.start()
         ordeal.wait_for_worker(process)
-        killed_at = time.monotonic() + ordeal.random.uniform(4, 8)
+        killed_at = time.monotonic() + ordeal.random.uniform(2, 4) * rounds(brief=1, full=2)
         while ordeal.watch(process, time.monotonic() + ordeal.random.uniform(1, 2)) is None:
             if time.monotonic() > killed_at:
                 ordeal.note("SIGKILL to the supervisor")
@@ -54,7 +55,7 @@ def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path,
         assert code == -signal.SIGKILL, f"session {session} ended with {code}\n{ordeal}"
     process = ordeal.start()
     ordeal.wait_for_worker(process)
-    for _ in range(3):
+    for _ in range(rounds(brief=1, full=3)):
         if ordeal.watch(process, time.monotonic() + ordeal.random.uniform(1, 2)) is None:
             ordeal.kill_a_worker(process)
     code = ordeal.watch(process, time.monotonic() + SESSION_SECONDS)
@@ -74,7 +75,7 @@ def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path,
 @pytest.mark.timeout(900)
 def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "4")))
-    for number in (signal.SIGINT, signal.SIGTERM) * 3:
+    for number in (signal.SIGINT, signal.SIGTERM) * rounds(brief=1, full=3):
         process = ordeal.start()
         if ordeal.watch(process, time.monotonic() + ordeal.random.uniform(0.2, 7)) is not None:
             assert process.returncode == 0, ordeal
