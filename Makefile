@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 
-.PHONY: help demo test check format ui clean
+.PHONY: help demo test test-long check format ui clean
 help:           ## list the targets
-	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv: .venv/.installed  ## set up only
 .venv/.installed: requirements.lock pyproject.toml
@@ -24,8 +24,11 @@ demo: .venv     ## set up, tune on rendered clips, promote the best, label a new
 	@echo "Took $$(( $$(date +%s) - $$(cat .venv/.demo-started) )) s. Now open the study in MLflow's UI:  make ui"
 
 # All of them where CI says that it is CI, or asks for every service.
-test: .venv     ## run the quick tests (make test CI=true: all of them)
+test: .venv     ## run the quick tests (make test CI=true: all of them, ordeals in brief)
 	$(BIN)/python -m pytest $(if $(CI)$(VIDCLF_REQUIRE_SERVICES),,-m "not slow") $(PYTEST_ARGS)
+
+test-long: .venv ## run all tests, kill storms and outages in full
+	VIDCLF_TEST_LONG=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv    ## lint, formatting, types
 	$(BIN)/ruff check .
