@@ -18,7 +18,7 @@ from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, GroupReport
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import Manifest
-from vidclf.evaluation import metrics
+from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store
@@ -91,7 +91,7 @@ def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[floa
     probabilities = np.tile(1 - np.array(right)[:, None], (1, 2))
     probabilities[np.arange(len(labels)), labels] = right
     paths, groups = [entry.clip_path for entry in entries], [entry.group for entry in entries]
-    table = metrics.predictions_table(paths, labels, probabilities, manifest.classes, groups)
+    table = predictions_table(paths, labels, probabilities, manifest.classes, groups)
     (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
     table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
 

@@ -312,7 +312,7 @@ def test_bases_on_different_clips_cannot_be_ranked(folder: Path, store: Store) -
     write_experiment(folder / "other.toml", "majority", other)
     definition = load_study(write(folder, base='["svm.toml", "other.toml"]'), {}, store)
     with pytest.raises(InputError, match="different clips or splits"):
-        check(definition, lambda done, total: None, lambda text: None)
+        check(definition)
 
 
 STUDIES = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))

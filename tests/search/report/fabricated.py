@@ -44,6 +44,7 @@ def fabricated_study(
     question: str = "Which?",
     metric: str = METRIC,
     direction: str = "maximize",
+    repeats: int = 1,
 ) -> OpenStudy:
     """A study on the bases ``svm`` and ``tiny`` whose trials may have at most 100 MB."""
     bases = {
@@ -56,7 +57,7 @@ def fabricated_study(
     stored = {
         "uuid": "0123456789abcdef",
         "question": question,
-        "objectives": [{"metric": metric, "direction": direction}],
+        "objectives": [{"metric": metric, "direction": direction, "repeats": repeats}],
         "constraints": [{"metric": SIZE, "max": 100.0}],
         "bases": {stem: config.dump(load_experiment(path)) for stem, path in bases.items()},
         "experiment": "squares",

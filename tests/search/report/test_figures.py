@@ -128,9 +128,7 @@ def test_curves_are_dotted_where_the_pruner_ended_them(data_of: DataOf) -> None:
     assert whole.line.color == pruned.line.color == TINY
     assert len(figure.data) == 2
     assert titles(figure) == ("epoch", METRIC)
-    repeated = data_of(trials)
-    repeated.opened.stored["objectives"] = [{**repeated.opened.stored["objectives"][0], "repeats": 3}]
-    figure = intermediate_values(repeated)
+    figure = intermediate_values(data_of(trials, repeats=3))
     assert figure is not None
     assert titles(figure) == ("repeat", METRIC)
     assert intermediate_values(data_of(trials[2:3])) is None
