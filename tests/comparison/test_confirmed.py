@@ -271,7 +271,7 @@ def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
         attempt=attempt,
         confirmed=FinalistReport(0.7, True, False),
     )
-    assert labels(learning_curve.chosen(block_of(ahead, winner), lambda _: None)) == ["trial 1 of s"]
+    assert labels(learning_curve.chosen(block_of(ahead, winner))) == ["trial 1 of s"]
 
 
 def test_the_winner_is_marked_wherever_it_is_shown(
