@@ -205,7 +205,7 @@ def test_a_winner_that_the_majority_beats_is_not_to_be_shipped(
 
 
 def build_rows(store: Store, *names: str, **options: Any) -> list[dict[str, Any]]:
-    settings = {"metric": None, "every": False, "say": lambda _: None, **options}
+    settings = {"metric": None, "every": False, **options}
     rows: list[dict[str, Any]] = build(names, store, **settings).as_dict()["rows"]
     return rows
 
