@@ -66,7 +66,7 @@ class ScriptedWorker:
         return ScriptedWorker()
 
     def waiting_reason(self, waited: float) -> str:
-        raise NotImplementedError  # it never waits
+        raise AssertionError("it never waits")
 
     def stop(self) -> None:
         self.connection.close()
