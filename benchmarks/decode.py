@@ -3,13 +3,15 @@
 torchcodec is measured where it is installed (it needs FFmpeg's libraries).
 """
 
+import functools
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,9 +52,9 @@ def seek(path: Path) -> Frames:
 def read_all(path: Path) -> Frames:
     """Every frame converted, then picked from."""
     capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (frame := capture.read()[1]) is not None:
-        frames.append(frame[..., ::-1])
+    frames: list[Any] = []
+    while (read := capture.read())[0]:
+        frames.append(read[1][..., ::-1])
     return np.stack(frames)[sampling.sample_indices(len(frames), FRAMES)]
 
 
@@ -82,7 +84,7 @@ def readers() -> dict[str, Reader]:
     return {**found, "torchcodec": torchcodec}
 
 
-def milliseconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def milliseconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Medians; the calls take turns, so that a noisy moment hits all of them."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS + 1):
@@ -115,9 +117,7 @@ def main(paths: list[Path]) -> None:
         os.environ["VIDCLF_CACHE"] = str(Path(folder, "cache"))
         alternatives = readers()
         for path in paths:
-            taken = milliseconds(
-                {name: lambda read=read, path=path: read(path) for name, read in alternatives.items()}
-            )
+            taken = milliseconds({name: functools.partial(read, path) for name, read in alternatives.items()})
             show(f"{path.name}: {FRAMES} frames", taken, "vidclf")
             store = ClipStore(64, STORE_SIDE)
 

@@ -6,15 +6,20 @@ the flow. Below, what it costs to have the vectors of all features from an earli
 processes use the cores say nothing there.
 """
 
+import functools
 import os
 import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-from decode import milliseconds, show
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.decode import milliseconds, show
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.demo import render_demo_set
@@ -42,11 +47,11 @@ def a_clip(clips: ClipSet) -> None:
         for view in views:
             compute_features(view, names)
 
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "decode": lambda: [video.decode(clips.paths[i], STORE.grid, STORE.store_side) for i in chosen],
         "read from store": lambda: [clips.frames(i, FRAMING.frames) for i in chosen],
         "resize and crop": lambda: [square_view(g[::2], FRAMING.size, FRAMING.resize) for g in grids],
-        **{name: lambda name=name: computed([name]) for name in every},
+        **{name: functools.partial(computed, [name]) for name in every},
         "all": lambda: computed(every),
     }
     taken = {name: value / len(views) for name, value in milliseconds(calls).items()}

@@ -16,7 +16,7 @@ from scipy import special
 from scipy.optimize import brentq
 
 from vidclf.evaluation import metrics
-from vidclf.evaluation.intervals import KNOWN, interval, paired, spent_alpha
+from vidclf.evaluation.intervals import KNOWN, PairedComparison, interval, paired, spent_alpha
 
 FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
 CLASSES = len(FREQUENCIES)
@@ -95,6 +95,7 @@ def coverage(sets: int, correlation: float, *, mixed: bool) -> None:
                 for _ in range(sets):
                     labels, guesses, group = test_set(groups, accuracy, correlation, generator, mixed=mixed)
                     made = interval(metric, labels, guesses, group)
+                    assert made is not None
                     found.append((made.low, made.high))
                 low, high = np.array(found).T
                 value = wanted[accuracy][metric]
@@ -141,6 +142,14 @@ def contests(
         yield labels, made[0], made[1:], group
 
 
+def compared(  # noqa: PLR0917
+    metric: str, labels: Labels, one: Labels, other: Labels, group: Labels, alpha: float = 0.05
+) -> PairedComparison:
+    found = paired(metric, labels, one, other, group, alpha)
+    assert found is not None, "these sets have enough groups"
+    return found
+
+
 def promotions(sets: int) -> None:
     """Prints how often challengers are promoted that are, and are not, better."""
     print(
@@ -151,11 +160,11 @@ def promotions(sets: int) -> None:
     for metric, clips in itertools.product(SHOWN, CLIPS):
         spent = unspent = 0
         for labels, champion, equals, group in contests(sets, clips, [CHAMPION] * TRIES, clips):
-            tried = [paired(metric, labels, one, champion, group) for one in equals]
+            tried = [compared(metric, labels, one, champion, group) for one in equals]
             unspent += any(result.verdict == "better" for result in tried)
             spent += any(
                 result.p < spent_alpha(read)
-                and paired(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
+                and compared(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
                 for read, (one, result) in enumerate(zip(equals, tried, strict=True), start=1)
             )
         better = np.zeros(3)
@@ -164,7 +173,7 @@ def promotions(sets: int) -> None:
         ):
             reads = ((five, 1), (ten, 1), (ten, 3))
             better += [
-                paired(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
+                compared(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
                 for one, read in reads
             ]
         shares = (100 * value / sets for value in (spent, unspent, *better))

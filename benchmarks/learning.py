@@ -51,25 +51,25 @@ class Case:
 
 def cases(weights: Path) -> list[Case]:
     pretrained = {"model.weights": str(weights)} if weights.exists() else {"model.weights": "none"}
-    tiny3d = {
+    tiny3d: Tree = {
         "data.frames": 16, "data.size": 64, "model.kind": "volume3d", "model.network": "tiny3d",
         "model.weights": "none", "model.dropout": 0.2,
         "train.epochs": 20, "train.lr": 2e-3, "train.patience": 0,
     }  # fmt: skip
-    squeezenet = {
+    squeezenet: Tree = {
         "data.frames": 8, "model.kind": "frames2d", "model.network": "squeezenet1_1",
         "train.epochs": 10, "train.batch_size": 8, "train.lr": 1e-3, "train.patience": 0,
         "model.frozen_stages": 3, **pretrained,
     }  # fmt: skip
     small = squeezenet | {"data.frames": 4, "data.size": 112, "train.batch_size": 16, "train.balance": "loss"}
-    views = {f"views = {count}": {"train.views": count} for count in (1, 4)}
+    views: dict[str, Tree] = {f"views = {count}": {"train.views": count} for count in (1, 4)}
     views["fresh views"] = {"train.views": 0}
-    start = {
+    start: dict[str, Tree] = {
         "ImageNet, 3 of 4 frozen": {"train.views": 4},
         "ImageNet, all trained": {"model.frozen_stages": 0, "train.lr": 3e-4},
         "random, all trained": {"model.weights": "none", "model.frozen_stages": 0, "train.lr": 3e-4},
     }
-    motion = {
+    motion: dict[str, Tree] = {
         "one draw a clip": {},
         "a draw for every frame": {"augment.per_frame": True},
     }

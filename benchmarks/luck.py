@@ -11,15 +11,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from vidclf.data.demo import render_demo_set
 from vidclf.evaluation import ranking
 from vidclf.registry.confirm import confirm, plan
 from vidclf.registry.test_split import ScoredClips, TestSplit
 from vidclf.runs.store import open_store
 from vidclf.search.execution import tune
-from vidclf.search.execution.display import PlainDisplay
+from vidclf.search.execution.display import NoDisplay
 
 EXPERIMENT = """
 [data]
@@ -67,8 +65,8 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     (folder / "luck.toml").write_text(STUDY.format(trials=trials))
     store = open_store(folder / "store")
     definition = tune.plan(tune.TuneRequest(folder / "luck.toml"), store)
-    tune.check(definition, lambda done, total: None, lambda _: None)
-    opened, _ = tune.tune(definition, store, PlainDisplay(Console(file=(folder / "log").open("w"))), [])
+    tune.check(definition)
+    opened, _ = tune.tune(definition, store, NoDisplay(), [])
     rows = ranking.ranked(opened.rows(), opened.objective.direction)
     found = confirm(opened, plan(opened, 5, seeds))
     confirmed = {each.row.number: each.mean for each in found.finalists}

@@ -30,8 +30,8 @@ from optuna.trial import create_trial
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import ScriptedWorker
 from tests.clips import write_experiment, write_squares, write_study
+from tests.scripted_study import ScriptedWorker
 from tests.services import OptunaProxy, PostgreSQL
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.runs.store import open_store
@@ -39,9 +39,9 @@ from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.space import Space
 from vidclf.search.definition.study_file import StudyDefinition, load_study, open_study
-from vidclf.search.execution.display import PlainDisplay, StudyState
+from vidclf.search.execution.context import SessionContext
+from vidclf.search.execution.display import NoDisplay
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.execution.trials import TrialStarter
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
 from vidclf.workers.protocol import RunTask, StepReport
@@ -125,15 +125,16 @@ def supervise(load: Load, start: Any, results: Any) -> None:
     definition = load_study(load.file, {}, store)
     opened = open_study(definition, store)
     opened.own_attempt.folder.mkdir(parents=True, exist_ok=True)
-    supervisor, state = _supervisor(opened, definition)
-    crew: Any = sleeping_workers(load.workers, load.seconds)
+    session = _session(opened, definition)
+    supervisor = Supervisor(session)
+    pool: Any = sleeping_workers(load.workers, load.seconds)
     start.wait()
     clock = Clock(getattr(opened.storage, "_backend", opened.storage))  # below Optuna's cache
     begun, busy = time.perf_counter(), time.process_time()
-    supervisor.run(crew)
+    supervisor.run(pool)
     results.put(
         {
-            "trials": state.finished_here,
+            "trials": session.state.finished_here,
             "wall": time.perf_counter() - begun,
             "processor": time.process_time() - busy,
             "storage": clock.seconds,
@@ -142,26 +143,11 @@ def supervise(load: Load, start: Any, results: Any) -> None:
     )
 
 
-def _supervisor(opened: OpenStudy, definition: StudyDefinition) -> tuple[Supervisor, StudyState]:
+def _session(opened: OpenStudy, definition: StudyDefinition) -> SessionContext:
     file = definition.file
     opened.study.sampler = build_sampler(file.sampler, definition.space, len(opened.trials()))
     opened.study.pruner = build_pruner(file.pruner, definition.space, 1)
-    state = StudyState(opened.name, "", opened.objective.metric, file.budget.trials, file.workers)
-    quiet = PlainDisplay(Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
-    supervisor = Supervisor(
-        opened=opened,
-        space=definition.space,
-        budget=file.budget,
-        keep=file.keep,
-        ask_ahead_from=file.sampler.options.get("startup_trials", 0),
-        ownership=Ownership(opened, join=True),
-        shown=quiet,
-        state=state,
-        opening=TrialStarter(opened, definition.space, {stem: {} for stem in definition.space.bases}, {}),
-        register=lambda _: None,
-        clip=Path("none"),
-    )
-    return supervisor, state
+    return SessionContext(opened, definition, Ownership(opened, join=True), NoDisplay(), lambda _: None)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def search(
     study = optuna.create_study(
         study_name=f"{sampler} {pruner} {seed}",
         direction="minimize" if metric == "loss" else "maximize",
-        sampler=build_sampler(SAMPLERS[sampler](seed=seed), bench.space, 0),
-        pruner=build_pruner(PRUNERS[pruner](), bench.space, 1),
+        sampler=build_sampler(SAMPLERS[sampler](name=sampler, seed=seed), bench.space, 0),
+        pruner=build_pruner(PRUNERS[pruner](name=pruner), bench.space, 1),
     )
     for _ in range(trials):
         trial = study.ask()

@@ -24,7 +24,7 @@ from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record import owners, study
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
-from vidclf.workers.protocol import Message, Task
+from vidclf.workers.protocol import Message, Task, Worker
 
 Script = Callable[[Any, Connection], Message | None]
 
@@ -33,7 +33,7 @@ class ScriptedWorker:
     """A worker whose process is a thread: it answers each task as the script says; ``None`` is its death."""
 
     script: Script
-    machine: Mapping[str, str] = {}
+    machine: Mapping[str, str] | None = {}
 
     def __init__(self, threads: int = 1) -> None:
         self.connection, theirs = multiprocessing.Pipe()
@@ -61,7 +61,7 @@ class ScriptedWorker:
     def exit_reason(self) -> str:
         return "the worker died: SIGKILL"
 
-    def replacement(self) -> "ScriptedWorker":
+    def replacement(self) -> Worker:
         self.stop()
         return ScriptedWorker()
 

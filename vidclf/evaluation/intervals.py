@@ -22,6 +22,8 @@ from scipy import special
 from vidclf.evaluation.metrics import METRICS, Labels
 
 Values = NDArray[np.float64]
+Groups = Sequence[str] | NDArray[np.int64]
+"""The group of each clip, by its name or a number."""
 Verdict = Literal["better", "worse", "cannot tell"]
 
 KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
@@ -162,7 +164,7 @@ class _Ratios:
 
 
 def interval(
-    metric: str, labels: Labels, guesses: Labels, groups: Sequence[str], confidence: float = CONFIDENCE
+    metric: str, labels: Labels, guesses: Labels, groups: Groups, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Where the true value of a metric lies, for clips of new groups.
 
@@ -213,7 +215,7 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     labels: Labels,
     challenger: Labels,
     champion: Labels,
-    groups: Sequence[str],
+    groups: Groups,
     alpha: float = 0.05,
 ) -> PairedComparison | None:
     """Whether one model is better than another on clips of new groups.
@@ -280,7 +282,7 @@ def pair_alpha(models: int, alpha: float = 0.05) -> float:
     return alpha / max(math.comb(models, 2), 1)
 
 
-def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str]) -> _Ratios:
+def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> _Ratios:
     guesses = np.atleast_2d(guesses)
     names = np.asarray(groups)
     recalled = metric.removeprefix("recall/")
