@@ -176,11 +176,11 @@ class Bench:
         write_experiment(folder / "svm.toml", "svm", write_squares(folder / "squares"))
         self.store: Store = open_store()
 
-    def run(self, name: str, count: int, *, crew: int, sampler: str, earlier: int) -> None:
+    def run(self, name: str, count: int, *, workers: int, sampler: str, earlier: int) -> None:
         """``count`` trials of a new study."""
         self.times.unlink(missing_ok=True)
         path = self.folder / f"{name}.toml"
-        path.write_text(STUDY.format(workers=crew, sampler=sampler))
+        path.write_text(STUDY.format(workers=workers, sampler=sampler))
         definition = load_study(path, {}, self.store)
         if earlier:
             fabricate(open_study(definition, self.store), earlier)
@@ -243,7 +243,7 @@ def main() -> None:
         if arguments.profile:
             profiler = cProfile.Profile()
             profiler.enable()
-            bench.run("profiled", arguments.trials, crew=1, earlier=EARLIER, **settings)
+            bench.run("profiled", arguments.trials, workers=1, earlier=EARLIER, **settings)
             profiler.disable()
             profiler.dump_stats(arguments.profile)
             pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
@@ -255,10 +255,10 @@ def main() -> None:
             )
             print(f"  {'':<44} {'n':>4} {'mean':>8} {'median':>8} {'p90':>8} {'max':>8}")
         for earlier in (0, EARLIER) if arguments.trials else ():
-            for crew in (1, 2):
-                bench.run(f"w{crew}-{earlier}", arguments.trials, crew=crew, earlier=earlier, **settings)
+            for pool in (1, 2):
+                bench.run(f"w{pool}-{earlier}", arguments.trials, workers=pool, earlier=earlier, **settings)
                 first, last = earlier + 1, earlier + arguments.trials
-                row(f"trials {first}-{last}, {crew} worker{'s' * (crew > 1)}", bench.waits())
+                row(f"trials {first}-{last}, {pool} worker{'s' * (pool > 1)}", bench.waits())
         if arguments.memory:
             print("\nmegabytes resident after so many real trials (svm), two workers")
             bench.watch_memory(arguments.memory, arguments.sampler)

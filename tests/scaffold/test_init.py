@@ -10,17 +10,25 @@ from typer.testing import CliRunner
 
 from tests.clips import write_squares
 from vidclf.cli.app import app
+from vidclf.data.check import inspect_clip
 from vidclf.data.demo import render_demo_set
 from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import Store, open_store
-from vidclf.scaffold import defaults
+from vidclf.scaffold import defaults, scan
 from vidclf.scaffold.defaults import Machine
 from vidclf.scaffold.scan import InitResult, start
 from vidclf.search.definition.study_file import load_study
 from vidclf.search.record.storage import open_storage
 
 LAPTOP, SERVER = Machine(4, None), Machine(16, "NVIDIA H200")
+
+
+@pytest.fixture(autouse=True)
+def in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are decoded in this process, which is quicker, but where the command itself is tested."""
+    if request.function is not test_the_command_teaches:
+        monkeypatch.setattr(scan, "check_clips", lambda paths, progress: list(map(inspect_clip, paths)))
 
 
 @pytest.fixture

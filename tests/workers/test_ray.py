@@ -140,7 +140,7 @@ def worker_processes() -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             parent = process.parent()
             spawned = any("spawn_main" in word for word in process.cmdline())
-            if spawned and parent is not None and "Outpost" in " ".join(parent.cmdline()):
+            if spawned and parent is not None and "RemoteWorker" in " ".join(parent.cmdline()):
                 found.append(process)
     return found
 
@@ -266,7 +266,7 @@ def test_a_node_of_another_version_is_refused_by_name(
     with connected(cluster.address):
         worker = RayWorker(Resources())
         with pytest.raises(InputError) as caught:
-            worker_pool.ready(worker, lambda _: None)
+            worker_pool.wait_until_ready(worker)
     assert f"has vidclf {own_version()}, this machine 9.9; install the same there" in str(caught.value)
 
 

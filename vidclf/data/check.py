@@ -119,9 +119,10 @@ def check_clips(
     inspectors: list[_Inspector] = []
     try:
         while len(found) < len(paths):
-            while len(inspectors) < min(cpu_count(), len(paths) - len(found)):
-                child = Child(inspect or inspect_clip, time_limit_s, memory_limit_mb)
-                inspectors.append(_Inspector(child))
+            inspectors += [  # all at once, as most of their start is imports
+                _Inspector(Child(inspect or inspect_clip, time_limit_s, memory_limit_mb))
+                for _ in range(min(cpu_count(), len(paths) - len(found)) - len(inspectors))
+            ]
             for inspector in inspectors:
                 if inspector.task is None and pending:
                     inspector.give(*pending.pop())

@@ -49,26 +49,34 @@ class Child:
     Attributes:
         connection: Readable when the task is done, or its process dead.
         lives: Whether it takes another task.
-
-    Raises:
-        GuardError: The process did not start.
     """
 
     def __init__(self, work: Callable[[Any], Any], time_limit_s: float, memory_limit_mb: int) -> None:
         self.connection, theirs = Pipe()
         self.lives = True
+        self._ready = False
         self._time_limit_s = time_limit_s
         self._started = 0.0
         fd = theirs.fileno()
         command = [sys.executable, "-c", _BOOT, json.dumps([fd, sys.path])]
         self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
         theirs.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.connection.send((work, time_limit_s, memory_limit_mb))
-            # The first task must not pay for the process's imports.
+
+    def wait_until_ready(self) -> None:
+        """Waits until the process has imported what its work needs: no task must pay for that.
+
+        Raises:
+            GuardError: The process did not start.
+        """
+        if self._ready:
+            return
+        try:
             if not self.connection.poll(START_LIMIT_S):
                 raise GuardError("time", f"a child process did not start in {START_LIMIT_S:g} s")
             self.connection.recv()
+            self._ready = True
         except (EOFError, OSError):
             self.stop()
             raise GuardError("crash", "a child process did not start") from None
@@ -77,7 +85,8 @@ class Child:
             raise
 
     def give(self, task: Any) -> None:
-        """Begins a task."""
+        """Begins a task, as soon as the process is ready."""
+        self.wait_until_ready()
         self._started = time.monotonic()
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
@@ -255,7 +264,9 @@ class GuardedDecoder:
             self._scratch.cleanup()
 
     def _start(self) -> Child:
-        return Child(decode_task, self._limits.seconds, int(self._limits.memory_mb))
+        child = Child(decode_task, self._limits.seconds, int(self._limits.memory_mb))
+        child.wait_until_ready()
+        return child
 
 
 def decode_task(task: tuple[Path, Path, int, int, DecodeLimits]) -> tuple[Verdict, str] | None:

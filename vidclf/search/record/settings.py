@@ -113,5 +113,6 @@ class Gates(Section):
 
     def merged(self, other: "Gates") -> "Gates":
         """These gates with the other's in their place where both have one."""
-        floor = self.class_recall if other.class_recall is None else other.class_recall
-        return Gates(min=self.min | other.min, max=self.max | other.max, class_recall=floor)
+        mine, theirs = (gates.model_dump(exclude_none=True) for gates in (self, other))
+        bounds = {"min": self.min | other.min, "max": self.max | other.max}
+        return Gates.model_validate(mine | theirs | bounds)
