@@ -127,8 +127,7 @@ def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result
     return result
 
 
-def comparison_of(store: Store, block: RowGroup, measured: Baselines) -> Comparison:
-    """A comparison of one block, without notes and learning curves."""
-    return Comparison(
-        [GroupReport(block, measured, verdict_text.answer(block, measured), [], [])], False, store
-    )
+def comparison_of(store: Store, group: RowGroup, measured: Baselines) -> Comparison:
+    """A comparison of one group, without notes and learning curves."""
+    name, answer = verdict_text.name_of(group, [group]), verdict_text.answer(group, measured)
+    return Comparison([GroupReport(name, group, measured, answer, [], [])], False, store)

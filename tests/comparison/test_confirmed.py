@@ -214,7 +214,7 @@ def test_a_confirmation_by_another_metric_decides_nothing(store: Store) -> None:
     confirm(store, "s", REVERSED)
     found = answer(store, metric="val/accuracy")
     assert found.headline.startswith("Ship svm: trial 0 of s, accuracy 0.900 on val of 8 clips")
-    assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].lines)
+    assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].rows)
 
 
 def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: Store) -> None:
@@ -239,10 +239,10 @@ def test_after_a_search_by_folds_the_figure_is_not_of_other_clips(store: Store) 
 def test_verdicts_are_against_what_is_to_be_shipped(tmp_path: Path) -> None:
     lucky, best = confirmed(tmp_path / "lucky", set(range(0, 24, 2))), confirmed(tmp_path / "best", set())
     (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
-    assert found.words.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
+    assert found.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
     best = replace(best, confirmed=FinalistReport(1.0, True, False))
     (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
-    assert found.words.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
+    assert found.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
 
 
 def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store) -> None:

@@ -79,9 +79,9 @@ def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_pa
 def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
     comparison = build(["s"], made[0], metric=None, every=True)
     curve = LearningCurve(
-        comparison.parts[0].block.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
+        comparison.reports[0].group.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
     )
-    comparison = replace(comparison, parts=[replace(comparison.parts[0], growth=[curve])])
+    comparison = replace(comparison, reports=[replace(comparison.reports[0], learning_curves=[curve])])
     page = page_of(comparison, tmp_path)
     assert page.loads == []
     assert page.headings == [
@@ -95,8 +95,8 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
         "Would more clips help?",
         "Which values mattered in s",
     ]
-    assert comparison.parts[0].answer.headline in page["Which classifier to ship"].texts
-    assert page["How sure this is"].texts == list(comparison.parts[0].notes)
+    assert comparison.reports[0].answer.headline in page["Which classifier to ship"].texts
+    assert page["How sure this is"].texts == list(comparison.reports[0].notes)
     assert [row["model"] for row in page["Side by side"].table][:2] == [
         "svm trial 0 of s",
         "svm trial 1 of s",
@@ -141,7 +141,7 @@ def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_
         ("b", "0.1,0.9", ["no picture", "a, called b", "gone.avi"]),
     ):
         (attempt.artifacts / "val" / "predictions.csv").write_text(table.format(predicted, probabilities))
-        alone = replace(block, lines=[replace(LINE, attempt=attempt)], studies={})
+        alone = replace(block, rows=[replace(LINE, attempt=attempt)], studies={})
         page = page_of(comparison_of(made[0], alone, measured_of()), tmp_path)
         assert page["Clips that the one model gets wrong"].texts[-len(texts) :] == texts
         assert page["Labels to look at"].texts == ["None of 1 labels looks wrong."]

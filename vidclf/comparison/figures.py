@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
-from vidclf.comparison.label_errors import predictions
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import metric_words
 from vidclf.evaluation import ranking
@@ -73,7 +72,7 @@ def _hover(row: ModelRow) -> str:
 
 def confusion(rows: Sequence[ModelRow]) -> Figure | None:
     """Clips by true and predicted class, of several models side by side; ``None`` without predictions."""
-    tables = [(row, table) for row in rows if (table := predictions(row)) is not None][:_MAX_MATRICES]
+    tables = [(row, table) for row in rows if (table := row.predictions("val")) is not None][:_MAX_MATRICES]
     if not tables:
         return None
     classes = sorted(set().union(*({*table["label"], *table["predicted"]} for _, table in tables)))
@@ -114,7 +113,7 @@ def learning_curves(curves: "Sequence[LearningCurve]") -> Figure:
                 y=curve.means,
                 mode="lines+markers",
                 line={"color": colour, "width": 2.5},
-                name=f"{curve.line.family}, {curve.line.label}",
+                name=f"{curve.row.family}, {curve.row.label}",
                 hovertemplate="mean %{y:.3f}<extra></extra>",
             )
         )
