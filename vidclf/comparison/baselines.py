@@ -44,11 +44,9 @@ class Baselines:
 
 
 def baselines(group: RowGroup, experiments: Path) -> Baselines:
-    """The baselines of a group; nothing is trained, no video file is opened.
+    """The baselines of a group, with the figures that files below ``experiments`` publish, if that exists.
 
-    Args:
-        group: Rows that were judged on the same clips.
-        experiments: Folder of experiment files whose published figures are looked at, if it exists.
+    Nothing is trained, and no video file is opened.
     """
     notes: list[str] = []
     try:

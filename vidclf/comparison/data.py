@@ -40,10 +40,8 @@ class GroupReport:
 
     def rows(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
         """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines."""
-        shown = list(self.group.leaders)
-        if every:
-            unranked = [row for row in self.group.rows if self.group.rank(row) is None]
-            shown = [*self.group.ranked, *unranked]
+        unranked = [row for row in self.group.rows if self.group.rank(row) is None]
+        shown = [*self.group.ranked, *unranked] if every else self.group.leaders
         majority = [self.baselines.majority] if self.baselines.majority else []
         return [*shown[:most], *majority, *self.baselines.published]
 
@@ -117,8 +115,7 @@ def build(
         store: Where they lie.
         metric: What to rank by; ``None``: see `gather`.
         every: Whether tables are to show every row.
-        progress: Progress of the learning curves, called with (fits done, fits in all); ``None``: none are
-            drawn.
+        progress: Of the learning curves, called with (fits done, fits in all); ``None``: none are drawn.
 
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.

@@ -27,14 +27,9 @@ def family_colours(group: RowGroup) -> dict[str, str]:
 
 
 def pareto(group: RowGroup, baseline: ModelRow | None) -> Figure | None:
-    """Score over latency and over size, the Pareto front large and joined.
+    """Score over latency and over size, the Pareto front large and joined, the baseline a dotted line.
 
-    Args:
-        group: The compared models.
-        baseline: Drawn as a dotted line; ``None`` for none.
-
-    Returns:
-        ``None`` where no latency and no size is known.
+    ``None`` where no latency and no size is known.
     """
     on_front = {id(row) for row in group.front}
     rest = ranking.thinned([row for row in group.ranked if id(row) not in on_front], _MAX_POINTS)

@@ -270,11 +270,8 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
     problems = []
     for name in others:
         attempt = attempts.get(name)
-        if attempt is None:
-            problems.append(_unknown(name, store, known, attempts))
-            continue
-        tags = attempt.identity().tags
-        if attempt.folder.parent.name == TRAIN:
+        tags = attempt.identity().tags if attempt else {}
+        if attempt and attempt.folder.parent.name == TRAIN:
             found.runs[attempt.folder] = True
         elif tags.get("vidclf.study") in known:
             study = find_study(tags["vidclf.study"], store)
