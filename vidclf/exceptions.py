@@ -34,12 +34,7 @@ class ClipError(Exception):
         reason: str,
         name: str = "",
     ) -> None:
-        """Args:
-        path: The file.
-        verdict: See the class.
-        reason: See the class.
-        name: What the user calls the file, such as the URL it was fetched from; empty: its path.
-        """
+        """``name`` is what the user calls the file, such as the URL it was fetched from; empty: its path."""
         super().__init__(f"{name or path}: {verdict}: {reason}")
         self.path, self.verdict, self.reason = path, verdict, reason
 

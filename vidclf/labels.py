@@ -28,23 +28,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def trial_name(number: int, base: Tree, params: Mapping[str, Any]) -> str:
-    """As ``#012 r3d_18 · 16f · frozen 3 · lr 3e-4``: sorts by number.
-
-    Args:
-        number: Of the trial.
-        base: The experiment that it varies.
-        params: Its searched values by dotted path.
-    """
+    """As ``#012 r3d_18 · 16f · frozen 3 · lr 3e-4``: sorts by number; ``params`` are by dotted path."""
     return f"#{number:03d} {' · '.join(_parts({**config.flatten(base), **params}, list(params)))}"
 
 
 def train_name(stem: str, experiment: Tree) -> str:
-    """As ``r3d18-head · r3d_18 · 16f · frozen 5 · lr 1e-3``.
-
-    Args:
-        stem: Of the experiment's file, which may say what no value does.
-        experiment: Its config.
-    """
+    """As ``r3d18-head · r3d_18 · 16f · frozen 5 · lr 1e-3``: the file's stem may say what no value does."""
     values = config.flatten(experiment)
     parts = _parts(values, [path for path in _DISTINCTIVE if path in values])
     return " · ".join(dict.fromkeys([stem, *parts]))

@@ -96,8 +96,8 @@ def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[floa
     table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
 
 
-def labels(lines: Sequence[ModelRow]) -> list[str]:
-    return [line.label for line in lines]
+def labels(rows: Sequence[ModelRow]) -> list[str]:
+    return [row.label for row in rows]
 
 
 def measured_of(clips_: int = 4) -> Baselines:
@@ -105,7 +105,7 @@ def measured_of(clips_: int = 4) -> Baselines:
 
 
 def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2) -> ModelRow:
-    """A line whose confirmed predictions are wrong on those of 2 clips a group."""
+    """A row whose confirmed predictions are wrong on those of 2 clips a group."""
     rows = [
         {"clip_path": f"{clip}", "label": "ab"[clip % 2], "group": f"g{clip // 2}", "repeat": repeat}
         for repeat in range(repeats)
@@ -127,8 +127,7 @@ def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result
     return result
 
 
-def comparison_of(store: Store, block: RowGroup, measured: Baselines) -> Comparison:
-    """A comparison of one block, without notes and learning curves."""
-    return Comparison(
-        [GroupReport(block, measured, verdict_text.answer(block, measured), [], [])], False, store
-    )
+def comparison_of(store: Store, group: RowGroup, measured: Baselines) -> Comparison:
+    """A comparison of one group, without notes and learning curves."""
+    name, answer = verdict_text.name_of(group, [group]), verdict_text.answer(group, measured)
+    return Comparison([GroupReport(name, group, measured, answer, [], [])], False, store)

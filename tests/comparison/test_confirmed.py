@@ -67,14 +67,12 @@ def answer(
     return verdict_text.answer(replace(found, floor=floor), measured_of(clips_=8))
 
 
-def line(
-    study: str, number: int, value: float, judged: FinalistReport | None = None, **more: Any
-) -> ModelRow:
+def row(study: str, number: int, value: float, judged: FinalistReport | None = None, **more: Any) -> ModelRow:
     return ModelRow(study, number, "complete", "svm", "svm", value, {}, {}, confirmed=judged, **more)
 
 
-def block_of(*lines: ModelRow, floor: float = 0.3, direction: str = "maximize") -> RowGroup:
-    return RowGroup(EvaluationClips("c", ""), "val/macro_f1", direction, lines, {}, floor)
+def group_of(*rows: ModelRow, floor: float = 0.3, direction: str = "maximize") -> RowGroup:
+    return RowGroup(EvaluationClips("c", ""), "val/macro_f1", direction, rows, {}, floor)
 
 
 def test_the_answer_is_the_confirmed_winner_as_promote_takes_it(store: Store) -> None:
@@ -148,36 +146,34 @@ def test_what_nobody_confirmed_is_told_of_and_not_shipped(
 
 def test_only_what_is_really_ahead_is_told_of() -> None:
     winner, lost = (
-        line("s", 1, 0.8, FinalistReport(0.7, True, False)),
-        line("s", 0, 0.9, FinalistReport(0.5, False, False)),
+        row("s", 1, 0.8, FinalistReport(0.7, True, False)),
+        row("s", 0, 0.9, FinalistReport(0.5, False, False)),
     )
 
     def said(*others: ModelRow) -> str:
-        return " ".join(verdict_text.answer(block_of(winner, lost, *others), measured_of()).others)
+        return " ".join(verdict_text.answer(group_of(winner, lost, *others), measured_of()).others)
 
-    assert "Ahead" not in said(line("t", 0, 0.8), line("t", 1, 0.7))
+    assert "Ahead" not in said(row("t", 0, 0.8), row("t", 1, 0.7))
     # A run is no study, which could be confirmed.
     single = ModelRow("", 0, "complete", "mine", "knn", 0.85, {}, {}, origin="run")
     assert "Ahead on val, but not confirmed: knn, run mine, macro F1 0.850. " in said(single) + " "
     # Nor is it worth a word what the most frequent class beats.
     poor = replace(winner, value=0.2)
-    told = verdict_text.answer(
-        block_of(poor, line("t", 0, 0.25), line("u", 0, 0.21), floor=0.3), measured_of()
-    )
+    told = verdict_text.answer(group_of(poor, row("t", 0, 0.25), row("u", 0, 0.21), floor=0.3), measured_of())
     assert "Ahead" not in " ".join(told.others)
     # Behind the trial that confirm judged, the others of a study are what it left out.
-    assert "Ahead" not in said(line("s", 2, 0.85))
+    assert "Ahead" not in said(row("s", 2, 0.85))
 
 
 def test_losses_are_confirmed_from_the_lowest() -> None:
     low, high = (
-        line("s", 0, 0.2, FinalistReport(0.6, True, False)),
-        line("t", 0, 0.1, FinalistReport(0.9, True, False)),
+        row("s", 0, 0.2, FinalistReport(0.6, True, False)),
+        row("t", 0, 0.1, FinalistReport(0.9, True, False)),
     )
-    assert block_of(low, high, floor=0.7, direction="minimize").choice is low
-    assert block_of(low, high, floor=0.7).choice is high
+    assert group_of(low, high, floor=0.7, direction="minimize").choice is low
+    assert group_of(low, high, floor=0.7).choice is high
     assert verdict_text.answer(
-        block_of(high, low, floor=0.7, direction="minimize"), measured_of()
+        group_of(high, low, floor=0.7, direction="minimize"), measured_of()
     ).headline.endswith("On val trial 0 of t was ahead with 0.100; confirm gave it 0.900.")
 
 
@@ -214,12 +210,12 @@ def test_a_confirmation_by_another_metric_decides_nothing(store: Store) -> None:
     confirm(store, "s", REVERSED)
     found = answer(store, metric="val/accuracy")
     assert found.headline.startswith("Ship svm: trial 0 of s, accuracy 0.900 on val of 8 clips")
-    assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].lines)
+    assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].rows)
 
 
 def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: Store) -> None:
     alone = verdict_text.answer(
-        block_of(line("s", 0, 0.9, FinalistReport(0.5, False, False))), measured_of(clips_=8)
+        group_of(row("s", 0, 0.9, FinalistReport(0.5, False, False))), measured_of(clips_=8)
     )
     assert alone.headline == (
         "Ship svm: trial 0 of s, to which confirm gave macro F1 0.500 out of fold on fresh seeds, 0.900 "
@@ -238,11 +234,11 @@ def test_after_a_search_by_folds_the_figure_is_not_of_other_clips(store: Store) 
 
 def test_verdicts_are_against_what_is_to_be_shipped(tmp_path: Path) -> None:
     lucky, best = confirmed(tmp_path / "lucky", set(range(0, 24, 2))), confirmed(tmp_path / "best", set())
-    (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
-    assert found.words.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
+    (found,) = separate(group_of(lucky, best).choice_first, "accuracy")
+    assert found.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
     best = replace(best, confirmed=FinalistReport(1.0, True, False))
-    (found,) = separate(block_of(lucky, best).choice_first, "accuracy")
-    assert found.words.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
+    (found,) = separate(group_of(lucky, best).choice_first, "accuracy")
+    assert found.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
 
 
 def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store) -> None:
@@ -271,7 +267,7 @@ def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
         attempt=attempt,
         confirmed=FinalistReport(0.7, True, False),
     )
-    assert labels(learning_curve.chosen(block_of(ahead, winner))) == ["trial 1 of s"]
+    assert labels(learning_curve.chosen(group_of(ahead, winner))) == ["trial 1 of s"]
 
 
 def test_the_winner_is_marked_wherever_it_is_shown(

@@ -20,7 +20,7 @@ from vidclf.reports.tables import MarkedCell
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 
-LINE = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {"model.C": 0.5}, {SIZE: 1.0, LATENCY: 1.0})
+ROW = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {"model.C": 0.5}, {SIZE: 1.0, LATENCY: 1.0})
 
 
 def page_of(comparison: Comparison, folder: Path) -> Page:
@@ -28,20 +28,20 @@ def page_of(comparison: Comparison, folder: Path) -> Page:
     return read_page(folder / "page.html")
 
 
-def group(*rows: ModelRow, metric: str = "val/macro_f1", direction: str = "maximize") -> RowGroup:
+def grouped(*rows: ModelRow, metric: str = "val/macro_f1", direction: str = "maximize") -> RowGroup:
     return RowGroup(EvaluationClips("c", ""), metric, direction, rows, {})
 
 
 def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     slower = replace(
-        LINE, number=1, value=0.8, metrics={SIZE: 2.0, LATENCY: 3.0, FILE_LATENCY: 4.0, "val/accuracy": 0.75}
+        ROW, number=1, value=0.8, metrics={SIZE: 2.0, LATENCY: 3.0, FILE_LATENCY: 4.0, "val/accuracy": 0.75}
     )
-    pruned = replace(LINE, number=2, state="pruned", value=None, metrics={})
-    large = replace(LINE, number=3, base="<x>", model="tiny", network="net", feasible=False)
+    pruned = replace(ROW, number=2, state="pruned", value=None, metrics={})
+    large = replace(ROW, number=3, base="<x>", model="tiny", network="net", feasible=False)
     published = ModelRow(
         "", 0, "published", "p", "volume3d", None, {}, {"test/accuracy": 0.99}, origin="published", source="A"
     )
-    table = leaderboard(group(LINE, slower, pruned, large), [LINE, slower, pruned, large, published])
+    table = leaderboard(grouped(ROW, slower, pruned, large), [ROW, slower, pruned, large, published])
     assert table.headings == [
         "rank",
         "model",
@@ -70,8 +70,8 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
 
 
 def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_path: Path) -> None:
-    rows = [replace(LINE, number=number, study=f"s{number}") for number in range(201)]
-    board = page_of(comparison_of(made[0], group(*rows), measured_of()), tmp_path)["Side by side"]
+    rows = [replace(ROW, number=number, study=f"s{number}") for number in range(201)]
+    board = page_of(comparison_of(made[0], grouped(*rows), measured_of()), tmp_path)["Side by side"]
     assert len(board.table) == 200
     assert board.text.endswith("are not ranked. 1 more are in the CSV file.")
 
@@ -79,9 +79,9 @@ def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_pa
 def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
     comparison = build(["s"], made[0], metric=None, every=True)
     curve = LearningCurve(
-        comparison.parts[0].block.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
+        comparison.reports[0].group.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
     )
-    comparison = replace(comparison, parts=[replace(comparison.parts[0], growth=[curve])])
+    comparison = replace(comparison, reports=[replace(comparison.reports[0], learning_curves=[curve])])
     page = page_of(comparison, tmp_path)
     assert page.loads == []
     assert page.headings == [
@@ -95,8 +95,8 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
         "Would more clips help?",
         "Which values mattered in s",
     ]
-    assert comparison.parts[0].answer.headline in page["Which classifier to ship"].texts
-    assert page["How sure this is"].texts == list(comparison.parts[0].notes)
+    assert comparison.reports[0].answer.headline in page["Which classifier to ship"].texts
+    assert page["How sure this is"].texts == list(comparison.reports[0].notes)
     assert [row["model"] for row in page["Side by side"].table][:2] == [
         "svm trial 0 of s",
         "svm trial 1 of s",
@@ -121,7 +121,7 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
 
 
 def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> None:
-    page = page_of(comparison_of(made[0], group(replace(LINE, metrics={})), measured_of()), tmp_path)
+    page = page_of(comparison_of(made[0], grouped(replace(ROW, metrics={})), measured_of()), tmp_path)
     assert "Needs a finished model whose size or latency is known." in page["What accuracy costs"].texts
     assert page["What each confuses"].texts == ["No predictions are on disk."]
     assert page["Would more clips help?"].texts == [
@@ -132,7 +132,7 @@ def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> 
 
 
 def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_path: Path) -> None:
-    block = gather(["s"], made[0])[0]
+    group = gather(["s"], made[0])[0]
     attempt = Attempt(tmp_path / "right")
     (attempt.artifacts / "val").mkdir(parents=True)
     table = "clip_path,label,predicted,probability/a,probability/b\ngone.avi,a,{},{}\n"
@@ -141,16 +141,16 @@ def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_
         ("b", "0.1,0.9", ["no picture", "a, called b", "gone.avi"]),
     ):
         (attempt.artifacts / "val" / "predictions.csv").write_text(table.format(predicted, probabilities))
-        alone = replace(block, lines=[replace(LINE, attempt=attempt)], studies={})
+        alone = replace(group, rows=[replace(ROW, attempt=attempt)], studies={})
         page = page_of(comparison_of(made[0], alone, measured_of()), tmp_path)
         assert page["Clips that the one model gets wrong"].texts[-len(texts) :] == texts
         assert page["Labels to look at"].texts == ["None of 1 labels looks wrong."]
 
 
 def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:
-    line = ModelRow("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
-    block = RowGroup(EvaluationClips("<u>", ""), "val/macro_f1", "maximize", [line], {})
-    page = page_of(comparison_of(made[0], block, measured_of()), tmp_path)
+    row = ModelRow("<b>s</b>", 0, "complete", "<i>", "svm", 0.9, {"a<b": 1}, {SIZE: 1.0, LATENCY: 1.0})
+    group = RowGroup(EvaluationClips("<u>", ""), "val/macro_f1", "maximize", [row], {})
+    page = page_of(comparison_of(made[0], group, measured_of()), tmp_path)
     assert page["Which classifier to ship"].texts[0] == "<u>"
     (row,) = page["Side by side"].table
     assert (row["model"], row["searched values"]) == ("svm trial 0 of <b>s</b>", "a<b 1")
@@ -163,15 +163,15 @@ def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) ->
 def test_the_page_says_which_way_is_better(
     made: tuple[Store, Path], tmp_path: Path, metric: str, better: str
 ) -> None:
-    block = group(LINE, metric=metric, direction="maximize" if better == "up" else "minimize")
-    text = page_of(comparison_of(made[0], block, measured_of()), tmp_path)["What accuracy costs"].text
+    group = grouped(ROW, metric=metric, direction="maximize" if better == "up" else "minimize")
+    text = page_of(comparison_of(made[0], group, measured_of()), tmp_path)["What accuracy costs"].text
     assert f"; {better} and to the left is better" in text
 
 
 def test_facts_stand_above_all(made: tuple[Store, Path], tmp_path: Path) -> None:
     floor = ModelRow("", 0, "complete", "", "majority", 0.25, {}, {}, origin="majority")
     measured = Baselines(measured_of(8).counts, floor, [], [])
-    texts = page_of(comparison_of(made[0], group(LINE), measured), tmp_path).sections[1].texts
+    texts = page_of(comparison_of(made[0], grouped(ROW), measured), tmp_path).sections[1].texts
     assert texts[-6:] == [
         "0.900macro F1 on val",
         "1.0ms a clip",

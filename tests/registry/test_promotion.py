@@ -16,7 +16,7 @@ from vidclf.evaluation.intervals import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.registry import aliases, card, gates
 from vidclf.registry.aliases import AliasChange
-from vidclf.registry.gates import Acceptance, Candidacy, Comparison, Gate
+from vidclf.registry.gates import Acceptance, Candidacy, Gate
 from vidclf.registry.test_split import ScoredClips
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
@@ -144,8 +144,8 @@ def case(**known: Any) -> Candidacy:
     ],
 )
 def test_what_a_challenger_needs(compared: PairedComparison | None, accept: list[str], passed: bool) -> None:
-    comparison = Comparison("version 1", "test/macro_f1", compared)
-    [gate] = gates.champion_gate(case(accepted=Acceptance.parse(accept), comparison=comparison))
+    known = {"champion": "version 1", "compared_by": "test/macro_f1", "paired": compared}
+    [gate] = gates.champion_gate(case(accepted=Acceptance.parse(accept), **known))
     assert gate.passed is passed
 
 

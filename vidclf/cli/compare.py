@@ -101,17 +101,15 @@ def _without_collection() -> Iterator[None]:
 
 def _write(comparison: "Comparison", to: Path) -> None:
     """Writes the page and gives it to MLflow, without which it stands for itself."""
-    from vidclf.comparison.log_to_mlflow import log_page
-    from vidclf.comparison.page import write_page
+    from vidclf.comparison.page import log_page, write_page
     from vidclf.exceptions import InputError
-    from vidclf.runs.store import open_store
 
     try:
         write_page(comparison, to)
     except OSError as error:
         raise InputError(f"--to {to}: cannot be written: {error.strerror}") from None
     try:
-        run = log_page(comparison, to, open_store(comparison.store.folder))
+        run = log_page(comparison, to)
     except InputError as error:
         say(f"warning: MLflow did not get the page: {error}")
     else:
@@ -119,49 +117,46 @@ def _write(comparison: "Comparison", to: Path) -> None:
 
 
 def _print(comparison: "Comparison") -> None:
-    from vidclf.comparison.verdict_text import name_of
-
     console = make_console(stderr=False)
-    blocks = [part.block for part in comparison.parts]
-    for part in comparison.parts:
-        lines = part.lines(every=comparison.every, most=_MOST_ROWS)
-        console.print(_table(part, name_of(part.block, blocks), lines))
-        hidden = len(part.lines(every=comparison.every)) - len(lines)
+    for report in comparison.reports:
+        rows = report.rows(every=comparison.every, most=_MOST_ROWS)
+        console.print(_table(report, rows))
+        hidden = len(report.rows(every=comparison.every)) - len(rows)
         if hidden:
             say(f"{hidden:,} more rows are not shown: --csv FILE and --json have all")
-        tell(part.answer.headline)
-        for other in part.answer.others:
+        tell(report.answer.headline)
+        for other in report.answer.others:
             tell(f"  {other}")
-        for curve in part.growth:
+        for curve in report.learning_curves:
             tell(f"  {curve.words}")
         tell("")
     for note in comparison.notes:
         say(f"note: {note}")
 
 
-def _table(part: "GroupReport", title: str, lines: "list[ModelRow]") -> "Table":
+def _table(report: "GroupReport", rows: "list[ModelRow]") -> "Table":
     from vidclf.comparison.verdict_text import values_of
     from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
     from vidclf.reports.tables import PARAMS, Column, cost_columns, rich_table, score_column
 
-    block = part.block
-    front = {id(line) for line in block.front}
+    group = report.group
+    front = {id(row) for row in group.front}
 
-    def rank(line: "ModelRow") -> str:
-        number = block.rank(line)
-        return f"{number}{'*' if id(line) in front else ' '}" if number else "– "
+    def rank(row: "ModelRow") -> str:
+        number = group.rank(row)
+        return f"{number}{'*' if id(row) in front else ' '}" if number else "– "
 
-    def which(line: "ModelRow") -> str:
-        return line.marked + ("" if line.state in ("complete", "published") else f" ({line.state})")
+    def which(row: "ModelRow") -> str:
+        return row.marked + ("" if row.state in ("complete", "published") else f" ({row.state})")
 
     columns = [
         Column("rank", rank),
-        Column("model", lambda line: line.family, left=True),
+        Column("model", lambda row: row.family, left=True),
         Column("which", which, left=True, wrap=1),
-        score_column(block.metric.partition("/")[2]),
+        score_column(group.metric.partition("/")[2]),
         *cost_columns(LATENCY, FILE_LATENCY, SIZE),
         Column("searched values", values_of, left=True, wrap=PARAMS.wrap),
     ]
-    clips = f", {part.measured.val_clips} clips" if part.measured.val_clips else ""
+    clips = f", {report.baselines.val_clips} clips" if report.baselines.val_clips else ""
     note = "* Pareto front: no other model is better, faster and smaller at once, to two digits."
-    return rich_table(f"{title}: best by {block.metric}{clips}", columns, lines, note if front else "")
+    return rich_table(f"{report.name}: best by {group.metric}{clips}", columns, rows, note if front else "")

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from vidclf.progress import Advance, Progress, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Column
 
 _USERS_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 """Errors of a named file that the user alone can mend."""
@@ -163,6 +164,17 @@ def messages_above(console: "Console") -> Iterator["Console"]:
 def tell(text: str) -> None:
     """A line of the result, on stdout."""
     make_console(stderr=False).print(text, soft_wrap=True)
+
+
+def print_table(headings: "Sequence[str | Column]", rows: Iterable[Sequence[str]]) -> None:
+    """A table of the result, on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(*headings, box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    make_console(stderr=False).print(table)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.cli.console import FAILED, JsonOption, counted_bar, make_console, print_json, progress_bar, say
+from vidclf.cli.console import (
+    FAILED,
+    JsonOption,
+    counted_bar,
+    make_console,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
@@ -219,14 +228,8 @@ def data_store(
 
 
 def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     if bad:
-        table = Table("clip", "verdict", "why", box=SIMPLE_HEAD)
-        for item in bad:
-            table.add_row(item.name, item.verdict, item.reason)
-        make_console(stderr=False).print(table)
+        print_table(("clip", "verdict", "why"), ((item.name, item.verdict, item.reason) for item in bad))
     say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
 
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidclf.cli.console import FAILED, JsonOption, StoreOption, make_console, print_json, say, tell
+from vidclf.cli.console import (
+    FAILED,
+    JsonOption,
+    StoreOption,
+    make_console,
+    print_json,
+    print_table,
+    say,
+    tell,
+)
 
 if TYPE_CHECKING:
     from vidclf.maintenance.doctor import DiskUsage, DoctorReport
@@ -48,8 +57,7 @@ def doctor(
 
 
 def _print_findings(examination: "DoctorReport", fix: bool, prefix: str) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
+    from rich.table import Column
 
     from vidclf.labels import plural
 
@@ -58,13 +66,13 @@ def _print_findings(examination: "DoctorReport", fix: bool, prefix: str) -> None
     if not examination.findings:
         tell("Nothing is wrong.")
         return
-    table = Table("what", Column("where", overflow="fold"), "why", "mended", box=SIMPLE_HEAD)
+    rows = []
     for finding in examination.findings:
         by_hand = finding.failure or ("with --fix" if finding.problem.mend and not fix else "by hand")
         mended = "yes" if finding.fixed else by_hand
         where = finding.problem.where.removeprefix(prefix)
-        table.add_row(finding.what, where, finding.problem.detail, mended)
-    make_console(stderr=False).print(table)
+        rows.append((finding.what, where, finding.problem.detail, mended))
+    print_table(("what", Column("where", overflow="fold"), "why", "mended"), rows)
     left, found = len(examination.left), len(examination.findings)
     counted = plural(found, "problem")
     fixable = sum(finding.problem.mend is not None for finding in examination.left)

@@ -1,6 +1,6 @@
 """Commands on finished models: ``predict``, ``bench``, ``export``, and ``ui``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +10,8 @@ from vidclf.cli.console import (
     FAILED,
     JsonOption,
     StoreOption,
-    make_console,
     print_json,
+    print_table,
     progress_bar,
     say,
     tell,
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="NAME@champion, NAME/3, a run id, or a folder.")
 ]
+
+
+def _folder_of(model: str, store: Path | None) -> Path:
+    from vidclf.registry.resolve import resolve_model
+    from vidclf.runs.store import find_store
+
+    return resolve_model(find_store(store), model)
 
 
 def predict(
@@ -45,10 +52,8 @@ def predict(
     """
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
-    from vidclf.registry.resolve import resolve_model
-    from vidclf.runs.store import find_store
 
-    folder = resolve_model(find_store(store), model)
+    folder = _folder_of(model, store)
     with progress_bar("Predicting") as progress:
         predictions = predict_files(load_model(folder), find_videos(videos), progress, window)
     windowed = window is not None
@@ -65,18 +70,17 @@ def predict(
 
 
 def _print_predictions(items: Sequence[Mapping[str, Any]], windowed: bool) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
+    from rich.table import Column
 
     times = [Column("start", justify="right"), Column("end", justify="right")] if windowed else []
-    table = Table("clip", *times, "label", "probabilities", Column("time", justify="right"), box=SIMPLE_HEAD)
+    rows = []
     for item in items:
         likely = sorted(item["probabilities"].items(), key=lambda pair: -pair[1])
         chances = "  ".join(f"{name} {chance:.3f}" for name, chance in likely)
         spans = [_seconds(item[key]) for key in ("start", "end")] if windowed else []
         milliseconds = f"{item['seconds'] * 1000:.0f} ms"
-        table.add_row(item["clip_path"], *spans, item["label"] or "–", item["error"] or chances, milliseconds)
-    make_console(stderr=False).print(table)
+        rows.append((item["clip_path"], *spans, item["label"] or "–", item["error"] or chances, milliseconds))
+    print_table(("clip", *times, "label", "probabilities", Column("time", justify="right")), rows)
 
 
 def _seconds(value: float | None) -> str:
@@ -94,10 +98,8 @@ def bench(
 ) -> None:
     """Latency, throughput, size and memory of a model on this machine, measured now and through no cache."""
     from vidclf.inference.benchmark import bench as measure
-    from vidclf.registry.resolve import resolve_model
-    from vidclf.runs.store import find_store
 
-    measured = measure(resolve_model(find_store(store), model), clip, batch)
+    measured = measure(_folder_of(model, store), clip, batch)
     if json_:
         print_json(measured.as_dict())
     else:
@@ -105,8 +107,7 @@ def bench(
 
 
 def _print_bench(measured: "Bench") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
+    from rich.table import Column
 
     from vidclf.evaluation.ranking import disturbed
 
@@ -114,28 +115,28 @@ def _print_bench(measured: "Bench") -> None:
     tell(f"Clip: {measured.clip}")
     tell("  ".join(f"{name} {text}" for name, text in measured.conditions.items()))
     names = ("p50", "p90", "p95", "iqr")
-    table = Table("one clip, in ms", *(Column(name, justify="right") for name in names), box=SIMPLE_HEAD)
-    for words, prefix in (("tensor to probabilities", ""), ("file to label", "file_")):
-        table.add_row(words, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
-    make_console(stderr=False).print(table)
+    stages = {"tensor to probabilities": "", "file to label": "file_"}
+    print_table(
+        ("one clip, in ms", *(Column(name, justify="right") for name in names)),
+        [
+            (stage, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
+            for stage, prefix in stages.items()
+        ],
+    )
     if busy := disturbed(value):
         say(f"warning: timed while {busy}: too high. Measure again when it is quiet.", "yellow")
-    rows: list[tuple[str, str, Callable[[float], str]]] = [
-        (
-            f"throughput, {value['throughput/batch']:.0f} at once",
-            "throughput/clips_per_s",
-            "{:.1f} clips/s".format,
-        ),
-        ("saved model", "size/file_mb", "{:.2f} MiB".format),
-        ("parameters", "size/parameters", "{:,.0f}".format),
-        ("multiply-accumulates a clip", "cost/macs", "{:,.0f}".format),
-        ("most memory of this process", "cost/peak_memory_mb", "{:,.0f} MiB".format),
-        ("CUDA memory allocated", "cost/cuda_allocated_mb", "{:,.0f} MiB".format),
-        ("CUDA memory reserved", "cost/cuda_reserved_mb", "{:,.0f} MiB".format),
-    ]
-    for words, name, shown in rows:
+    lines = {
+        "throughput/clips_per_s": f"throughput, {value['throughput/batch']:.0f} at once: {{:.1f}} clips/s",
+        "size/file_mb": "saved model: {:.2f} MiB",
+        "size/parameters": "parameters: {:,.0f}",
+        "cost/macs": "multiply-accumulates a clip: {:,.0f}",
+        "cost/peak_memory_mb": "most memory of this process: {:,.0f} MiB",
+        "cost/cuda_allocated_mb": "CUDA memory allocated: {:,.0f} MiB",
+        "cost/cuda_reserved_mb": "CUDA memory reserved: {:,.0f} MiB",
+    }
+    for name, form in lines.items():
         if name in value:
-            tell(f"{words}: {shown(value[name])}")
+            tell(form.format(value[name]))
 
 
 def export(
@@ -152,10 +153,8 @@ def export(
     from vidclf.inference.benchmark import clip_or_rendered
     from vidclf.inference.export import TOLERANCE
     from vidclf.inference.export import export as write
-    from vidclf.registry.resolve import resolve_model
-    from vidclf.runs.store import find_store
 
-    folder = resolve_model(find_store(store), model)
+    folder = _folder_of(model, store)
     with clip_or_rendered(clip) as (path, words):
         exported = write(folder, form, to, path)
     if json_:

@@ -48,7 +48,6 @@ def confirm(
     """
     from vidclf.labels import plural
     from vidclf.registry import confirm as work
-    from vidclf.registry.confirm import plan
     from vidclf.registry.confirm_report import as_dict
     from vidclf.runs.store import open_store
     from vidclf.search.record.study import find_study
@@ -56,7 +55,7 @@ def confirm(
 
     opened_store = open_store(store)
     opened = find_study(study, opened_store)
-    planned = plan(opened, top, seeds)
+    planned = work.plan(opened, top, seeds)
     fold_count = len(next(iter(planned.folds.values())))
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
     factors = (plural(len(planned.rows), "trial"), plural(seeds, "seed"), plural(fold_count, "fold"))
@@ -167,7 +166,7 @@ def promote(
     except GateRefusedError as refusal:
         _print_gates(refusal.gates)
         if json_:
-            judged = [_gate(gate) for gate in refusal.gates]
+            judged = [asdict(gate) for gate in refusal.gates]
             print_json({"name": name, "version": None, "alias": alias, "gates": judged, "metrics": {}})
         failed = [gate.gate for gate in refusal.gates if not gate.passed]
         say(f"refused by {len(failed)} of {len(refusal.gates)} gates: {'; '.join(failed)}", "yellow")
@@ -175,10 +174,10 @@ def promote(
     if json_:
         print_json(
             {
-                "name": promoted.name,
+                "name": name,
                 "version": promoted.version,
-                "alias": promoted.alias,
-                "gates": [_gate(gate) for gate in promoted.gates],
+                "alias": alias,
+                "gates": [asdict(gate) for gate in promoted.gates],
                 "metrics": dict(promoted.metrics),
                 "run_id": promoted.run_id,
                 "test_reads": promoted.reads,
@@ -187,9 +186,9 @@ def promote(
         return
     _print_gates(promoted.gates)
     word = "is now" if promoted.created else "already is"
-    tell(f"{candidate.label} {word} {promoted.name} version {promoted.version}, @{promoted.alias}")
+    tell(f"{candidate.label} {word} {name} version {promoted.version}, @{alias}")
     _print_test(promoted.metrics)
-    say(f"Next: vidclf predict {shlex.quote(f'{promoted.name}@{promoted.alias}')} CLIP...")
+    say(f"Next: vidclf predict {shlex.quote(f'{name}@{alias}')} CLIP...")
 
 
 def _flags(least: Sequence[str], most: Sequence[str], class_recall: float | None) -> "Gates":
@@ -202,16 +201,10 @@ def _flags(least: Sequence[str], most: Sequence[str], class_recall: float | None
     return config.validate(Gates, tree, "--min, --max, --class-recall")
 
 
-def _gate(gate: "Gate") -> dict[str, Any]:
-    return asdict(gate)
-
-
 def _print_gates(gates: Sequence["Gate"]) -> None:
     for gate in gates:
-        say(
-            f"{'passed' if gate.passed else 'FAILED'}  {gate.gate}: {gate.detail}",
-            None if gate.passed else "red",
-        )
+        word, style = ("passed", None) if gate.passed else ("FAILED", "red")
+        say(f"{word}  {gate.gate}: {gate.detail}", style)
 
 
 def _print_test(metrics: Any) -> None:

@@ -86,13 +86,11 @@ def tune(
         study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray
     )
     definition = search.plan(request, opened_store)
-    if dry_run:
-        with progress_bar("Preparing clips") as progress:
-            search.check(definition, progress)
-        _print_plan(describe_plan(definition, opened_store), json_)
-        return
     with progress_bar("Preparing clips") as progress:
         warnings = search.check(definition, progress)
+    if dry_run:
+        _print_plan(describe_plan(definition, opened_store), json_)
+        return
     with messages_above(make_console()) as console:
         opened, ending = search.tune(definition, opened_store, display_for(console), warnings)
     if json_:
@@ -126,18 +124,18 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     console.print(plan["study"], plan["question"])
     clips = ", ".join(f"{count} {split}" for split, count in plan["clips"].items())
     console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done; clips: {clips}")
-    console.print(plan["resources"], highlight=False)
+    console.print(plan["resources"])
     table = Table("base", "key", "searched")
     for row in plan["space"]:
         table.add_row(row["base"], row["key"], row["searched"])
     console.print(table)
     for point in plan["first"]:
-        console.print("tried first:", _assignments(point), highlight=False, markup=False)
+        console.print("tried first:", _assignments(point))
     sample = {"base": plan["sample"]["base"], **plan["sample"]["params"]}
-    console.print("a sample:   ", _assignments(sample), highlight=False, markup=False)
+    console.print("a sample:   ", _assignments(sample))
     for stem, tree in plan["bases"].items():
-        console.print(f"\n{stem}, as resolved here:", highlight=False)
-        console.print(tomli_w.dumps(tree), highlight=False, markup=False)
+        console.print(f"\n{stem}, as resolved here:")
+        console.print(tomli_w.dumps(tree))
     if plan["seconds_left"] is not None:
         console.print(
             f"about {plan['seconds_left'] / 60:.0f} minutes and {plan['store_bytes'] / 1e6:.0f} MB in all, "

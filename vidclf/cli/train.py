@@ -13,8 +13,8 @@ from vidclf.cli.console import (
     JsonOption,
     SetOption,
     StoreOption,
-    make_console,
     print_json,
+    print_table,
     progress_bar,
     report_epoch,
     resumable,
@@ -123,8 +123,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
 
 
 def _print_trained(trained: "TrainResult", metrics: Mapping[str, float], seconds: float) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.table import Column
 
     from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, disturbed
 
@@ -134,17 +133,19 @@ def _print_trained(trained: "TrainResult", metrics: Mapping[str, float], seconds
     for split in splits:
         scores = f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, accuracy {metrics[f'{split}/accuracy']:.4f}"
         tell(f"{split}: {scores} on {_judged(trained.attempt, split)}")
-    table = Table("metric", box=SIMPLE_HEAD)
-    for split in splits:
-        reached = f"{split}/macro_f1_low" in metrics
-        table.add_column(f"{split} (95 % interval)" if reached else split, justify="right")
+    columns = [
+        Column(f"{split} (95 % interval)" if f"{split}/macro_f1_low" in metrics else split, justify="right")
+        for split in splits
+    ]
     parts = [full.partition("/") for full in metrics]
     names = dict.fromkeys(name for split, _, name in parts if split in splits)
-    for name in sorted(names, key=lambda name: name != "macro_f1"):
-        if name.startswith("recall/") or not name.endswith(("_low", "_high")):  # a class may be kick_low
-            table.add_row(name, *(_with_interval(metrics, f"{split}/{name}") for split in splits))
-    if names:
-        make_console(stderr=False).print(table)
+    rows = [
+        (name, *(_with_interval(metrics, f"{split}/{name}") for split in splits))
+        for name in sorted(names, key=lambda name: name != "macro_f1")
+        if name.startswith("recall/") or not name.endswith(("_low", "_high"))  # a class may be kick_low
+    ]
+    if rows:
+        print_table(("metric", *columns), rows)
     costs = {
         LATENCY: "{:.1f} ms a clip",
         FILE_LATENCY: "{:.1f} ms from file to label",

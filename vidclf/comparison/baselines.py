@@ -23,10 +23,10 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """What a block of lines is measured against.
+    """What a group of rows is measured against.
 
     Attributes:
-        counts: Clips by split and class, as the lines saw them; with several folds one for each.
+        counts: Clips by split and class, as the rows saw them; with several folds one for each.
         majority: The most frequent class of train, judged on val; ``None`` where the clips are not known.
         published: Figures that sources give for this data set, never ranked as ours.
         notes: What could not be had, and why.
@@ -43,35 +43,33 @@ class Baselines:
         return sum(sum(each["val"].values()) for each in self.counts) or None
 
 
-def baselines(block: RowGroup, experiments: Path) -> Baselines:
-    """The baselines of a block; nothing is trained, no video file is opened.
+def baselines(group: RowGroup, experiments: Path) -> Baselines:
+    """The baselines of a group, with the figures that files below ``experiments`` publish, if that exists.
 
-    Args:
-        block: Lines that were judged on the same clips.
-        experiments: Folder of experiment files whose published figures are looked at, if it exists.
+    Nothing is trained, and no video file is opened.
     """
     notes: list[str] = []
     try:
-        counts = _counts(block)
+        counts = _counts(group)
     except InputError as error:
         counts = []
         notes.append(
-            f"{block.clips.name}: no baseline of the most frequent class: {str(error).splitlines()[0]}"
+            f"{group.clips.name}: no baseline of the most frequent class: {str(error).splitlines()[0]}"
         )
-    majority = _majority(block, counts) if counts else None
-    return Baselines(counts, majority, list(_published(block, experiments, notes)), notes)
+    majority = _majority(group, counts) if counts else None
+    return Baselines(counts, majority, list(_published(group, experiments, notes)), notes)
 
 
-def _counts(block: RowGroup) -> list[Counts]:
+def _counts(group: RowGroup) -> list[Counts]:
     """As recorded with a run of these clips, else from the manifest."""
-    recorded = next(_records(block), None)
-    if recorded is not None and not block.clips.folds:
+    recorded = next(_records(group), None)
+    if recorded is not None and not group.clips.folds:
         return [recorded]
-    manifest = read_manifest(block.lines[0].manifest)
+    manifest = read_manifest(group.rows[0].manifest)
     entries = manifest.entries
     if recorded is not None and _counted(entries) != recorded:
         raise InputError(f"{manifest.name}: holds other clips now")
-    match block.clips.folds.split():
+    match group.clips.folds.split():
         case []:
             return [_counted(entries)]
         case ["fold", fold, "of", folds]:
@@ -79,19 +77,19 @@ def _counts(block: RowGroup) -> list[Counts]:
         case [folds, *_]:
             every = range(int(folds))
             return [_counted(split_by_fold(entries, int(folds), fold, seed=0)) for fold in every]
-    raise AssertionError(block.clips.folds)
+    raise AssertionError(group.clips.folds)
 
 
-def _records(block: RowGroup) -> Iterator[Counts]:
+def _records(group: RowGroup) -> Iterator[Counts]:
     """Clips by split and class as runs of this very data set recorded them."""
-    own: list[Attempt] = [study.own_attempt for study in block.studies.values()]
-    own += [line.attempt for line in block.lines if line.attempt is not None and line.origin == "run"]
+    own: list[Attempt] = [study.own_attempt for study in group.studies.values()]
+    own += [row.attempt for row in group.rows if row.attempt is not None and row.origin == "run"]
     for attempt in own:
         try:
             dataset = attempt.identity().dataset
         except FileNotFoundError:
             continue
-        if dataset.get("digest") and block.clips.digest.startswith(dataset["digest"]):
+        if dataset.get("digest") and group.clips.digest.startswith(dataset["digest"]):
             yield json.loads(dataset["profile"])
 
 
@@ -102,7 +100,7 @@ def _counted(entries: Sequence[Entry]) -> Counts:
     return {split: dict(found) for split, found in counts.items()}
 
 
-def _majority(block: RowGroup, counts: Sequence[Counts]) -> ModelRow:
+def _majority(group: RowGroup, counts: Sequence[Counts]) -> ModelRow:
     """What a model scores that says the training shares of the classes of every clip; over folds the mean."""
     scores = [_prior_scores(each) for each in counts]
     means = {f"val/{name}": float(np.mean([score[name] for score in scores])) for name in scores[0]}
@@ -112,10 +110,10 @@ def _majority(block: RowGroup, counts: Sequence[Counts]) -> ModelRow:
         state="complete",
         base="majority",
         model="majority",
-        value=means.get(block.metric),
+        value=means.get(group.metric),
         params={},
         metrics=means,
-        clips=block.clips,
+        clips=group.clips,
         origin="majority",
     )
 
@@ -129,13 +127,13 @@ def _prior_scores(counts: Counts) -> dict[str, float]:
     return metrics.evaluate(labels, np.tile(train / train.sum(), (len(labels), 1)), classes)
 
 
-def _published(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator[ModelRow]:
-    """Figures for the data set of this name, from the lines' own configs and from experiment files."""
+def _published(group: RowGroup, experiments: Path, notes: list[str]) -> Iterator[ModelRow]:
+    """Figures for the data set of this name, from the rows' own configs and from experiment files."""
     trees = [
         (name, tree)
-        for name, tree in _trees(block, experiments, notes)
+        for name, tree in _trees(group, experiments, notes)
         if "published" in tree
-        and Path(str(config.lookup(tree, "data.manifest"))).parent.name == block.clips.name
+        and Path(str(config.lookup(tree, "data.manifest"))).parent.name == group.clips.name
     ]
     if not trees:
         return
@@ -148,7 +146,7 @@ def _published(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator
         except InputError as error:
             notes += error.problems
             continue
-        line = ModelRow(
+        row = ModelRow(
             study="",
             number=0,
             state="published",
@@ -157,26 +155,26 @@ def _published(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator
             value=None,
             params={},
             metrics=published.metrics,
-            clips=block.clips,
+            clips=group.clips,
             origin="published",
             network=str(config.lookup(tree, "model.network") or ""),
             source=published.source,
         )
-        key = config.digest([line.family, line.source, dict(line.metrics)])
+        key = config.digest([row.family, row.source, dict(row.metrics)])
         if key not in seen:
             seen.add(key)
-            yield replace(line, value=published.metrics.get(block.metric))
+            yield replace(row, value=published.metrics.get(group.metric))
 
 
-def _trees(block: RowGroup, experiments: Path, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _trees(group: RowGroup, experiments: Path, notes: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Configs by name: experiment files first, as their names say most."""
     for path in sorted(experiments.rglob("*.toml")):
         try:
             yield path.relative_to(experiments).with_suffix("").as_posix(), config.read_toml(path)
         except InputError as error:
             notes += error.problems
-    for study in block.studies.values():
+    for study in group.studies.values():
         yield from study.stored["bases"].items()
-    for line in block.lines:
-        if line.origin == "run" and line.attempt is not None:
-            yield line.base, config.read_toml(line.attempt.config)
+    for row in group.rows:
+        if row.origin == "run" and row.attempt is not None:
+            yield row.base, config.read_toml(row.attempt.config)

@@ -24,88 +24,78 @@ _EXPERIMENTS = Path("experiments")
 
 @dataclass(frozen=True)
 class GroupReport:
-    """A block with what is said of it.
+    """A group with what is said of it.
 
     Attributes:
-        block: Its lines.
-        measured: Its baselines.
-        answer: What to ship.
-        notes: How sure that is.
-        growth: Scores by training groups, where that was asked for.
+        name: Of its clips, unlike any other group's.
+        learning_curves: Empty where they were not asked for.
     """
 
-    block: RowGroup
-    measured: Baselines
+    name: str
+    group: RowGroup
+    baselines: Baselines
     answer: Recommendation
     notes: Sequence[str]
-    growth: "Sequence[LearningCurve]"
+    learning_curves: "Sequence[LearningCurve]"
 
-    def lines(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
-        """What a table shows, best first: ``most`` of the leaders or of every line, then the baselines."""
-        shown = list(self.block.leaders)
-        if every:
-            unranked = [line for line in self.block.lines if self.block.rank(line) is None]
-            shown = [*self.block.ranked, *unranked]
-        floor = [self.measured.majority] if self.measured.majority else []
-        return [*shown[:most], *floor, *self.measured.published]
+    def rows(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
+        """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines."""
+        unranked = [row for row in self.group.rows if self.group.rank(row) is None]
+        shown = [*self.group.ranked, *unranked] if every else self.group.leaders
+        majority = [self.baselines.majority] if self.baselines.majority else []
+        return [*shown[:most], *majority, *self.baselines.published]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All blocks, those with most lines first.
+    """All groups, those with most rows first.
 
     Attributes:
-        parts: One for each set of clips.
-        every: Whether tables show every line.
-        store: Where the runs lie.
+        every: Whether tables show every row.
     """
 
-    parts: Sequence[GroupReport]
+    reports: Sequence[GroupReport]
     every: bool
     store: Store
 
     @property
     def notes(self) -> list[str]:
-        """What holds for all, then for each block with its name where there are several."""
-        if len(self.parts) == 1:
-            return list(self.parts[0].notes)
-        blocks = [part.block for part in self.parts]
-        said = [
-            f"{len(blocks)} sets of clips are compared, each by itself: "
-            f"{'; '.join(name_of(block, blocks) for block in blocks)}."
+        """What holds for all, then for each group with its name where there are several."""
+        if len(self.reports) == 1:
+            return list(self.reports[0].notes)
+        names = "; ".join(report.name for report in self.reports)
+        return [
+            f"{len(self.reports)} sets of clips are compared, each by itself: {names}.",
+            *(f"{report.name}: {note}" for report in self.reports for note in report.notes),
         ]
-        return said + [f"{name_of(part.block, blocks)}: {note}" for part in self.parts for note in part.notes]
 
     def as_table(self) -> pd.DataFrame:
         """The rows of ``--json``, with a column for every metric and searched value; there may be none."""
         rows = self.as_dict()["rows"]
         plain = [key for key in (rows[0] if rows else ()) if key not in ("metrics", "params")]
-        nested = [sorted({key for row in rows for key in row[part]}) for part in ("metrics", "params")]
+        nested = [sorted({key for row in rows for key in row[column]}) for column in ("metrics", "params")]
         flat = [{**row, **row["params"], **row["metrics"]} for row in rows]
         return pd.DataFrame(flat, columns=[*plain, *nested[0], *nested[1]])
 
     def as_dict(self) -> dict[str, Any]:
         """In the shape of ``--json``."""
-        blocks = [part.block for part in self.parts]
-        rows = [(part, line) for part in self.parts for line in part.lines(every=self.every)]
-        runs = run_ids([line for _, line in rows], self.store)
-        fronts = [runs.get(id(line)) for block in blocks for line in block.front]
+        rows = [(report, row) for report in self.reports for row in report.rows(every=self.every)]
+        runs = run_ids([row for _, row in rows], self.store)
+        fronts = [runs.get(id(row)) for report in self.reports for row in report.group.front]
         return {
-            "rows": [
-                _row(part.block, name_of(part.block, blocks), line, runs.get(id(line))) for part, line in rows
-            ],
+            "rows": [_row(report, row, runs.get(id(row))) for report, row in rows],
             "pareto": [run for run in fronts if run is not None],
             "notes": self.notes,
             "answers": [
                 {
-                    "dataset": name_of(part.block, blocks),
-                    "metric": part.block.metric,
-                    "headline": part.answer.headline,
-                    "others": list(part.answer.others),
-                    "val_clips": part.measured.val_clips,
-                    "learning_curves": [_curve(curve) for curve in part.growth],
+                    "dataset": report.name,
+                    "metric": report.group.metric,
+                    "headline": report.answer.headline,
+                    "others": list(report.answer.others),
+                    "val_clips": report.baselines.val_clips,
+                    "learning_curves": [_curve(curve) for curve in report.learning_curves],
                 }
-                for part in self.parts
+                for report in self.reports
             ],
         }
 
@@ -124,9 +114,8 @@ def build(
         names: Studies and runs; none: all of the store.
         store: Where they lie.
         metric: What to rank by; ``None``: see `gather`.
-        every: Whether tables are to show every line.
-        progress: Progress of the learning curves, called with (fits done, fits in all); ``None``: none are
-            drawn.
+        every: Whether tables are to show every row.
+        progress: Of the learning curves, called with (fits done, fits in all); ``None``: none are drawn.
 
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.
@@ -134,60 +123,60 @@ def build(
     from vidclf.tracking.ledger import Ledger  # noqa: PLC0415  (imports mlflow: some seconds)
 
     ledger = Ledger(store)
-    measurements = [(block, baselines(block, _EXPERIMENTS)) for block in gather(names, store, metric)]
-    blocks = [
-        replace(block, floor=measured.majority.value if measured.majority else None)
-        for block, measured in measurements
+    measured = [(group, baselines(group, _EXPERIMENTS)) for group in gather(names, store, metric)]
+    groups = [
+        replace(group, floor=found.majority.value if found.majority else None) for group, found in measured
     ]
-    curves = _curves(blocks, progress) if progress else {}
-    parts = []
-    for block, (_, measured) in zip(blocks, measurements, strict=True):
-        verdicts = separate(block.choice_first, block.metric.rpartition("/")[2])
-        said = notes(block, measured, verdicts, lambda digest: len(ledger.reads(digest)))
-        parts.append(GroupReport(block, measured, answer(block, measured), said, curves.get(id(block), [])))
-    return Comparison(parts, every, store)
+    curves = _curves(groups, progress) if progress else {}
+    reports = []
+    for group, (_, found) in zip(groups, measured, strict=True):
+        verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
+        said = notes(group, found, verdicts, lambda digest: len(ledger.reads(digest)))
+        name, shipped = name_of(group, groups), answer(group, found)
+        reports.append(GroupReport(name, group, found, shipped, said, curves.get(id(group), [])))
+    return Comparison(reports, every, store)
 
 
-def _curves(blocks: Sequence[RowGroup], progress: Progress) -> "Mapping[int, list[LearningCurve]]":
-    """Learning curves by `id` of the block."""
+def _curves(groups: Sequence[RowGroup], progress: Progress) -> "Mapping[int, list[LearningCurve]]":
+    """Learning curves by `id` of the group."""
     from vidclf.comparison.learning_curve import DRAWS, SHARES, chosen, grow  # noqa: PLC0415  (imports torch)
 
-    plan = [(block, line) for block in blocks for line in chosen(block)]
+    plan = [(group, row) for group in groups for row in chosen(group)]
     advance = counted(progress, len(plan) * DRAWS * len(SHARES))
     curves: dict[int, list[LearningCurve]] = {}
-    for block, line in plan:
-        curves.setdefault(id(block), []).append(grow(line, block.metric, advance))
+    for group, row in plan:
+        curves.setdefault(id(group), []).append(grow(row, group.metric, advance))
     return curves
 
 
 def _curve(curve: "LearningCurve") -> dict[str, Any]:
     return {
-        "model": curve.line.model,
-        "line": curve.line.label,
+        "model": curve.row.model,
+        "line": curve.row.label,
         "groups": list(curve.groups),
         "scores": [list(draws) for draws in curve.scores],
         "words": curve.words,
     }
 
 
-def _row(block: RowGroup, dataset: str, line: ModelRow, run_id: str | None) -> dict[str, Any]:
-    trial = line.origin == "trial"
+def _row(report: GroupReport, row: ModelRow, run_id: str | None) -> dict[str, Any]:
+    group, trial = report.group, row.origin == "trial"
     return {
-        "study": line.study if trial else None,
-        "trial": line.number if trial else None,
+        "study": row.study if trial else None,
+        "trial": row.number if trial else None,
         "run_id": run_id,
-        "model": line.model,
-        "params": dict(line.params),
-        "metrics": dict(line.metrics),
-        "network": line.network or None,
-        "origin": line.origin,
-        "name": line.label,
-        "dataset": dataset,
-        "rank": block.rank(line),
-        "confirmed": line.confirmed.mean if line.confirmed else None,
-        "ship": line is block.choice and block.useful(line),
-        "pareto": any(line is other for other in block.front),
-        "state": line.state,
-        "feasible": line.feasible,
-        "source": line.source or None,
+        "model": row.model,
+        "params": dict(row.params),
+        "metrics": dict(row.metrics),
+        "network": row.network or None,
+        "origin": row.origin,
+        "name": row.label,
+        "dataset": report.name,
+        "rank": group.rank(row),
+        "confirmed": row.confirmed.mean if row.confirmed else None,
+        "ship": row is group.choice and group.useful(row),
+        "pareto": any(row is other for other in group.front),
+        "state": row.state,
+        "feasible": row.feasible,
+        "source": row.source or None,
     }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
-from vidclf.comparison.label_errors import predictions
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import metric_words
 from vidclf.evaluation import ranking
@@ -28,14 +27,9 @@ def family_colours(group: RowGroup) -> dict[str, str]:
 
 
 def pareto(group: RowGroup, baseline: ModelRow | None) -> Figure | None:
-    """Score over latency and over size, the Pareto front large and joined.
+    """Score over latency and over size, the Pareto front large and joined, the baseline a dotted line.
 
-    Args:
-        group: The compared models.
-        baseline: Drawn as a dotted line; ``None`` for none.
-
-    Returns:
-        ``None`` where no latency and no size is known.
+    ``None`` where no latency and no size is known.
     """
     on_front = {id(row) for row in group.front}
     rest = ranking.thinned([row for row in group.ranked if id(row) not in on_front], _MAX_POINTS)
@@ -73,7 +67,7 @@ def _hover(row: ModelRow) -> str:
 
 def confusion(rows: Sequence[ModelRow]) -> Figure | None:
     """Clips by true and predicted class, of several models side by side; ``None`` without predictions."""
-    tables = [(row, table) for row in rows if (table := predictions(row)) is not None][:_MAX_MATRICES]
+    tables = [(row, table) for row in rows if (table := row.predictions("val")) is not None][:_MAX_MATRICES]
     if not tables:
         return None
     classes = sorted(set().union(*({*table["label"], *table["predicted"]} for _, table in tables)))
@@ -114,7 +108,7 @@ def learning_curves(curves: "Sequence[LearningCurve]") -> Figure:
                 y=curve.means,
                 mode="lines+markers",
                 line={"color": colour, "width": 2.5},
-                name=f"{curve.line.family}, {curve.line.label}",
+                name=f"{curve.row.family}, {curve.row.label}",
                 hovertemplate="mean %{y:.3f}<extra></extra>",
             )
         )

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vidclf.comparison.rows import ModelRow
+from vidclf.comparison.rows import ModelRow, PredictionSource
 from vidclf.data import remote, video
-from vidclf.evaluation.predictions import read_predictions
 from vidclf.exceptions import ClipError
 
 _PREFIX = "probability/"
@@ -23,9 +21,6 @@ class LabelDoubt:
     """A clip whose label looks wrong.
 
     Attributes:
-        clip_path: The file.
-        label: The given one.
-        suggested: What the models say it is.
         given: The mean probability of the given label.
         other: That of the suggested one.
     """
@@ -77,27 +72,13 @@ class PooledPredictions:
         ]
 
 
-Source = Literal["val", "confirm"]
-"""Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
-
-
-def predictions(line: ModelRow, source: Source = "val") -> pd.DataFrame | None:
-    """A model's predictions, one a clip; ``None`` where there are none on disk."""
-    if line.attempt is None:
-        return None
-    try:
-        table = read_predictions(line.attempt.artifacts / source / "predictions.csv")
-    except FileNotFoundError:
-        return None
-    return table.drop_duplicates("clip_path")  # confirm has one of each seed: the first stands for all
-
-
-def pool(lines: Sequence[ModelRow], source: Source = "val") -> PooledPredictions | None:
-    """The predictions of all lines that have some; ``None`` where none has."""
-    tables = [table for line in lines if (table := predictions(line, source)) is not None]
+def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPredictions | None:
+    """The predictions of all rows that have some; ``None`` where none has."""
+    tables = [table for row in rows if (table := row.predictions(source)) is not None]
     if not tables:
         return None
-    together = pd.concat(tables)
+    # confirm has one prediction of each seed: the first stands for all.
+    together = pd.concat(table.drop_duplicates("clip_path") for table in tables)
     together["wrong"] = together["predicted"] != together["label"]
     clips = together.groupby("clip_path", sort=True)
     probabilities = [name for name in together.columns if name.startswith(_PREFIX)]

@@ -34,13 +34,13 @@ class LearningCurve:
     """How a model's score grows with its training clips.
 
     Attributes:
-        line: The model.
+        row: The model.
         metric: What it is judged by.
         groups: Training groups at each of `SHARES`.
         scores: One for each draw, at each of `SHARES`.
     """
 
-    line: ModelRow
+    row: ModelRow
     metric: str
     groups: Sequence[int]
     scores: Sequence[Sequence[float]]
@@ -59,7 +59,7 @@ class LearningCurve:
         course = ", ".join(
             f"{mean:.3f} with {groups}" for mean, groups in zip(means, self.groups, strict=True)
         )
-        said = f"{self.line.family}: {metric_words(self.metric)} {course} training groups."
+        said = f"{self.row.family}: {metric_words(self.metric)} {course} training groups."
         if len(set(self.groups)) < len(SHARES):
             return f"{said} There are too few training groups for a curve."
         if gain > max(spread, _CLEAR):
@@ -74,49 +74,49 @@ class LearningCurve:
         return f"{said} It has levelled off: more of the same would not help much."
 
 
-def chosen(block: RowGroup) -> list[ModelRow]:
-    """Whose curve to draw: the best classical line, and the best of all where it can be trained in time."""
-    lines: list[ModelRow] = []
+def chosen(group: RowGroup) -> list[ModelRow]:
+    """Whose curve to draw: the best classical row, and the best of all where it can be trained in time."""
+    rows: list[ModelRow] = []
     classical = [
-        line for line in block.ranked if MODELS[line.model].initialise is None and line.model != "majority"
+        row for row in group.ranked if MODELS[row.model].initialise is None and row.model != "majority"
     ]
-    for line in (*classical[:1], *block.choice_first[:1]):
-        seconds = DRAWS * sum(SHARES) * line.metrics.get("cost/fit_seconds", 0.0)
-        if any(line is each for each in lines) or line.attempt is None or not line.attempt.config.exists():
+    for row in (*classical[:1], *group.choice_first[:1]):
+        seconds = DRAWS * sum(SHARES) * row.metrics.get("cost/fit_seconds", 0.0)
+        if any(row is each for each in rows) or row.attempt is None or not row.attempt.config.exists():
             continue
         if seconds > _MOST_SECONDS:
             logger.info(
-                "learning curve: %s is left out, it would train for %.0f minutes", line.label, seconds / 60
+                "learning curve: %s is left out, it would train for %.0f minutes", row.label, seconds / 60
             )
             continue
         logger.info(
             "learning curve: training %s (%s) %d times, about %.0f s of fitting",
-            line.label,
-            line.family,
+            row.label,
+            row.family,
             DRAWS * len(SHARES),
             seconds,
         )
-        lines.append(line)
-    return lines
+        rows.append(row)
+    return rows
 
 
-def grow(line: ModelRow, metric: str, progress: Advance) -> LearningCurve:
-    """Trains a line's configuration on growing parts of the training groups.
+def grow(row: ModelRow, metric: str, progress: Advance) -> LearningCurve:
+    """Trains a row's configuration on growing parts of the training groups.
 
     A draw is an order of the groups, of which each part takes the first so many, and a seed of its own;
     where classical models have no chance in them, all draws of the whole are equal.
 
     Args:
-        line: A trial or run whose config is on disk.
+        row: A trial or run whose config is on disk.
         metric: What to judge by; `METRIC` where that is none that grows.
         progress: Called after each fit.
 
     Raises:
         InputError: Its clips cannot be read.
     """
-    assert line.attempt is not None
+    assert row.attempt is not None
     metric = metric if metric in {f"val/{name}" for name in metrics.METRICS} - {"val/loss"} else METRIC
-    experiment = experiment_of(line.attempt)
+    experiment = experiment_of(row.attempt)
     manifest, _ = prepare(experiment)
     splits, store = divided(experiment, manifest), clip_store(experiment)
     val = ClipSet.of_entries(splits["val"], manifest.classes, store)
@@ -133,7 +133,7 @@ def grow(line: ModelRow, metric: str, progress: Advance) -> LearningCurve:
             scores[-1].append(found[metric.removeprefix("val/")])
             progress()
     groups = [len({group_of(entry) for entry in part}) for part in parts[0]]
-    return LearningCurve(line, metric, groups, scores)
+    return LearningCurve(row, metric, groups, scores)
 
 
 def _parts(entries: Sequence[Entry], draw: int) -> list[list[Entry]]:

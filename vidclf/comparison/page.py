@@ -1,5 +1,7 @@
-"""A comparison as one HTML page that needs no network, for a reader who knows neither studies nor trials."""
+"""A comparison as one HTML page that needs no network, for readers new to studies, and as a run in MLflow."""
 
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,16 @@ from vidclf.comparison import figures
 from vidclf.comparison.data import Comparison, GroupReport
 from vidclf.comparison.label_errors import PooledPredictions, middle_frame, pool
 from vidclf.comparison.rows import ModelRow, RowGroup
-from vidclf.comparison.verdict_text import judged_on, metric_words, name_of, values_of
+from vidclf.comparison.verdict_text import judged_on, metric_words, values_of
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports.rendering import PageSection, render
 from vidclf.reports.tables import Column, HtmlTable, MarkedCell, cost_columns, html_table, score_column
+from vidclf.runs.folder import Identity, Outcome, now_ms
+from vidclf.runs.store import open_store
 from vidclf.search.report.data import MIN_TRIALS, StudyData
 from vidclf.search.report.figures import importances
+from vidclf.tracking.deliverer import Deliverer, prepare
 
 _MAX_CLIPS = 24
 """Clips that are shown with a picture, at most."""
@@ -30,34 +35,33 @@ def write_page(comparison: Comparison, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    groups = [part.block for part in comparison.parts]
-    blocks = [_block(part, name_of(part.block, groups), comparison) for part in comparison.parts]
-    page = render("comparison.html.j2", title="Which classifier to ship", blocks=blocks)
+    groups = [_group(report, comparison.every) for report in comparison.reports]
+    page = render("comparison.html.j2", title="Which classifier to ship", groups=groups)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
 
-def _block(part: GroupReport, name: str, comparison: Comparison) -> dict[str, Any]:
+def _group(report: GroupReport, every: bool) -> dict[str, Any]:
     """What the page shows of models that were judged on the same clips."""
-    group = part.block
-    rows = part.lines(every=comparison.every, most=_MAX_ROWS)
+    group = report.group
+    rows = report.rows(every=every, most=_MAX_ROWS)
     pooled, confirmed = pool(group.best), pool(group.ranked, "confirm")
     return {
-        "name": name,
-        "answer": part.answer,
-        "facts": _facts(part),
-        "notes": part.notes,
+        "name": report.name,
+        "answer": report.answer,
+        "facts": _facts(report),
+        "notes": report.notes,
         "leaderboard": leaderboard(group, rows),
-        "hidden": len(part.lines(every=comparison.every)) - len(rows),
-        **_figures(part),
+        "hidden": len(report.rows(every=every)) - len(rows),
+        **_figures(report),
         "wrong": _wrong_clips(pooled) if pooled else None,
         "doubts": _doubted_labels([each for each in (pooled, confirmed) if each]),
         "importances": list(_importances(group)),
     }
 
 
-def _figures(part: GroupReport) -> dict[str, PageSection]:
-    group = part.block
+def _figures(report: GroupReport) -> dict[str, PageSection]:
+    group = report.group
     better = "up" if group.direction == "maximize" else "down"
     return {
         "pareto": _section(
@@ -66,7 +70,7 @@ def _figures(part: GroupReport) -> dict[str, PageSection]:
             "front: no other model is better, faster and smaller at once, to two digits. The thin line is "
             "the best score for at most that cost, the dotted one what always saying the most frequent "
             "class scores.",
-            figures.pareto(group, part.measured.majority),
+            figures.pareto(group, report.baselines.majority),
             "Needs a finished model whose size or latency is known.",
         ),
         "confusion": _section(
@@ -78,8 +82,8 @@ def _figures(part: GroupReport) -> dict[str, PageSection]:
         ),
         "learning_curves": _section(
             "Would more clips help?",
-            " ".join(curve.words for curve in part.growth),
-            figures.learning_curves(part.growth) if part.growth else None,
+            " ".join(curve.words for curve in report.learning_curves),
+            figures.learning_curves(report.learning_curves) if report.learning_curves else None,
             "Not measured: vidclf compare --learning-curve trains the best on ever more of the groups.",
         ),
     }
@@ -89,24 +93,23 @@ def _section(title: str, reading: str, figure: Figure | None, lacking: str) -> P
     return PageSection(title, reading, [] if figure is None else [figure], lacking)
 
 
-def _facts(part: GroupReport) -> Mapping[str, str]:
-    block = part.block
-    facts = {"models compared": f"{len(block.ranked):,}"}
-    best = block.choice
+def _facts(report: GroupReport) -> Mapping[str, str]:
+    group, best = report.group, report.group.choice
+    facts = {"models compared": f"{len(group.ranked):,}"}
     if best is not None:
         facts = {
-            f"{metric_words(block.metric)}{judged_on(block.metric)}": ranking.figure(best.value, ".3f"),
+            f"{metric_words(group.metric)}{judged_on(group.metric)}": ranking.figure(best.value, ".3f"),
             "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
             "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
             **facts,
         }
         if best.confirmed is not None:
-            facts = {f"{metric_words(block.metric)} by confirm": f"{best.score:.3f}", **facts}
-    if part.measured.val_clips:
-        facts["clips judged on"] = f"{part.measured.val_clips:,}"
-    floor = part.measured.majority
-    if floor is not None and floor.value is not None:
-        facts["most frequent class"] = f"{floor.value:.3f}"
+            facts = {f"{metric_words(group.metric)} by confirm": f"{best.score:.3f}", **facts}
+    if report.baselines.val_clips:
+        facts["clips judged on"] = f"{report.baselines.val_clips:,}"
+    majority = report.baselines.majority
+    if majority is not None and majority.value is not None:
+        facts["most frequent class"] = f"{majority.value:.3f}"
     return facts
 
 
@@ -137,10 +140,10 @@ def leaderboard(group: RowGroup, rows: Sequence[ModelRow]) -> HtmlTable:
     return html_table(columns, rows, classes)
 
 
-def _accuracy(line: ModelRow) -> str:
-    value = line.metrics.get("val/accuracy")
-    if value is None and "test/accuracy" in line.metrics:
-        return f"{line.metrics['test/accuracy']:.3f} (test)"
+def _accuracy(row: ModelRow) -> str:
+    value = row.metrics.get("val/accuracy")
+    if value is None and "test/accuracy" in row.metrics:
+        return f"{row.metrics['test/accuracy']:.3f} (test)"
     return ranking.figure(value, ".3f")
 
 
@@ -178,3 +181,46 @@ def _importances(group: RowGroup) -> Iterator[PageSection]:
             importances(StudyData.of(study)),
             f"Needs {MIN_TRIALS} complete trials of a base with different values.",
         )
+
+
+def log_page(comparison: Comparison, page: Path) -> str | None:
+    """Keeps the page and all its figures as an attempt of the store, and delivers it.
+
+    The run is in the experiment of the first group's data set and carries the tag ``vidclf.role``.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        InputError: MLflow cannot be used; the folder is there, and `vidclf doctor --fix` delivers it.
+    """
+    store = open_store(comparison.store.folder)
+    reports, first = comparison.reports, comparison.reports[0]
+    recorded = next((identity for row in first.group.rows if (identity := row.identity())), None)
+    attempt = store.attempt("compare", f"{now_ms()}-{uuid.uuid4().hex[:6]}")
+    studies = sorted({name for report in reports for name in report.group.studies})
+    attempt.create(
+        Identity(
+            id=uuid.uuid4().hex,
+            experiment=recorded.experiment if recorded else first.group.clips.name or "compare",
+            run_name=f"compare · {first.answer.headline[:80]}",
+            parent=None,
+            started_ms=now_ms(),
+            tags={"vidclf.role": "compare"},
+            params={
+                "studies": ", ".join(studies),
+                "lines": sum(len(report.group.rows) for report in reports),
+                "metric": first.group.metric,
+                "data": "; ".join(report.name for report in reports),
+            },
+        )
+    )
+    shutil.copyfile(page, attempt.artifacts / "compare.html")
+    comparison.as_table().to_csv(attempt.artifacts / "compare.csv", index=False, lineterminator="\n")
+    headlines = [f"**{report.name}**: {report.answer.headline}" for report in reports]
+    notes = [f"- {note}" for note in comparison.notes]
+    text = "\n\n".join([*headlines, "## How sure this is", "\n".join(notes)])
+    (attempt.artifacts / "README.md").write_text(text + "\n", encoding="utf-8")
+    attempt.finish(Outcome("complete", "", {}, now_ms()))
+    prepare(store)
+    return Deliverer(store).deliver(attempt)

@@ -8,26 +8,31 @@ from typing import TYPE_CHECKING, Literal
 
 from vidclf import config
 from vidclf.evaluation import metrics, ranking
+from vidclf.evaluation.predictions import read_predictions
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import InputError
-from vidclf.runs.folder import Attempt
+from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import TRAIN, Store
 from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vidclf.registry.confirm_report import FinalistReport
 
 Origin = Literal["trial", "run", "majority", "published"]
+PredictionSource = Literal["val", "confirm"]
+"""Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
 METRIC = "val/macro_f1"
-"""What lines are ranked by where their studies have no objective in common."""
+"""What rows are ranked by where their studies have no objective in common."""
 
 
 @dataclass(frozen=True)
 class EvaluationClips:
-    """What a line was judged on: only lines of equal clips are ranked together.
+    """What a row was judged on: only rows of equal clips are ranked together.
 
     Attributes:
-        name: The data set.
+        name: The data set's folder.
         digest: Of its manifest: content, label, group and split of every clip.
         folds: How train and val were divided anew, as ``fold 0 of 5``; empty: as the manifest says.
     """
@@ -39,14 +44,12 @@ class EvaluationClips:
 
 @dataclass(frozen=True)
 class ModelRow(TrialRow):
-    """A line of the comparison; of a single run, ``study`` is empty and ``base`` its name.
+    """A row of the comparison; of a single run, ``study`` is empty and ``base`` its name.
 
     Attributes:
         clips: What it was judged on.
         origin: A ``trial`` of a study, a single ``run``, the ``majority`` class, or a ``published`` figure.
-        network: ``model.network``, empty where there is none.
         attempt: Its folder; ``None`` for baselines.
-        manifest: The data set's file, as the run recorded it.
         source: Where a published figure comes from.
         named: Whether it was asked for by itself.
         confirmed: What `vidclf confirm` found; ``None`` where it was not asked, or judged by another metric.
@@ -68,7 +71,7 @@ class ModelRow(TrialRow):
 
     @property
     def score(self) -> float:
-        """Of a ranked line: what `vidclf confirm` gave it, else the figure that it is ranked by."""
+        """Of a ranked row: what `vidclf confirm` gave it, else the figure that it is ranked by."""
         return self.confirmed.mean if self.confirmed else self.value or 0.0
 
     @property
@@ -90,66 +93,78 @@ class ModelRow(TrialRow):
         """The same for a table, where the winner of a confirmation is to be seen."""
         return f"{self.label}, confirmed" if self.won else self.label
 
+    def identity(self) -> Identity | None:
+        """What its attempt recorded when it began; ``None`` where that is not on this machine."""
+        if self.attempt is None or not (self.attempt.folder / "attempt.json").exists():
+            return None
+        return self.attempt.identity()
+
+    def predictions(self, source: PredictionSource) -> "pd.DataFrame | None":
+        """As `read_predictions`, with a column ``repeat`` from confirm; ``None`` where none are on disk."""
+        if self.attempt is None:
+            return None
+        try:
+            return read_predictions(self.attempt.artifacts / source / "predictions.csv")
+        except FileNotFoundError:
+            return None
+
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Lines that were judged on the same clips.
+    """Rows that were judged on the same clips, ranked by one metric.
 
     Attributes:
-        clips: What they were judged on.
-        metric: What they are ranked by.
-        direction: ``maximize`` or ``minimize``.
-        lines: Every trial and run.
-        studies: Those that have a line here, by name.
+        rows: Every trial and run.
+        studies: Those that have a row here, by name.
         floor: What the most frequent class scores; ``None`` where that is not known.
     """
 
     clips: EvaluationClips
     metric: str
     direction: str
-    lines: Sequence[ModelRow]
+    rows: Sequence[ModelRow]
     studies: Mapping[str, OpenStudy]
     floor: float | None = None
 
     @cached_property
     def ranked(self) -> list[ModelRow]:
-        """Complete, feasible lines, best first."""
-        return ranking.ranked(self.lines, self.direction)
+        """Complete, feasible rows, best first."""
+        return ranking.ranked(self.rows, self.direction)
 
     @cached_property
     def front(self) -> list[ModelRow]:
         """Those above the floor that no other beats in score, latency and size at once."""
-        return [line for line in ranking.pareto_front(self.lines, self.direction) if self.useful(line)]
+        return [row for row in ranking.pareto_front(self.rows, self.direction) if self.useful(row)]
 
     @cached_property
     def choice(self) -> ModelRow | None:
         """What to ship, if anything: what `vidclf confirm` found best, else what val puts ahead.
 
-        All studies of a block are confirmed on the same clips, so that the winners of several can be
+        All studies of a group are confirmed on the same clips, so that the winners of several can be
         compared. What was not confirmed comes after them, however far ahead: its figure chose it.
         """
         sign = -1.0 if self.direction == "maximize" else 1.0
-        winners = sorted((line for line in self.ranked if line.won), key=lambda line: sign * line.score)
-        others = [line for line in self.ranked if line.study not in self.settled]
+        winners = sorted((row for row in self.ranked if row.won), key=lambda row: sign * row.score)
+        others = [row for row in self.ranked if row.study not in self.settled]
         candidates = [*winners[:1], *others[:1]]
         return next(filter(self.useful, candidates), candidates[0] if candidates else None)
 
     @cached_property
     def settled(self) -> set[str]:
         """Studies whose confirmed winner is here, so that val no longer decides among their trials."""
-        return {line.study for line in self.ranked if line.won}
+        return {row.study for row in self.ranked if row.won}
 
     @cached_property
     def choice_first(self) -> list[ModelRow]:
-        """`choice`, then the other ranked lines as they rank."""
-        return sorted(self.ranked, key=lambda line: line is not self.choice)
+        """`choice`, then the other ranked rows as they rank."""
+        return sorted(self.ranked, key=lambda row: row is not self.choice)
 
     @cached_property
     def best(self) -> list[ModelRow]:
         """The best of each family, best first."""
         first: dict[str, ModelRow] = {}
-        for line in self.choice_first:
-            first.setdefault(line.family, line)
+        for row in self.choice_first:
+            first.setdefault(row.family, row)
         return list(first.values())
 
     @cached_property
@@ -157,32 +172,32 @@ class RowGroup:
         """The best of each family and study, the front, what won a confirmation, and what was asked for by
         itself, in the order of their ranks."""
         first: dict[tuple[str, str, str], ModelRow] = {}
-        for line in self.ranked:
-            first.setdefault((line.study, line.base if line.origin == "run" else "", line.family), line)
-        chosen = {id(line) for line in (*first.values(), *self.front)}
-        unranked = [line for line in self.lines if line.named and self.rank(line) is None]
-        return [line for line in self.ranked if line.named or line.won or id(line) in chosen] + unranked
+        for row in self.ranked:
+            first.setdefault((row.study, row.base if row.origin == "run" else "", row.family), row)
+        chosen = {id(row) for row in (*first.values(), *self.front)}
+        unranked = [row for row in self.rows if row.named and self.rank(row) is None]
+        return [row for row in self.ranked if row.named or row.won or id(row) in chosen] + unranked
 
-    def rank(self, line: ModelRow) -> int | None:
-        """From 1; ``None`` where the line is not ranked."""
-        return self._ranks.get(id(line))
+    def rank(self, row: ModelRow) -> int | None:
+        """From 1; ``None`` where the row is not ranked."""
+        return self._ranks.get(id(row))
 
     @cached_property
     def _ranks(self) -> dict[int, int]:
-        return {id(line): rank for rank, line in enumerate(self.ranked, start=1)}
+        return {id(row): rank for rank, row in enumerate(self.ranked, start=1)}
 
-    def useful(self, line: ModelRow) -> bool:
-        """Whether a ranked line scores better than the most frequent class does on val: by the figure that
+    def useful(self, row: ModelRow) -> bool:
+        """Whether a ranked row scores better than the most frequent class does on val: by the figure that
         did not choose it, where there is one."""
-        return self.floor is None or self.better(line.score, self.floor)
+        return self.floor is None or self.better(row.score, self.floor)
 
     def better(self, value: float, than: float) -> bool:
-        """Whether one score beats another, in this block's direction."""
+        """Whether one score beats another, in this group's direction."""
         return value > than if self.direction == "maximize" else value < than
 
 
 def gather(names: Sequence[str], store: Store, metric: str | None = None) -> list[RowGroup]:
-    """The lines of studies and runs, by what they were judged on; those with most lines first.
+    """The rows of studies and runs, by what they were judged on; those with most rows first.
 
     Reads Optuna's database and the folders of single runs; MLflow is asked only for the confirmations of
     studies that ran in another store.
@@ -193,33 +208,33 @@ def gather(names: Sequence[str], store: Store, metric: str | None = None) -> lis
         metric: What to rank by; ``None``: the studies' objective where it is the same, else `METRIC`.
 
     Raises:
-        InputError: A name means nothing here, there is nothing to compare, or no line has the metric.
+        InputError: A name means nothing here, there is nothing to compare, or no row has the metric.
     """
     found = _find(names, store)
     objectives = {study.objective.metric: study.objective.direction for study in found.studies.values()}
     common = next(iter(objectives)) if len(objectives) == 1 else METRIC
     metric = metric or (common if common.startswith("val/") else METRIC)
     direction = objectives.get(metric) or ("minimize" if metrics.lower_is_better(metric) else "maximize")
-    lines = [line for study in found.studies.values() for line in _trials(study, metric, found)]
-    lines += [line for run, named in found.runs.items() if (line := _run(Attempt(run), metric, named))]
-    if not lines:
+    rows = [row for study in found.studies.values() for row in _trials(study, metric, found)]
+    rows += [row for run, named in found.runs.items() if (row := _run(Attempt(run), metric, named))]
+    if not rows:
         raise InputError(
             f"{store.folder}: there is nothing to compare yet; vidclf train EXPERIMENT.toml or "
             "vidclf tune STUDY.toml makes something"
         )
-    known = sorted({name for line in lines for name in line.metrics})
+    known = sorted({name for row in rows for name in row.metrics})
     if known and metric not in known:
         meant = config.did_you_mean(metric, known) or f" (there are {', '.join(known)})"
         raise InputError(f"--metric {metric}: no line has it{meant}")
-    groups: dict[EvaluationClips, list[ModelRow]] = {}
-    for line in lines:
-        groups.setdefault(line.clips, []).append(line)
-    blocks = []
-    for clips, members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        named = {line.study for line in members}
-        studies = {name: study for name, study in found.studies.items() if name in named}
-        blocks.append(RowGroup(clips, metric, direction, members, studies))
-    return blocks
+    by_clips: dict[EvaluationClips, list[ModelRow]] = {}
+    for row in rows:
+        by_clips.setdefault(row.clips, []).append(row)
+    groups = []
+    for clips, members in sorted(by_clips.items(), key=lambda item: -len(item[1])):
+        names_here = {row.study for row in members}
+        studies = {name: study for name, study in found.studies.items() if name in names_here}
+        groups.append(RowGroup(clips, metric, direction, members, studies))
+    return groups
 
 
 @dataclass(frozen=True)
@@ -227,8 +242,7 @@ class _Selection:
     """What the names on the command line mean.
 
     Attributes:
-        studies: Those of which something is compared, by name.
-        whole: Names of those of which every trial is.
+        whole: Names of the studies of which every trial is compared.
         numbers: Trials that were asked for by their runs, by study.
         runs: Folders of single runs, and whether each was asked for by itself.
     """
@@ -244,24 +258,20 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
     if not names:
         found.studies.update({study.name: study for study in all_studies(store)})
         found.whole.update(found.studies)
-        found.runs.update({run.folder: False for run in _single_runs(store)})
+        single = (store.attempts / TRAIN).glob("*/attempt.json")
+        found.runs.update({identity.parent: False for identity in sorted(single)})
         return found
     known = study_names(store)
     studies = [name for name in names if name in known or name.endswith(".toml")]
-    for name in studies:
-        study = find_study(name, store)
-        found.studies[study.name] = study
+    found.studies.update({study.name: study for study in (find_study(name, store) for name in studies)})
     found.whole.update(found.studies)
     others = [name for name in names if name not in studies]
     attempts = _attempts_by_name(store) if others else {}
     problems = []
     for name in others:
         attempt = attempts.get(name)
-        if attempt is None:
-            problems.append(_unknown(name, store, known, attempts))
-            continue
-        tags = attempt.identity().tags
-        if attempt.folder.parent.name == TRAIN:
+        tags = attempt.identity().tags if attempt else {}
+        if attempt and attempt.folder.parent.name == TRAIN:
             found.runs[attempt.folder] = True
         elif tags.get("vidclf.study") in known:
             study = find_study(tags["vidclf.study"], store)
@@ -277,14 +287,9 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
     return found
 
 
-def _single_runs(store: Store) -> Iterator[Attempt]:
-    for identity in sorted((store.attempts / TRAIN).glob("*/attempt.json")):
-        yield Attempt(identity.parent)
-
-
 def _attempts_by_name(store: Store) -> dict[str, Attempt]:
     """Every attempt by its run's id, single runs also by the name of their folder."""
-    run_id_of = _receipts(store)
+    run_id_of = _run_id_lookup(store)
     found = {}
     for attempt in store.all_attempts():
         run_id = run_id_of(attempt)
@@ -370,14 +375,13 @@ def _run(attempt: Attempt, metric: str, named: bool) -> ModelRow | None:
     )
 
 
-def run_ids(lines: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
-    """The MLflow run of each line, by `id` of the line."""
-    run_id_of = _receipts(store)
-    return {id(line): run_id_of(line.attempt) for line in lines if line.attempt is not None}
+def run_ids(rows: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
+    """The MLflow run of each row, by `id` of the row."""
+    run_id_of = _run_id_lookup(store)
+    return {id(row): run_id_of(row.attempt) for row in rows if row.attempt is not None}
 
 
-def _receipts(store: Store) -> Callable[[Attempt], str | None]:
-    """Tells an attempt's MLflow run."""
+def _run_id_lookup(store: Store) -> Callable[[Attempt], str | None]:
     from vidclf.tracking.deliverer import Deliverer  # noqa: PLC0415  (imports mlflow: some seconds)
 
     deliverer = Deliverer(store)

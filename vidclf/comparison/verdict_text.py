@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.rows import ModelRow, RowGroup
-from vidclf.comparison.significance import PairVerdict
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
@@ -18,10 +17,9 @@ _CHEAPER = 1.5
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to ship from one block.
+    """What to ship from one group.
 
     Attributes:
-        headline: The answer in one sentence.
         others: What else deserves a thought, a sentence each.
     """
 
@@ -29,12 +27,12 @@ class Recommendation:
     others: Sequence[str]
 
 
-def name_of(block: RowGroup, blocks: Sequence[RowGroup]) -> str:
-    """What a block is called among all; its digest where its name alone is not enough."""
-    alike = [other for other in blocks if other.clips.name == block.clips.name]
-    digest = f" ({block.clips.digest[:8]})" if len({other.clips.digest for other in alike}) > 1 else ""
-    folds = f", {block.clips.folds}" if block.clips.folds else ""
-    return f"{block.clips.name or 'unnamed clips'}{digest}{folds}"
+def name_of(group: RowGroup, groups: Sequence[RowGroup]) -> str:
+    """What a group is called among all; its digest where its name alone is not enough."""
+    alike = [other for other in groups if other.clips.name == group.clips.name]
+    digest = f" ({group.clips.digest[:8]})" if len({other.clips.digest for other in alike}) > 1 else ""
+    folds = f", {group.clips.folds}" if group.clips.folds else ""
+    return f"{group.clips.name or 'unnamed clips'}{digest}{folds}"
 
 
 def metric_words(metric: str) -> str:
@@ -48,173 +46,168 @@ def judged_on(metric: str) -> str:
     return f" on {split}" if split in SPLITS else ""
 
 
-def answer(block: RowGroup, measured: Baselines) -> Recommendation:
+def answer(group: RowGroup, measured: Baselines) -> Recommendation:
     """What to ship, what val put before it, and which cheaper models come near."""
-    best = block.choice
+    best = group.choice
     if best is None:
         return Recommendation("Nothing to ship: no model has finished within its constraints.", [])
-    found = ", ".join(filter(None, (_score_words(block, best, measured), ranking.cost_words(best.metrics))))
-    if not block.useful(best):
-        floor = f"{metric_words(block.metric)} {ranking.figure(block.floor, '.3f')}"
+    found = ", ".join(filter(None, (_score_words(group, best, measured), ranking.cost_words(best.metrics))))
+    if not group.useful(best):
+        floor = f"{metric_words(group.metric)} {ranking.figure(group.floor, '.3f')}"
         return Recommendation(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
-            f"saying the most frequent class ({floor}).{_overturned(block, best)}",
-            list(_unconfirmed(block, best)),
+            f"saying the most frequent class ({floor}).{_overturned(group, best)}",
+            list(_unconfirmed(group, best)),
         )
-    others = [*_unconfirmed(block, best), *_cheaper(block, best)]
-    near = _near(block, best, measured.val_clips)
+    others = [*_unconfirmed(group, best), *_cheaper(group, best)]
+    near = _near(group, best, measured.val_clips)
     if near:
-        families = ", ".join(dict.fromkeys(line.family for line in near))
+        families = ", ".join(dict.fromkeys(row.family for row in near))
         apart = plural(len(near), "other model")
         others.append(
             f"No more than one val clip lies between it and {apart}, a difference within chance: {families}."
         )
-    if len({line.model for line in block.lines}) == 1:
+    if len({row.model for row in group.rows}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
-    return Recommendation(f"Ship {best.family}: {best.label}, {found}.{_overturned(block, best)}", others)
+    return Recommendation(f"Ship {best.family}: {best.label}, {found}.{_overturned(group, best)}", others)
 
 
-def _score_words(block: RowGroup, line: ModelRow, measured: Baselines) -> str:
-    """What a line reached, and on what; its figure on val comes after one that did not choose it."""
-    on_val = block.metric.startswith("val/") and measured.val_clips
+def _score_words(group: RowGroup, row: ModelRow, measured: Baselines) -> str:
+    """What a row reached, and on what; its figure on val comes after one that did not choose it."""
+    on_val = group.metric.startswith("val/") and measured.val_clips
     clips = f" of {measured.val_clips} clips" if on_val else ""
-    ranked_by = f"{ranking.figure(line.value, '.3f')}{judged_on(block.metric)}{clips}"
-    if line.confirmed is None:
-        return f"{metric_words(block.metric)} {ranked_by}"
-    word = "confirmed with" if line.won else "to which confirm gave"
-    basis = "on fresh seeds but the same clips" if line.confirmed.optimistic else "out of fold on fresh seeds"
-    return f"{word} {metric_words(block.metric)} {line.score:.3f} {basis}, {ranked_by}"
+    ranked_by = f"{ranking.figure(row.value, '.3f')}{judged_on(group.metric)}{clips}"
+    if row.confirmed is None:
+        return f"{metric_words(group.metric)} {ranked_by}"
+    word = "confirmed with" if row.won else "to which confirm gave"
+    basis = "on fresh seeds but the same clips" if row.confirmed.optimistic else "out of fold on fresh seeds"
+    return f"{word} {metric_words(group.metric)} {row.score:.3f} {basis}, {ranked_by}"
 
 
-def _overturned(block: RowGroup, best: ModelRow) -> str:
+def _overturned(group: RowGroup, best: ModelRow) -> str:
     """Which trial was ahead on val until it was confirmed, as a further sentence."""
-    for line in _ahead(block, best):
-        if line.confirmed is not None:
-            value = ranking.figure(line.value, ".3f")
-            return f" On val {line.label} was ahead with {value}; confirm gave it {line.score:.3f}."
+    for row in _ahead(group, best):
+        if row.confirmed is not None:
+            value = ranking.figure(row.value, ".3f")
+            return f" On val {row.label} was ahead with {value}; confirm gave it {row.score:.3f}."
     return ""
 
 
-def _unconfirmed(block: RowGroup, best: ModelRow) -> Iterator[str]:
+def _unconfirmed(group: RowGroup, best: ModelRow) -> Iterator[str]:
     """The first that is ahead on val, and that no confirmation speaks of."""
-    firsts = {line.study: line for line in reversed(block.ranked)}
-    for line in _ahead(block, best):
-        settled, value = line.study in block.settled, line.value or 0.0
-        judged = line.confirmed is not None or (settled and line is not firsts[line.study])
-        if judged or not block.useful(line) or not block.better(value, best.value or 0.0):
+    firsts = {row.study: row for row in reversed(group.ranked)}
+    for row in _ahead(group, best):
+        settled, value = row.study in group.settled, row.value or 0.0
+        judged = row.confirmed is not None or (settled and row is not firsts[row.study])
+        if judged or not group.useful(row) or not group.better(value, best.value or 0.0):
             continue
-        score = f"{metric_words(block.metric)} {value:.3f}"
-        why = f"come since {line.study} was confirmed" if settled else "not confirmed"
-        judge = f"; vidclf confirm {line.study} judges it" if line.study else ""
-        yield f"Ahead on val, but {why}: {line.family}, {line.label}, {score}{judge}."
+        score = f"{metric_words(group.metric)} {value:.3f}"
+        why = f"come since {row.study} was confirmed" if settled else "not confirmed"
+        judge = f"; vidclf confirm {row.study} judges it" if row.study else ""
+        yield f"Ahead on val, but {why}: {row.family}, {row.label}, {score}{judge}."
         return
 
 
-def _ahead(block: RowGroup, best: ModelRow) -> list[ModelRow]:
-    """Lines that rank before the one to ship."""
-    return list(itertools.takewhile(lambda line: line is not best, block.ranked))
+def _ahead(group: RowGroup, best: ModelRow) -> list[ModelRow]:
+    """Rows that rank before the one to ship."""
+    return list(itertools.takewhile(lambda row: row is not best, group.ranked))
 
 
-def values_of(line: ModelRow) -> str:
+def values_of(row: ModelRow) -> str:
     """The searched values of a trial, or the source of a published figure."""
-    if line.origin != "trial":
-        return line.source
-    return ranking.param_words(line.params)
+    if row.origin != "trial":
+        return row.source
+    return ranking.param_words(row.params)
 
 
-def _cheaper(block: RowGroup, best: ModelRow) -> Iterator[str]:
+def _cheaper(group: RowGroup, best: ModelRow) -> Iterator[str]:
     """The best ranked that is clearly faster than the best, and that is clearly smaller."""
     found: dict[int, tuple[ModelRow, list[str]]] = {}
     for key, word in ((LATENCY, "faster"), (SIZE, "smaller")):
         mine = best.metrics.get(key)
-        for line in block.ranked if mine else ():
-            theirs = line.metrics.get(key)
-            if theirs and mine and block.useful(line) and mine / theirs >= _CHEAPER:
-                _, words = found.setdefault(id(line), (line, []))
+        for row in group.ranked if mine else ():
+            theirs = row.metrics.get(key)
+            if theirs and mine and group.useful(row) and mine / theirs >= _CHEAPER:
+                _, words = found.setdefault(id(row), (row, []))
                 words.append(f"{mine / theirs:.1f} times {word}")
                 break
-    for line, words in found.values():
-        value = f"{metric_words(block.metric)} {ranking.figure(line.value, '.3f')}"
+    for row, words in found.values():
+        value = f"{metric_words(group.metric)} {ranking.figure(row.value, '.3f')}"
         if best.confirmed is not None:
-            value += judged_on(block.metric)
-        if line.confirmed is not None:
-            value += f" ({line.score:.3f} by confirm)"
-        costs = ranking.cost_words(line.metrics)
-        yield f"{' and '.join(words).capitalize()}: {line.family}, {line.label}, {value}, {costs}."
+            value += judged_on(group.metric)
+        if row.confirmed is not None:
+            value += f" ({row.score:.3f} by confirm)"
+        costs = ranking.cost_words(row.metrics)
+        yield f"{' and '.join(words).capitalize()}: {row.family}, {row.label}, {value}, {costs}."
 
 
-def _near(block: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
-    """Lines whose score differs from the best by no more than one clip of val, where val chose that."""
-    lower = metrics.lower_is_better(block.metric)
-    if not clips or lower or not block.metric.startswith("val/") or best.won:
+def _near(group: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
+    """Rows whose score differs from the best by no more than one clip of val, where val chose that."""
+    lower = metrics.lower_is_better(group.metric)
+    if not clips or lower or not group.metric.startswith("val/") or best.won:
         return []
-    others = (line for line in block.ranked if line is not best)
-    return [line for line in others if abs((best.value or 0.0) - (line.value or 0.0)) <= 1 / clips]
+    others = (row for row in group.ranked if row is not best)
+    return [row for row in others if abs((best.value or 0.0) - (row.value or 0.0)) <= 1 / clips]
 
 
 def notes(
-    block: RowGroup,
+    group: RowGroup,
     measured: Baselines,
-    verdicts: Sequence[PairVerdict],
+    verdicts: Sequence[str],
     test_reads: Callable[[str], int],
 ) -> list[str]:
-    """What the figures of a block rest on and where they flatter, a sentence or two each.
+    """What the figures of a group rest on and where they flatter, a sentence or two each.
 
     Args:
-        block: The lines.
-        measured: Their baselines.
         verdicts: Of the best against others, on predictions that selected nothing.
         test_reads: How often the test split of that digest was read.
     """
     return [
-        *_selected(block, measured),
-        _test(block, test_reads),
-        *_separated(block, verdicts),
-        *_floor(block, measured),
-        *_costs(block),
-        *_left_out(block),
+        *_selected(group, measured),
+        _test(group, test_reads),
+        *_separated(group, verdicts),
+        *_floor(group, measured),
+        *_costs(group),
+        *_left_out(group),
         *measured.notes,
     ]
 
 
-def _selected(block: RowGroup, measured: Baselines) -> Iterator[str]:
-    if not block.ranked:
+def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
+    if not group.ranked:
         return
-    tries = len(block.ranked)
+    tries = len(group.ranked)
     yield (
         f"Figures on val were selected: the best of {tries:,} is partly the luckiest of {tries:,}, so expect "
         "less on new clips."
         if tries > 1
         else "Figures on val may have chosen the model or its epoch, so expect less on new clips."
     )
-    if measured.val_clips and block.metric.startswith("val/"):
+    if measured.val_clips and group.metric.startswith("val/"):
         yield (
             f"val has {measured.val_clips} clips: one of them right or wrong moves accuracy by "
             f"{100 / measured.val_clips:.1f} points."
         )
 
 
-def tags(block: RowGroup) -> Mapping[str, str]:
+def tags(group: RowGroup) -> Mapping[str, str]:
     """What a run of these clips says of them, from the first folder that is there."""
-    for line in block.lines:
-        if line.attempt is not None and (line.attempt.folder / "attempt.json").exists():
-            return line.attempt.identity().tags
-    return {}
+    return next((identity.tags for row in group.rows if (identity := row.identity())), {})
 
 
-def _test(block: RowGroup, test_reads: Callable[[str], int]) -> str:
-    digest = tags(block).get("vidclf.test_digest")
+def _test(group: RowGroup, test_reads: Callable[[str], int]) -> str:
+    digest = tags(group).get("vidclf.test_digest")
     reads = test_reads(digest) if digest else 0
     if not reads:
         return "The test split was not read."
     return f"The test split was read {'once' if reads == 1 else f'{reads} times'}."
 
 
-def _separated(block: RowGroup, verdicts: Sequence[PairVerdict]) -> Iterator[str]:
-    yield from (verdict.words for verdict in verdicts)
-    if verdicts or len(block.ranked) < 2:
+def _separated(group: RowGroup, verdicts: Sequence[str]) -> Iterator[str]:
+    yield from verdicts
+    if verdicts or len(group.ranked) < 2:
         return
-    if block.choice is not None and block.choice.won:
+    if group.choice is not None and group.choice.won:
         yield (
             "Whether the best is really better than the others was not tested: that takes predictions of two "
             "finalists in this store, for clips of three groups."
@@ -226,24 +219,24 @@ def _separated(block: RowGroup, verdicts: Sequence[PairVerdict]) -> Iterator[str
         )
 
 
-def _floor(block: RowGroup, measured: Baselines) -> Iterator[str]:
-    below = sum(not block.useful(line) for line in block.ranked)
+def _floor(group: RowGroup, measured: Baselines) -> Iterator[str]:
+    below = sum(not group.useful(row) for row in group.ranked)
     if below:
         are = "model is" if below == 1 else "models are"
         yield f"{below:,} {are} no better than always saying the most frequent class."
     if measured.published:
-        sources = "; ".join(dict.fromkeys(line.source for line in measured.published))
+        sources = "; ".join(dict.fromkeys(row.source for row in measured.published))
         yield f"Published figures are on splits of their source and are not ranked: {sources}."
 
 
-def _costs(block: RowGroup) -> Iterator[str]:
-    known = [line for line in block.ranked if LATENCY in line.metrics]
-    if block.ranked and len(known) < len(block.ranked):
+def _costs(group: RowGroup) -> Iterator[str]:
+    known = [row for row in group.ranked if LATENCY in row.metrics]
+    if group.ranked and len(known) < len(group.ranked):
         yield (
-            f"The latency of {len(block.ranked) - len(known)} of {len(block.ranked)} models is not known: "
+            f"The latency of {len(group.ranked) - len(known)} of {len(group.ranked)} models is not known: "
             "they can be on the Pareto front by score and size only."
         )
-    busy = [line for line in known if ranking.disturbed(line.metrics)]
+    busy = [row for row in known if ranking.disturbed(row.metrics)]
     if busy:
         whose = "One model's latency was"
         if len(busy) > 1:
@@ -257,12 +250,11 @@ def _costs(block: RowGroup) -> Iterator[str]:
         )
 
 
-def _left_out(block: RowGroup) -> Iterator[str]:
-    complete = [line for line in block.lines if line.state == "complete"]
-    infeasible = sum(not line.feasible for line in complete)
+def _left_out(group: RowGroup) -> Iterator[str]:
+    complete = [row for row in group.rows if row.state == "complete"]
+    infeasible = sum(not row.feasible for row in complete)
     ends = {
-        state: sum(line.state == state for line in block.lines)
-        for state in ("pruned", "failed", "interrupted")
+        state: sum(row.state == state for row in group.rows) for state in ("pruned", "failed", "interrupted")
     }
     ended = ", ".join(f"{count:,} {state}" for state, count in ends.items() if count)
     if infeasible:
@@ -274,10 +266,10 @@ def _left_out(block: RowGroup) -> Iterator[str]:
         yield f"{infeasible:,} {are} not ranked."
     if ended:
         yield f"Not ranked because not complete: {ended}."
-    if tags(block).get("split/grouped") == "false":
+    if tags(group).get("split/grouped") == "false":
         yield (
             "Clips name no groups, so each counts as one: if several show one scene or person, all figures "
             "and intervals are too good."
         )
-    if tags(block).get("split/leak") == "true":
+    if tags(group).get("split/leak") == "true":
         yield "Groups of clips stand in several splits, so all figures are too good."

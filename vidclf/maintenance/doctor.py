@@ -60,8 +60,6 @@ class Finding:
 
     Attributes:
         what: Name of its `Check`.
-        problem: What is wrong.
-        fixed: Whether it was mended.
         failure: Why it could not be, where that was tried.
     """
 
@@ -87,7 +85,7 @@ class DoctorReport:
     """What was found.
 
     Attributes:
-        findings: Every problem, in the order of `CHECKS`.
+        findings: In the order of `CHECKS`.
         notes: What was left out, and why.
     """
 
@@ -105,12 +103,7 @@ class DoctorReport:
 
 
 def examine(store: Store, *, fix: bool) -> DoctorReport:
-    """Looks for every kind of problem; changes nothing without ``fix``.
-
-    Args:
-        store: What to look at.
-        fix: Mend what can be mended.
-    """
+    """Looks for every kind of problem; mends what can be mended where ``fix``, else changes nothing."""
     examination = DoctorReport()
     blocked: set[Part] = set()
     skipped: list[str] = []
@@ -145,8 +138,6 @@ class DiskUsage:
     Attributes:
         part: ``databases``, ``attempts``, ``artifacts`` or ``caches``.
         name: Database, study (its series of folders), or cache.
-        where: Its path.
-        files: How many files.
         bytes: Their sizes; of attempts also, among these, of saved models and checkpoints.
         models: See ``bytes``.
         checkpoints: See ``bytes``.

@@ -23,10 +23,7 @@ class AliasChange:
     """One move of an alias.
 
     Attributes:
-        alias: Which.
-        version: Where it points since.
         before: Where it pointed, ``None`` where it was new.
-        action: What moved it.
         when_ms: Milliseconds since the epoch.
     """
 

@@ -30,12 +30,8 @@ class Evidence:
 
     Attributes:
         name: Registered model.
-        alias: The alias that its version gets.
         label: What the candidate is, in words.
         metrics: All final figures.
-        result: What the read of the test split found.
-        gates: What was judged.
-        untested: Whether the test split was too small to tell anything.
     """
 
     name: str
@@ -44,7 +40,11 @@ class Evidence:
     metrics: Mapping[str, float]
     result: TestResult
     gates: Sequence[Gate]
-    untested: bool
+
+    @property
+    def untested(self) -> bool:
+        """Whether the test split has too few groups to tell anything."""
+        return len(set(self.result.own.groups)) < intervals.FEWEST_GROUPS
 
     def tags(self) -> dict[str, str]:
         """As tags of the registered version."""
@@ -60,12 +60,7 @@ class Evidence:
 
 
 def model_card(attempt: Attempt, evidence: Evidence) -> str:
-    """The card as Markdown.
-
-    Args:
-        attempt: What is promoted; its model is there.
-        evidence: What is known of it.
-    """
+    """The card of an attempt that kept its model, as Markdown."""
     sections = [
         f"# {evidence.name}\n\n{evidence.label}, trained with vidclf.",
         _data(attempt, evidence),

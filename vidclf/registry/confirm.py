@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from vidclf import config
 from vidclf.data.clips import ClipSet
@@ -28,6 +27,7 @@ from vidclf.models import MODELS, load_model
 from vidclf.progress import Advance, silent
 from vidclf.registry.confirm_report import Confirmation, Finalist, write_report
 from vidclf.registry.download import fetch_trial
+from vidclf.registry.test_split import ScoredClips
 from vidclf.runs.experiment import ExperimentConfig, clip_store, dataset_record, divided, experiment_of
 from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
 from vidclf.runs.retrain import check_clips, train_model
@@ -46,7 +46,6 @@ class Fold:
     """One division of the clips.
 
     Attributes:
-        train: To train on.
         val: To choose the epoch by.
         scored: To judge by; in no other fold.
     """
@@ -62,7 +61,6 @@ class Plan:
 
     Attributes:
         rows: The finalists.
-        seeds: Fresh ones.
         folds: Of each finalist, by its number: bases may divide clips differently.
         optimistic: Whether the search has scored these clips before.
     """
@@ -175,7 +173,7 @@ def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Con
 
     Args:
         opened: The study.
-        planned: What to do.
+        planned: From `plan`.
         progress: Called after each fit.
     """
     judged = [_judge(opened, row, planned, progress) for row in planned.rows]
@@ -209,7 +207,7 @@ def _metric(opened: OpenStudy) -> str:
 def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -> Finalist:
     experiment, metric = experiment_of(opened.attempt(row.number)), _metric(opened)
     attempt = _own_attempt(opened, row, experiment)
-    folds, tables, evaluated = planned.folds[row.number], [], []
+    folds, tables = planned.folds[row.number], []
     manifest = manifest_of(experiment)
     for seed in planned.seeds:
         parts = []
@@ -219,18 +217,18 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
             progress()
         table = pd.concat(parts).sort_values("clip_path", kind="stable").reset_index(drop=True)
         tables.append(table.assign(repeat=seed))
-        evaluated.append(_evaluated(table, manifest.classes))
+    scored = [ScoredClips.of(table, manifest.classes) for table in tables]
+    evaluated = [metrics.evaluate(each.labels, each.probabilities, each.classes) for each in scored]
     names = set.intersection(*(set(each) for each in evaluated))
     figures = {
         f"confirm/{name}": float(np.mean([each[name] for each in evaluated])) for name in sorted(names)
     }
     scores = [each[metric] for each in evaluated]
-    labels, groups = _labels(tables[0], manifest.classes), list(tables[0]["group"])
-    guesses = np.stack([_indices(table["predicted"], manifest.classes) for table in tables])
+    guesses = np.stack([each.guesses for each in scored])
     compared = intervals.comparable(metric)
     reached = None
     if not planned.optimistic:
-        reached = intervals.interval(compared, labels, guesses, groups, CONFIDENCE)
+        reached = intervals.interval(compared, scored[0].labels, guesses, scored[0].groups, CONFIDENCE)
     if len(scores) > 1:
         figures[f"confirm/{metric}_std"] = float(np.std(scores, ddof=1))
     if reached is not None:
@@ -293,20 +291,6 @@ def _fitted(
     return read_predictions(path)
 
 
-def _evaluated(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    probabilities = table[[f"probability/{name}" for name in classes]].to_numpy(np.float64)
-    return metrics.evaluate(_labels(table, classes), probabilities, classes)
-
-
-def _labels(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
-    return _indices(table["label"], classes)
-
-
-def _indices(names: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.int64]:
-    places = {name: place for place, name in enumerate(classes)}
-    return np.array([places[name] for name in names], dtype=np.int64)
-
-
 def _paired(
     opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float
 ) -> PairedComparison | None:
@@ -317,14 +301,9 @@ def _paired(
     if not same or winner.guesses.shape != other.guesses.shape:
         return None
     classes = manifest_of(experiment_of(opened.attempt(winner.row.number))).classes
-    groups = list(first["group"])
+    judged = ScoredClips.of(first, classes)
     return intervals.paired(
-        intervals.comparable(metric),
-        _labels(first, classes),
-        winner.guesses,
-        other.guesses,
-        groups,
-        alpha,
+        intervals.comparable(metric), judged.labels, winner.guesses, other.guesses, judged.groups, alpha
     )
 
 

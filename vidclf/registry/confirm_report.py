@@ -53,7 +53,6 @@ class Confirmation:
     """What `confirm` found.
 
     Attributes:
-        study: Name of the study.
         metric: The objective's name without its split, as ``macro_f1``.
         compared: What the finalists are compared by: the objective, or macro F1 in its place.
         finalists: By mean, the winner first.

@@ -59,9 +59,6 @@ class Gate:
 
     Attributes:
         gate: What is asked, as ``test/macro_f1 at least``.
-        passed: Whether it is.
-        value: What was found.
-        limit: What was asked.
         detail: Why, in words.
     """
 
@@ -73,33 +70,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The challenger against the champion on the same test clips.
-
-    Attributes:
-        champion: As ``version 3``.
-        metric: What they are compared by, as ``test/macro_f1``.
-        paired: What the comparison found; ``None`` with too few groups.
-    """
-
-    champion: str
-    metric: str
-    paired: PairedComparison | None
-
-
-@dataclass(frozen=True)
 class Candidacy:
     """All that gates may look at.
 
     Attributes:
         rules: What the study and the command line ask for.
-        accepted: What the user takes on.
         manifest: Name of the data set.
         groups: Group of each test clip; empty without a test split.
         grouped: Whether the clips name groups; where they do not, each counts as one.
         metrics: The model's final figures; after the test split was read, with those on test.
         own: The model's predictions of the test clips, once they were read.
-        comparison: With the champion, where there is one and test was read.
+        champion: As ``version 3``; empty where there is none, and before test was read.
+        compared_by: The metric, as ``test/macro_f1``.
+        paired: Against the champion on the same test clips; ``None`` with too few groups.
     """
 
     rules: Gates
@@ -109,7 +92,9 @@ class Candidacy:
     grouped: bool = True
     metrics: Mapping[str, float] = field(default_factory=dict)
     own: ScoredClips | None = None
-    comparison: Comparison | None = None
+    champion: str = ""
+    compared_by: str = ""
+    paired: PairedComparison | None = None
 
 
 def test_split_gate(case: Candidacy) -> Iterator[Gate]:
@@ -180,16 +165,16 @@ def recall_gates(case: Candidacy) -> Iterator[Gate]:
 
 def champion_gate(case: Candidacy) -> Iterator[Gate]:
     """The challenger must be better than the champion on the same clips, or accepted as no worse."""
-    if case.comparison is None:
+    champion, accepted, compared = case.champion, case.accepted, case.paired
+    if not champion:
         return
-    champion, accepted, compared = case.comparison.champion, case.accepted, case.comparison.paired
     gate = f"better than {champion}"
     if compared is None:
         yield Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
         return
     spread = f"[{compared.low:+.4f}, {compared.high:+.4f}] at {1 - compared.alpha:.2%}"
     found = (
-        f"{case.comparison.metric} {compared.difference:+.4f}, {spread}, p = {compared.p:.2g}, "
+        f"{case.compared_by} {compared.difference:+.4f}, {spread}, p = {compared.p:.2g}, "
         f"{compared.groups} groups"
     )
     undecided = compared.verdict == "cannot tell"
@@ -205,13 +190,13 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
         yield Gate(gate, False, compared.difference, 0.0, f"{found}: {words}")
 
 
-Check = Callable[[Candidacy], Iterator[Gate]]
-BEFORE_TEST: tuple[Check, ...] = (test_split_gate, group_gate, cost_gates)
+GateCheck = Callable[[Candidacy], Iterator[Gate]]
+BEFORE_TEST: tuple[GateCheck, ...] = (test_split_gate, group_gate, cost_gates)
 """Checked first: a model that is too slow or too large costs no read of the test split."""
-ON_TEST: tuple[Check, ...] = (score_gates, recall_gates, champion_gate)
+ON_TEST: tuple[GateCheck, ...] = (score_gates, recall_gates, champion_gate)
 """Checked on what the read of the test split found."""
 
 
-def check(checks: Sequence[Check], case: Candidacy) -> list[Gate]:
+def check(checks: Sequence[GateCheck], case: Candidacy) -> list[Gate]:
     """The results of all checks, in their order."""
     return [gate for each in checks for gate in each(case)]

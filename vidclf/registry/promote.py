@@ -17,7 +17,7 @@ from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
 from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.download import fetch_run, fetch_study_file, fetch_trial
-from vidclf.registry.gates import Acceptance, Candidacy, Comparison, Gate
+from vidclf.registry.gates import Acceptance, Candidacy, Gate
 from vidclf.registry.resolve import version_folder
 from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test
 from vidclf.runs.folder import Attempt
@@ -35,9 +35,7 @@ class Candidate:
     """A complete attempt; its model may have been dropped.
 
     Attributes:
-        attempt: Its folder.
         label: What it is, in words.
-        metrics: Its final metrics.
         repeats: How often its study ran each configuration.
         metric: What models are compared by, as ``macro_f1``.
         gates: Those of its study.
@@ -123,14 +121,7 @@ _CARD = "model_card.md"
 
 @dataclass(frozen=True)
 class PromoteRequest:
-    """What is asked of a promotion.
-
-    Attributes:
-        name: Registered model.
-        alias: The alias that the version gets.
-        gates: What the model must reach.
-        accepted: What the user takes on.
-    """
+    """What is asked of a promotion: a version of the registered model ``name`` that gets ``alias``."""
 
     name: str
     alias: str = aliases.CHAMPION
@@ -143,19 +134,12 @@ class Promotion:
     """A registered version and the alias that now points to it.
 
     Attributes:
-        name: Registered model.
-        version: Its version.
-        alias: The alias that was set.
-        run_id: MLflow run of the model.
         created: False where the alias pointed to this model before, so that nothing was judged.
-        gates: What was judged.
         metrics: The attempt's final figures, those on test among them.
         reads: How often its test split has been read, this time included.
     """
 
-    name: str
     version: int
-    alias: str
     run_id: str
     created: bool
     gates: Sequence[Gate]
@@ -176,7 +160,7 @@ def promote(
     over all reads of that split.
 
     Raises:
-        GateRefused: It fails a gate, or cannot be compared with the champion.
+        GateRefusedError: It fails a gate, or cannot be compared with the champion.
         InputError: The attempt kept no model, MLflow does not take the name, or its database is lost.
     """
     if not mlflow_exists(store):
@@ -192,7 +176,7 @@ def promote(
     if champion is not None and champion.attempt == attempt.identity().id:
         run_id = str(deliverer.receipt(attempt).run_id)
         metrics, reads = _figures(attempt), len(Ledger(store).reads(TestSplit.of(attempt).digest))
-        return Promotion(request.name, champion.version, request.alias, run_id, False, (), metrics, reads)
+        return Promotion(champion.version, run_id, False, (), metrics, reads)
     case = _candidacy(attempt, request)
     first = gates.check(gates.BEFORE_TEST, case)
     if not all(gate.passed for gate in first):
@@ -202,12 +186,7 @@ def promote(
     except NotComparableError as why:
         gate = f"comparison with version {champion.version}" if champion else "a test split of its own"
         raise GateRefusedError([*first, Gate(gate, False, None, None, str(why))]) from None
-    case = replace(
-        case,
-        metrics={**case.metrics, **result.read.metrics},
-        own=result.own,
-        comparison=_comparison(candidate.metric, champion, result),
-    )
+    case = _after_test(case, candidate.metric, champion, result)
     judged = [*first, *gates.check(gates.ON_TEST, case)]
     if not all(gate.passed for gate in judged):
         deliverer.deliver(attempt)
@@ -248,13 +227,15 @@ def _candidacy(attempt: Attempt, request: PromoteRequest) -> Candidacy:
     )
 
 
-def _comparison(metric: str, champion: Champion | None, result: TestResult) -> Comparison | None:
-    if champion is None or result.champion is None:
-        return None
-    own, metric = result.own, intervals.comparable(metric)
-    alpha = intervals.spent_alpha(result.read.number, _ALPHA)
-    paired = intervals.paired(metric, own.labels, own.guesses, result.champion.guesses, own.groups, alpha)
-    return Comparison(f"version {champion.version}", f"test/{metric}", paired)
+def _after_test(case: Candidacy, metric: str, champion: Champion | None, result: TestResult) -> Candidacy:
+    """What is known after the test split was read."""
+    own, theirs = result.own, result.champion
+    case = replace(case, metrics={**case.metrics, **result.read.metrics}, own=own)
+    if champion is None or theirs is None:
+        return case
+    metric, alpha = intervals.comparable(metric), intervals.spent_alpha(result.read.number, _ALPHA)
+    paired = intervals.paired(metric, own.labels, own.guesses, theirs.guesses, own.groups, alpha)
+    return replace(case, champion=f"version {champion.version}", compared_by=f"test/{metric}", paired=paired)
 
 
 def _register(
@@ -273,14 +254,13 @@ def _register(
         metrics=metrics,
         result=result,
         gates=judged,
-        untested=not intervals_known(result),
     )
     card = model_card(attempt, evidence)
     (attempt.artifacts / _CARD).write_text(card, encoding="utf-8")
     tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
     version = register(deliverer, attempt, request, tags=tags, description=card)
     run_id = str(deliverer.receipt(attempt).run_id)
-    return Promotion(request.name, version, request.alias, run_id, True, judged, metrics, result.reads)
+    return Promotion(version, run_id, True, judged, metrics, result.reads)
 
 
 def register(
@@ -303,7 +283,8 @@ def register(
     run_id = str(deliverer.receipt(attempt).run_id)
     client, name = deliverer.client, request.name
     try:
-        version = _own_version(client, name, run_id) or _create(client, attempt, name, model_id, run_id)
+        own = next((version for version in _versions(client, name) if version.run_id == run_id), None)
+        version = own or _create(client, attempt, name, model_id, run_id)
         number = int(version.version)
         for key, value in tags.items():
             client.set_model_version_tag(name, str(number), key, value)
@@ -312,15 +293,6 @@ def register(
     except MlflowException as error:
         raise _not_taken(request, error) from None
     return number
-
-
-def intervals_known(result: TestResult) -> bool:
-    """Whether the test split has enough groups to tell anything."""
-    return len(set(result.own.groups)) >= intervals.FEWEST_GROUPS
-
-
-def _own_version(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
-    return next((version for version in _versions(client, name) if version.run_id == run_id), None)
 
 
 def _versions(client: MlflowClient, name: str) -> Sequence[ModelVersion]:

@@ -18,7 +18,7 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from vidclf.exceptions import ItemError
+from vidclf.exceptions import ClipError, ItemError
 
 
 class VideoClassifier(PythonModel):
@@ -39,15 +39,12 @@ class VideoClassifier(PythonModel):
         return [self._predict(item) for item in model_input]
 
     def _predict(self, item: str) -> dict[str, Any]:
-        from vidclf.exceptions import ClipError  # noqa: PLC0415
-
         try:
             with _video(item, int(self._limits.file_mb * 2**20)) as path:
                 frames = self._decoder.decode(path)
-        except ItemError as error:
-            return {"label": None, "probabilities": {}, "error": str(error)}
-        except ClipError as error:
-            return {"label": None, "probabilities": {}, "error": f"{error.verdict}: {error.reason}"}
+        except (ItemError, ClipError) as error:
+            reason = f"{error.verdict}: {error.reason}" if isinstance(error, ClipError) else str(error)
+            return {"label": None, "probabilities": {}, "error": reason}
         row = self._model.predict_frames(path, frames)[0]
         probabilities = {
             name: float(share) for name, share in zip(self._model.card.classes, row, strict=True)

@@ -26,12 +26,7 @@ from vidclf.tracking.ledger import Ledger, TestRead
 
 @dataclass(frozen=True)
 class TestSplit:
-    """The test split that an attempt's data set has.
-
-    Attributes:
-        manifest: The data set.
-        name: Its folder's name.
-    """
+    """The test split that an attempt's data set has; ``name`` is that of its folder."""
 
     __test__ = False  # no test case, whatever pytest thinks of its name
 
@@ -58,15 +53,11 @@ class TestSplit:
         """Its clips, in the order of the manifest."""
         return [entry for entry in self.manifest.entries if entry.split == "test"]
 
-    def clips(self, store: ClipStore) -> ClipSet:
-        """Its clips with their pictures, in the same order."""
-        return ClipSet.of_entries(self.entries, self.manifest.classes, store)
-
     def check(self, model: Path) -> None:
         """Refuses a model whose figures on this split would mean nothing.
 
         Raises:
-            Incomparable: It knows other classes, or was trained on one of the clips.
+            NotComparableError: It knows other classes, or was trained on one of the clips.
         """
         card = read_card(model)
         if card.classes != self.manifest.classes:
@@ -82,15 +73,10 @@ class TestSplit:
             )
 
     def predictions(self, model: Path, progress: Progress = silent) -> pd.DataFrame:
-        """A saved model's `vidclf.evaluation.predictions.predictions_table` of every test clip.
-
-        Args:
-            model: Its folder.
-            progress: Called with (clips done, clips in all) while clips are decoded.
-        """
+        """A `predictions_table` of every test clip, by the saved model in a folder."""
         saved = load_model(model)
         store = ClipStore(saved.card.grid, saved.card.store_side)
-        clips = self.clips(store)
+        clips = ClipSet.of_entries(self.entries, self.manifest.classes, store)
         store.build(clips.paths, counted(progress, len(clips)))
         return predictions_table(
             clips.paths, clips.labels, saved.probabilities(clips), clips.classes, clips.groups
@@ -102,11 +88,9 @@ class ScoredClips:
     """Predictions of known clips as arrays.
 
     Attributes:
-        labels: True classes, shape (clips,).
-        guesses: Predicted classes, shape (clips,).
+        labels: Indices of the true classes, shape (clips,).
+        guesses: Indices of the predicted classes, shape (clips,).
         probabilities: Shape (clips, classes).
-        groups: Of each clip.
-        classes: Of the columns.
     """
 
     labels: NDArray[np.int64]
@@ -140,13 +124,7 @@ class ScoredClips:
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that a challenger is compared with.
-
-    Attributes:
-        version: Its version in the registry.
-        attempt: Id of its attempt.
-        model: Folder of its saved model.
-    """
+    """The model that a challenger is compared with: version, attempt id, folder of the saved model."""
 
     version: int
     attempt: str
@@ -158,8 +136,6 @@ class TestResult:
     """What a read of the test split found.
 
     Attributes:
-        read: Its entry in the ledger.
-        own: The model's predictions.
         champion: The champion's on the same clips, where there is one.
         reads: How often the split has been read by now.
     """
@@ -190,7 +166,7 @@ def read_test(
         progress: Called with (clips done, clips in all) while clips are decoded.
 
     Raises:
-        Incomparable: One of the models cannot be judged on these clips; nothing was read then.
+        NotComparableError: One of the models cannot be judged on these clips; nothing was read then.
     """
     split = TestSplit.of(attempt)
     for model in (attempt.model, *((champion.model,) if champion else ())):

@@ -1,10 +1,12 @@
 """Checks for differences between MLflow and the attempt folders."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import TypeVar
 
 from mlflow.entities import LifecycleStage, LoggedModelStatus, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf.runs.folder import Attempt, Outcome, now_ms
@@ -25,6 +27,7 @@ from vidclf.tracking.delivery_state import STATUS, PendingDelivery
 
 MlflowError = MlflowException
 """What MLflow's refusals and absence raise."""
+T = TypeVar("T")
 _OURS = f"tags.`{ATTEMPT_TAG}` LIKE '%'"
 
 
@@ -49,14 +52,16 @@ def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:
     ]
     if not candidates:
         return
-    runs, gone = ({}, set()) if lost else (runs_by_attempt(store), _deleted_experiments(store))
+    runs = runs_by_attempt(store)
+    deleted = [] if lost else Deliverer(store).client.search_experiments(ViewType.DELETED_ONLY)
+    gone = {experiment.name for experiment in deleted}
     # Studies first: a trial's run names its study's, and must not be given that of a lost MLflow.
     for attempt in sorted(candidates, key=lambda attempt: attempt.identity().parent is not None):
         identity, receipt = attempt.identity(), Deliverer(store).receipt(attempt)
         run = runs.get(identity.id)
-        deleted = run is not None and run.info.lifecycle_stage != LifecycleStage.ACTIVE
+        hidden = run is not None and run.info.lifecycle_stage != LifecycleStage.ACTIVE
         purged = run is None and receipt.run_id is not None and not lost
-        if not deleted and not purged and identity.experiment not in gone:
+        if not hidden and not purged and identity.experiment not in gone:
             missing = "a part of it" if run else "it"
             yield Problem(
                 str(attempt.folder),
@@ -81,23 +86,17 @@ def half_sent_models(store: Store, note: Note) -> Iterator[Problem]:
     """Kept models whose upload was cut short."""
     if not mlflow_exists(store):
         return
-    client = Deliverer(store).client
-    attempts = {
-        Deliverer(store).receipt(attempt).run_id: attempt for attempt, _, _ in readable_attempts(store)
-    }
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    token: str | None = None
-    while experiments:
-        page = client.search_logged_models(experiments, page_token=token)
-        for model in page:
-            attempt = attempts.get(str(model.source_run_id))
-            stale = now_ms() - model.creation_timestamp > STALE_MS
-            if model.status == LoggedModelStatus.PENDING and stale and attempt and attempt.model.is_dir():
-                detail = "the upload of its model to MLflow was cut short"
-                yield Problem(str(attempt.folder), detail, partial(_deliver_model, store, attempt))
-        token = page.token
-        if not token:
-            return
+    deliverer = Deliverer(store)
+    attempts = {deliverer.receipt(attempt).run_id: attempt for attempt, _, _ in readable_attempts(store)}
+    experiments = [found.experiment_id for found in deliverer.client.search_experiments()]
+    if not experiments:
+        return
+    for model in _all_pages(partial(deliverer.client.search_logged_models, experiments)):
+        attempt = attempts.get(str(model.source_run_id))
+        stale = now_ms() - model.creation_timestamp > STALE_MS
+        if model.status == LoggedModelStatus.PENDING and stale and attempt and attempt.model.is_dir():
+            detail = "the upload of its model to MLflow was cut short"
+            yield Problem(str(attempt.folder), detail, partial(_deliver_model, store, attempt))
 
 
 def _deliver_model(store: Store, attempt: Attempt) -> None:
@@ -172,18 +171,17 @@ def _search(store: Store, condition: str, view: int) -> Iterator[Run]:
         return
     client = Deliverer(store).client
     experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(experiments, condition, view, 1000, page_token=token)
+    if experiments:
+        yield from _all_pages(partial(client.search_runs, experiments, condition, view, 1000))
+
+
+def _all_pages(search: Callable[..., PagedList[T]]) -> Iterator[T]:
+    """The results of a search that takes a ``page_token``."""
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
         yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _deleted_experiments(store: Store) -> set[str]:
-    found = Deliverer(store).client.search_experiments(ViewType.DELETED_ONLY) if mlflow_exists(store) else []
-    return {experiment.name for experiment in found}
 
 
 def _has_news(store: Store, attempt: Attempt) -> bool:

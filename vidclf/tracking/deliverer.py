@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -255,7 +254,7 @@ class Deliverer:
     def _send_params(self, attempt: Attempt, identity: Identity, run: Run) -> None:
         params = identity.params or config.flatten(config.read_toml(attempt.config))
         missing = [
-            Param(key, _text(value)[:PARAM_CUT])
+            Param(key, (value if isinstance(value, str) else json.dumps(value, default=str))[:PARAM_CUT])
             for key, value in params.items()
             if key not in run.data.params
         ]
@@ -325,10 +324,6 @@ def _note(path: Path) -> str:
     rest = f"\n\n*The rest is in the artifact {NOTE_FILE}.*"
     shown = text[: NOTE_CUT - len(rest) - len("\n```")].rpartition("\n")[0]
     return shown + ("\n```" if shown.count("```") % 2 else "") + rest
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _dataset_input(dataset: Mapping[str, str]) -> DatasetInput:

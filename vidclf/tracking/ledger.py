@@ -39,7 +39,7 @@ class TestRead:
         split: Digest of the test split.
         model: Attempt that was read for.
         champion: Attempt that it was compared with, empty where there was none.
-        when_ms: When, in milliseconds since the epoch.
+        when_ms: Milliseconds since the epoch.
         metrics: What was found; empty where the read was cut short.
     """
 
@@ -106,13 +106,7 @@ class Ledger:
     def finish(
         self, read: TestRead, metrics: Mapping[str, float], predictions: Mapping[str, "pd.DataFrame"]
     ) -> TestRead:
-        """Adds what was found.
-
-        Args:
-            read: An open read.
-            metrics: Figures of the read.
-            predictions: Table of predictions by the name of the model.
-        """
+        """Adds what was found: metrics, and tables of predictions by the name of the model."""
         client = self._deliverer.client
         for name, table in predictions.items():
             client.log_text(read.run_id, table.to_csv(index=False), f"{name}.csv")

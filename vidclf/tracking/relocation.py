@@ -1,6 +1,5 @@
 """Repairs the absolute artifact paths in MLflow's database after a store was moved."""
 
-import json
 import sqlite3
 import time
 import urllib.parse
@@ -9,9 +8,11 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store, locked
 from vidclf.runs.store_checks import Note, Problem, filled, read_only
 from vidclf.tracking.deliverer import artifact_folder
+from vidclf.tracking.delivery_state import DeliveryState
 
 _PATHS = (
     ("experiments", "artifact_location"),
@@ -85,16 +86,8 @@ def _follow(store: Store, database: Path, old: Path) -> None:
                     )
     # Else every attempt would be delivered once more: a receipt names the database that it is about.
     for path in store.attempts.glob("*/*/delivery.json"):
-        _follow_receipt(path, f"sqlite:///{old / 'mlflow.db'}", store.mlflow_uri)
-
-
-def _follow_receipt(path: Path, before: str, after: str) -> None:
-    try:
-        receipt = json.loads(path.read_text(encoding="utf-8"))
-        if receipt["uri"] != before:
-            return
-    except (ValueError, KeyError, TypeError):
-        return  # unreadable: it is not believed anyway
-    changed = path.with_suffix(".partial")
-    changed.write_text(json.dumps({**receipt, "uri": after}, indent=1) + "\n", encoding="utf-8")
-    changed.replace(path)
+        attempt = Attempt(path.parent)
+        receipt = DeliveryState.load(attempt, f"sqlite:///{old / 'mlflow.db'}")
+        if receipt.run_id is not None:
+            receipt.uri = store.mlflow_uri
+            receipt.save(attempt)

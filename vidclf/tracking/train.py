@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vidclf import config
@@ -40,8 +40,6 @@ class TrainResult:
     """A finished run.
 
     Attributes:
-        attempt: Its folder.
-        outcome: How it ended.
         run_id: Its MLflow run, ``None`` where it was not delivered yet.
         reused: Whether it is an earlier run of the same config and data.
     """
@@ -78,19 +76,22 @@ def train(
     manifest, warnings = prepare(experiment, progress)
     for warning in warnings:
         logger.warning(warning)
-    tags = {**provenance(experiment, manifest), _FINGERPRINT: _fingerprint(experiment, manifest)}
-    earlier = None if again else _earlier(store, tags[_FINGERPRINT])
+    fingerprint = config.digest([portable(experiment.resolved()), manifest.digest()])
+    tags = {**provenance(experiment, manifest), _FINGERPRINT: fingerprint}
+    earlier = None if again else _earlier(store, fingerprint)
     if earlier:
         return earlier
     prepare_mlflow(store)
-    dead = _settle_dead(store, tags[_FINGERPRINT])
+    dead = _settle_dead(store, fingerprint)
     attempt = _open_attempt(store, name, experiment, manifest, tags)
     deliverer = DelivererThread(store)
     for each in (*dead, attempt):
         deliverer.register(each)
     try:
         with attempt.running():
-            if not again and _go_on(attempt, dead):
+            unfinished = next((left for left in dead if left.checkpoint.is_dir()), None)
+            if not again and unfinished:
+                attempt.take_checkpoint(unfinished)
                 logger.info("going on from the last epoch of the same run, which was cut short")
             outcome = run_experiment(experiment, attempt, report)
         if outcome.status == "complete":
@@ -105,16 +106,11 @@ def train(
     if deliverer.undelivered:
         logger.info("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
-        _deliver_model(store, attempt)
+        try:
+            deliver_model(Deliverer(store), attempt)
+        except InputError as error:  # the run's folder still has it
+            logger.warning(error)
     return TrainResult(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
-
-
-def _deliver_model(store: Store, attempt: Attempt) -> None:
-    """Gives MLflow the model; where that does not take it, the run's folder still has it."""
-    try:
-        deliver_model(Deliverer(store), attempt)
-    except InputError as error:
-        logger.warning(error)
 
 
 def _open_attempt(
@@ -134,15 +130,6 @@ def _open_attempt(
         )
     )
     return attempt
-
-
-def _go_on(attempt: Attempt, dead: Sequence[Attempt]) -> bool:
-    """Takes over the state of the newest that came as far as an epoch."""
-    for left in dead:
-        if left.checkpoint.is_dir():
-            attempt.take_checkpoint(left)
-            return True
-    return False
 
 
 def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
@@ -167,10 +154,6 @@ def _runs(store: Store, fingerprint: str) -> Iterator[Attempt]:
     for attempt in sorted(folders, key=lambda attempt: -attempt.identity().started_ms):
         if attempt.identity().tags.get(_FINGERPRINT) == fingerprint:
             yield attempt
-
-
-def _fingerprint(experiment: ExperimentConfig, manifest: Manifest) -> str:
-    return config.digest([portable(experiment.resolved()), manifest.digest()])
 
 
 def _earlier(store: Store, fingerprint: str) -> TrainResult | None:

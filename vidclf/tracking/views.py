@@ -116,7 +116,7 @@ def save_study_view(
     Args:
         deliverer: Its client is used.
         experiment: MLflow experiment of the study.
-        study: The study's name.
+        study: Its name.
         parent_run_id: Run of the study itself.
         objectives: Metrics that are searched for; trials are ranked by the first.
         direction: Which end of the first is the best.
@@ -216,13 +216,7 @@ def _newest(deliverer: Deliverer, condition: str) -> Run | None:
 
 
 def mark_standings(deliverer: Deliverer, parent_run_id: str, standings: Mapping[str, str]) -> None:
-    """Marks trials in the table, and takes the marks of an earlier session away.
-
-    Args:
-        deliverer: Its client is used.
-        parent_run_id: Run of the study.
-        standings: By run id, as ``best``.
-    """
+    """Marks trials in the table, as ``best`` by run id, and takes the marks of an earlier session away."""
     client = deliverer.client
     experiment = client.get_run(parent_run_id).info.experiment_id
     condition = f"tags.`{PARENT_TAG}` = '{parent_run_id}' AND tags.`{STANDING_TAG}` LIKE '%'"
