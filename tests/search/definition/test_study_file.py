@@ -50,6 +50,15 @@ def test_a_resume_finds_the_study_it_left(folder: Path, store: Store) -> None:
     assert study.study_names(store) == ["s"]
 
 
+def test_a_study_file_with_its_defaults_written_out_is_the_same_study(folder: Path, store: Store) -> None:
+    """A session stores its study file so."""
+    file = load_study(write(folder), {}, store).file
+    config.write_toml(config.dump(file), folder / "study.toml")
+    tree = config.read_toml(folder / "study.toml")
+    assert tree["objective"]["repeat_by"] == "seed"
+    assert config.validate(StudyFile, tree, "study.toml") == file
+
+
 def test_settings_of_an_open_study_are_checked_once(folder: Path, store: Store) -> None:
     """Each row of a table asks for them, and a study has thousands."""
     more = '[[constraint]]\nmetric = "size/file_mb"\nmax = 3'

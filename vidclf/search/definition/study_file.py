@@ -80,7 +80,7 @@ class StudyFile(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         first, *others = self.objectives
-        if first.repeats == 1 and "repeat_by" in first.model_fields_set:
+        if first.repeats == 1 and first.repeat_by != "seed":
             raise ValueError("objective.repeat_by has no effect without objective.repeats of 2 or more")
         if others:
             self._check_several()
