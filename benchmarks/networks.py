@@ -15,14 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidclf.models.networks import NETWORKS, UNTRAINED, Preprocessing
 from vidclf.models.training import bf16_is_native
-from vidclf.models.video_network import VideoNetwork, build_network
+from vidclf.models.video_network import VideoNetwork
 
 FRAMES, CLASSES, ROUNDS = 16, 10, 5
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(name: str) -> VideoNetwork:
-    return build_network(name, weights="none", classes=CLASSES, dropout=0.0, frozen_stages=0).eval()
+    return VideoNetwork(name, weights="none", classes=CLASSES, dropout=0.0, frozen_stages=0).eval()
 
 
 def own_size(name: str) -> int:

@@ -302,7 +302,7 @@ def test_resolved_and_shape() -> None:
 
 
 def test_an_svm_is_linear_standardised_and_balanced_unless_told_otherwise() -> None:
-    scaler, svc = (step for _, step in classical.build_svm(experiment(), CLASSES)._estimator.steps)
+    scaler, svc = (step for _, step in classical.build_svm(experiment(), CLASSES).estimator.steps)
     assert type(scaler).__name__ == "StandardScaler"
     assert (svc.kernel, svc.C, svc.class_weight) == ("linear", 1.0, "balanced")
 

@@ -132,7 +132,7 @@ def test_blocks_stand_in_the_order_of_the_names_and_know_their_lengths() -> None
     assert tuple(blocks) == names
     np.testing.assert_array_equal(blocks["deep"], matrix(shown))
     np.testing.assert_array_equal(blocks["color"], feature_matrix(shown, ["color"], experiment().framing))
-    scaler = classifier._estimator.steps[0][1]
+    scaler = classifier.estimator.steps[0][1]
     assert scaler.lengths == [block.shape[1] for block in blocks.values()]
     np.testing.assert_array_equal(
         classifier._matrix(shown, names), np.concatenate(list(blocks.values()), axis=1)

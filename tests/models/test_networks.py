@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, preprocessing
-from vidclf.models.video_network import Pooling, VideoNetwork, build_network
+from vidclf.models.video_network import Pooling, VideoNetwork
 from vidclf.models.weights import load_backbone
 
 TINY = ["tiny2d", "tiny3d"]
@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 def make(network: str, frozen_stages: int = 0, **options: Any) -> VideoNetwork:
     torch.manual_seed(0)
     options = {"weights": "none", "classes": 3, "dropout": 0.5} | options
-    return build_network(network, frozen_stages=frozen_stages, **options)
+    return VideoNetwork(network, frozen_stages=frozen_stages, **options)
 
 
 def clips(network: str, batch: int = 2, frames: int | None = None, size: int | None = None) -> Tensor:
@@ -126,25 +126,13 @@ def test_stages_hold_all_of_the_network_but_its_head(network: str) -> None:
 
 
 def headless(network: str) -> tuple[nn.Module, VideoNetwork]:
-    """torchvision's network in evaluation mode, and ours of its very modules."""
-    torch.manual_seed(7)
+    """torchvision's network in evaluation mode, and ours of the same weights."""
     spec = NETWORKS[network]
+    torch.manual_seed(7)
     original = spec.build().eval()
-    stages = {
-        name: nn.Sequential(*[original.get_submodule(path) for path in paths])
-        for name, paths in spec.stages.items()
-    }
-    ours = VideoNetwork(
-        stages,
-        dims=spec.dims,
-        width=spec.width,
-        classes=3,
-        dropout=0.0,
-        frozen_stages=len(stages),
-        frozen_norm="eval",
-        pooling="avg",
-    )
-    return original, ours.eval()
+    torch.manual_seed(7)
+    options = {"weights": "none", "classes": 3, "dropout": 0.0}
+    return original, VideoNetwork(network, frozen_stages=len(spec.stages), **options).eval()
 
 
 # s3d's own pooling is the mean at 16 frames of 224 pixels only.

@@ -20,7 +20,7 @@ from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
 from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
-from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.classifier import NeuralClassifier, load
 from vidclf.models.forward import Forward
 from vidclf.models.training import BestSoFar, TrainConfig
 from vidclf.models.video_network import multiply_accumulates
@@ -70,11 +70,7 @@ def experiment(network: str = "tiny2d", **keys: Any) -> neural.NeuralExperiment:
 
 
 def build(network: str = "tiny2d", **keys: Any) -> NeuralClassifier:
-    made = experiment(network, **keys)
-    if isinstance(made, neural.Volume3dExperiment):
-        return neural.build_volume3d(made, CLASSES)
-    assert isinstance(made, neural.Frames2dExperiment)
-    return neural.build_frames2d(made, CLASSES)
+    return neural.build(experiment(network, **keys), CLASSES)
 
 
 class Record:
@@ -186,7 +182,7 @@ def test_save_and_load_give_equal_probabilities(network: str, tmp_path: Path) ->
     assert np.allclose(expected.sum(axis=1), 1, atol=1e-12)
     model.save(tmp_path)
     before = torch.get_rng_state()
-    loaded = neural.load(tmp_path)
+    loaded = load(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(loaded.predict_proba(clips), expected)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
@@ -492,7 +488,7 @@ def test_normalize_decides_the_statistics() -> None:
     assert build("tiny3d").mean == imagenet
     assert build("tiny3d", **{"data.normalize": "kinetics"}).mean == kinetics
     made = experiment("tiny3d", **{"model.network": "r3d_18", "model.weights": "pretrained"})
-    assert neural.build_volume3d(made, CLASSES).mean == kinetics  # type: ignore[arg-type]
+    assert neural.build(made, CLASSES).mean == kinetics
 
 
 def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from vidclf.models.checkpoint import FitState
 from vidclf.models.networks import NETWORKS
 from vidclf.models.saved import CARD
 from vidclf.models.training import BestSoFar
-from vidclf.models.video_network import build_network
+from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 from vidclf.runs.store import Store
 from vidclf.search.definition.study_file import load_study
@@ -254,7 +254,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("attack", [_pickled, _torch_pickled, lambda path: path.write_bytes(b"\x80\x04")])
 def test_a_malicious_checkpoint_is_as_good_as_none(tmp_path: Path, attack: Callable[[Path], None]) -> None:
-    net = build_network("tiny2d", weights="none", classes=2, dropout=0, frozen_stages=0)
+    net = VideoNetwork("tiny2d", weights="none", classes=2, dropout=0, frozen_stages=0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     progress = FitState(net, optimizer, BestSoFar("val/loss"), BestSoFar("val/loss"))
     attack(tmp_path / "epoch.pt")

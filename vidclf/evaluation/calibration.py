@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
 from vidclf.evaluation import metrics
-
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float64]
+from vidclf.evaluation.metrics import Labels, Values
 
 BOUNDS = (0.05, 20.0)
 """Lowest and highest temperature."""
@@ -41,19 +38,19 @@ class Calibration:
     """
 
     temperature: float
-    crossed: Probabilities | None
+    crossed: Values | None
     effect: dict[str, float]
 
 
-def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
+def apply_temperature(probabilities: Values, temperature: float) -> Values:
     """The probabilities with their logits divided by ``temperature``: above 1 less sure, below 1 surer."""
     if temperature == 1.0:
         return probabilities
-    scaled: Probabilities = softmax(_logits(probabilities) / temperature, axis=1)
+    scaled: Values = softmax(_logits(probabilities) / temperature, axis=1)
     return scaled
 
 
-def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
+def fit_temperature(labels: Labels, probabilities: Values) -> float:
     """The temperature of the lowest log loss.
 
     A target is not 1 but (clips + 1) / (clips + 2), the rest spread over the other classes (Platt 1999,
@@ -77,7 +74,7 @@ def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
     return float(np.exp(found.x))
 
 
-def calibrate(labels: Labels, probabilities: Probabilities, groups: Sequence[str]) -> Calibration:
+def calibrate(labels: Labels, probabilities: Values, groups: Sequence[str]) -> Calibration:
     """Fits a temperature, and keeps it only if it helps clips of groups it was not fitted on.
 
     Args:
@@ -104,7 +101,7 @@ def calibrate(labels: Labels, probabilities: Probabilities, groups: Sequence[str
     return Calibration(temperature, crossed, effect)
 
 
-def _logits(probabilities: Probabilities) -> Probabilities:
+def _logits(probabilities: Values) -> Values:
     """Up to a constant of each row."""
-    logits: Probabilities = np.log(np.maximum(probabilities, _SMALLEST))
+    logits: Values = np.log(np.maximum(probabilities, _SMALLEST))
     return logits

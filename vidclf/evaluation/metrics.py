@@ -157,14 +157,6 @@ def _roc_auc(of: Predictions) -> float | None:
     return float(areas.mean())
 
 
-def _loss(of: Predictions) -> float:
-    return cross_entropy(of.labels, of.probabilities)
-
-
-def _calibration_error(of: Predictions) -> float:
-    return expected_calibration_error(of.labels, of.probabilities)
-
-
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_accuracy, curve=True, ratio=Ratio("micro", _recall)),
     "balanced_accuracy": Metric(partial(_macro, "recall"), curve=True, ratio=Ratio("macro", _recall)),
@@ -177,8 +169,8 @@ METRICS: dict[str, Metric] = {
     "top3_accuracy": Metric(partial(_top, 3)),
     "top5_accuracy": Metric(partial(_top, 5)),
     "roc_auc": Metric(_roc_auc),
-    "loss": Metric(_loss, "minimize", curve=True),
-    "ece": Metric(_calibration_error, "minimize"),
+    "loss": Metric(lambda of: cross_entropy(of.labels, of.probabilities), "minimize", curve=True),
+    "ece": Metric(lambda of: expected_calibration_error(of.labels, of.probabilities), "minimize"),
 }
 """Every metric of a split by name, beside ``recall/<class>``.
 

@@ -4,7 +4,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Bench:
     metrics: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        return {"clip": self.clip, "conditions": dict(self.conditions), "metrics": dict(self.metrics)}
+        return asdict(self)
 
 
 def bench(model: Path, clip: str | Path | None, batch: int) -> Bench:

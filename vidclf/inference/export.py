@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vidclf.exceptions import InputError
 from vidclf.models import load_model
-from vidclf.models.graph import ExportableNetwork, ProbabilityGraph
 from vidclf.models.saved import SavedModel
+from vidclf.models.video_network import ExportableNetwork, ProbabilityGraph
 
 Format = Literal["onnx", "pt2"]
 Run = Callable[[Tensor], NDArray[np.float64]]

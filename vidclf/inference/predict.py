@@ -83,7 +83,7 @@ def predict_files(
 
     Args:
         saved: The model.
-        videos: Video files, as paths or URLs.
+        videos: Paths or URLs.
         progress: Called with (files done, files in all).
         window: Label every window of so many seconds, each sampled like a clip; ``None``: files as wholes.
 
@@ -93,18 +93,18 @@ def predict_files(
     predictions: list[Prediction] = []
     for done, name in enumerate(videos, start=1):
         started = time.perf_counter()
-        error = None
+        shown = public(str(name))
         try:
             video = remote.local_file(str(name))
             if not video.is_file():
                 raise ClipError(video, "unreadable", _absence(video), named(video))
             predictions += _labelled(saved, video, window)
-        except ClipError as found:
-            error = f"{found.verdict}: {found.reason}"
-        except InputError as found:
-            error = f"unreadable: {str(found).removeprefix(f'{public(str(name))}: ')}"
-        if error:
-            predictions.append(Prediction(public(str(name)), None, {}, time.perf_counter() - started, error))
+        except (ClipError, InputError) as found:
+            if isinstance(found, ClipError):
+                error = f"{found.verdict}: {found.reason}"
+            else:
+                error = f"unreadable: {str(found).removeprefix(f'{shown}: ')}"
+            predictions.append(Prediction(shown, None, {}, time.perf_counter() - started, error))
         progress(done, len(videos))
     return predictions
 

@@ -62,40 +62,22 @@ def measure_latency(
     with _all_cores(), _other_load() as other_load:
         decoded = _milliseconds(lambda: predict(in_memory), runs, warmup, limit_s / 2)
         files = _milliseconds(lambda: predict(from_file), runs, warmup, limit_s / 2)
-    low, p50, high, p90, p95 = np.percentile(decoded, [25, 50, 75, 90, 95])
-    file_low, file_p50, file_high, file_p90, file_p95 = np.percentile(files, [25, 50, 75, 90, 95])
     return {
-        "latency/p50_ms": float(p50),
-        "latency/p90_ms": float(p90),
-        "latency/p95_ms": float(p95),
-        "latency/iqr_ms": float(high - low),
-        "latency/file_p50_ms": float(file_p50),
-        "latency/file_p90_ms": float(file_p90),
-        "latency/file_p95_ms": float(file_p95),
-        "latency/file_iqr_ms": float(file_high - file_low),
+        **_summary(decoded, "latency/"),
+        **_summary(files, "latency/file_"),
         "latency/runs": float(len(decoded)),
         "latency/other_load": other_load(),
     }
 
 
-def measure_throughput(
-    saved_model: SavedModel,
-    clip_path: Path,
-    batch: int,
-    *,
-    runs: int = 10,
-    warmup: int = 2,
-    limit_s: float = 30.0,
-) -> float:
-    """Clips a second, from decoded clips in memory to probabilities, so many at once, with all cores.
+def _summary(milliseconds: NDArray[np.float64], prefix: str) -> dict[str, float]:
+    low, p50, high, p90, p95 = map(float, np.percentile(milliseconds, [25, 50, 75, 90, 95]))
+    values = {"p50": p50, "p90": p90, "p95": p95, "iqr": high - low}
+    return {f"{prefix}{name}_ms": value for name, value in values.items()}
 
-    Args:
-        saved_model: The model.
-        clip_path: A video file, which makes up the whole batch.
-        batch: Clips that go through the model together.
-        runs: Measured batches.
-        warmup: As of `measure_latency`.
-        limit_s: Likewise.
+
+def measure_throughput(saved_model: SavedModel, clip_path: Path, batch: int) -> float:
+    """Clips a second, from decoded clips in memory to probabilities, so many at once, with all cores.
 
     Raises:
         ClipError: The file gives no frames.
@@ -105,7 +87,9 @@ def measure_throughput(
     in_memory = replace(clips, read=lambda _: grid)
     classifier = saved_model.classifier.batched(batch)
     with _all_cores():
-        durations = _milliseconds(lambda: classifier.predict_proba(in_memory), runs, warmup, limit_s)
+        durations = _milliseconds(
+            lambda: classifier.predict_proba(in_memory), runs=10, warmup=2, limit_s=30.0
+        )
     return float(batch / np.median(durations) * 1e3)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
-from vidclf.models import classical, estimators, neural
+from vidclf.models import classical, classifier, estimators, neural
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
 from vidclf.models.classical_config import (
     BoostingExperiment,
@@ -24,18 +24,10 @@ _LONGEST_REASON = 300
 
 MODELS: dict[str, ModelSpec] = {
     "frames2d": ModelSpec(
-        neural.Frames2dExperiment,
-        neural.build_frames2d,
-        neural.load,
-        neural.SPACE,
-        NeuralClassifier.initialise,
+        neural.Frames2dExperiment, neural.build, classifier.load, neural.SPACE, NeuralClassifier.initialise
     ),
     "volume3d": ModelSpec(
-        neural.Volume3dExperiment,
-        neural.build_volume3d,
-        neural.load,
-        neural.SPACE,
-        NeuralClassifier.initialise,
+        neural.Volume3dExperiment, neural.build, classifier.load, neural.SPACE, NeuralClassifier.initialise
     ),
     "svm": ModelSpec(SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
     "logistic": ModelSpec(
@@ -60,11 +52,11 @@ def untrained_model(experiment: ExperimentConfig) -> SavedModel:
     spec = MODELS[experiment.kind]
     if spec.initialise is None:
         raise ValueError(f"{experiment.kind} has no random weights")
-    classifier = spec.build(experiment, classes)
-    spec.initialise(classifier)
+    built = spec.build(experiment, classes)
+    spec.initialise(built)
     data = experiment.data
     card = ModelMetadata(experiment.kind, classes, data.grid, data.store_side, {}, trained_on=(), versions={})
-    return SavedModel(card, classifier)
+    return SavedModel(card, built)
 
 
 def load_model(directory: Path) -> SavedModel:

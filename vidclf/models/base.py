@@ -15,7 +15,7 @@ from vidclf.data.video import Frames
 from vidclf.progress import Advance
 
 if TYPE_CHECKING:
-    from vidclf.models.graph import ExportableNetwork  # torch takes a second
+    from vidclf.models.video_network import ExportableNetwork  # torch takes a second
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with (step, metrics): step 0 with the sizes known before training, then

@@ -1,9 +1,8 @@
 """The kinds of classical models as a file describes them: their ``[model]`` sections and experiments."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from vidclf.config import PathKey, did_you_mean
@@ -17,6 +16,9 @@ from vidclf.models.features import FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.models.weights import load_backbone
 from vidclf.progress import Advance
+
+_TIMED = ("features", "network", "trees", "iterations")
+"""Keys of ``[model]`` that latency depends on, beside ``kind``."""
 
 
 def _split_names(value: Any) -> Any:
@@ -206,10 +208,13 @@ class MajorityConfig(ModelConfig):
     """Which kind of model."""
 
 
-class ClassicalExperiment(ExperimentConfig):
+Model_co = TypeVar("Model_co", bound=ClassicalConfig, covariant=True)
+
+
+class ClassicalExperiment(ExperimentConfig, Generic[Model_co]):
     """An experiment with features; ``data.normalize`` has an effect on ``deep`` only."""
 
-    model: ClassicalConfig
+    model: Model_co
     """The model and its features."""
 
     @property
@@ -219,13 +224,9 @@ class ClassicalExperiment(ExperimentConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        size, resize = self.framing.size, self.framing.resize
-        if size > self.data.store_side:
-            raise ValueError(f"data.size = {size} is larger than data.store_side = {self.data.store_side}")
-        if size > np.min(resize):
-            raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
+        networks.check_crop(self.framing.size, self.framing.resize, self.data.store_side)
         if self.model.network:
-            networks.check_input(self.model.network, self.data.frames, size)
+            networks.check_input(self.model.network, self.data.frames, self.framing.size)
         return self
 
     def resolved(self) -> Self:
@@ -244,10 +245,10 @@ class ClassicalExperiment(ExperimentConfig):
             build_features(clips, names, self.framing, progress)
 
     def shape(self) -> Mapping[str, Any]:
+        model = {f"model.{key}": getattr(self.model, key, None) for key in _TIMED}
         return {
             "model.kind": self.kind,
-            "model.features": self.model.features,
-            **({"model.network": self.model.network} if self.model.network else {}),
+            **{key: value for key, value in model.items() if value is not None},
             "data.frames": self.data.frames,
             "data.size": self.framing.size,
             "data.resize": self.framing.resize,
@@ -256,45 +257,11 @@ class ClassicalExperiment(ExperimentConfig):
         }
 
 
-class SvmExperiment(ClassicalExperiment):
-    """An experiment with a support vector machine."""
-
-    model: SvmConfig
-    """The support vector machine and its features."""
-
-
-class LogisticExperiment(ClassicalExperiment):
-    """An experiment with logistic regression."""
-
-    model: LogisticConfig
-    """The logistic regression and its features."""
-
-
-class ForestExperiment(ClassicalExperiment):
-    """An experiment with a random forest."""
-
-    model: ForestConfig
-    """The random forest and its features."""
-
-    def shape(self) -> Mapping[str, Any]:
-        return {**super().shape(), "model.trees": self.model.trees}
-
-
-class BoostingExperiment(ClassicalExperiment):
-    """An experiment with gradient-boosted trees."""
-
-    model: BoostingConfig
-    """The boosted trees and their features."""
-
-    def shape(self) -> Mapping[str, Any]:
-        return {**super().shape(), "model.iterations": self.model.iterations}
-
-
-class KnnExperiment(ClassicalExperiment):
-    """An experiment with nearest neighbours."""
-
-    model: KnnConfig
-    """The neighbours and their features."""
+SvmExperiment = ClassicalExperiment[SvmConfig]
+LogisticExperiment = ClassicalExperiment[LogisticConfig]
+ForestExperiment = ClassicalExperiment[ForestConfig]
+BoostingExperiment = ClassicalExperiment[BoostingConfig]
+KnnExperiment = ClassicalExperiment[KnnConfig]
 
 
 class MajorityExperiment(ExperimentConfig):

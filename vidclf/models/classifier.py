@@ -24,9 +24,15 @@ from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
-from vidclf.models.graph import ExportableNetwork, ProbabilityGraph
 from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
-from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork, build_network, multiply_accumulates
+from vidclf.models.video_network import (
+    ExportableNetwork,
+    FrozenNorm,
+    Pooling,
+    ProbabilityGraph,
+    VideoNetwork,
+    multiply_accumulates,
+)
 from vidclf.models.views import View, Views, content_key
 
 _WEIGHTS = "weights.safetensors"
@@ -98,14 +104,9 @@ class NeuralClassifier:
         """Trains on ``train`` and keeps the weights of the epoch that ``monitor`` finds best on ``val``.
 
         Without val clips the last epoch's weights are kept, and nothing stops early.
-        Step 0 also reports ``size/file_mb``: of the file of weights, in MiB.
-
-        Args:
-            train: Clips with labels.
-            val: Likewise; may be empty.
-            report: Told of every epoch, also of those that a checkpoint brings along.
-            checkpoint: Folder that holds the state after the last epoch; a fit of the same settings on the
-                same clips goes on from it. ``None``: nothing is written.
+        Step 0 also reports ``size/file_mb``: of the file of weights, in MiB; then every epoch is
+        reported, also those that a checkpoint brings along. ``checkpoint`` is a folder that holds the state
+        after the last epoch; a fit of the same settings on the same clips goes on from it.
 
         Raises:
             RuntimeError: The loss is no longer a number.
@@ -123,10 +124,8 @@ class NeuralClassifier:
                 weight_decay=self.weight_decay,
                 backbone_lr_scale=self.backbone_lr_scale,
             )
-            best, stop = (
-                training.BestSoFar(self.monitor),
-                training.BestSoFar(self.stop_monitor, self.min_delta),
-            )
+            best = training.BestSoFar(self.monitor)
+            stop = training.BestSoFar(self.stop_monitor, self.min_delta)
             progress = FitState(self.network_, optimizer, best, stop, parts=self.accumulation)
             identity = "" if checkpoint is None else self._identity(train, val)
             if checkpoint is not None:
@@ -207,7 +206,7 @@ class NeuralClassifier:
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
         device = training.device()
-        network = build_network(
+        network = VideoNetwork(
             self.network,
             weights=weights,
             classes=self.classes,

@@ -16,7 +16,7 @@ from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
 from vidclf.models.networks import NETWORKS
 from vidclf.models.training import Precision
-from vidclf.models.video_network import build_network
+from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import Views
 
 DEEP = "deep"
@@ -31,15 +31,8 @@ class DeepFeatures:
     Of stored clips they are kept in the activation cache, under the keys of a neural
     classifier that trains nothing but its head.
 
-    Attributes:
-        network: Key into `NETWORKS`.
-        weights: ``pretrained``, ``none``, or a file of the torchvision network.
-        framing: The frames and pixels that the network sees.
-        interpolation: How pictures are resized, as the weights want it.
-        mean: Of each channel, for values 0 to 1.
-        std: Standard deviation of each channel.
-        precision: Of matrix products and convolutions.
-        seed: Of random weights.
+    Attributes are those of `VideoNetwork`, `Framing`, `vidclf.models.networks.Preprocessing` and `Forward`;
+    ``seed`` is that of random weights.
     """
 
     network: str
@@ -57,7 +50,7 @@ class DeepFeatures:
         device = training.device()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            network = build_network(
+            network = VideoNetwork(
                 self.network,
                 weights=self.weights,
                 classes=1,

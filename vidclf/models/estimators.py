@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,11 +26,11 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.exceptions import InputError
-from vidclf.models.archive import check_archive
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.feature_store import Framing, feature_matrix, square_view
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+from vidclf.models.saved import check_archive
 
 ESTIMATOR = "estimator.skops"
 _ARGUMENTS = "classical.json"
@@ -49,6 +50,7 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Indices of the clips to fit on and of those to predict."""
 
 
+@dataclass(eq=False)
 class ClassicalClassifier:
     """A scikit-learn estimator on features.
 
@@ -63,66 +65,53 @@ class ClassicalClassifier:
       no information), the estimator's probabilities as they are, or the softmax of its scores.
 
     Attributes:
+        estimator: Unfitted, with ``decision_function`` or ``predict_proba``.
+        classes: All classes, sorted.
+        features: Names of `FEATURES`, or ``deep``; at least one unless the estimator looks at none.
+        framing: The frames and pixels that the features see.
+        seed: Of the folds of the calibration.
+        calibrate: Whether to calibrate; else the estimator's own probabilities are kept.
+        balanced: Whether clips of rarer classes weigh more in the calibration, as they should where the
+            estimator was fitted so: sigmoids of unweighted clips would undo that.
+        deep: What computes the feature ``deep``, where it is among ``features``.
         estimator_: The fitted estimator; its classes are indices into the classes.
         calibration_: What the confidences rest on: ``groups``, ``clips``, ``none``, or ``own`` where the
             estimator's own probabilities are kept.
         folds_: Number of folds of the calibration, 0 without.
     """
 
-    def __init__(
-        self,
-        estimator: ClassifierMixin,
-        *,
-        classes: Sequence[str],
-        features: Sequence[str],
-        framing: Framing,
-        seed: int,
-        calibrate: bool = True,
-        balanced: bool = False,
-        deep: DeepFeatures | None = None,
-    ) -> None:
-        """An untrained classifier.
-
-        Args:
-            estimator: Unfitted, with ``decision_function`` or ``predict_proba``.
-            classes: All classes, sorted.
-            features: Names of `FEATURES`, or ``deep``; at least one unless the estimator looks at none.
-            framing: The frames and pixels that the features see.
-            seed: Of the folds of the calibration.
-            calibrate: Whether to calibrate; else the estimator's own probabilities are kept.
-            balanced: Whether clips of rarer classes weigh more in the calibration, as they should where the
-                estimator was fitted so: sigmoids of unweighted clips would undo that.
-            deep: What computes the feature ``deep``, where it is among ``features``.
-        """
-        self._estimator = estimator
-        self._classes = tuple(classes)
-        self._features = tuple(features)
-        self._framing = framing
-        self._seed = seed
-        self._calibrate = calibrate
-        self._balanced = balanced
-        self._deep = deep
+    estimator: ClassifierMixin
+    _: KW_ONLY
+    classes: Sequence[str]
+    features: tuple[str, ...]
+    framing: Framing
+    seed: int
+    calibrate: bool = True
+    balanced: bool = False
+    deep: DeepFeatures | None = None
+    estimator_: Any = field(init=False)
+    calibration_: Literal["groups", "clips", "none", "own"] = field(init=False)
+    folds_: int = field(init=False)
 
     def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
         """Trains on ``train``; ``val`` and ``checkpoint`` are not looked at, nothing is reported."""
-        values = self._matrix(train, self._features)
-        self.calibration_: Literal["groups", "clips", "none", "own"] = "own"
-        self.folds_ = 0
-        if self._calibrate:
-            self.calibration_, folds = calibration_folds(train.labels, train.groups, self._seed)
+        values = self._matrix(train, self.features)
+        self.calibration_, self.folds_ = "own", 0
+        if self.calibrate:
+            self.calibration_, folds = calibration_folds(train.labels, train.groups, self.seed)
             if folds:
                 self.estimator_ = self._calibrated(values, train.labels, folds)
                 if all(sigmoid.a_ < 0 for sigmoid in _sigmoids(self.estimator_)):
                     self.folds_ = len(folds)
                     return
             self.calibration_ = "none"
-        self.estimator_ = self._estimator.fit(values, train.labels)
+        self.estimator_ = self.estimator.fit(values, train.labels)
 
     def _calibrated(
         self, values: NDArray[np.float64], labels: NDArray[np.int64], folds: Sequence[Fold]
     ) -> CalibratedClassifierCV:
-        calibrated = CalibratedClassifierCV(self._estimator, method="sigmoid", ensemble=False, cv=folds)
-        weights = compute_sample_weight("balanced", labels) if self._balanced else None
+        calibrated = CalibratedClassifierCV(self.estimator, method="sigmoid", ensemble=False, cv=folds)
+        weights = compute_sample_weight("balanced", labels) if self.balanced else None
         with warnings.catch_warnings():
             # That the weights reach the sigmoids alone is what is wanted: the estimator has its own.
             warnings.filterwarnings("ignore", message="Since Pipeline does not appear to accept")
@@ -132,13 +121,13 @@ class ClassicalClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities, shape (clips, classes); a class without training clips has 0."""
-        return self.probabilities(self._matrix(clips, self._features))
+        return self.probabilities(self._matrix(clips, self.features))
 
     def _matrix(self, clips: ClipSet, names: Sequence[str]) -> NDArray[np.float64]:
         """The named features side by side, shape (clips, values)."""
-        if self._deep is None or DEEP not in names:
-            return feature_matrix(clips, names, self._framing)
-        return feature_matrix(clips, names, self._framing, {DEEP: self._deep.matrix(clips)})
+        if self.deep is None or DEEP not in names:
+            return feature_matrix(clips, names, self.framing)
+        return feature_matrix(clips, names, self.framing, {DEEP: self.deep.matrix(clips)})
 
     def probabilities(self, values: NDArray[np.float64]) -> Probabilities:
         """As `predict_proba`, of clips whose features stand side by side in ``values``, (clips, values)."""
@@ -149,7 +138,7 @@ class ClassicalClassifier:
             # Of two classes scikit-learn gives the second's score only.
             scores = np.stack([np.zeros(len(scores)), scores], axis=1) if scores.ndim == 1 else scores
             known = softmax(scores, axis=1)
-        probabilities = np.zeros((len(values), len(self._classes)))
+        probabilities = np.zeros((len(values), len(self.classes)))
         probabilities[:, self.estimator_.classes_] = known
         return probabilities
 
@@ -175,26 +164,21 @@ class ClassicalClassifier:
         """See `Classifier.computation`."""
         return {"device": "cpu", "precision": "fp64", "layout": "contiguous"}
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the features, in their order."""
-        return self._features
-
     def blocks(self, clips: ClipSet) -> dict[str, NDArray[np.float64]]:
-        """The values of each feature by its name, in the order of the features, (clips, values) each."""
-        return {name: self._matrix(clips, [name]) for name in self._features}
+        """See `FeatureClassifier.blocks`."""
+        return {name: self._matrix(clips, [name]) for name in self.features}
 
     def view(self, clips: ClipSet, index: int) -> Frames:
-        """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
-        frames = clips.frames(index, self._framing.frames)
-        return square_view(frames, self._framing.size, self._framing.resize)
+        """See `FeatureClassifier.view`."""
+        frames = clips.frames(index, self.framing.frames)
+        return square_view(frames, self.framing.size, self.framing.resize)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The features as scaled and reduced for the estimator, shape (clips, width)."""
         fitted = self.estimator_
         if isinstance(fitted, CalibratedClassifierCV):
             fitted = fitted.calibrated_classifiers_[0].estimator
-        values = self._matrix(clips, self._features)
+        values = self._matrix(clips, self.features)
         for _, step in fitted.steps[:-1] if isinstance(fitted, Pipeline) else ():
             values = step.transform(values)
         return values
@@ -210,7 +194,7 @@ class ClassicalClassifier:
             Where the probabilities are not the estimator's own also ``calibration/folds`` (0: uncalibrated)
             and ``calibration/grouped`` (1: folds kept groups whole).
         """
-        network = self._deep.parameters() if self._deep else 0
+        network = self.deep.parameters() if self.deep else 0
         sizes = {"size/parameters": float(_learned(self.estimator_) + network)}
         if self.calibration_ == "own":
             return sizes
@@ -221,15 +205,15 @@ class ClassicalClassifier:
         """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
         skops.io.dump(self.estimator_, directory / ESTIMATOR)
         arguments = {
-            "classes": self._classes,
-            "features": self._features,
-            "frames": self._framing.frames,
-            "size": self._framing.size,
-            "resize": self._framing.resize,
-            "seed": self._seed,
+            "classes": self.classes,
+            "features": self.features,
+            "frames": self.framing.frames,
+            "size": self.framing.size,
+            "resize": self.framing.resize,
+            "seed": self.seed,
             "calibration": self.calibration_,
             "folds": self.folds_,
-            **({DEEP: self._deep.save(directory)} if self._deep else {}),
+            **({DEEP: self.deep.save(directory)} if self.deep else {}),
         }
         (directory / _ARGUMENTS).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
 
@@ -322,7 +306,7 @@ def load(directory: Path) -> ClassicalClassifier:
     classifier = ClassicalClassifier(
         estimator,
         classes=arguments["classes"],
-        features=arguments["features"],
+        features=tuple(arguments["features"]),
         framing=framing,
         seed=arguments["seed"],
         deep=DeepFeatures.load(directory, framing, **arguments[DEEP]) if DEEP in arguments else None,

@@ -11,19 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
 from vidclf.data import cache, video
-from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.data.video import Frames
 from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
 from vidclf.progress import Advance, silent
 
 Made = TypeVar("Made")
+Key = tuple[Any, ...]
+"""What a stored clip's vector depends on."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,9 @@ def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Fra
     return view.astype(np.uint8, copy=False)
 
 
-class _Key(NamedTuple):
-    """What a stored clip's vector depends on, beside the libraries."""
-
-    content: str
-    store: ClipStore
-    framing: Framing
-    name: str
-    version: int
-
-    @property
-    def entry(self) -> Path:
-        """The file that holds the vector, whether it exists or not."""
-        frames = [video.DECODER, self.store.grid, self.store.store_side, *astuple(self.framing)]
-        return cache.entry("features", self.content, *frames, MADE_WITH, self.name, self.version)
-
-
 _MEMO_LIMIT = 16_384
 """Vectors that are kept in a process, 20 KB at most each; once full it stays as it is."""
-_MEMO: dict[_Key, Vector] = {}
+_MEMO: dict[Key, Vector] = {}
 """Eight features of a clip are found here in 0.1 ms, in their files in 1.4 ms (`benchmarks/features.py`)."""
 
 
@@ -81,21 +67,17 @@ def build_features(
     """Computes the features that stored clips lack, in all threads that this process may use.
 
     It ends with the cache's room: what is not kept would be computed for nothing.
-
-    Args:
-        clips: The clips.
-        names: Of `FEATURES`.
-        framing: The frames and pixels that the features see.
-        progress: Called after each clip.
+    ``progress`` is called after each clip.
     """
     full = False
 
     def build(index: int) -> None:
         nonlocal full
-        lacking = [key for key in _keys(clips, names, framing, index).values() if not key.entry.exists()]
+        keys = _keys(clips, names, framing, index).values()
+        lacking = [entry for entry in map(_entry, keys) if not entry.exists()]
         if lacking and not full:
             _clip_vector(clips, names, framing, {}, index)
-            full = full or not all(key.entry.exists() for key in lacking)
+            full = full or not all(entry.exists() for entry in lacking)
 
     for _ in _mapped(build, len(clips)):
         progress()
@@ -108,12 +90,7 @@ def feature_matrix(
 
     Vectors of stored clips are computed once and kept as far as the cache has
     room; clips without a store are computed at every call.
-
-    Args:
-        clips: The clips.
-        names: Of `FEATURES`, or of ``given``.
-        framing: The frames and pixels that the features see.
-        given: Features that were computed elsewhere, shape (clips, values) each.
+    ``given`` has features that were computed elsewhere, shape (clips, values) each.
     """
     vectors = _mapped(partial(_clip_vector, clips, names, framing, given or {}), len(clips))
     return np.stack(list(vectors))
@@ -125,12 +102,18 @@ def _mapped(function: Callable[[int], Made], count: int) -> Iterator[Made]:
         yield from pool.map(function, range(count))
 
 
-def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> dict[str, _Key]:
+def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> dict[str, Key]:
     """Of each feature of a clip; none for a clip without a store."""
     if not clips.store:
         return {}
-    content = content_digest(clips.paths[index])
-    return {name: _Key(content, clips.store, framing, name, FEATURES[name].version) for name in names}
+    frames = (video.DECODER, clips.store.grid, clips.store.store_side, *astuple(framing))
+    made = (content_digest(clips.paths[index]), *frames, MADE_WITH)
+    return {name: (*made, name, FEATURES[name].version) for name in names}
+
+
+def _entry(key: Key) -> Path:
+    """The file that holds the vector, whether it exists or not."""
+    return cache.entry("features", *key)
 
 
 def _clip_vector(
@@ -144,23 +127,19 @@ def _clip_vector(
         view = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
         known |= compute_features(view, missing)
         for name in missing if keys else ():
-            _keep(keys[name], known[name])
+            cache.save(_entry(keys[name]), known[name])
+            _remember(keys[name], known[name])
     return np.concatenate([np.empty(0), *(known[name] for name in names)])
 
 
-def _read(key: _Key) -> Vector | None:
+def _read(key: Key) -> Vector | None:
     if key in _MEMO:
         cache.lookups.count(found=True)
         return _MEMO[key]
     # Not memory-mapped: of so small a file that takes three times as long as reading it.
-    vector: Vector | None = cache.load(key.entry)
+    vector: Vector | None = cache.load(_entry(key))
     return None if vector is None else _remember(key, vector)
 
 
-def _keep(key: _Key, vector: Vector) -> None:
-    cache.save(key.entry, vector)
-    _remember(key, vector)
-
-
-def _remember(key: _Key, vector: Vector) -> Vector:
+def _remember(key: Key, vector: Vector) -> Vector:
     return _MEMO.setdefault(key, vector) if len(_MEMO) < _MEMO_LIMIT else vector

@@ -275,14 +275,9 @@ FEATURES: dict[str, FeatureSpec] = {
 
 
 def compute_features(frames: Frames, names: Sequence[str]) -> dict[str, Vector]:
-    """Some features of one clip; what several of them need is computed once.
+    """Features of `FEATURES` by name, of one clip's square RGB frames, uint8 (T, S, S, 3).
 
-    Args:
-        frames: Square RGB frames, uint8 (T, S, S, 3).
-        names: Of `FEATURES`.
-
-    Returns:
-        Their vectors by name.
+    What several of them need is computed once.
     """
     pixels = Pixels(frames)
     return {name: FEATURES[name].compute(pixels) for name in names}
@@ -291,12 +286,7 @@ def compute_features(frames: Frames, names: Sequence[str]) -> dict[str, Vector]:
 def _orientation_shares(vectors: NDArray[np.float32], least: float) -> Vector:
     """Shares of 8 directions, and of vectors shorter than ``least``, in each cell of `_FLOW_CELLS`.
 
-    Args:
-        vectors: Right and down, shape (time, height, width, 2).
-        least: Length from which on a vector has a direction.
-
-    Returns:
-        Shape (cells * 9,).
+    ``vectors`` are right and down, shape (time, height, width, 2); the result has the shape (cells * 9,).
     """
     right, down = vectors[..., 0], vectors[..., 1]
     direction = np.round(np.arctan2(down, right) / (2 * np.pi / _DIRECTIONS)).astype(np.int64) % _DIRECTIONS
@@ -308,13 +298,7 @@ def _orientation_shares(vectors: NDArray[np.float32], least: float) -> Vector:
 def _code_shares(codes: NDArray[np.int64], count: int, edge: int) -> Vector:
     """Shares of the codes 0 to ``count`` - 1 in each of edge x edge cells over all frames.
 
-    Args:
-        codes: Shape (time, height, width), height and width at least ``edge``.
-        count: Number of codes.
-        edge: Cells along each edge.
-
-    Returns:
-        Shape (edge * edge * count,).
+    ``codes`` has the shape (time, height, width), the result (edge * edge * count,).
     """
     rows, columns = (np.arange(length) * edge // length for length in codes.shape[1:])
     cells = rows[:, None] * edge + columns

@@ -33,10 +33,6 @@ class Forward:
         precision: Of matrix products and convolutions.
         fixed_views: Whether epochs see the same augmented views again.
         cache: ``auto`` keeps the frozen part's outputs of views that come again.
-
-    Attributes:
-        network: As given.
-        views: As given.
     """
 
     def __init__(

@@ -245,12 +245,16 @@ def statistics(normalize: str, own: Preprocessing) -> Preprocessing:
     return {"imagenet": IMAGENET, "kinetics": KINETICS, "weights": own}[normalize]
 
 
-def check_input(network: str, frames: int, size: int) -> None:
-    """Refuses clips that are too short or too small for the network.
+def check_crop(size: int, resize: int | tuple[int, int], store_side: int) -> None:
+    """Raises `ValueError` where the crop is larger than the frames that it is taken from."""
+    if size > store_side:
+        raise ValueError(f"data.size = {size} is larger than data.store_side = {store_side}")
+    if size > (resize if isinstance(resize, int) else min(resize)):
+        raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
 
-    Raises:
-        ValueError: Names the key and the least that the network takes.
-    """
+
+def check_input(network: str, frames: int, size: int) -> None:
+    """Raises `ValueError` where clips are too short or too small for the network."""
     spec = NETWORKS[network]
     if frames < spec.min_frames:
         raise ValueError(f"data.frames = {frames}: {network} takes no fewer than {spec.min_frames}")

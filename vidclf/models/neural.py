@@ -14,20 +14,11 @@ from vidclf.data.augmentation import AugmentConfig
 from vidclf.exceptions import InputError
 from vidclf.models import networks, training
 from vidclf.models.base import ExperimentConfig, ModelConfig
-from vidclf.models.classifier import NeuralClassifier, load
+from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.models.training import TrainConfig
-from vidclf.models.video_network import FrozenNorm, Pooling, build_network
+from vidclf.models.video_network import FrozenNorm, Pooling, VideoNetwork
 from vidclf.models.weights import load_backbone
-
-__all__ = [
-    "SPACE",
-    "Frames2dExperiment",
-    "Volume3dExperiment",
-    "build_frames2d",
-    "build_volume3d",
-    "load",
-]
 
 
 class NetworkConfig(ModelConfig):
@@ -115,10 +106,7 @@ class NeuralExperiment(ExperimentConfig):
         data = self.data
         size, resize = self._size_and_resize()
         networks.check_input(self.model.network, data.frames, size)
-        if size > data.store_side:
-            raise ValueError(f"data.size = {size} is larger than data.store_side = {data.store_side}")
-        if size > (resize if isinstance(resize, int) else min(resize)):
-            raise ValueError(f"data.size = {size} is larger than data.resize = {resize}")
+        networks.check_crop(size, resize, data.store_side)
         return self
 
     def _size_and_resize(self) -> tuple[int, int | tuple[int, int]]:
@@ -167,7 +155,7 @@ class NeuralExperiment(ExperimentConfig):
         resolved, model = self.resolved(), self.model
         pooling = model.pooling if isinstance(model, Frames2dConfig) else "avg"
         with torch.device("meta"):
-            network = build_network(
+            network = VideoNetwork(
                 model.network,
                 weights="none",
                 classes=2,
@@ -217,17 +205,8 @@ SPACE: dict[str, Dimension] = {
 """Of every network; how many stages may be frozen is `NeuralExperiment.own_range`."""
 
 
-def build_frames2d(experiment: Frames2dExperiment, classes: Sequence[str]) -> NeuralClassifier:
-    """An untrained 2D network over single frames."""
-    return _build(experiment, classes)
-
-
-def build_volume3d(experiment: Volume3dExperiment, classes: Sequence[str]) -> NeuralClassifier:
-    """An untrained 3D network."""
-    return _build(experiment, classes)
-
-
-def _build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:
+def build(experiment: NeuralExperiment, classes: Sequence[str]) -> NeuralClassifier:
+    """An untrained network, of single frames or of volumes."""
     experiment = experiment.resolved()
     model, data = experiment.model, experiment.data
     statistics = networks.statistics(data.normalize, model.preprocessing())

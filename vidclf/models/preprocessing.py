@@ -23,7 +23,8 @@ class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Otherwise a feature of 2,592 values counts six times as much as one of 432. The
     divisor is the square root of the number of the block's values that vary, which
-    makes its squared norm 1 on average over the training clips.
+    makes its squared norm 1 on average over the training clips. ``lengths`` are the
+    numbers of values of the blocks, in their order.
 
     Attributes:
         standard_: Mean and deviation of each value.
@@ -31,11 +32,6 @@ class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        """An unfitted scaler.
-
-        Args:
-            lengths: Number of values of each block, in their order.
-        """
         self.lengths = lengths
 
     def fit(self, values: Matrix, labels: object = None) -> Self:
@@ -53,16 +49,13 @@ class BlockScaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 class PrincipalComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Principal components by an exact decomposition, at most as many as there are clips and values.
 
+    ``count`` is their number from 1 on; below 1 the least share of the variance that they keep.
+
     Attributes:
         pca_: The fitted components.
     """
 
     def __init__(self, count: float) -> None:
-        """An unfitted decomposition.
-
-        Args:
-            count: Number of components from 1 on; below 1 the least share of the variance that they keep.
-        """
         self.count = count
 
     def fit(self, values: Matrix, labels: object = None) -> Self:
@@ -81,6 +74,10 @@ class PrincipalComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc
 class HistogramKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Similarity of histograms to those of the training clips, for an SVM on a precomputed kernel.
 
+    ``chi2`` is exp(-gamma * sum of (x - y)^2 / (x + y)), ``intersection`` the sum of min(x, y). The gamma
+    ``scale`` is 1 / the mean of the former sum over all pairs of training clips, as in Zhang et al., "Local
+    features and kernels for classification of texture and object categories", IJCV 2007.
+
     Attributes:
         clips_: The training clips' histograms.
         gamma_: Inverse width of the chi2 kernel.
@@ -89,14 +86,6 @@ class HistogramKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self, kernel: Literal["chi2", "intersection"], gamma: float | Literal["scale"] = "scale"
     ) -> None:
-        """An unfitted kernel.
-
-        Args:
-            kernel: ``chi2``: exp(-gamma * sum of (x - y)^2 / (x + y)); ``intersection``: sum of min(x, y).
-            gamma: Inverse width of ``chi2``; ``scale``: 1 / the mean of that sum over all pairs of training
-                clips, as in Zhang et al., "Local features and kernels for classification of texture and
-                object categories", IJCV 2007.
-        """
         self.kernel = kernel
         self.gamma = gamma
 
@@ -114,12 +103,7 @@ class HistogramKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.kernel == "chi2":
             similarity: Matrix = chi2_kernel(values, self.clips_, gamma=self.gamma_)
             return similarity
-        return intersection_kernel(values, self.clips_)
-
-
-def intersection_kernel(first: Matrix, second: Matrix) -> Matrix:
-    """How much two histograms have in common: (n, values), (m, values) to (n, m)."""
-    return np.stack([np.minimum(row, second).sum(axis=1) for row in first])
+        return np.stack([np.minimum(row, self.clips_).sum(axis=1) for row in values])
 
 
 class NearestNeighbours(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -133,13 +117,6 @@ class NearestNeighbours(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self, neighbours: int, metric: Literal["euclidean", "cosine"], weights: Literal["uniform", "distance"]
     ) -> None:
-        """An unfitted classifier.
-
-        Args:
-            neighbours: How many clips vote.
-            metric: What is similar.
-            weights: ``distance``: a vote weighs 1 / its clip's distance.
-        """
         self.neighbours = neighbours
         self.metric = metric
         self.weights = weights

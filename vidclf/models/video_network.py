@@ -1,9 +1,10 @@
-"""Networks as named stages, a pooling and a fresh head, and how much they compute."""
+"""Networks as named stages, a pooling and a fresh head, their graph, and how much they compute."""
 
 import functools
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -68,15 +69,17 @@ class VideoNetwork(nn.Module):
     of volumes averages over both at once.
 
     Args:
-        stages: The backbone, in order.
-        dims: 2 for a network of single frames, 3 for one of volumes.
-        width: Pooled features.
+        network: Key into `NETWORKS`.
+        weights: ``pretrained``, ``none``, or a file of the torchvision network.
         classes: Outputs.
         dropout: Probability that a pooled feature is dropped in training.
         frozen_stages: How many stages from the input on never change.
         frozen_norm: ``eval`` keeps the frozen stages in evaluation mode for good; ``train``
             lets their batch norm drift, only to reproduce a published baseline.
         pooling: How the features of frames become those of the clip; ``avg`` for volumes.
+
+    Raises:
+        InputError: The weights cannot be had, or don't fit.
 
     Attributes:
         memory_format: Layout in which the stages compute.
@@ -85,23 +88,25 @@ class VideoNetwork(nn.Module):
 
     def __init__(
         self,
-        stages: Mapping[str, nn.Module],
+        network: str,
         *,
-        dims: Literal[2, 3],
-        width: int,
+        weights: str,
         classes: int,
         dropout: float,
         frozen_stages: int,
-        frozen_norm: FrozenNorm,
-        pooling: Pooling,
+        frozen_norm: FrozenNorm = "eval",
+        pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        self.stages = nn.Sequential(OrderedDict(stages))
-        self.pooling = _pooling(dims, pooling, width)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
-        self.dims, self.width = dims, width
+        spec, backbone = NETWORKS[network], load_backbone(network, weights)
+        self.stages = nn.Sequential(
+            OrderedDict({name: _joined(backbone, paths) for name, paths in spec.stages.items()})
+        )
+        self.pooling = _pooling(spec.dims, pooling, spec.width)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(spec.width, classes))
+        self.dims, self.width = spec.dims, spec.width
         self.frozen_stages, self.frozen_norm = frozen_stages, frozen_norm
-        self.memory_format = torch.channels_last if dims == 2 else torch.channels_last_3d
+        self.memory_format = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
         learned = pooling == "attention"
         self.fixed_poolings = len(self.pooling) - learned if frozen_stages == len(self.stages) else 0
         self.stages[:frozen_stages].requires_grad_(False)
@@ -158,42 +163,36 @@ class VideoNetwork(nn.Module):
         return frames.reshape(*inputs.shape[:2], *frames.shape[1:])
 
 
-def build_network(
-    network: str,
-    *,
-    weights: str,
-    classes: int,
-    dropout: float,
-    frozen_stages: int,
-    frozen_norm: FrozenNorm = "eval",
-    pooling: Pooling = "avg",
-) -> VideoNetwork:
-    """A network with a fresh head.
+class ProbabilityGraph(nn.Module):
+    """A network with its softmax; ``temperature`` is what its logits are divided by."""
 
-    Args:
-        network: Key into `NETWORKS`.
-        weights: ``pretrained``, ``none``, or a file of the torchvision network.
-        classes: Outputs.
-        dropout: Probability that a pooled feature is dropped in training.
-        frozen_stages: How many stages from the input on never change.
-        frozen_norm: See `VideoNetwork`.
-        pooling: See `VideoNetwork`.
+    def __init__(self, network: VideoNetwork, temperature: float) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.temperature = temperature
 
-    Raises:
-        InputError: The weights cannot be had, or don't fit.
+    def forward(self, clips: Tensor) -> Tensor:
+        """Probabilities (B, classes) of normalised clips (B, T, 3, size, size)."""
+        probabilities: Tensor = (self.network(clips) / self.temperature).softmax(dim=1)
+        return probabilities
+
+
+@dataclass(frozen=True)
+class ExportableNetwork:
+    """A network, an example of its input, and how that input is made.
+
+    Attributes:
+        graph: From ``views`` to probabilities, in single precision.
+        views: The evaluation views of one clip, normalised: float32 (views, T, 3, size, size).
+        settings: What the network was made with: ``network``, ``frames`` (T), ``size``, ``resize``,
+            ``interpolation``, ``mean``, ``std`` ….
+        temperature: For the mean over several views, which is formed outside of the graph; 1: none is left.
     """
-    spec = NETWORKS[network]
-    backbone = load_backbone(network, weights)
-    return VideoNetwork(
-        {name: _joined(backbone, paths) for name, paths in spec.stages.items()},
-        dims=spec.dims,
-        width=spec.width,
-        classes=classes,
-        dropout=dropout,
-        frozen_stages=frozen_stages,
-        frozen_norm=frozen_norm,
-        pooling=pooling,
-    )
+
+    graph: ProbabilityGraph
+    views: Tensor
+    settings: Mapping[str, Any]
+    temperature: float
 
 
 @functools.cache
@@ -201,16 +200,9 @@ def multiply_accumulates(network: str, pooling: Pooling, classes: int, frames: i
     """Multiply-accumulate operations of one view of a clip: those of convolutions and matrix products.
 
     Counted from shapes alone, which takes no memory; once a process for each shape.
-
-    Args:
-        network: Key into `NETWORKS`.
-        pooling: See `VideoNetwork`.
-        classes: Outputs.
-        frames: Of the clip.
-        size: Edge of the frames in pixels.
     """
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        built = build_network(
+        built = VideoNetwork(
             network, weights="none", classes=classes, dropout=0, frozen_stages=0, pooling=pooling
         )
         built.eval()(torch.empty(1, frames, 3, size, size))

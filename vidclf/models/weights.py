@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from vidclf.data import remote
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
-from vidclf.models.archive import check_archive
 from vidclf.models.networks import NETWORKS, published_weights
+from vidclf.models.saved import check_archive
 
 
 def load_backbone(network: str, weights: str) -> nn.Module:

@@ -57,14 +57,9 @@ def _positive_values(figure: Figure, axis: Any) -> list[float]:
 
 
 def _log_ticks(values: Sequence[float], most: int) -> list[float] | None:
-    """Ticks of a logarithmic axis, to be labelled in full where Plotly writes the 2 and 5 between powers.
+    """At most ``most`` round numbers to label in full, where Plotly writes the 2 and 5 between powers.
 
-    Args:
-        values: What stands on the axis, positive.
-        most: Ticks among them, at most.
-
-    Returns:
-        Round numbers; ``None`` where fewer than two of them are among the values, for Plotly to choose.
+    ``None`` where fewer than two of them are among the positive ``values``, for Plotly to choose.
     """
     if not values:
         return None
@@ -94,14 +89,7 @@ def series_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def hover_text(name: str, which: str, row: TrialRow, params: Mapping[str, Any]) -> str:
-    """What is shown of a trial or run under the pointer, as Plotly's subset of HTML.
-
-    Args:
-        name: Printed bold.
-        which: Printed after it.
-        row: Its value, costs and reason.
-        params: Its searched values.
-    """
+    """What is shown of a trial or run under the pointer, as Plotly's subset of HTML."""
     lines: list[str] = [Markup("<b>{}</b>, {}").format(name, which)]
     lines += [f"value {row.value:.4f}"] if row.value is not None else []
     lines += [ranking.cost_words(row.metrics), *(f"{key} {ranking.short(params[key])}" for key in params)]
@@ -131,13 +119,7 @@ def points(
 
 
 def running_best(x: Sequence[float], values: Sequence[float], direction: str) -> Scatter:
-    """The best value up to each place as a line of steps.
-
-    Args:
-        x: Where the values stand, ascending.
-        values: The values.
-        direction: ``maximize`` or ``minimize``.
-    """
+    """The best value up to each place ``x``, ascending, as a line of steps."""
     better = max if direction == "maximize" else min
     return Scatter(
         x=x,
@@ -169,9 +151,9 @@ def pareto(
     Args:
         rows: Ranked trials or runs.
         front: Those on the front.
-        series: The series that a row belongs to.
+        series: Name of the series that a row belongs to.
         colours: Of each series.
-        hover: What is shown of a row under the pointer.
+        hover: Text of a row under the pointer.
         metric: Title of the axis of values.
         numbered: Whether the front carries its trials' numbers and a place of its own in the legend.
 
@@ -207,9 +189,7 @@ def pareto(
 def confusion_matrices(panels: Sequence[tuple[str, NDArray[np.int64]]], classes: Sequence[str]) -> Figure:
     """Clips by true class (rows) and predicted class; the colour is the share of the true class.
 
-    Args:
-        panels: Title and counts, shape (classes, classes), of each matrix.
-        classes: Names of the rows and columns.
+    ``panels`` has the title and counts, shape (classes, classes), of each matrix.
     """
     across = min(_MAX_COLUMNS, len(panels))
     down = -(-len(panels) // across)

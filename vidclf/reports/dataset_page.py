@@ -46,16 +46,9 @@ _FEW_GROUPS = 5
 def write_report(
     entries: Sequence[Entry], title: str, path: Path, progress: Advance = silent
 ) -> list[ClipCheck]:
-    """Checks every clip and writes the page; it needs no network.
+    """Checks every clip and writes the page; labels, groups and splits may be empty.
 
-    Args:
-        entries: The data set; labels, groups and splits may be empty.
-        title: Heading of the page.
-        path: The HTML file.
-        progress: Called after each clip.
-
-    Returns:
-        The checks, one a clip.
+    ``progress`` is called after each clip. Returns the checks, one a clip.
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
     page = render(
@@ -94,13 +87,10 @@ def _counts(entries: Sequence[Entry]) -> HtmlTable:
         groups[entry.label].add(group_of(entry))
     headings = ["class", *(split or _UNSPLIT for split in splits), "groups"]
     rows = [
-        (
-            "",
-            [label or _UNLABELLED, *(str(counts[label, split]) for split in splits), str(len(groups[label]))],
-        )
+        [label or _UNLABELLED, *(str(counts[label, split]) for split in splits), str(len(groups[label]))]
         for label in sorted(groups)
     ]
-    return HtmlTable(headings, {"class"}, rows)
+    return HtmlTable(headings, {"class"}, [("", cells) for cells in rows])
 
 
 def _splits(entries: Sequence[Entry]) -> list[str]:
@@ -142,13 +132,7 @@ def _class_advice(clips: Counter[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that is known of each clip.
-
-    Attributes:
-        title: Heading of its figure.
-        figure: Its distribution.
-        shared: What all clips have, in words; empty where they differ.
-    """
+    """The distribution of a quantity over clips; ``shared`` says what all have, empty where they differ."""
 
     title: str
     figure: Figure
@@ -264,10 +248,8 @@ def rounded_rates(table: pd.DataFrame) -> "pd.Series[Any]":
 def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[str]]:
     """What stands in two splits, and how far that was looked for."""
     if len(_splits(entries)) == 1:
-        return {
-            "leaks": [],
-            "leak_notes": ["All clips are in one split, or in none: nothing was looked for."],
-        }
+        note = "All clips are in one split, or in none: nothing was looked for."
+        return {"leaks": [], "leak_notes": [note]}
     leaks, loose = find_leaks(entries, decodable(checks)), loose_groups(entries)
     notes = []
     if not leaks:

@@ -41,12 +41,7 @@ def write_pictures(
 ) -> None:
     """Writes what there is to show of a model into ``artifacts``, pictures also for MLflow's grid.
 
-    Args:
-        classifier: Fitted.
-        train: What it was fitted on.
-        val: What it is judged by.
-        artifacts: Folder of the run's artifacts.
-        seed: Of the draws of the importance.
+    ``seed`` is that of the draws of the importance.
     """
     _write_projection(classifier, {"train": train, "val": val}, artifacts)
     if (by_features := classifier.by_features) is not None:
@@ -60,10 +55,7 @@ def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
     """Draws a frame of each clip of val that was mistaken, the most confident mistakes first.
 
     What ``val/wrong_clips.csv`` names is drawn, once: at most 24, and no picture where there is none.
-
-    Args:
-        artifacts: Folder of the run's artifacts.
-        read: Frames of the clip at a path, uint8 (T, H, W, 3).
+    ``read`` gives the frames of the clip at a path, uint8 (T, H, W, 3).
     """
     table = read_predictions(artifacts / "val" / "wrong_clips.csv")
     name = "val/wrong_clips"

@@ -40,10 +40,7 @@ _ARROWS = 14
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
     """Clips by true (rows) and predicted class; the colour is the share of the true class.
 
-    Args:
-        counts: Shape (classes, classes).
-        classes: Names of the rows and columns.
-        title: Above the matrix.
+    ``counts`` has the shape (classes, classes).
     """
     number = len(classes)
     edge = float(np.clip(2.8 + 0.32 * number, 4.5, 11))
@@ -80,12 +77,7 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
 
 
 def reliability(panels: Mapping[str, Reliability], title: str) -> Figure:
-    """How often a model is right that is so sure; on the diagonal it can be taken at its word.
-
-    Args:
-        panels: What is drawn side by side, by title.
-        title: Above all.
-    """
+    """Accuracy by confidence, a panel for each title; on the diagonal both are equal."""
     figure = Figure(figsize=(0.4 + 3.9 * len(panels), 4.2), dpi=90, layout="constrained")
     for axes, (name, bins) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -124,13 +116,16 @@ def learning_curves(
     key = f"epoch/{monitor}"
     figure = Figure(figsize=(8, 3.2), dpi=90, layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    _draw(losses, epochs, {"epoch/train/loss": "train", "epoch/val/loss": "val"})
-    _draw(scores, epochs, {key: monitor})
+    for axes, name, label in (
+        (losses, "epoch/train/loss", "train"),
+        (losses, "epoch/val/loss", "val"),
+        (scores, key, monitor),
+    ):
+        points = [(step, values[name]) for step, values in sorted(epochs.items()) if name in values]
+        axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=label)
     losses.set(ylabel="loss", title="loss")
     scores.set(ylabel=monitor, title=monitor)
-    curve = {
-        step: values[f"epoch/{monitor}"] for step, values in epochs.items() if f"epoch/{monitor}" in values
-    }
+    curve = {step: values[key] for step, values in epochs.items() if key in values}
     if curve:
         best = (min if lower_is_better(monitor) else max)(curve, key=curve.__getitem__)
         for axes in (losses, scores):
@@ -145,12 +140,6 @@ def learning_curves(
     return figure
 
 
-def _draw(axes: Axes, epochs: Mapping[int, Mapping[str, float]], curves: Mapping[str, str]) -> None:
-    for key, label in curves.items():
-        points = [(step, values[key]) for step, values in sorted(epochs.items()) if key in values]
-        axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=label)
-
-
 def projection(
     points: Mapping[str, NDArray[np.float64]],
     labels: Mapping[str, NDArray[np.int64]],
@@ -163,9 +152,9 @@ def projection(
     Args:
         points: Of each split, shape (clips, 2).
         labels: Of each split, shape (clips,): indices into ``classes``.
-        classes: Names of the classes.
+        classes: Their names.
         shares: Of the variance, one for each axis.
-        title: Above the points.
+        title: Of the figure.
     """
     number = len(classes)
     figure = Figure(figsize=(8.2, 5.4), dpi=90, layout="constrained")
@@ -261,7 +250,7 @@ def descriptor(
     Args:
         frames: RGB, uint8 (instants, S, S, 3).
         columns: Names of the instants.
-        title: Above all.
+        title: Of the figure.
         edges: Drawings of their gradients, (instants, S, S).
         flow: Their motion in pixels (right, down), (instants, S, S, 2).
         still: Motion in pixels below which none is drawn.
@@ -335,13 +324,7 @@ def _draw_wheel(axes: Axes) -> None:
 
 
 def contact_sheet(frames: Sequence[Frames], captions: Sequence[str], title: str) -> Figure:
-    """Pictures side by side, six in a row.
-
-    Args:
-        frames: One picture each, uint8 (H, W, 3), of any sizes.
-        captions: Below each.
-        title: Above all.
-    """
+    """Pictures, uint8 (H, W, 3) of any sizes, six in a row, each above its caption."""
     columns = min(len(frames), 6)
     rows = -(-len(frames) // columns)
     figure = Figure(figsize=(2.1 * max(columns, 3), 2.2 * rows + 0.4), dpi=90, layout="constrained")
@@ -363,12 +346,9 @@ def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
 
 
 def write_grid_image(picture: Path, folder: Path, key: str) -> None:
-    """Writes a picture once more so that MLflow's image grid shows it beside those of other runs.
+    """Copies a PNG to where MLflow's image grid shows it beside those of other runs under ``key``.
 
-    Args:
-        picture: A PNG.
-        folder: ``images`` among a run's artifacts; created where it does not exist.
-        key: Name of the picture, equal in all runs. The file names are those of `MlflowClient.log_image`.
+    ``folder`` is ``images`` among a run's artifacts; the file names are those of `MlflowClient.log_image`.
     """
     folder.mkdir(exist_ok=True)
     stem = f"{key.replace('/', '~')}+step+0+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"

@@ -41,27 +41,19 @@ class PageSection:
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page.
-
-    Args:
-        template: File name among the templates.
-        values: What the template shows; texts are escaped.
-    """
+    """A whole page from one of the templates; texts are escaped."""
     return _templates.get_template(template).render(values)
 
 
 def figure_html(figure: Figure, div_id: str) -> Markup:
-    """A figure as an HTML element, without Plotly's script.
+    """A figure as an HTML element, without Plotly's script; ``div_id`` is unique in the page.
 
-    Args:
-        figure: Left as it is. Names of its traces, titles and annotations are plain text.
-        div_id: Unique in the page.
+    The figure is left as it is; names of its traces, titles and annotations are plain text.
     """
     shown = apply_theme(Figure(figure))
     shown.for_each_trace(lambda trace: trace.update(name=_escaped(trace.name)))
-    for axes in (shown.select_xaxes(), shown.select_yaxes()):
-        for axis in axes:
-            axis.title.text = _escaped(axis.title.text)
+    for each_axis in (shown.for_each_xaxis, shown.for_each_yaxis):
+        each_axis(lambda axis: axis.title.update(text=_escaped(axis.title.text)))
     shown.for_each_annotation(lambda annotation: annotation.update(text=_escaped(annotation.text)))
     text = plotly.io.to_html(
         shown,

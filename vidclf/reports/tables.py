@@ -46,13 +46,7 @@ class HtmlTable:
 
 @dataclass(frozen=True)
 class MarkedCell:
-    """A cell with a colour and a second line.
-
-    Attributes:
-        text: The first line.
-        colour: A CSS colour before it.
-        note: The second line.
-    """
+    """A cell whose text has a CSS colour before it and a note in a second line."""
 
     text: str
     colour: str
@@ -89,7 +83,7 @@ def trial_columns(
 
     Args:
         heading: Of the objective.
-        ranked: Every ranked trial, best first.
+        ranked: All ranked trials, best first.
         costs: Metrics that have a column.
         starred: Trials with a star, for tables that shade no rows.
     """
@@ -126,13 +120,7 @@ def rich_table(title: str, columns: Sequence[Column], rows: Iterable[TrialRow], 
 def html_table(
     columns: Sequence[Column], rows: Iterable[TrialRow], classes: Callable[[Any], str]
 ) -> HtmlTable:
-    """A leaderboard for a page.
-
-    Args:
-        columns: Its columns.
-        rows: Its rows.
-        classes: CSS classes of a row, of those that the pages' style knows.
-    """
+    """A leaderboard for a page; ``classes`` gives a row's CSS classes, of those that the style knows."""
     left = {column.heading for column in columns if column.left}
     cells = [(classes(row), [column.cell(row) for column in columns]) for row in rows]
     return HtmlTable([column.heading for column in columns], left, cells)
@@ -151,12 +139,7 @@ def study_leaderboard(
 ) -> Table:
     """The best trials for the terminal, with the best of each base and the Pareto front however they rank.
 
-    Args:
-        rows: Trials of one study.
-        metric: The objective.
-        direction: Its direction.
-        test: How often the test split was read, in words.
-        top: How many of the best.
+    ``test`` says how often the test split was read.
     """
     best = ranking.ranked(rows, direction)
     measured = any(LATENCY in row.metrics for row in best)

@@ -29,7 +29,7 @@ from vidclf.scaffold.defaults import (
     choose_division,
     networks,
 )
-from vidclf.scaffold.templates import EXPERIMENTS, study_text
+from vidclf.scaffold.templates import experiment_text, study_text
 
 Reachable = Callable[[str], bool]
 
@@ -46,7 +46,7 @@ class InitResult:
         experiments: One file a family, by stem.
         study: The study over those that can begin here.
         look: What the folder holds.
-        choices: What was chosen, and why.
+        choices: Default values, each with its reason.
         waiting: Families that are not in the study yet, and what they wait for.
         notes: What a user should know of the data.
     """
@@ -122,7 +122,7 @@ def start(
     for stem, path in experiments.items():
         kind = "networks" if stem in networks(machine) else stem
         values = {choice.key: choice for choice in choices if choice.file in ("experiments", kind, stem)}
-        _write(path, EXPERIMENTS[stem](name, look, values))
+        _write(path, experiment_text(stem, name, look, values))
     values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
     _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
     notes = imported.notes

@@ -1,11 +1,21 @@
 """The files of a first study, with the reason of each value as a comment."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from vidclf.scaffold.defaults import DefaultValue, FolderSummary
 
 Values = Mapping[str, DefaultValue]
+
+_KINDS = {
+    "svm": (
+        "svm",
+        "Hand-made features and an SVM: the baseline that a network must beat. Small, fast, no weights.",
+    ),
+    "2d": ("frames2d", "A 2D network on single frames, averaged over time: what a frame shows."),
+    "3d": ("volume3d", "A 3D network on whole clips: how things move."),
+}
+"""Kind of model of each experiment, by its stem, and what it is for."""
 
 
 def _said(assignment: str, reason: str) -> str:
@@ -31,56 +41,28 @@ def _data(name: str, look: FolderSummary, values: Values) -> str:
     )
 
 
-def _svm(name: str, look: FolderSummary, values: Values) -> str:
+def experiment_text(stem: str, name: str, look: FolderSummary, values: Values) -> str:
+    """The experiment ``svm``, ``2d`` or ``3d`` on the manifest of ``name``."""
+    kind, purpose = _KINDS[stem]
+    head = f"# {purpose}\n" + _data(name, look, values) + f'\n[model]\nkind = "{kind}"\n'
+    if kind == "svm":
+        return (
+            head
+            + _said('features = ["hog", "flow"]', "shape and motion; colour tells rooms apart, not actions")
+            + _line(values, "model.class_weight")
+        )
     return (
-        "# Hand-made features and an SVM: the baseline that a network must beat. Small, fast, no weights.\n"
-        + _data(name, look, values)
-        + '\n[model]\nkind = "svm"\n'
-        + _said('features = ["hog", "flow"]', "shape and motion; colour tells rooms apart, not actions")
-        + _line(values, "model.class_weight")
-    )
-
-
-def _2d(name: str, look: FolderSummary, values: Values) -> str:
-    return (
-        "# A 2D network on single frames, averaged over time: what a frame shows.\n"
-        + _data(name, look, values)
-        + '\n[model]\nkind = "frames2d"\n'
+        head
         + _line(values, "model.network")
-        + _weights()
+        + _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
         + _line(values, "model.frozen_stages")
-        + _train(values)
-    )
-
-
-def _3d(name: str, look: FolderSummary, values: Values) -> str:
-    return (
-        "# A 3D network on whole clips: how things move.\n"
-        + _data(name, look, values)
-        + '\n[model]\nkind = "volume3d"\n'
-        + _line(values, "model.network")
-        + _weights()
-        + _line(values, "model.frozen_stages")
-        + _train(values)
-    )
-
-
-def _weights() -> str:
-    return _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
-
-
-def _train(values: Values) -> str:
-    return (
-        "\n[train]\n"
+        + "\n[train]\n"
         + _line(values, "train.epochs")
         + _line(values, "train.batch_size")
         + _said("lr = 1e-3", "the study tries others")
         + _line(values, "train.views")
         + _line(values, "train.balance")
     )
-
-
-EXPERIMENTS: Mapping[str, Callable[[str, FolderSummary, Values], str]] = {"svm": _svm, "2d": _2d, "3d": _3d}
 
 
 def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping[str, str]) -> str:
