@@ -1,6 +1,8 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN    := .venv/bin
+# Commands and tests start many processes; without it each would compile the packages anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-long check format ui clean
 help:           ## list the targets
