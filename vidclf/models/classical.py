@@ -16,7 +16,6 @@ from vidclf.config import Choice, Dimension, Range
 from vidclf.models import networks, training
 from vidclf.models.classical_config import (
     BoostingExperiment,
-    ClassicalConfig,
     ClassicalExperiment,
     ForestExperiment,
     KnnExperiment,
@@ -151,7 +150,7 @@ def _class_weight(model: WeightedConfig) -> str | None:
 
 
 def _classifier(
-    experiment: ClassicalExperiment[ClassicalConfig], classes: Sequence[str], estimator: ClassifierMixin
+    experiment: ClassicalExperiment, classes: Sequence[str], estimator: ClassifierMixin
 ) -> ClassicalClassifier:
     """The estimator behind the scaling and the components that the experiment names, to be calibrated."""
     model, deep = experiment.model, _deep_features(experiment)
@@ -174,7 +173,7 @@ def _classifier(
     )
 
 
-def _deep_features(experiment: ClassicalExperiment[ClassicalConfig]) -> DeepFeatures | None:
+def _deep_features(experiment: ClassicalExperiment) -> DeepFeatures | None:
     """The feature ``deep``, in the precision that a neural kind would choose here."""
     deep = experiment.model.deep()
     if deep is None:

@@ -1,7 +1,7 @@
 """The kinds of classical models as a file describes them: their ``[model]`` sections and experiments."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
@@ -208,13 +208,10 @@ class MajorityConfig(ModelConfig):
     """Which kind of model."""
 
 
-Model_co = TypeVar("Model_co", bound=ClassicalConfig, covariant=True)
-
-
-class ClassicalExperiment(ExperimentConfig, Generic[Model_co]):
+class ClassicalExperiment(ExperimentConfig):
     """An experiment with features; ``data.normalize`` has an effect on ``deep`` only."""
 
-    model: Model_co
+    model: ClassicalConfig
     """The model and its features."""
 
     @property
@@ -257,11 +254,39 @@ class ClassicalExperiment(ExperimentConfig, Generic[Model_co]):
         }
 
 
-SvmExperiment = ClassicalExperiment[SvmConfig]
-LogisticExperiment = ClassicalExperiment[LogisticConfig]
-ForestExperiment = ClassicalExperiment[ForestConfig]
-BoostingExperiment = ClassicalExperiment[BoostingConfig]
-KnnExperiment = ClassicalExperiment[KnnConfig]
+class SvmExperiment(ClassicalExperiment):
+    """An experiment with a support vector machine."""
+
+    model: SvmConfig
+    """The classifier and its features."""
+
+
+class LogisticExperiment(ClassicalExperiment):
+    """An experiment with logistic regression."""
+
+    model: LogisticConfig
+    """The classifier and its features."""
+
+
+class ForestExperiment(ClassicalExperiment):
+    """An experiment with a random forest."""
+
+    model: ForestConfig
+    """The classifier and its features."""
+
+
+class BoostingExperiment(ClassicalExperiment):
+    """An experiment with gradient-boosted trees."""
+
+    model: BoostingConfig
+    """The classifier and its features."""
+
+
+class KnnExperiment(ClassicalExperiment):
+    """An experiment with nearest neighbours."""
+
+    model: KnnConfig
+    """The classifier and its features."""
 
 
 class MajorityExperiment(ExperimentConfig):

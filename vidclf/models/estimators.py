@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
@@ -21,7 +20,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
-from skops.io.exceptions import UntrustedTypesFoundException
 
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
@@ -203,6 +201,8 @@ class ClassicalClassifier:
 
     def save(self, directory: Path) -> None:
         """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
+        import skops.io  # noqa: PLC0415  (a second of imports, which most processes never need)
+
         skops.io.dump(self.estimator_, directory / ESTIMATOR)
         arguments = {
             "classes": self.classes,
@@ -291,6 +291,9 @@ def load(directory: Path) -> ClassicalClassifier:
     Raises:
         InputError: Its files hold types that no classifier here consists of, or more than they seem to.
     """
+    import skops.io  # noqa: PLC0415
+    from skops.io.exceptions import UntrustedTypesFoundException  # noqa: PLC0415
+
     arguments = json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8"))
     check_archive(directory / ESTIMATOR)
     try:
