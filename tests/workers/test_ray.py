@@ -16,10 +16,12 @@ from typing import Any
 import psutil
 import pytest
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 from tests.clips import write_experiment, write_squares
 from tests.rounds import rounds
 from vidclf import config
+from vidclf.cli.app import app
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store
 from vidclf.search.definition.study_file import StudyFile
@@ -242,21 +244,21 @@ def test_a_study_survives_lost_nodes_workers_and_its_driver(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_four_small_trials_share_a_gpu_and_a_fifth_waits(
-    tmp_path: Path, store: Store, cluster: Cluster
-) -> None:
+def test_small_trials_share_a_gpu_and_one_more_waits(tmp_path: Path, store: Store, cluster: Cluster) -> None:
     add_node(cluster, cpus=8, gpus=1)
-    study = write_study(tmp_path, 12, "cpus = 0.5\ngpus = 0.25\nmax_workers = 5", bases=["svm.toml"])
+    places = rounds(2, 4)
+    resources = f"cpus = 0.5\ngpus = {1 / places}\nmax_workers = {places + 1}"
+    study = write_study(tmp_path, 3 * places, resources, bases=["svm.toml"])
     driver = Driver(study, store, "--ray", cluster.address)
-    driver.until(lambda: len(worker_processes()) == 4, "four workers")
+    driver.until(lambda: len(worker_processes()) == places, "as many workers")
     devices = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in worker_processes()]
-    assert devices == ["0"] * 4
+    assert devices == ["0"] * places
     most = 0
     while driver.process.poll() is None:
         most = max(most, len(worker_processes()))
         time.sleep(0.1)
-    assert most == 4
-    assert driver.finished()["trials"]["complete"] == 12
+    assert most == places
+    assert driver.finished()["trials"]["complete"] == 3 * places
 
 
 @pytest.mark.slow
@@ -286,8 +288,6 @@ def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: 
     for options, words in [
         (("--ray", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
         (("--ray", "ray://127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
-        (("--ray", "nonsense"), "an address is HOST:6379, ray://HOST:10001, auto or local"),
-        (("--ray", "local", "--per-gpu", "2"), "as gpus = 0.25 for four on each GPU"),
         (
             ("--ray", "local"),
             f"no node can hold a worker of 1 CPU, 64 GPU: the cluster has {os.cpu_count()} CPU",
@@ -296,12 +296,25 @@ def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: 
         found = tune(study, *options)
         assert (found.returncode, found.stdout) == (2, ""), found.stderr
         assert words in found.stderr
-    plan = tune(study, "--dry-run", "--ray", "local", "--workers", "3", "--json")
+
+
+@pytest.mark.slow
+def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, store: Store) -> None:
+    study = str(write_study(tmp_path, 1, "gpus = 64", bases=["svm.toml"]))
+    for options, words in [
+        (("--ray", "nonsense"), "an address is HOST:6379, ray://HOST:10001, auto or local"),
+        (("--ray", "local", "--per-gpu", "2"), "as gpus = 0.25 for four on each GPU"),
+    ]:
+        found = CliRunner().invoke(app, ["tune", study, *options])
+        assert (found.exit_code, found.stdout) == (2, ""), found.stderr
+        assert words in found.stderr
+    asked = ["--dry-run", "--ray", "local", "--workers", "3", "--json"]
+    plan = CliRunner().invoke(app, ["tune", study, *asked])
     assert json.loads(plan.stdout)["resources"] == (
         "workers on Ray (local): up to 3, each with 1 CPU, 64 GPU"
     )
-    here = tune(study)
-    assert here.returncode == 0
+    here = CliRunner().invoke(app, ["tune", study])
+    assert here.exit_code == 0, here.stderr
     assert "[resources] are for --ray" in here.stderr
 
 
