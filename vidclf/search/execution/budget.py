@@ -138,8 +138,11 @@ class BudgetCounter:
 
 
 def _since(trials: Sequence[FrozenTrial], best: int) -> int:
-    """How many counting trials have ended after trial ``best``."""
-    ended = trials[best].datetime_complete
+    """How many counting trials have ended after trial ``best``.
+
+    A trial's place is not its number for a moment where another supervisor is adding an earlier one.
+    """
+    ended = next(trial.datetime_complete for trial in trials if trial.number == best)
     return sum(
         counts(trial)
         for trial in trials
