@@ -138,10 +138,7 @@ class BudgetCounter:
 
 
 def _since(trials: Sequence[FrozenTrial], best: int) -> int:
-    """How many counting trials have ended after trial ``best``.
-
-    A trial's place is not its number for a moment where another supervisor is adding an earlier one.
-    """
+    """How many counting trials have ended after trial ``best``."""
     ended = next(trial.datetime_complete for trial in trials if trial.number == best)
     return sum(
         counts(trial)
