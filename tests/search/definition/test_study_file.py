@@ -1,7 +1,9 @@
 """Study files, and what may change between a study's start and its resume."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,11 +14,13 @@ from tests.studies import STUDY
 from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
+from vidclf.search.definition import study_file
 from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.definition.study_file import StudyFile, load_study, open_study
 from vidclf.search.execution.tune import TuneRequest, check, plan
 from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
+from vidclf.search.record.study import OpenStudy
 
 
 @pytest.fixture
@@ -306,6 +310,36 @@ def test_a_study_cut_off_while_it_was_made_is_made_anew(folder: Path, store: Sto
     opened = open_study(load_study(write(folder), {}, store), store)
     assert opened.study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert opened.stored["objectives"][0]["metric"] == "val/macro_f1"
+
+
+def test_commands_that_start_a_study_at_the_same_moment_make_one(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks whether there is a study before the first has made it, and goes on after that."""
+    open_storage(store)
+    path, check_same = write(folder), study_file.check_same
+    looked, made = threading.Event(), threading.Event()
+
+    def check(*arguments: Any) -> dict[str, Any] | None:
+        found = check_same(*arguments)
+        if threading.current_thread() is second:
+            looked.set()
+            made.wait(1.0)
+        return found
+
+    def start() -> OpenStudy:
+        return open_study(replace(load_study(path, {}, store), join=True), store)
+
+    monkeypatch.setattr(study_file, "check_same", check)
+    opened: list[OpenStudy] = []
+    second = threading.Thread(target=lambda: opened.append(start()))
+    second.start()
+    assert looked.wait(60)
+    opened.append(start())
+    made.set()
+    second.join(60)
+    assert opened[0].stored["uuid"] == opened[1].stored["uuid"]
+    assert [trial.number for trial in open_study(load_study(path, {}, store), store).trials()] == [0]
 
 
 def test_a_plan_refuses_what_the_run_would_refuse(folder: Path, store: Store) -> None:

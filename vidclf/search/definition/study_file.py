@@ -1,5 +1,6 @@
 """Study files: loading, validation, and comparison with the stored study on resume."""
 
+import contextlib
 import json
 import time
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
 import optuna
+from optuna.storages import BaseStorage
 from pydantic import Field, ValidationError, model_validator
 
 from vidclf import config
@@ -18,7 +20,7 @@ from vidclf.evaluation.metrics import CURVES
 from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
-from vidclf.runs.store import Store, check_name
+from vidclf.runs.store import Store, check_name, locked
 from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, PrunerConfig, pruner_problems
 from vidclf.search.definition.samplers import Sampler, SamplerConfig, TPEConfig, sampler_problems
 from vidclf.search.definition.space import Space, build_space
@@ -271,32 +273,42 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     """
     storage = open_storage(store)
     fingerprint = definition.fingerprint()
-    if definition.join:
-        _wait_until_made(definition.name, store)
-    stored = check_same(definition, fingerprint, store)
-    if stored:
-        study = optuna.load_study(study_name=definition.name, storage=storage)
-    else:
-        directions = [objective.direction for objective in definition.file.objectives]
-        if definition.name in study_names(store):
-            optuna.delete_study(study_name=definition.name, storage=storage)
-        try:
-            study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
-        except optuna.exceptions.DuplicatedStudyError:
-            if definition.join:  # another that joins was faster
-                return open_study(definition, store)
-            raise InputError(f"the study {definition.name} is being made by another process") from None
-        enqueue_first(study, definition.space, definition.file.start)
-        stored = _record(definition, fingerprint)
-        study.set_user_attr(DEFINITION, json.dumps(stored))
-    return OpenStudy(study, storage, stored, store)
+    store.attempts.mkdir(parents=True, exist_ok=True)
+    # Of the commands on one store one makes the study, and the others find it made.
+    with locked(store.attempts):
+        while True:
+            abandoned = _abandoned(definition.name, store, storage)
+            if stored := check_same(definition, fingerprint, store):
+                study = optuna.load_study(study_name=definition.name, storage=storage)
+                return OpenStudy(study, storage, stored, store)
+            if abandoned is not None:
+                with contextlib.suppress(KeyError):  # another store's command was faster
+                    storage.delete_study(abandoned)
+            directions = [objective.direction for objective in definition.file.objectives]
+            try:
+                study = optuna.create_study(
+                    study_name=definition.name, storage=storage, directions=directions
+                )
+            except optuna.exceptions.DuplicatedStudyError:  # of another store on the same server
+                continue
+            enqueue_first(study, definition.space, definition.file.start)
+            stored = _record(definition, fingerprint)
+            study.set_user_attr(DEFINITION, json.dumps(stored))
+            return OpenStudy(study, storage, stored, store)
 
 
-def _wait_until_made(name: str, store: Store) -> None:
-    """Waits while another process makes the study; not for one that was cut off while it did."""
-    end = time.monotonic() + _MAKING_SECONDS
-    while name in study_names(store) and not stored_definition(store, name) and time.monotonic() < end:
+def _abandoned(name: str, store: Store, storage: BaseStorage) -> int | None:
+    """Optuna's key of a study that was cut off while it was made, ``None`` where there is none.
+
+    In the store's own database no other command can be making it, as the caller holds the store's lock. In
+    one that stores share another may be: it is waited for.
+    """
+    end = time.monotonic() + (0.0 if "optuna" in store.databases else _MAKING_SECONDS)
+    while name in study_names(store) and not stored_definition(store, name):
+        if time.monotonic() >= end:
+            return storage.get_study_id_from_name(name)
         time.sleep(0.2)
+    return None
 
 
 def check_same(
