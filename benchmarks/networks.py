@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.models.networks import NETWORKS, UNTRAINED, Preprocessing
+from vidclf.models.networks import NETWORKS
 from vidclf.models.training import bf16_is_native
 from vidclf.models.video_network import VideoNetwork
 
@@ -26,8 +26,7 @@ def build(name: str) -> VideoNetwork:
 
 
 def own_size(name: str) -> int:
-    weights = NETWORKS[name].weights
-    return (UNTRAINED if weights is None else Preprocessing.of_weights(weights)).size
+    return NETWORKS[name].preprocessing.size
 
 
 def multiplications(name: str, clips: Tensor) -> float:

@@ -88,11 +88,11 @@ def stand_in(experiment: Any, attempt: Attempt, report: Any, repeats: Repeats | 
     return outcome
 
 
-def work_with_stand_in(connection: Connection, threads: int, gpu: int | None) -> None:
+def work_with_stand_in(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
     import vidclf.runs.experiment  # noqa: PLC0415
 
     vidclf.runs.experiment.run_experiment = stand_in
-    REAL_WORK(connection, threads, gpu)
+    REAL_WORK(connection, threads, environment)
 
 
 REAL_WORK = workers.work

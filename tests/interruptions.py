@@ -48,6 +48,14 @@ FOLDER_STATUS = {
 }
 
 
+def worker_processes(supervisor: psutil.Process) -> list[psutil.Process]:
+    """The local workers of a process: children of the server that forks them."""
+    servers = [
+        child for child in supervisor.children() if any("forkserver" in word for word in child.cmdline())
+    ]
+    return [worker for server in servers for worker in server.children()]
+
+
 class InterruptedStudy:
     """One study, its sessions one after another, and all that was done to them."""
 
@@ -85,10 +93,9 @@ class InterruptedStudy:
         """Its worker processes; they are remembered, to be looked for afterwards."""
         found = []
         try:
-            for child in psutil.Process(supervisor.pid).children():
-                if any("spawn_main" in word for word in child.cmdline()):
-                    found.append(child)
-                    self.processes.add((child.pid, child.create_time()))
+            for child in worker_processes(psutil.Process(supervisor.pid)):
+                found.append(child)
+                self.processes.add((child.pid, child.create_time()))
         except psutil.NoSuchProcess:
             pass
         return found

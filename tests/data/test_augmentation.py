@@ -11,9 +11,10 @@ from torchvision.transforms.v2 import functional
 
 from vidclf import config
 from vidclf.data import sampling
-from vidclf.data.augmentation import AugmentConfig, as_tensor, eval_view, train_view
+from vidclf.data.augmentation import as_tensor, eval_view, train_view
 from vidclf.data.video import Frames
 from vidclf.exceptions import InputError
+from vidclf.models.neural_config import AugmentConfig
 
 OFF: dict[str, Any] = AugmentConfig(
     flip=0, scale=(1.0, 1.0), brightness=0, contrast=0, saturation=0, temporal=False

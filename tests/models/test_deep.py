@@ -18,9 +18,9 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest, content_digest
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, feature_store, training
-from vidclf.models.deep import DEEP
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import feature_matrix
+from vidclf.models.features import DEEP
 from vidclf.models.networks import KINETICS, NETWORKS, Preprocessing
 from vidclf.runs.experiment import parse_experiment, portable
 

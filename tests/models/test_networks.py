@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, preprocessing
+from vidclf.models.own_networks import build_network
 from vidclf.models.video_network import Pooling, VideoNetwork
 from vidclf.models.weights import load_backbone
 
@@ -108,7 +109,7 @@ def test_where_the_frozen_part_ends_does_not_change_the_output(network: str) -> 
 def test_stages_hold_all_of_the_network_but_its_head(network: str) -> None:
     spec = NETWORKS[network]
     with torch.device("meta"):
-        backbone = spec.build()
+        backbone = build_network(network)
     named = dict(backbone.named_modules())
     staged = [
         id(parameter)
@@ -129,7 +130,7 @@ def headless(network: str) -> tuple[nn.Module, VideoNetwork]:
     """torchvision's network in evaluation mode, and ours of the same weights."""
     spec = NETWORKS[network]
     torch.manual_seed(7)
-    original = spec.build().eval()
+    original = build_network(network).eval()
     torch.manual_seed(7)
     options = {"weights": "none", "classes": 3, "dropout": 0.0}
     return original, VideoNetwork(network, frozen_stages=len(spec.stages), **options).eval()

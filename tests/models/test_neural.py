@@ -13,7 +13,6 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from vidclf import config
-from vidclf.data.augmentation import AugmentConfig
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
@@ -22,7 +21,9 @@ from vidclf.models import networks, neural, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier, load
 from vidclf.models.forward import Forward
-from vidclf.models.training import BestSoFar, TrainConfig
+from vidclf.models.neural_config import AugmentConfig
+from vidclf.models.train_config import TrainConfig
+from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import multiply_accumulates
 from vidclf.models.views import View
 from vidclf.models.weights import load_backbone

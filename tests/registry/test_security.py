@@ -25,7 +25,7 @@ from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.models.checkpoint import FitState
-from vidclf.models.networks import NETWORKS
+from vidclf.models.own_networks import build_network
 from vidclf.models.saved import CARD
 from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
@@ -245,7 +245,7 @@ def test_given_weights_that_hold_code_are_refused(
 
 def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    torch.save(NETWORKS["tiny2d"].build().state_dict(), path)
+    torch.save(build_network("tiny2d").state_dict(), path)
     load_backbone("tiny2d", str(path))
     _truncated(path)
     with pytest.raises(InputError, match=r"model\.weights: .*not a"):

@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
+from tests import interruptions
 from tests.clips import write_experiment, write_squares
 from tests.rounds import rounds
 from vidclf import config
@@ -141,10 +142,8 @@ def worker_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            parent = process.parent()
-            spawned = any("spawn_main" in word for word in process.cmdline())
-            if spawned and parent is not None and "RemoteWorker" in " ".join(parent.cmdline()):
-                found.append(process)
+            if "RemoteWorker" in " ".join(process.cmdline()):
+                found += interruptions.worker_processes(process)
     return found
 
 

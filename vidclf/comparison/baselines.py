@@ -15,6 +15,7 @@ from vidclf.data.manifest import Entry, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
+from vidclf.models.base import Published
 from vidclf.runs.folder import Attempt
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -137,8 +138,6 @@ def _published(group: RowGroup, experiments: Path, notes: list[str]) -> Iterator
     ]
     if not trees:
         return
-    from vidclf.models.base import Published  # noqa: PLC0415  (imports torch: some seconds)
-
     seen = set()
     for name, tree in trees:
         try:

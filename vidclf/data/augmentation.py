@@ -6,53 +6,21 @@ random state is read or changed, so views may be made in any thread and order.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from vidclf.config import Section, digest
+from vidclf.config import digest
 from vidclf.data import sampling
 from vidclf.data.video import Frames
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Width to height of random crops, as in torchvision's `RandomResizedCrop`."""
 _CROP_ATTEMPTS = 10
-
-
-class AugmentConfig(Section):
-    """The ``[augment]`` section: how training views of a clip differ."""
-
-    flip: float = Field(0.5, ge=0, le=1)
-    """Probability of a horizontal flip."""
-    scale: Annotated[tuple[float, float], Field(strict=False)] = (0.6, 1.0)
-    """Smallest and largest share of the frame's area that a crop takes."""
-    brightness: float = Field(0.2, ge=0, le=1)
-    """Brightness is multiplied by up to 1 +- this."""
-    contrast: float = Field(0.2, ge=0, le=1)
-    """Contrast is multiplied by up to 1 +- this."""
-    saturation: float = Field(0.2, ge=0, le=1)
-    """Saturation is multiplied by up to 1 +- this."""
-    hue: float = Field(0.0, ge=0, le=0.5)
-    """Hue is shifted by up to +- this share of the colour circle."""
-    rotation: float = Field(0.0, ge=0, le=180)
-    """Frames are rotated by up to +- this many degrees."""
-    temporal: bool = True
-    """Each frame is a random one of its part of the grid; off: the part's middle."""
-    per_frame: bool = False
-    """Draw anew for every frame, which destroys motion: only to reproduce a published baseline."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"scale = [{low}, {high}]: expected 0 < low <= high <= 1")
-        return self
 
 
 def train_view(
@@ -83,7 +51,7 @@ def train_view(
         seed: Of all views, ``data.augment_seed``.
         clip: What identifies the clip's content.
         view: Number of the view.
-        flip: See `AugmentConfig`, as for all further arguments.
+        flip: See `vidclf.models.neural_config.AugmentConfig`, as for all further arguments.
 
     Returns:
         uint8 (frames, 3, size, size), where the grid is.

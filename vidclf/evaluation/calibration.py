@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.model_selection import GroupKFold
 
 from vidclf.evaluation import metrics
 from vidclf.evaluation.metrics import Labels, Values
@@ -46,6 +43,8 @@ def apply_temperature(probabilities: Values, temperature: float) -> Values:
     """The probabilities with their logits divided by ``temperature``: above 1 less sure, below 1 surer."""
     if temperature == 1.0:
         return probabilities
+    from scipy.special import softmax  # noqa: PLC0415
+
     scaled: Values = softmax(_logits(probabilities) / temperature, axis=1)
     return scaled
 
@@ -60,6 +59,9 @@ def fit_temperature(labels: Labels, probabilities: Values) -> float:
     Returns:
         Within `BOUNDS`; 1.0 without clips.
     """
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # scipy takes half a second
+    from scipy.special import log_softmax  # noqa: PLC0415
+
     clips, classes = probabilities.shape
     if not clips:
         return 1.0
@@ -82,6 +84,8 @@ def calibrate(labels: Labels, probabilities: Values, groups: Sequence[str]) -> C
         probabilities: Of a model that was not trained on these clips.
         groups: Name of each clip's group; up to 20 folds of whole groups take turns in being scored.
     """
+    from sklearn.model_selection import GroupKFold  # noqa: PLC0415  # it takes a second
+
     folds = min(len(set(groups)), _MOST_FOLDS)
     if folds < 2:
         return Calibration(1.0, None, {"calibration/temperature": 1.0})

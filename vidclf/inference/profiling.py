@@ -114,19 +114,25 @@ def folder_size_mb(folder: Path) -> float:
 @contextlib.contextmanager
 def _all_cores() -> Iterator[None]:
     """Lets torch, OpenCV, BLAS and OpenMP use every core, and takes them back after."""
-    import cv2  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-
-    before = torch.get_num_threads(), cv2.getNumThreads()
     cores = cpu_count()
+    before = _set_threads(cores, cores)
     with threadpool_limits(cores):
-        torch.set_num_threads(cores)
-        cv2.setNumThreads(cores)
         try:
             yield
         finally:
-            torch.set_num_threads(before[0])
-            cv2.setNumThreads(before[1])
+            _set_threads(*before)
+
+
+def _set_threads(of_torch: int, of_cv2: int) -> tuple[int, int]:
+    """Sets the threads of torch, where it is loaded, and of OpenCV; returns those before."""
+    import cv2  # noqa: PLC0415
+
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else of_torch, cv2.getNumThreads()
+    if torch:
+        torch.set_num_threads(of_torch)
+    cv2.setNumThreads(of_cv2)
+    return before
 
 
 @contextlib.contextmanager
@@ -152,11 +158,7 @@ def _other_load() -> Iterator[Callable[[], float]]:
 
 def use_cores(threads: int) -> None:
     """Limits torch, OpenCV, BLAS and OpenMP to so many threads; more than the cores would spin idly."""
-    import cv2  # noqa: PLC0415  (these take seconds, and not every command needs them)
-    import torch  # noqa: PLC0415
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+    _set_threads(threads, threads)
     threadpool_limits(threads)
 
 
@@ -192,9 +194,8 @@ def cuda_memory_mb() -> dict[str, float]:
         ``cost/cuda_allocated_mb``: what torch's tensors took; ``cost/cuda_reserved_mb``: what its allocator
         held for them. Empty in a process that has used no CUDA device.
     """
-    import torch  # noqa: PLC0415
-
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
         return {}
     devices = range(torch.cuda.device_count())
     return {
@@ -204,30 +205,32 @@ def cuda_memory_mb() -> dict[str, float]:
 
 
 def environment() -> dict[str, str]:
-    """The machine, the libraries and the code's version, as text by name; empty where unknown.
+    """The machine, the libraries and the code's version, as text by name; empty where unknown."""
+    import torch  # noqa: PLC0415
 
-    ``device`` is a CUDA device only in a process that has loaded torch.
-    """
     versions = {}
     for library in _LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             versions[library] = ""
-    torch = sys.modules.get("torch")
-    cuda = torch is not None and torch.cuda.is_available()
-    commit = _output("git", "rev-parse", "HEAD")
+    commit = git_commit()
     dirty = "" if not commit else str(bool(_output("git", "status", "--porcelain"))).lower()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or ""),
-        "device": torch.cuda.get_device_name() if torch is not None and cuda else "cpu",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         **versions,
         "git_commit": commit,
         "git_dirty": dirty,
     }
+
+
+def git_commit() -> str:
+    """The commit that is checked out in the current folder; empty outside of a repository."""
+    return _output("git", "rev-parse", "HEAD")
 
 
 def _cpu_model() -> str:

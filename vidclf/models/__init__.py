@@ -1,20 +1,14 @@
 """Every kind of model under one contract, and the one format in which they are saved."""
 
+import pkgutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
-from vidclf.models import classical, classifier, estimators, neural
+from vidclf.models import classical_config, neural_config
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
-from vidclf.models.classical_config import (
-    BoostingExperiment,
-    ForestExperiment,
-    KnnExperiment,
-    LogisticExperiment,
-    MajorityExperiment,
-    SvmExperiment,
-)
-from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.saved import ModelMetadata, SavedModel, check_folder, read_card
 
 __all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
@@ -22,23 +16,62 @@ __all__ = ["MODELS", "Classifier", "ModelSpec", "load_model", "untrained_model"]
 _LONGEST_REASON = 300
 """Characters of a library's message that are passed on."""
 
+
+def _lazy(place: str) -> Callable[..., Any]:
+    """A function of this package that is imported when it is called: torch and scikit-learn take seconds."""
+
+    def call(*arguments: Any) -> Any:
+        return pkgutil.resolve_name(f"{__name__}.{place}")(*arguments)
+
+    return call
+
+
+_NEURAL = (
+    _lazy("neural:build"),
+    _lazy("classifier:load"),
+    neural_config.SPACE,
+    _lazy("classifier:NeuralClassifier.initialise"),
+)
+
 MODELS: dict[str, ModelSpec] = {
-    "frames2d": ModelSpec(
-        neural.Frames2dExperiment, neural.build, classifier.load, neural.SPACE, NeuralClassifier.initialise
+    "frames2d": ModelSpec(neural_config.Frames2dExperiment, *_NEURAL),
+    "volume3d": ModelSpec(neural_config.Volume3dExperiment, *_NEURAL),
+    "svm": ModelSpec(
+        classical_config.SvmExperiment,
+        _lazy("classical:build_svm"),
+        _lazy("estimators:load"),
+        classical_config.SVM_SPACE,
     ),
-    "volume3d": ModelSpec(
-        neural.Volume3dExperiment, neural.build, classifier.load, neural.SPACE, NeuralClassifier.initialise
-    ),
-    "svm": ModelSpec(SvmExperiment, classical.build_svm, estimators.load, classical.SVM_SPACE),
     "logistic": ModelSpec(
-        LogisticExperiment, classical.build_logistic, estimators.load, classical.LOGISTIC_SPACE
+        classical_config.LogisticExperiment,
+        _lazy("classical:build_logistic"),
+        _lazy("estimators:load"),
+        classical_config.LOGISTIC_SPACE,
     ),
-    "forest": ModelSpec(ForestExperiment, classical.build_forest, estimators.load, classical.FOREST_SPACE),
+    "forest": ModelSpec(
+        classical_config.ForestExperiment,
+        _lazy("classical:build_forest"),
+        _lazy("estimators:load"),
+        classical_config.FOREST_SPACE,
+    ),
     "boosting": ModelSpec(
-        BoostingExperiment, classical.build_boosting, estimators.load, classical.BOOSTING_SPACE
+        classical_config.BoostingExperiment,
+        _lazy("classical:build_boosting"),
+        _lazy("estimators:load"),
+        classical_config.BOOSTING_SPACE,
     ),
-    "knn": ModelSpec(KnnExperiment, classical.build_knn, estimators.load, classical.KNN_SPACE),
-    "majority": ModelSpec(MajorityExperiment, classical.build_majority, estimators.load, {}),
+    "knn": ModelSpec(
+        classical_config.KnnExperiment,
+        _lazy("classical:build_knn"),
+        _lazy("estimators:load"),
+        classical_config.KNN_SPACE,
+    ),
+    "majority": ModelSpec(
+        classical_config.MajorityExperiment,
+        _lazy("classical:build_majority"),
+        _lazy("estimators:load"),
+        {},
+    ),
 }
 
 

@@ -1,7 +1,7 @@
-"""Builders of classical models: scikit-learn estimators behind scaling and PCA, and their search ranges."""
+"""Builders of classical models: scikit-learn estimators behind scaling and PCA."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -12,8 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from vidclf.config import Choice, Dimension, Range
-from vidclf.models import networks, training
+from vidclf.models import networks
 from vidclf.models.classical_config import (
     BoostingExperiment,
     ClassicalExperiment,
@@ -24,50 +23,19 @@ from vidclf.models.classical_config import (
     SvmExperiment,
     WeightedConfig,
 )
-from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import Framing
-from vidclf.models.features import compute_features
+from vidclf.models.features import DEEP, compute_features
 from vidclf.models.networks import NETWORKS
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
+
+if TYPE_CHECKING:
+    from vidclf.models.deep import DeepFeatures
 
 _DEFAULT_SIZE = networks.UNTRAINED.size
 """Pixels; a framing has a size even where no frame is looked at."""
 _BINS = 32
 """Values that boosting tells apart: more take longer (4 times at 255), and sets of clips are small."""
-
-_C = Range(low=1e-4, high=1e2, log=True)
-_SHARED_SPACE: dict[str, Dimension] = {
-    "model.scale": Choice(choices=("standard", "block")),
-    "model.pca": Choice(choices=(0, 0.8, 0.95)),
-}
-SVM_SPACE: dict[str, Dimension] = {
-    **_SHARED_SPACE,
-    "model.C": _C,
-    "model.kernel": Choice(choices=("linear", "rbf")),
-    "model.gamma": Range(low=1e-5, high=0.1, log=True, when={"model.kernel": "rbf"}),
-}
-LOGISTIC_SPACE: dict[str, Dimension] = {**_SHARED_SPACE, "model.C": _C}
-FOREST_SPACE: dict[str, Dimension] = {
-    **_SHARED_SPACE,
-    "model.trees": Range(low=100, high=800, log=True),
-    "model.min_leaf": Range(low=1, high=8),
-    "model.split_values": Choice(choices=("sqrt", 0.1, 0.3)),
-}
-BOOSTING_SPACE: dict[str, Dimension] = {
-    **_SHARED_SPACE,
-    "model.iterations": Range(low=25, high=200, log=True),
-    "model.learning_rate": Range(low=0.02, high=0.5, log=True),
-    "model.leaves": Range(low=2, high=16),
-    "model.min_leaf": Range(low=1, high=8),
-    "model.l2": Range(low=1e-3, high=10.0, log=True),
-}
-KNN_SPACE: dict[str, Dimension] = {
-    **_SHARED_SPACE,
-    "model.neighbours": Range(low=1, high=15),
-    "model.metric": Choice(choices=("euclidean", "cosine")),
-    "model.vote": Choice(choices=("uniform", "distance")),
-}
 
 
 def build_svm(experiment: SvmExperiment, classes: Sequence[str]) -> ClassicalClassifier:
@@ -173,11 +141,14 @@ def _classifier(
     )
 
 
-def _deep_features(experiment: ClassicalExperiment) -> DeepFeatures | None:
+def _deep_features(experiment: ClassicalExperiment) -> "DeepFeatures | None":
     """The feature ``deep``, in the precision that a neural kind would choose here."""
     deep = experiment.model.deep()
     if deep is None:
         return None
+    from vidclf.models.deep import DeepFeatures  # noqa: PLC0415  # torch takes seconds
+    from vidclf.models.training import auto_precision  # noqa: PLC0415
+
     own = experiment.model.preprocessing()
     statistics = networks.statistics(experiment.data.normalize, own)
     return DeepFeatures(
@@ -186,7 +157,7 @@ def _deep_features(experiment: ClassicalExperiment) -> DeepFeatures | None:
         interpolation=own.interpolation,
         mean=statistics.mean,
         std=statistics.std,
-        precision=training.auto_precision(),
+        precision=auto_precision(),
         seed=experiment.seed,
     )
 

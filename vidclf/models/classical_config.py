@@ -1,20 +1,18 @@
-"""The kinds of classical models as a file describes them: their ``[model]`` sections and experiments."""
+"""The classical kinds as a file describes them: their sections, experiments and search ranges."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from vidclf.config import PathKey, did_you_mean
+from vidclf.config import Choice, Dimension, PathKey, Range, did_you_mean
 from vidclf.data.clips import ClipSet
 from vidclf.exceptions import InputError
 from vidclf.models import networks
 from vidclf.models.base import ExperimentConfig, ModelConfig
-from vidclf.models.deep import DEEP
 from vidclf.models.feature_store import Framing, build_features
-from vidclf.models.features import FEATURES
+from vidclf.models.features import DEEP, FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
-from vidclf.models.weights import load_backbone
 from vidclf.progress import Advance
 
 _TIMED = ("features", "network", "trees", "iterations")
@@ -234,6 +232,8 @@ class ClassicalExperiment(ExperimentConfig):
 
     def check_weights(self) -> None:
         if deep := self.model.deep():
+            from vidclf.models.weights import load_backbone  # noqa: PLC0415  # torch takes seconds
+
             load_backbone(*deep)
 
     def warm(self, clips: ClipSet, progress: Advance) -> None:
@@ -294,3 +294,37 @@ class MajorityExperiment(ExperimentConfig):
 
     model: MajorityConfig
     """The majority class."""
+
+
+_C = Range(low=1e-4, high=1e2, log=True)
+_SHARED_SPACE: dict[str, Dimension] = {
+    "model.scale": Choice(choices=("standard", "block")),
+    "model.pca": Choice(choices=(0, 0.8, 0.95)),
+}
+SVM_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.C": _C,
+    "model.kernel": Choice(choices=("linear", "rbf")),
+    "model.gamma": Range(low=1e-5, high=0.1, log=True, when={"model.kernel": "rbf"}),
+}
+LOGISTIC_SPACE: dict[str, Dimension] = {**_SHARED_SPACE, "model.C": _C}
+FOREST_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.trees": Range(low=100, high=800, log=True),
+    "model.min_leaf": Range(low=1, high=8),
+    "model.split_values": Choice(choices=("sqrt", 0.1, 0.3)),
+}
+BOOSTING_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.iterations": Range(low=25, high=200, log=True),
+    "model.learning_rate": Range(low=0.02, high=0.5, log=True),
+    "model.leaves": Range(low=2, high=16),
+    "model.min_leaf": Range(low=1, high=8),
+    "model.l2": Range(low=1e-3, high=10.0, log=True),
+}
+KNN_SPACE: dict[str, Dimension] = {
+    **_SHARED_SPACE,
+    "model.neighbours": Range(low=1, high=15),
+    "model.metric": Choice(choices=("euclidean", "cosine")),
+    "model.vote": Choice(choices=("uniform", "distance")),
+}

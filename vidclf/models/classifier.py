@@ -24,11 +24,10 @@ from vidclf.models import training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
-from vidclf.models.training import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
+from vidclf.models.networks import FrozenNorm, Pooling
+from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import (
     ExportableNetwork,
-    FrozenNorm,
-    Pooling,
     ProbabilityGraph,
     VideoNetwork,
     multiply_accumulates,

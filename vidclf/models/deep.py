@@ -15,12 +15,10 @@ from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
 from vidclf.models.networks import NETWORKS
-from vidclf.models.training import Precision
+from vidclf.models.train_config import Precision
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import Views
 
-DEEP = "deep"
-"""The feature's name."""
 _WEIGHTS = "network.safetensors"
 
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,13 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.exceptions import InputError
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.deep import DEEP, DeepFeatures
 from vidclf.models.feature_store import Framing, feature_matrix, square_view
+from vidclf.models.features import DEEP
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 from vidclf.models.saved import check_archive
+
+if TYPE_CHECKING:
+    from vidclf.models.deep import DeepFeatures
 
 ESTIMATOR = "estimator.skops"
 _ARGUMENTS = "classical.json"
@@ -86,7 +89,7 @@ class ClassicalClassifier:
     seed: int
     calibrate: bool = True
     balanced: bool = False
-    deep: DeepFeatures | None = None
+    deep: "DeepFeatures | None" = None
     estimator_: Any = field(init=False)
     calibration_: Literal["groups", "clips", "none", "own"] = field(init=False)
     folds_: int = field(init=False)
@@ -312,8 +315,14 @@ def load(directory: Path) -> ClassicalClassifier:
         features=tuple(arguments["features"]),
         framing=framing,
         seed=arguments["seed"],
-        deep=DeepFeatures.load(directory, framing, **arguments[DEEP]) if DEEP in arguments else None,
+        deep=_load_deep(directory, framing, **arguments[DEEP]) if DEEP in arguments else None,
     )
     classifier.estimator_ = estimator
     classifier.calibration_, classifier.folds_ = arguments["calibration"], arguments["folds"]
     return classifier
+
+
+def _load_deep(directory: Path, framing: Framing, **arguments: Any) -> "DeepFeatures":
+    from vidclf.models.deep import DeepFeatures  # noqa: PLC0415  # torch takes seconds
+
+    return DeepFeatures.load(directory, framing, **arguments)

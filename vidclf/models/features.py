@@ -17,11 +17,13 @@ from importlib.metadata import version
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.feature import hog, local_binary_pattern
 
 from vidclf.data.video import Frames
 
 Vector = NDArray[np.float64]
+
+DEEP = "deep"
+"""The feature that a frozen network gives, see `vidclf.models.deep`; the others stand in `FEATURES`."""
 
 MADE_WITH = f"opencv-{cv2.__version__} skimage-{version('scikit-image')}"
 """Part of every cache key: other versions may give other values."""
@@ -93,12 +95,16 @@ def gradient_histograms(pixels: Pixels) -> Vector:
         Shape (2592,) where S is a multiple of 7 (a rest may add cells), values 0 to 1: means, then
         deviations.
     """
+    from skimage.feature import hog  # noqa: PLC0415  # it takes half a second
+
     histograms = np.stack([hog(frame, **_hog_arguments(frame)) for frame in pixels.grey])
     return np.concatenate([histograms.mean(axis=0), histograms.std(axis=0)])
 
 
 def gradient_drawing(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The cells that `gradient_histograms` sees in a grey frame, (S, S), each as a star of edges; (S, S)."""
+    from skimage.feature import hog  # noqa: PLC0415  # it takes half a second
+
     drawing: NDArray[np.float64] = hog(frame, **_hog_arguments(frame), visualize=True)[1]
     return drawing
 
@@ -195,6 +201,8 @@ def binary_patterns(pixels: Pixels) -> Vector:
     Returns:
         Shape (944,), values 0 to 1: for each of 4 x 4 cells the shares of 59 patterns, which sum to 1.
     """
+    from skimage.feature import local_binary_pattern  # noqa: PLC0415  # it takes half a second
+
     codes: Callable[..., NDArray[np.float64]] = local_binary_pattern  # untyped
     patterns = np.stack([codes(frame, P=8, R=1, method="nri_uniform") for frame in pixels.grey])
     return _code_shares(patterns[:, 1:-1, 1:-1].astype(np.int64), _PATTERNS, _LBP_CELLS)

@@ -12,7 +12,8 @@ from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.activations import ActivationCache, weights_digest
 from vidclf.models.frame_gradients import FrameGradients
-from vidclf.models.training import Batch, Precision
+from vidclf.models.train_config import Cache, Precision
+from vidclf.models.training import Batch
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import View, Views
 
@@ -45,7 +46,7 @@ class Forward:
         std: Sequence[float],
         precision: Precision,
         fixed_views: bool,
-        cache: training.Cache,
+        cache: Cache,
     ) -> None:
         self.network, self.views = network, views
         self._name, self._precision, self._fixed_views = name, precision, fixed_views

@@ -1,17 +1,64 @@
 """The table of networks, and how frames become their input."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
-
-from torch import Tensor, nn
-from torchvision import models, ops
-from torchvision.models import WeightsEnum, video
+from typing import TYPE_CHECKING, Literal
 
 from vidclf.exceptions import InputError
 
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum  # torchvision takes seconds
+
+FrozenNorm = Literal["eval", "train"]
+Pooling = Literal["avg", "max", "attention"]
 Stages = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How frames become a network's input.
+
+    Attributes:
+        size: Edge of the square crop in pixels.
+        resize: Short side, or (height, width), before the crop.
+        mean: Of each channel, for values 0 to 1.
+        std: Standard deviation of each channel.
+        interpolation: How frames are resized: ``bilinear``, ``bicubic`` or another of torchvision's.
+    """
+
+    size: int
+    resize: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+    def edges(
+        self, size: int | None, resize: int | tuple[int, int] | None
+    ) -> tuple[int, int | tuple[int, int]]:
+        """The edges of crop and resize in pixels: those given, else its own.
+
+        Where another crop is given, its own resize is scaled in proportion.
+        """
+        size = size or self.size
+        if resize is not None:
+            return size, resize
+        if isinstance(self.resize, int):
+            return size, round(self.resize * size / self.size)
+        height, width = (round(edge * size / self.size) for edge in self.resize)
+        return size, (height, width)
+
+
+IMAGENET = Preprocessing(
+    size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
+)
+KINETICS = Preprocessing(
+    size=112,
+    resize=(128, 171),
+    mean=(0.43216, 0.394666, 0.37645),
+    std=(0.22803, 0.22145, 0.216989),
+    interpolation="bilinear",
+)
+UNTRAINED = replace(IMAGENET, size=112, resize=112)
 
 
 @dataclass(frozen=True)
@@ -20,8 +67,8 @@ class NetworkSpec:
 
     Attributes:
         dims: 2 for a network of single frames, 3 for one of volumes.
-        build: The network with random weights.
-        weights: torchvision's weights for it, with their preprocessing.
+        weights: The name of torchvision's weights for it, ``None`` where there are none.
+        preprocessing: What these weights want.
         stages: Submodules of each stage, in order; between stages the channels come after the batch.
         head: Submodule that classifies; it is dropped.
         width: Pooled features.
@@ -31,50 +78,13 @@ class NetworkSpec:
     """
 
     dims: Literal[2, 3]
-    build: Callable[[], nn.Module]
-    weights: WeightsEnum | None
+    weights: str | None
+    preprocessing: Preprocessing
     stages: Stages
     head: str
     width: int
     min_frames: int
     min_size: int
-
-
-def _tiny2d() -> nn.Module:
-    def stage(inputs: int, outputs: int) -> nn.Module:
-        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-    return nn.Sequential(OrderedDict(stage1=stage(3, 16), stage2=stage(16, 32), stage3=stage(32, 64)))
-
-
-class _Motion(nn.Module):
-    """Takes the mean frame away: what stands still disappears. Shape (clips, channels, T, H, W)."""
-
-    def forward(self, volumes: Tensor) -> Tensor:
-        return volumes - volumes.mean(dim=2, keepdim=True)
-
-
-def _tiny3d() -> nn.Module:
-    def stage(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.Module:
-        convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
-
-    return nn.Sequential(
-        OrderedDict(
-            stage1=nn.Sequential(_Motion(), stage(3, 16, (1, 2, 2))),
-            stage2=stage(16, 32, (2, 2, 2)),
-            stage3=stage(32, 64, (2, 2, 2)),
-        )
-    )
-
-
-def _swin3d_t() -> nn.Module:
-    """torchvision's network, and what keeps the channels of the maps between its stages in second place."""
-    network: nn.Module = video.swin3d_t()
-    network.channels_last = ops.Permute([0, 2, 3, 4, 1])
-    network.channels_first = ops.Permute([0, 4, 1, 2, 3])
-    return network
 
 
 def _features(first: int, last: int) -> tuple[str, ...]:
@@ -126,106 +136,54 @@ _SWIN3D: Stages = {
 # mobilenet_v3_small's head has a hidden layer, which goes with it.
 NETWORKS: dict[str, NetworkSpec] = {
     "resnet18": NetworkSpec(
-        2, models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, _RESNET,
+        2, "IMAGENET1K_V1", IMAGENET, _RESNET,
         head="fc", width=512, min_frames=1, min_size=33,
     ),
     "resnet50": NetworkSpec(
-        2, models.resnet50, models.ResNet50_Weights.IMAGENET1K_V2, _RESNET,
+        2, "IMAGENET1K_V2", replace(IMAGENET, resize=232), _RESNET,
         head="fc", width=2048, min_frames=1, min_size=33,
     ),
     "squeezenet1_1": NetworkSpec(
-        2, models.squeezenet1_1, models.SqueezeNet1_1_Weights.IMAGENET1K_V1, _SQUEEZENET,
+        2, "IMAGENET1K_V1", IMAGENET, _SQUEEZENET,
         head="classifier", width=512, min_frames=1, min_size=17,
     ),
     "efficientnet_b0": NetworkSpec(
-        2, models.efficientnet_b0, models.EfficientNet_B0_Weights.IMAGENET1K_V1, _EFFICIENTNET,
+        2, "IMAGENET1K_V1", replace(IMAGENET, interpolation="bicubic"), _EFFICIENTNET,
         head="classifier", width=1280, min_frames=1, min_size=33,
     ),
     "mobilenet_v3_small": NetworkSpec(
-        2, models.mobilenet_v3_small, models.MobileNet_V3_Small_Weights.IMAGENET1K_V1, _MOBILENET,
+        2, "IMAGENET1K_V1", IMAGENET, _MOBILENET,
         head="classifier", width=576, min_frames=1, min_size=33,
     ),
     "tiny2d": NetworkSpec(
-        2, _tiny2d, None, _TINY,
+        2, None, UNTRAINED, _TINY,
         head="fc", width=64, min_frames=1, min_size=9,
     ),
     "r3d_18": NetworkSpec(
-        3, video.r3d_18, video.R3D_18_Weights.KINETICS400_V1, _RESNET3D,
+        3, "KINETICS400_V1", KINETICS, _RESNET3D,
         head="fc", width=512, min_frames=2, min_size=17,
     ),
     "mc3_18": NetworkSpec(
-        3, video.mc3_18, video.MC3_18_Weights.KINETICS400_V1, _RESNET3D,
+        3, "KINETICS400_V1", KINETICS, _RESNET3D,
         head="fc", width=512, min_frames=2, min_size=17,
     ),
     "r2plus1d_18": NetworkSpec(
-        3, video.r2plus1d_18, video.R2Plus1D_18_Weights.KINETICS400_V1, _RESNET3D,
+        3, "KINETICS400_V1", KINETICS, _RESNET3D,
         head="fc", width=512, min_frames=2, min_size=17,
     ),
     "s3d": NetworkSpec(
-        3, video.s3d, video.S3D_Weights.KINETICS400_V1, _S3D,
+        3, "KINETICS400_V1", replace(KINETICS, size=224, resize=(256, 256)), _S3D,
         head="classifier", width=1024, min_frames=5, min_size=49,
     ),
     "swin3d_t": NetworkSpec(
-        3, _swin3d_t, video.Swin3D_T_Weights.KINETICS400_V1, _SWIN3D,
+        3, "KINETICS400_V1", IMAGENET, _SWIN3D,
         head="head", width=768, min_frames=2, min_size=33,
     ),
     "tiny3d": NetworkSpec(
-        3, _tiny3d, None, _TINY,
+        3, None, UNTRAINED, _TINY,
         head="fc", width=64, min_frames=2, min_size=9,
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How frames become a network's input.
-
-    Attributes:
-        size: Edge of the square crop in pixels.
-        resize: Short side, or (height, width), before the crop.
-        mean: Of each channel, for values 0 to 1.
-        std: Standard deviation of each channel.
-        interpolation: How frames are resized: ``bilinear``, ``bicubic`` or another of torchvision's.
-    """
-
-    size: int
-    resize: int | tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-    @classmethod
-    def of_weights(cls, weights: WeightsEnum) -> Self:
-        """As torchvision's own transforms for these weights have it."""
-        transforms = weights.transforms()
-        edges = tuple(transforms.resize_size)
-        return cls(
-            size=transforms.crop_size[0],
-            resize=edges[0] if len(edges) == 1 else edges,
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            interpolation=transforms.interpolation.value,
-        )
-
-    def edges(
-        self, size: int | None, resize: int | tuple[int, int] | None
-    ) -> tuple[int, int | tuple[int, int]]:
-        """The edges of crop and resize in pixels: those given, else its own.
-
-        Where another crop is given, its own resize is scaled in proportion.
-        """
-        size = size or self.size
-        if resize is not None:
-            return size, resize
-        if isinstance(self.resize, int):
-            return size, round(self.resize * size / self.size)
-        height, width = (round(edge * size / self.size) for edge in self.resize)
-        return size, (height, width)
-
-
-IMAGENET = Preprocessing.of_weights(models.ResNet18_Weights.IMAGENET1K_V1)
-KINETICS = Preprocessing.of_weights(video.R3D_18_Weights.KINETICS400_V1)
-UNTRAINED = replace(IMAGENET, size=112, resize=112)
 
 
 def preprocessing(network: str, weights: str) -> Preprocessing:
@@ -234,10 +192,9 @@ def preprocessing(network: str, weights: str) -> Preprocessing:
     Raises:
         InputError: ``pretrained`` where torchvision has no weights.
     """
-    spec = NETWORKS[network]
     if weights == "pretrained":
-        return Preprocessing.of_weights(published_weights(network))
-    return UNTRAINED if weights == "none" or spec.weights is None else Preprocessing.of_weights(spec.weights)
+        _weights_name(network)
+    return UNTRAINED if weights == "none" else NETWORKS[network].preprocessing
 
 
 def statistics(normalize: str, own: Preprocessing) -> Preprocessing:
@@ -262,13 +219,21 @@ def check_input(network: str, frames: int, size: int) -> None:
         raise ValueError(f"data.size = {size}: {network} takes no less than {spec.min_size} pixels")
 
 
-def published_weights(network: str) -> WeightsEnum:
+def published_weights(network: str) -> "WeightsEnum":
     """torchvision's weights for a network, not yet downloaded.
 
     Raises:
         InputError: There are none.
     """
-    weights = NETWORKS[network].weights
-    if weights is None:
-        raise InputError(f'{network} has no pretrained weights: set model.weights = "none"')
+    name = _weights_name(network)
+    from torchvision.models import get_model_weights  # noqa: PLC0415
+
+    weights: WeightsEnum = get_model_weights(network)[name]
     return weights
+
+
+def _weights_name(network: str) -> str:
+    name = NETWORKS[network].weights
+    if name is None:
+        raise InputError(f'{network} has no pretrained weights: set model.weights = "none"')
+    return name

@@ -1,96 +1,30 @@
-"""Parts of the training loop: settings, sampling order, optimizer, schedule and early stopping."""
+"""Parts of the training loop: sampling order, optimizer, schedule and early stopping."""
 
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
 from torch import nn
 from torch.nn import functional
 
-from vidclf.config import Section, did_you_mean
 from vidclf.evaluation import metrics
+from vidclf.models.train_config import Monitor, OptimizerName, Precision, Schedule
 
 Item = TypeVar("Item")
 Built = TypeVar("Built")
 
-MONITORS = tuple(f"val/{name}" for name in metrics.CURVES)
-"""Names of the val curves, without their leading ``epoch/``."""
-
-
-def _check_monitor(name: str) -> str:
-    if name not in MONITORS:
-        raise ValueError(f"expected one of {', '.join(MONITORS)}{did_you_mean(name, MONITORS)}")
-    return name
-
-
-Monitor = Annotated[str, AfterValidator(_check_monitor)]
-OptimizerName = Literal["adamw", "adam", "sgd"]
-Schedule = Literal["constant", "step", "cosine"]
-Balance = Literal["none", "sampler", "loss", "both"]
-Precision = Literal["fp32", "bf16"]
-Cache = Literal["auto", "off"]
 Batch = NDArray[np.int64]
 """Indices of the clips of one step."""
 
 _SGD_MOMENTUM = 0.9
 _PREFETCHED = 2
 """Batches made ahead of the one in use."""
-
-
-class TrainConfig(Section):
-    """The ``[train]`` section of neural kinds."""
-
-    epochs: int = Field(12, ge=1)
-    """Epochs at most."""
-    batch_size: int = Field(8, ge=1)
-    """Clips a step."""
-    optimizer: OptimizerName = "adamw"
-    """``sgd`` has momentum 0.9."""
-    lr: float = Field(3e-4, gt=0)
-    """Learning rate of the head at its highest."""
-    weight_decay: float = Field(1e-2, ge=0)
-    """Decoupled with ``adamw``, else an L2 penalty."""
-    schedule: Schedule = "cosine"
-    """How the learning rate goes on after the warm-up."""
-    step_size: int = Field(5, ge=1)
-    """With ``step``: epochs between two reductions."""
-    gamma: float = Field(0.5, gt=0, le=1)
-    """With ``step``: factor of each reduction."""
-    warmup_epochs: int = Field(1, ge=0)
-    """Epochs over which the learning rate rises linearly from zero."""
-    backbone_lr_scale: float = Field(1.0, gt=0)
-    """Learning rate of the backbone as a multiple of the head's."""
-    clip_grad: float = Field(0.0, ge=0)
-    """Upper limit of the gradient's norm; 0: none."""
-    label_smoothing: float = Field(0.0, ge=0, le=1)
-    """Share of the target that is spread evenly over all classes."""
-    balance: Balance = "none"
-    """Against imbalance: draw clips of rare classes more often, weigh them in the loss, or both."""
-    monitor: Monitor = "val/macro_f1"
-    """Curve that chooses the epoch whose weights are kept."""
-    stop_monitor: Monitor | None = None
-    """Curve that stops early; unset: ``monitor``."""
-    patience: int = Field(5, ge=0)
-    """Epochs without improvement before training stops; 0: never."""
-    min_delta: float = Field(0.0, ge=0)
-    """What counts as improvement for early stopping must exceed this."""
-    min_epochs: int = Field(3, ge=1)
-    """Epochs before early stopping may stop."""
-    views: int = Field(0, ge=0)
-    """Augmented views of a clip that epochs take in turns; 0: a fresh view each epoch."""
-    accumulation: int = Field(1, ge=1)
-    """Parts in which a batch is worked off before its one step, where memory does not hold it at once."""
-    cache: Cache = "auto"
-    """``auto`` keeps what the frozen stages make of views that come again; ``off`` computes it each time."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the device has instructions for it, else fp32."""
 
 
 def device() -> torch.device:

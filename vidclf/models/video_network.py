@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.models.networks import NETWORKS
+from vidclf.models.networks import NETWORKS, FrozenNorm, Pooling
 from vidclf.models.weights import load_backbone
-
-FrozenNorm = Literal["eval", "train"]
-Pooling = Literal["avg", "max", "attention"]
 
 
 class _Mean(nn.Module):

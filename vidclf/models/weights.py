@@ -15,6 +15,7 @@ from vidclf.data import remote
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, published_weights
+from vidclf.models.own_networks import build_network
 from vidclf.models.saved import check_archive
 
 
@@ -24,7 +25,7 @@ def load_backbone(network: str, weights: str) -> nn.Module:
     Raises:
         InputError: The weights cannot be had, or don't fit.
     """
-    backbone = NETWORKS[network].build()
+    backbone = build_network(network)
     if weights == "none":
         return backbone
     given = (

@@ -20,16 +20,13 @@ from vidclf.data import cache, remote
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.evaluation import metrics
-from vidclf.evaluation.calibration import Calibration, calibrate
-from vidclf.evaluation.predictions import predictions_table, wrong_clips
+from vidclf.evaluation.calibration import calibrate
 from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier
-from vidclf.models.base import ExperimentConfig, Probabilities, Report
+from vidclf.models.base import ExperimentConfig, Report
 from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.progress import Progress, counted, silent
-from vidclf.reports import diagnostics, plots
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats, run_repeats
 
@@ -142,7 +139,6 @@ def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, lis
 
 def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
     """Tags that say what a run was made from: the data, its splits, the code."""
-    environment = profiling.environment()
     tags = {
         "vidclf.kind": experiment.kind,
         "vidclf.data_digest": manifest.digest(),
@@ -150,8 +146,8 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
         "split/grouped": str(manifest.grouped).lower(),
         "split/leak": str(manifest.leaks).lower(),
     }
-    if environment.get("git_commit"):
-        tags["mlflow.source.git.commit"] = environment["git_commit"]
+    if commit := profiling.git_commit():
+        tags["mlflow.source.git.commit"] = commit
     return tags
 
 
@@ -257,6 +253,9 @@ def train_and_score(
         record: Called at every report of the model.
         draw: Whether to write pictures of the model, beside the confusion matrix that all have.
     """
+    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
+    from vidclf.runs import artifacts  # noqa: PLC0415
+
     manifest = read_manifest(experiment.data.manifest)
     store = clip_store(experiment)
     splits = divided(experiment, manifest)
@@ -271,10 +270,10 @@ def train_and_score(
     fit_seconds = time.perf_counter() - started
 
     probabilities = classifier.predict_proba(val)
-    scores = _score(probabilities, val, "val", attempt)
+    scores = artifacts.write_scores(probabilities, val, "val", attempt)
     scaled = None if classifier.calibrated else calibrate(val.labels, probabilities, val.groups)
     if draw:
-        _draw_reliability(probabilities, scaled, val, "val", attempt)
+        artifacts.draw_reliability(probabilities, scaled, val, "val", attempt)
     _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
     final = {
         **scores,
@@ -287,48 +286,12 @@ def train_and_score(
         "cost/cache_hits": float(cache.lookups.found - lookups.found),
         **profiling.cuda_memory_mb(),
     }
-    _write_artifacts(experiment, attempt)
+    artifacts.write_environment_and_curves(experiment, attempt)
     if draw:
         diagnostics.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
         diagnostics.write_wrong_clips(attempt.artifacts, val.read)
     attempt.record(max((step for step, _ in attempt.records()), default=0), final)
     return final
-
-
-def _score(probabilities: Probabilities, clips: ClipSet, split: str, attempt: Attempt) -> dict[str, float]:
-    """Metrics of one split, with its confusion, report and per-clip predictions as artifacts."""
-    folder = attempt.artifacts / split
-    folder.mkdir(exist_ok=True)
-    figure = plots.confusion_matrix(
-        metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
-    )
-    plots.write_png(figure, folder / "confusion_matrix.png")
-    plots.write_grid_image(
-        folder / "confusion_matrix.png", attempt.artifacts / "images", f"{split}/confusion_matrix"
-    )
-    report = metrics.report_text(clips.labels, probabilities, clips.classes)
-    (folder / "classification_report.txt").write_text(report, encoding="utf-8")
-    table = predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
-    table.to_csv(folder / "predictions.csv", index=False)
-    wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
-    scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
-    return {f"{split}/{name}": value for name, value in scores.items()}
-
-
-def _draw_reliability(
-    probabilities: Probabilities, scaled: Calibration | None, clips: ClipSet, split: str, attempt: Attempt
-) -> None:
-    """How far the probabilities can be taken at their word, as they are and, for a network, scaled."""
-    drawn = {"as the model gives them": probabilities}
-    if scaled is not None and scaled.crossed is not None:
-        kept = f"T = {scaled.temperature:.2f} is kept" if scaled.temperature != 1.0 else "not kept: no better"
-        drawn[f"scaled as clips of other groups ask for ({kept})"] = scaled.crossed
-    panels = {}
-    for name, each in drawn.items():
-        error = metrics.expected_calibration_error(clips.labels, each)
-        panels[f"{name}\nexpected calibration error {error:.3f}"] = metrics.reliability(clips.labels, each)
-    figure = plots.reliability(panels, f"{split}, {len(clips)} clips")
-    plots.write_png(figure, attempt.artifacts / split / "reliability.png")
 
 
 def _save(
@@ -349,12 +312,3 @@ def _save(
         temperature=temperature,
     )
     write_card(card, directory)
-
-
-def _write_artifacts(experiment: ExperimentConfig, attempt: Attempt) -> None:
-    environment = json.dumps(profiling.environment(), indent=1)
-    (attempt.artifacts / "environment.json").write_text(environment + "\n", encoding="utf-8")
-    curves = [(step, values) for step, values in attempt.records() if step > 0]
-    if curves:
-        monitor = config.lookup(config.dump(experiment), "train.monitor") or "val/macro_f1"
-        plots.write_png(plots.learning_curves(curves, monitor), attempt.artifacts / "learning_curves.png")

@@ -9,7 +9,6 @@ from vidclf.data.remote import named
 from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.models.base import Report
-from vidclf.reports import diagnostics
 from vidclf.runs.experiment import ExperimentConfig, clip_store, divided, experiment_of, train_and_score
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
@@ -40,6 +39,8 @@ def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lamb
 
 def draw(attempt: Attempt, repeats: Repeats | None) -> None:
     """Writes the pictures of a complete trial's model that cost too much to have of every trial."""
+    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
+
     experiment = _final_experiment(attempt, repeats)
     manifest = read_manifest(experiment.data.manifest)
     splits = divided(experiment, manifest)

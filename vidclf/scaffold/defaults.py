@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from joblib import cpu_count
 
 from vidclf.data.manifest import Entry
@@ -36,6 +35,8 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
+        import torch  # noqa: PLC0415
+
         gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
         return cls(cpu_count(), gpu)
 

@@ -13,8 +13,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -36,10 +37,25 @@ from vidclf.workers.protocol import (
     own_version,
 )
 
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["vidclf.workers.preloaded"])
+
+
+def preload() -> None:
+    """Has the server from which workers are forked import what they need: all start at once and share memory.
+
+    It inherits blocked signals: Ctrl-C is not for it, and a pause must not kill a worker that is starting.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Processes that are spawned meanwhile do not run the caller's script: it would start the study again."""
+    """Processes that are started meanwhile do not run the caller's script: it would start the study again."""
     main = sys.modules["__main__"]
     kept: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
     try:
@@ -64,9 +80,14 @@ class LocalWorker:
             gpu: The GPU that it may use, ``None``: as the system has it.
         """
         self._threads, self._gpu = threads, gpu
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=work, args=(theirs, threads, gpu), daemon=True)
+        self.connection, theirs = _CONTEXT.Pipe()
+        environment = {**os.environ}  # the server has that of when it was started
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        self.process: ForkServerProcess = _CONTEXT.Process(
+            target=work, args=(theirs, threads, environment), daemon=True
+        )
+        preload()
         with _without_main():
             self.process.start()
         theirs.close()
@@ -106,21 +127,19 @@ class LocalWorker:
         self.process.join()
 
 
-def work(connection: Connection, threads: int, gpu: int | None) -> None:
+def work(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
     """The worker process: receives tasks and sends reports and outcomes until the pipe closes."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     line = _Line(connection)
     signal.signal(signal.SIGUSR1, line.on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     _end_with_parent()
-    # Slow imports: after the signals are set, and before the first task arrives.
-    import vidclf.runs.experiment  # noqa: F401, PLC0415
     from vidclf.inference import profiling  # noqa: PLC0415
 
     profiling.use_cores(threads)
-    gc.collect()
     gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
     while True:
         line.send(_do(line.receive(), line))

@@ -30,6 +30,7 @@ from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
+from vidclf.workers.local import preload
 from vidclf.workers.protocol import Worker
 
 logger = logging.getLogger(__name__)
@@ -150,11 +151,13 @@ def _tune(
             requeued = 0 if ownership.others() else mend_study(opened)
         else:
             definition = _with_common_budget(definition, opened)
-        if opened.logical() < definition.file.budget.trials:
-            # Started before MLflow is, because their imports take as long.
-            workers += start_workers(definition, definition.file.workers)
+        trials_left = opened.logical() < definition.file.budget.trials
+        if trials_left and definition.ray is None:
+            preload()  # while MLflow is prepared
         prepare_mlflow(store)
         deliverer = DelivererThread(store)
+        if trials_left:
+            workers += start_workers(definition, definition.file.workers)
         session = SessionContext(opened, definition, ownership, display, deliverer.register)
         with display:
             for warning in warnings:
