@@ -21,7 +21,7 @@ from vidclf.models import MODELS, classical, feature_store, training
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import feature_matrix
 from vidclf.models.features import DEEP
-from vidclf.models.networks import KINETICS, NETWORKS, Preprocessing
+from vidclf.models.networks import KINETICS, NETWORKS
 from vidclf.runs.experiment import parse_experiment, portable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,7 +70,7 @@ def test_values_are_those_of_torchvisions_network(
     keys = {"model.network": "squeezenet1_1", "model.weights": str(path), "data.normalize": normalize}
     found = matrix(shown, **keys)
     assert (found.shape, found.dtype) == ((3, 512), np.dtype(np.float64))
-    own = Preprocessing.of_weights(models.SqueezeNet1_1_Weights.IMAGENET1K_V1)
+    own = NETWORKS["squeezenet1_1"].preprocessing
     statistics = own if normalize == "weights" else KINETICS
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (statistics.mean, statistics.std))
     for index, values in enumerate(found):
