@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,16 @@ def test_no_test_imports_another_test_module() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, path
                 assert not re.match(r"tests\.(.*\.)?test_", f"{node.module}."), path
+
+
+def test_commands_that_compute_nothing_import_no_library_that_does() -> None:
+    """Each takes a second or more, which a user would wait for at every command."""
+    code = (
+        "import sys, vidclf.search.execution.tune, vidclf.comparison.page, vidclf.inference.predict;"
+        "print([name for name in ('torch', 'torchvision', 'sklearn', 'scipy.stats', 'matplotlib', 'skimage')"
+        " if name in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        == "[]\n"
+    )

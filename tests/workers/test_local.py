@@ -20,13 +20,15 @@ from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import NoDisplay
 from vidclf.search.execution.finalize import StudyFinalizer
 from vidclf.search.execution.latency import LatencyMeter, measure_latencies
-from vidclf.workers.local import _Line, _run
+from vidclf.workers.local import LocalWorker, _Line, _run
 from vidclf.workers.protocol import (
     Finished,
+    HelloTask,
     LatencyTask,
     Measured,
     Message,
     Paused,
+    Ready,
     Resume,
     RunTask,
     StepDecision,
@@ -123,3 +125,15 @@ def test_a_supervisor_that_has_gone_is_no_failure_of_the_trial(tmp_path: Path, s
     with pytest.raises(SystemExit):
         _run(RunTask(config.dump(load_experiment(path)), attempt.folder), _Line(there))
     assert attempt.outcome() is None
+
+
+def test_a_worker_that_is_paused_while_it_starts_pauses() -> None:
+    worker = LocalWorker(1)
+    try:
+        worker.pause()
+        worker.send(HelloTask())
+        assert isinstance(worker.receive(), Paused)
+        worker.send(Resume())
+        assert isinstance(worker.receive(), Ready)
+    finally:
+        worker.stop()

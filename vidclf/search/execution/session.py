@@ -33,7 +33,6 @@ from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.retry import stop_waiting
 from vidclf.search.record.study import OpenStudy
-from vidclf.search.report import page
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.consistency import MlflowError
 from vidclf.tracking.deliverer import Deliverer
@@ -302,6 +301,8 @@ class PageRefresher:
 def _refresh(opened: OpenStudy) -> bool:
     """Rewrites the study's page; a failure, as on a full disk, does not end the study."""
     try:
+        from vidclf.search.report import page  # noqa: PLC0415  # plotly and scikit-learn take seconds
+
         page.refresh(opened, opened.own_attempt)
     except DatabaseUnavailableError:
         return False

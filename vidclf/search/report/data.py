@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 import tomli_w
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vidclf import config
@@ -88,6 +87,11 @@ class StudyData:
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """
+        from optuna.importance import (  # noqa: PLC0415  # they import scikit-learn
+            PedAnovaImportanceEvaluator,
+            get_param_importances,
+        )
+
         rows = self.completed(stem)
         if len(rows) < MIN_TRIALS or len({row.value for row in rows}) == 1:
             return {}

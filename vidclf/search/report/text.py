@@ -15,7 +15,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from scipy.stats import spearmanr
 
 from vidclf import config
 from vidclf.evaluation import ranking
@@ -113,6 +112,8 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
     given, values = zip(*pairs, strict=True)
     if len(pairs) < MIN_TRIALS or len(set(values)) == 1 or len(set(given)) == 1:
         return ""
+    from scipy.stats import spearmanr  # noqa: PLC0415  # it takes a second
+
     correlation = float(spearmanr(given, values).statistic)
     if abs(correlation) < _CLEAR:
         return ""
