@@ -1,6 +1,8 @@
 """Promotion: gates, reads of the test split, the champion beaten on the same clips, and the way back."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,10 @@ from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.evaluation.intervals import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.registry import aliases, card, gates
-from vidclf.registry.aliases import AliasChange
+from vidclf.registry import promote as promotion
 from vidclf.registry.gates import Acceptance, Candidacy, Gate
-from vidclf.registry.test_split import ScoredClips
+from vidclf.registry.test_split import ScoredClips, TestResult, read_test
+from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
 from vidclf.tracking.deliverer import Deliverer
@@ -93,6 +96,34 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert "previous" not in client.get_registered_model("squares").aliases
     assert "only champion" in run("rollback", "squares", expect=2).stderr
     assert [move.action for move in aliases.history(client, "squares")] == ["promote", "promote", "rollback"]
+
+
+def test_of_two_promotions_at_once_the_better_model_is_champion(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=48)
+    floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
+    judging, done = threading.Event(), threading.Event()
+
+    def slow(store: Store, attempt: Attempt, *others: Any) -> TestResult:
+        result = read_test(store, attempt, *others)
+        if attempt.folder == candidates[0].attempt.folder and not judging.is_set():
+            judging.set()
+            done.wait(2.0)  # for the other one to overtake, if nothing holds it back
+        return result
+
+    monkeypatch.setattr(promotion, "read_test", slow)
+    candidates = [promotion.find_candidate(run_id, store) for run_id in (floor, better)]
+    request = promotion.PromoteRequest("squares")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(promotion.promote, store, candidates[0], request)
+        assert judging.wait(60)
+        promotion.promote(store, candidates[1], request)
+        done.set()
+        first.result()
+    client = Deliverer(store).client
+    assert client.get_model_version_by_alias("squares", "champion").run_id == better
+    assert client.get_model_version_by_alias("squares", "previous").run_id == floor
 
 
 def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
@@ -212,15 +243,6 @@ def test_a_lost_database_is_said_before_anything_is_judged(tmp_path: Path, store
     refused = run("promote", run_id, "--as", "squares", "--yes", expect=2)
     assert "vidclf doctor --fix makes it anew" in " ".join(refused.stderr.split())
     assert not (store.folder / "mlflow.db").exists()
-
-
-def test_a_rollback_takes_the_last_champion_away() -> None:
-    def move(version: int, action: str = "promote", alias: str = "champion") -> AliasChange:
-        return AliasChange(alias, version, None, action, 0)  # type: ignore[arg-type]
-
-    moves = [move(1), move(2), move(7, alias="candidate"), move(1, "rollback"), move(3)]
-    assert aliases.champions(moves) == [1, 3]
-    assert aliases.champions([]) == []
 
 
 def test_how_often_test_was_read_in_words() -> None:

@@ -243,7 +243,7 @@ def rollback(
     opened = find_store(store)
     if not mlflow_exists(opened):
         raise InputError(f"{name}: no such registered model, {opened.folder} has none")
-    moved = aliases.rollback(Deliverer(opened).client, name)
+    moved = aliases.rollback(opened, Deliverer(opened).client, name)
     if json_:
         print_json({"name": name, "alias": moved.alias, "version": moved.version, "before": moved.before})
         return

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from vidclf import config
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, ranking
-from vidclf.exceptions import GateRefusedError, InputError, NotComparableError
+from vidclf.exceptions import AliasMovedError, GateRefusedError, InputError, NotComparableError
 from vidclf.progress import Progress, silent
 from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
@@ -117,6 +117,8 @@ def _best_of_study(name: str, store: Store) -> Candidate:
 _ALPHA = 0.05
 """How often, over all reads of one test split together, an equal challenger may be promoted."""
 _CARD = "model_card.md"
+_MOST_TRIES = 5
+"""Where other clients of a server promote models meanwhile: the candidate is judged against each of them."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,23 @@ def promote(
         raise InputError(
             f"{store.folder}: MLflow's database is not there any more; vidclf doctor --fix makes it anew"
         )
-    attempt = candidate.attempt
     deliverer = Deliverer(store)
+    with aliases.taking_turns(store, request.name):
+        for _ in range(_MOST_TRIES):
+            with contextlib.suppress(AliasMovedError):
+                return _judge(deliverer, candidate, request, progress)
+    raise InputError(f"{request.name}@{request.alias}: others keep moving it; run this again")
+
+
+def _judge(
+    deliverer: Deliverer, candidate: Candidate, request: PromoteRequest, progress: Progress
+) -> Promotion:
+    """As `promote`, against the champion of now.
+
+    Raises:
+        AliasMovedError: It is that no more.
+    """
+    store, attempt = deliverer.store, candidate.attempt
     try:
         champion = _champion(deliverer, request)
     except MlflowException as error:
@@ -191,7 +208,8 @@ def promote(
     if not all(gate.passed for gate in judged):
         deliverer.deliver(attempt)
         raise GateRefusedError(judged)
-    return _register(deliverer, candidate, request, result, judged)
+    expected = champion.version if champion else None
+    return _register(deliverer, candidate, request, result, judged, expected=expected)
 
 
 def _not_taken(request: PromoteRequest, error: MlflowException) -> InputError:
@@ -244,6 +262,8 @@ def _register(
     request: PromoteRequest,
     result: TestResult,
     judged: Sequence[Gate],
+    *,
+    expected: int | None,
 ) -> Promotion:
     attempt = candidate.attempt
     metrics = _figures(attempt)
@@ -258,7 +278,7 @@ def _register(
     card = model_card(attempt, evidence)
     (attempt.artifacts / _CARD).write_text(card, encoding="utf-8")
     tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
-    version = register(deliverer, attempt, request, tags=tags, description=card)
+    version = register(deliverer, attempt, request, expected, tags=tags, description=card)
     run_id = str(deliverer.receipt(attempt).run_id)
     return Promotion(version, run_id, True, judged, metrics, result.reads)
 
@@ -267,16 +287,20 @@ def register(
     deliverer: Deliverer,
     attempt: Attempt,
     request: PromoteRequest,
+    expected: int | None = None,
     *,
     tags: Mapping[str, str],
     description: str,
 ) -> int:
     """Makes an attempt's model a version of its name, with its evidence, and moves the alias to it.
 
+    ``expected`` is the version that the alias points to, as far as the caller knows.
+
     Returns:
         The version: the one that this run has already, or a new one.
 
     Raises:
+        AliasMovedError: The alias points elsewhere.
         InputError: The attempt kept no model, or MLflow does not take the name.
     """
     model_id = deliver_model(deliverer, attempt)
@@ -289,7 +313,7 @@ def register(
         for key, value in tags.items():
             client.set_model_version_tag(name, str(number), key, value)
         client.update_model_version(name, str(number), description)
-        aliases.move(client, name, request.alias, number, "promote")
+        aliases.move(client, name, request.alias, number, "promote", expected=expected)
     except MlflowException as error:
         raise _not_taken(request, error) from None
     return number

@@ -6,8 +6,10 @@ Optuna decides, the folder is the record, MLflow is the mirror.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,14 @@ from pathlib import Path
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 """Of the store's own files; ``store.json`` keeps it, and a store of a later one is refused."""
 _LONGEST_NAME = 200
 """Bytes; file systems take 255, and suffixes come on top."""
+_SILENT_SECONDS, _POLL_SECONDS = 2.0, 0.02
+"""How long one waits for a lock without a word, and how often it is tried."""
 TRAIN = "train"
 """Folder of the attempts that belong to no study."""
 
@@ -79,6 +85,12 @@ class Store:
     def attempts(self) -> Path:
         return self.folder / "attempts"
 
+    def lock(self, name: str) -> Path:
+        """A file for `locked`, made where it does not exist."""
+        path = self.folder / f"{name}.lock"
+        path.touch()
+        return path
+
     def attempt(self, series: str, name: str) -> Attempt:
         """The folder of an attempt, whether it exists or not.
 
@@ -96,14 +108,39 @@ class Store:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, against other threads and processes of this host."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
+    """Holds a lock against other threads and processes of this host; it falls with its holder.
+
+    Args:
+        path: The file or folder to lock.
+        waiting: What is told to a user who waits; by default that another process works on it.
+
+    Raises:
+        InputError: Its file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        begun, told = time.monotonic(), False
+        while not _lock(descriptor, path):
+            if not told and time.monotonic() - begun > _SILENT_SECONDS:
+                told = True
+                logger.info(waiting or f"waiting for another vidclf process that works on {path} …")
+            time.sleep(_POLL_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{path}: its file system has no locks ({error.strerror}); choose a local folder with --store"
+        ) from None
+    return True
 
 
 def check_name(name: str) -> None:

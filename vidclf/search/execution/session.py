@@ -4,16 +4,11 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Self
-
-from filelock import FileLock
 
 from vidclf import config
 from vidclf.evaluation import ranking
@@ -21,6 +16,7 @@ from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status, now_ms
+from vidclf.runs.store import locked
 from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.study_file import StudyFile
@@ -73,7 +69,9 @@ def run_session(session: SessionContext, deliverer: DelivererThread, workers: li
             ending, workers[:] = supervisor.run(workers)
         if ending != "interrupted":
             _succeed(session)
-            with _finishing():
+            # One at a time: latencies are measured with nothing else running.
+            lock = session.opened.store.lock("finishing")
+            with locked(lock, "waiting for another study of this store to measure its latencies …"):
                 StudyFinalizer(session, workers).run()
             _wait_for_others(ownership)
     except KeyboardInterrupt:
@@ -105,13 +103,6 @@ def _begin_leading(session: SessionContext) -> None:
         mend_runs(opened, session.ownership.others())
     session.register(own)
     _register_trials(session)
-
-
-@contextlib.contextmanager
-def _finishing() -> Iterator[None]:
-    """Lets one supervisor of a host finish at a time: latencies are measured with nothing else running."""
-    with FileLock(Path(tempfile.gettempdir(), f"vidclf-{os.getuid()}-finishing.lock")):
-        yield
 
 
 def _wait_for_others(ownership: Ownership) -> None:
