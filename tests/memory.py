@@ -24,6 +24,7 @@ class Memory:
             real(driver, path, local, **options)
 
         monkeypatch.setattr(MemoryFileSystem, "get_file", get_file)
+        monkeypatch.setenv("VIDCLF_URL_SCHEMES", "ftp,memory")
 
     def put(self, url: str, content: bytes) -> str:
         self._files.pipe_file(url, content)

@@ -147,6 +147,16 @@ def test_paths_expand_and_are_relative_to_their_file(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VIDCLF_DATA", "/clips")
     assert config.expand_path("${VIDCLF_DATA}/x.csv", Path("/etc")) == "/clips/x.csv"
     assert config.expand_path("../x.csv", Path("/etc/vidclf")) == "/etc/x.csv"
+
+
+def test_no_variable_but_that_of_the_data_is_sent_to_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "secret")
+    monkeypatch.setenv("VIDCLF_DATA", "s3://bucket/data")
+    for text in ("https://host/$SECRET_KEY/m.csv", "https://host/${SECRET_KEY}/m.csv"):
+        assert config.expand_path(text, Path("/etc")) == text
+    assert (
+        config.expand_path("$VIDCLF_DATA/$SECRET_KEY.csv", Path("/etc")) == "s3://bucket/data/$SECRET_KEY.csv"
+    )
     values = {"data.weights": "none", "data.frames": 8}
     assert config.resolve_paths(Outer, values, Path("/etc")) == values
     assert config.resolve_paths(Outer, {"data.weights": "w.pth"}, Path("/etc")) == {

@@ -252,13 +252,15 @@ def is_url(text: str) -> bool:
 
 
 def expand_path(text: str, folder: Path) -> str:
-    """An absolute path or URL: variables and ``~`` expand, then a path is relative to ``folder``.
+    """An absolute path or URL: in a path variables and ``~`` expand, then it is relative to ``folder``.
 
     ``VIDCLF_DATA``, a path or URL too, is relative to the current folder, and defaults to ``data`` there.
     """
     given = os.environ.get("VIDCLF_DATA", "data")
     data = given.rstrip("/") if is_url(given) else str(Path.cwd() / given)
     text = re.sub(r"\$(VIDCLF_DATA\b|\{VIDCLF_DATA\})", lambda _: data, text)
+    if is_url(text):  # other variables stay as they are: they may hold secrets, which go to no server
+        return text
     text = os.path.expandvars(text)
     # Path would make one slash of the two behind the scheme.
     return text if is_url(text) else os.path.normpath(folder / Path(text).expanduser())

@@ -275,7 +275,17 @@ def test_clearing_the_caches_spares_what_a_running_command_uses(memory: Memory) 
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
-        ("xyz://b/a.avi", None, "xyz://b/a.avi: ValueError: Protocol not known: xyz"),
+        (
+            "xyz://b/a.avi",
+            None,
+            "xyz:// is not opened: only file, http, https, s3, gs, az, hf",
+        ),
+        ("github://me:us@main/a.csv", None, "github:// is not opened"),
+        ("local://b/a.csv", None, "local:// is not opened"),
+        ("reference://b/a.csv", None, "reference:// is not opened"),
+        ("simplecache::memory://b/a.avi", None, "chains of schemes are not opened"),
+        ("memory://b/a.avi::file:///etc", None, "chains of schemes are not opened"),
+        ("zip://a.avi::s3://bucket/clips.zip", None, "chains of schemes are not opened"),
         ("s3://b/a.avi", ImportError("Install s3fs to access S3"), "pip install 'vidclf[server]'"),
         ("memory://b", None, "memory://b: a folder; expected a file"),
     ],

@@ -23,6 +23,7 @@ from vidclf.registry.test_split import ScoredClips, TestResult, read_test
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
+from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger, words
 
@@ -50,17 +51,17 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
 ) -> None:
     manifest = write_squares(tmp_path / "squares", groups=48)
     digest = read_manifest(manifest).digest(["test"])
-    ledger = Ledger(store)
+    reads = Ledger(store)
     floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
 
     # What is too large costs no read.
     answer = promote(better, "--max", "size/file_mb=0.000001", expect=3)
     assert (answer["version"], failed(answer)) == (None, ["size/file_mb at most"])
-    assert ledger.reads(digest) == []
+    assert reads.reads(digest) == []
 
     answer = promote(floor)
     assert (answer["version"], answer["test_reads"], failed(answer)) == (1, 1, [])
-    [read] = ledger.reads(digest)
+    [read] = reads.reads(digest)
     assert read.metrics["test/accuracy"] == 0.5
     client = Deliverer(store).client
     version = client.get_model_version_by_alias("squares", "champion")
@@ -70,7 +71,7 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert "| accuracy | 0.5000 | " in version.description
     again = promote(floor)  # it is the champion: nothing to judge
     assert (again["version"], again["test_reads"]) == (1, 1)
-    assert len(ledger.reads(digest)) == 1
+    assert len(reads.reads(digest)) == 1
 
     answer = promote(better)
     assert (answer["version"], answer["test_reads"], failed(answer)) == (2, 2, [])
@@ -82,9 +83,9 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
 
     answer = promote(floor, expect=3)
     assert failed(answer) == ["better than version 2"]
-    assert len(ledger.reads(digest)) == 3
+    assert len(reads.reads(digest)) == 3
     assert failed(promote(floor, "--accept", "not-worse=0.9", expect=3)) == ["better than version 2"]
-    assert len(ledger.reads(digest)) == 3  # the same model against the same champion
+    assert len(reads.reads(digest)) == 3  # the same model against the same champion
     assert failed(promote(floor, "--min", "test/accuracy=0.8", expect=3)) == [
         "test/accuracy at least",
         "better than version 2",
@@ -124,6 +125,18 @@ def test_of_two_promotions_at_once_the_better_model_is_champion(
     client = Deliverer(store).client
     assert client.get_model_version_by_alias("squares", "champion").run_id == better
     assert client.get_model_version_by_alias("squares", "previous").run_id == floor
+
+
+def test_reads_are_numbered_in_their_order_whatever_a_clock_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger_ = Ledger(store)
+    numbers = []
+    for hour, model in ((3, "first"), (1, "second"), (2, "third")):
+        monkeypatch.setattr(ledger, "now_ms", lambda hour=hour: hour * 3_600_000)
+        numbers.append(ledger_.begin("0" * 64, model, "", "a test").number)
+    assert numbers == [1, 2, 3]
+    assert [read.model for read in ledger_.reads("0" * 64)] == ["first", "second", "third"]
 
 
 def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:

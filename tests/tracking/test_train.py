@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -142,3 +143,23 @@ train(load_experiment(pathlib.Path({str(experiment)!r})), {experiment.stem!r},
     assert done.run_id is not None
     assert client.get_run(run_id).info.status == "KILLED"
     assert client.get_run(done.run_id).info.status == "FINISHED"
+
+
+def test_autologging_of_the_calling_program_gets_nothing_of_ours(
+    tmp_path: Path, squares: Manifest, store: Store
+) -> None:
+    experiment = load_experiment(write_experiment(tmp_path / "svm.toml", "svm", squares.path))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'theirs.db'}")
+    mlflow.sklearn.autolog(log_models=False)
+    try:
+        with mlflow.start_run() as theirs:
+            assert (
+                train(experiment, "svm", store, again=False, report=lambda *_: None).outcome.status
+                == "complete"
+            )
+        run = mlflow.get_run(theirs.info.run_id)
+    finally:
+        mlflow.sklearn.autolog(disable=True)
+        mlflow.set_tracking_uri(before)
+    assert (run.data.params, run.data.metrics) == ({}, {})

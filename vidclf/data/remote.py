@@ -9,6 +9,7 @@ says of the file, so that a changed file gets another copy, and work on the old 
 
 import errno
 import logging
+import os
 import posixpath
 import re
 import urllib.parse
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+SCHEMES = ("file", "http", "https", "s3", "gs", "az", "hf")
+"""URLs that are opened. fsspec knows more, and a manifest may come from anyone: some read any file, run
+templates, or open others in turn."""
 _CACHE = "files"
 _THREADS = 32
 """Requests at once: they wait for the network, not for a core."""
@@ -201,6 +205,16 @@ class _File:
 
 
 def _address(url: str) -> _Address:
+    """Raises:
+    InputError: Its scheme is none that may be opened, or it is a chain of several.
+    """
+    scheme, chain = url.partition("://")[0], "::" in url
+    known = [*SCHEMES, *os.environ.get("VIDCLF_URL_SCHEMES", "").split(",")]
+    if chain or scheme.lower() not in known:
+        why = "chains of schemes are not opened" if chain else f"{scheme}:// is not opened"
+        raise InputError(
+            f"{public(url)}: {why}: only {', '.join(SCHEMES)}, and what VIDCLF_URL_SCHEMES lists, as ftp,sftp"
+        )
     with _explained(url):
         return _Address(url, *fsspec.core.url_to_fs(url))
 

@@ -114,25 +114,26 @@ def folder_size_mb(folder: Path) -> float:
 @contextlib.contextmanager
 def _all_cores() -> Iterator[None]:
     """Lets torch, OpenCV, BLAS and OpenMP use every core, and takes them back after."""
+    import cv2  # noqa: PLC0415
+
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 1, cv2.getNumThreads()
     cores = cpu_count()
-    before = _set_threads(cores, cores)
     with threadpool_limits(cores):
+        _set_threads(cores, cores)
         try:
             yield
         finally:
             _set_threads(*before)
 
 
-def _set_threads(of_torch: int, of_cv2: int) -> tuple[int, int]:
-    """Sets the threads of torch, where it is loaded, and of OpenCV; returns those before."""
+def _set_threads(of_torch: int, of_cv2: int) -> None:
+    """Sets the threads of torch, where it is loaded, and of OpenCV."""
     import cv2  # noqa: PLC0415
 
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else of_torch, cv2.getNumThreads()
-    if torch:
+    if torch := sys.modules.get("torch"):
         torch.set_num_threads(of_torch)
     cv2.setNumThreads(of_cv2)
-    return before
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # to look at a study is to be quick
 EXPERIMENT = "vidclf ledger"
 """The MLflow experiment whose runs are the reads."""
 _SPLIT, _MODEL, _CHAMPION = "vidclf.test_digest", "vidclf.model", "vidclf.champion"
+_SEQUENCE = "vidclf.sequence"
+"""Tag that orders the reads, one more than that of the last read: clocks of clients may be wrong."""
 _REPORT = "read.json"
 _MOST = 50_000
 
@@ -72,7 +74,7 @@ class Ledger:
             return []
         query = f"tags.`{_SPLIT}` = '{split}'"
         runs = self._deliverer.client.search_runs([found.experiment_id], query, ViewType.ALL, _MOST)
-        ordered = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        ordered = sorted(runs, key=lambda run: (_sequence(run), run.info.start_time, run.info.run_id))
         return [_read(run, number) for number, run in enumerate(ordered, start=1)]
 
     def begin(self, split: str, model: str, champion: str, words: str) -> TestRead:
@@ -87,7 +89,8 @@ class Ledger:
         Raises:
             InputError: The ledger was deleted in MLflow.
         """
-        for read in self.reads(split):
+        reads = self.reads(split)
+        for read in reads:
             if (read.model, read.champion) == (model, champion):
                 return read
         experiment = self._deliverer.experiment(EXPERIMENT)
@@ -96,7 +99,13 @@ class Ledger:
                 f"the MLflow experiment {EXPERIMENT!r} was deleted, and with it the count of reads of the "
                 "test split: restore it in MLflow's UI"
             )
-        tags = {_SPLIT: split, _MODEL: model, _CHAMPION: champion, "mlflow.note.content": words}
+        tags = {
+            _SPLIT: split,
+            _MODEL: model,
+            _CHAMPION: champion,
+            _SEQUENCE: str(len(reads) + 1),
+            "mlflow.note.content": words,
+        }
         run = self._deliverer.client.create_run(
             experiment.experiment_id, now_ms(), tags, run_name=f"test read of {model}"
         )
@@ -125,6 +134,12 @@ class Ledger:
             run_id=read.run_id, artifact_path=f"{name}.csv", tracking_uri=store.mlflow_uri
         )
         return read_predictions(Path(path))
+
+
+def _sequence(run: Run) -> int:
+    """Of a read whose tag was edited or lost 0: that it counts as an early one makes no later one cheaper."""
+    given = run.data.tags.get(_SEQUENCE, "")
+    return int(given) if given.isdecimal() else 0
 
 
 def _read(run: Run, number: int) -> TestRead:

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mlflow.utils.autologging_utils import disable_autologging
+
 from vidclf import config
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
@@ -93,7 +95,8 @@ def train(
             if not again and unfinished:
                 attempt.take_checkpoint(unfinished)
                 logger.info("going on from the last epoch of the same run, which was cut short")
-            outcome = run_experiment(experiment, attempt, report)
+            with disable_autologging():  # of a program that calls this
+                outcome = run_experiment(experiment, attempt, report)
         if outcome.status == "complete":
             clip = divided(experiment, manifest)["val"][0].clip_path
             attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))

@@ -44,9 +44,10 @@ _CONTEXT.set_forkserver_preload(["vidclf.workers.preloaded"])
 def preload() -> None:
     """Has the server from which workers are forked import what they need: all start at once and share memory.
 
-    It inherits blocked signals: Ctrl-C is not for it, and a pause must not kill a worker that is starting.
+    It inherits blocked signals: Ctrl-C and a closed terminal are the supervisor's matter, and a pause must
+    not kill a worker that is starting.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
     try:
         forkserver.ensure_running()
     finally:
@@ -131,7 +132,8 @@ def work(connection: Connection, threads: int, environment: Mapping[str, str]) -
     """The worker process: receives tasks and sends reports and outcomes until the pipe closes."""
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     line = _Line(connection)
     signal.signal(signal.SIGUSR1, line.on_signal)

@@ -187,6 +187,11 @@ def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) 
             "pruner.reduction_factor: Input should be greater than or equal to 2",
         ),
         (
+            '[[constraint]]\nmetric = "size/file_mb"\nmin = 1\n'
+            '[[constraint]]\nmetric = "size/file_mb"\nmax = 3',
+            "two [[constraint]]s on size/file_mb: give one with both its min and its max",
+        ),
+        (
             '[[constraint]]\nmetric = "latency/p50"\nmax = 3',
             "'latency/p50' cannot be constrained, did you mean latency/p50_ms? (there are size/file_mb",
         ),

@@ -75,13 +75,13 @@ def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path,
 @pytest.mark.timeout(900)
 def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "4")))
-    for number in (signal.SIGINT, signal.SIGTERM) * rounds(brief=1, full=3):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * rounds(brief=1, full=3):
         process = ordeal.start()
         if ordeal.watch(process, time.monotonic() + ordeal.random.uniform(0.2, 7)) is not None:
             assert process.returncode == 0, ordeal
             continue  # it was done before
         ordeal.note(f"{number.name}")
-        if number == signal.SIGINT:  # as a terminal does: to the whole group
+        if number != signal.SIGTERM:  # as a terminal does: to the whole group
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)

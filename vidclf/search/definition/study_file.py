@@ -91,6 +91,9 @@ class StudyFile(Section):
                 f"objective.metric = {first.metric!r} alone is no aim: the smallest model would win. Give it "
                 "as a [[constraint]], or beside a val/… metric as one of several [[objective]]s"
             )
+        constrained = [constraint.metric for constraint in self.constraint]
+        for metric in sorted({metric for metric in constrained if constrained.count(metric) > 1}):
+            raise ValueError(f"two [[constraint]]s on {metric}: give one with both its min and its max")
         if self.pruner.name != "none" and first.repeats == 1 and first.metric not in CURVE_METRICS:
             raise ValueError(
                 f"objective.metric = {first.metric!r} has no curve to prune on; "

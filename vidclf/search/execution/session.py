@@ -183,13 +183,18 @@ def _short_json(value: Any) -> str:
 
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into a clean stop."""
+    """Turns Ctrl-C, SIGTERM and the SIGHUP of a closed terminal into a clean stop; under nohup not."""
 
     def stop_all(*_: object) -> None:
         stop()
         stop_waiting()
 
-    before = {number: signal.signal(number, stop_all) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, stop_all)
+        for number in stopping
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
