@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from vidclf.data import sampling
+from vidclf.data.formats import CONTAINERS
 from vidclf.data.remote import named
 from vidclf.exceptions import ClipError
 
@@ -39,12 +40,6 @@ _USUAL_RATE = Fraction(25)
 """Frames a second where a file names no rate."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
-_FORMATS = (
-    *("avi", "mov", "mp4", "m4v", "3gp", "3g2", "matroska", "webm", "mpeg", "mpegts", "mpegvideo"),
-    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "ivf", "vc1", "dirac", "mjpeg", "mpjpeg"),
-    *("asf", "flv", "ogg", "rm", "mxf", "gxf", "nut", "nsv", "wtv", "dv", "gif", "apng", "yuv4mpegpipe"),
-)
-"""FFmpeg's containers that hold their pictures themselves; playlists as HLS or concat open other files."""
 _FEW_PIXELS = 640 * 480
 """Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
 
@@ -285,7 +280,7 @@ def _pixel_ratio(stream: av.VideoStream) -> float:
 
 def _open(path: Path, bounds: DecodeLimits = UNBOUNDED) -> av.container.InputContainer:
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
-    options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
     try:
         if not container.streams.video:
