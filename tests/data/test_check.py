@@ -42,7 +42,7 @@ def test_good_clips_are_ok_with_their_facts(manifest: Path) -> None:
     facts = checks[0].facts
     assert facts is not None
     assert (facts.codec, facts.fps, facts.width, facts.height) == ("mpeg4", 25, 32, 32)
-    assert (facts.declared, facts.decoded, facts.errors) == (8, 8, ())
+    assert (facts.declared, facts.decoded, facts.notes) == (8, 8, ())
     assert facts.seconds == pytest.approx(8 / 25)
 
 

@@ -25,7 +25,6 @@ CODECS = {
     "gif": "gif",
     "apng": "apng",
     "mxf": "mpeg2video",
-    "gxf": "mpeg2video",
     "wtv": "mpeg2video",
     "ivf": "libvpx",
     "yuv4mpegpipe": "wrapped_avframe",
@@ -41,7 +40,7 @@ CODECS = {
 MUXERS = {"mpeg": "vob", "mpegvideo": "mpeg1video"}
 WITHOUT_ENCODER = {".nsv", ".vvc", ".h266", ".266", ".vc1", ".drc"}
 """FFmpeg reads them and PyAV's build writes none."""
-SIZES = {"dv": (720, 576), "gxf": (720, 576), "h261": (176, 144), "h263": (176, 144)}
+SIZES = {"dv": (720, 576), "h261": (176, 144), "h263": (176, 144)}
 PIXELS = {"gif": "rgb8", "apng": "rgb24", "mjpeg": "yuvj420p"}
 
 

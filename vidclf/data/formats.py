@@ -14,7 +14,7 @@ CONTAINERS = {
     "gif": (".gif",),
     "apng": (".apng",),
     "mxf": (".mxf",),
-    "gxf": (".gxf",),
+    "gxf": (),
     "nut": (".nut",),
     "nsv": (".nsv",),
     "wtv": (".wtv",),
