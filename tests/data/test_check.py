@@ -146,6 +146,18 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
     assert "8 clips: 7 ok, 1 not" in table.stderr
 
 
+def test_the_command_says_how_a_choice_was_made(tmp_path: Path) -> None:
+    picture = np.full((10, 32, 32, 3), 90, np.uint8)
+    video.write_video(tmp_path / "part.mpg", picture, codec="mpeg1video")
+    (tmp_path / "twice.mpg").write_bytes((tmp_path / "part.mpg").read_bytes() * 2)
+    (tmp_path / "bare.csv").write_text("clip_path\npart.mpg\ntwice.mpg\n")
+    runner = CliRunner()
+    said = runner.invoke(app, ["data", "check", str(tmp_path / "bare.csv")])
+    assert said.exit_code == 0
+    note = f"note: {tmp_path / 'twice.mpg'}: its clock jumps after frame 9, which is taken out"
+    assert [line for line in said.stderr.splitlines() if "note:" in line] == [note]
+
+
 def test_only_the_clips_need_to_be_named(manifest: Path) -> None:
     bare = manifest.with_name("bare.csv")
     pd.read_csv(manifest)[["clip_path"]].to_csv(bare, index=False)

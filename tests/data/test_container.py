@@ -234,6 +234,17 @@ def test_matroska_cut_in_the_middle_is_damaged_wherever_it_is_read(name: str, tm
             list(windows(path, 0.1, 4, 48, counted=False))
 
 
+def test_a_broadcast_that_was_joined_late_is_shown_from_its_first_key_frame(tmp_path: Path) -> None:
+    path = tmp_path / "late.ts"
+    with av.open(str(path), "w") as container:
+        stream = add_stream(container, "libx264")
+        stream.gop_size = 10
+        late = packets(stream, range(20, 220, 4))
+        container.mux(late[14:])
+    assert levels(path, 1000)[0] == pytest.approx(20 + 20 * 4, abs=3)
+    assert inspect_clip(path).verdict == "ok"
+
+
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
 def test_files_of_public_bug_reports_are_whole_and_shown_as_players_do() -> None:

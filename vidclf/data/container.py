@@ -29,6 +29,8 @@ _WITHOUT_TIMES = 0x0080
 """Of one that holds pictures alone, where FFmpeg makes timestamps up: ``AVFMT_NOTIMESTAMPS``."""
 _FEW_PIXELS = 640 * 480
 """Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
+_Message = tuple[int, str, str]
+"""Of FFmpeg's log: level, name of the format or codec that sent it, text."""
 
 # Every error is logged and caught below, also one that equals the last.
 av.logging.set_level(av.logging.ERROR)
@@ -69,8 +71,10 @@ class OpenVideo:
         decoded: Frames that came out of the decoder so far.
     """
 
-    def __init__(self, container: av.container.InputContainer, path: Path, bounds: DecodeLimits) -> None:
-        self._container, self._path, self._bounds = container, path, bounds
+    def __init__(
+        self, container: av.container.InputContainer, log: list[_Message], path: Path, bounds: DecodeLimits
+    ) -> None:
+        self._container, self._log, self._path, self._bounds = container, log, path, bounds
         self._candidates = [
             stream
             for stream in container.streams.video
@@ -107,10 +111,24 @@ class OpenVideo:
                 if frame.is_corrupt:
                     reason = f"frame {self.decoded} is corrupt"
                     raise ClipError(self._path, "damaged", reason, named(self._path))
+                if self.decoded == 0 and frame.key_frame:
+                    self._forget_decoder()
                 self.decoded += 1
                 yield self._clock.time(frame.time) if self._timed else None, frame
         if not self.decoded:
             raise ClipError(self._path, "empty", "the video stream holds no frame", named(self._path))
+
+    def _forget_decoder(self) -> None:
+        """Packets before the first key frame, as where a broadcast was joined, show and spoil nothing."""
+        self._log[:] = [message for message in self._log if message[1] != self.stream.codec_context.name]
+
+    @property
+    def damage(self) -> str:
+        """The first error that FFmpeg has logged of the container or this stream; empty without one."""
+        streams = (*self._container.streams.video, *self._container.streams.audio)
+        others = {each.codec_context.name for each in streams if each.codec_context}
+        others.discard(self.stream.codec_context.name)
+        return next((message.strip() for _, sender, message in self._log if sender not in others), "")
 
     @property
     def declared(self) -> int | None:
@@ -149,9 +167,10 @@ def open_video(path: Path, bounds: DecodeLimits = UNBOUNDED) -> Iterator[OpenVid
             av.logging.Capture() as log,
             av.open(f"file:{path}", metadata_errors="ignore", container_options=options) as container,
         ):
-            video = OpenVideo(container, path, bounds)
+            video = OpenVideo(container, log, path, bounds)
             try:
                 yield video
+                damage = video.damage
             finally:
                 # Its threads rest then: closing waits for them while it holds what their log waits for.
                 video.stream.codec_context.flush_buffers()
@@ -161,8 +180,8 @@ def open_video(path: Path, bounds: DecodeLimits = UNBOUNDED) -> Iterator[OpenVid
             raise ClipError(path, "damaged", reason, named(path)) from None
         reason = f"not a video, or damaged from its start ({error.strerror})"
         raise ClipError(path, "unreadable", reason, named(path)) from None
-    if log:
-        raise ClipError(path, "damaged", f"the decoder reports: {log[0][2].strip()}", named(path))
+    if damage:
+        raise ClipError(path, "damaged", f"the decoder reports: {damage}", named(path))
 
 
 def _promised(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> int | None:

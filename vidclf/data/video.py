@@ -70,7 +70,7 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
 
     Args:
         path: A video file.
-        grid: Number of instants over the duration; a clip with fewer frames keeps them all.
+        grid: Number of instants over the duration; a clip of fewer frames at a constant rate keeps them all.
         store_side: Upper limit of the short side in pixels; frames are never enlarged.
         bounds: Beyond them a clip is refused.
 
@@ -118,8 +118,8 @@ def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, floa
         store_side: As of `decode`.
 
     Yields:
-        The frame's timestamp in seconds, where it has one; its time by its place and the average rate; and
-        its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
+        The frame's time by its timestamp in seconds, where it has one; its time by its place and the average
+        rate; and its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
 
     Raises:
         ClipError: As `decode`.
