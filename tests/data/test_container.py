@@ -134,6 +134,7 @@ def test_a_long_still_is_no_jump_where_clocks_are_not_set_anew(tmp_path: Path) -
     facts = inspect_clip(path).facts
     assert facts is not None
     assert facts.seconds == pytest.approx(1010 / 25)
+    assert facts.notes == ("frame 9 stands still for 40 s",)
     assert levels(path) == pytest.approx([38] * 8, abs=2)
 
 

@@ -33,6 +33,8 @@ DECODER = f"pyav-{av.__version__}-upright"
 
 _ROUNDED_RATIO = 0.02
 """Encoders that round a picture to even sides name pixel ratios as 87:86; those are square."""
+_LONG_STILL_S = 10.0
+"""A frame shown for longer is worth a word: where clocks may be set anew, FFmpeg would call it a jump."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
 
@@ -143,7 +145,7 @@ class VideoInfo:
         seconds: Duration from the frames' times.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
-        notes: How a choice that the file leaves was made.
+        notes: How a choice that the file leaves was made, and what is odd without being wrong.
     """
 
     codec: str
@@ -169,16 +171,20 @@ def inspect(path: Path) -> VideoInfo:
         for time, last in video.frames():  # noqa: B007
             times.append(time)
         rate, codec = video.stream.average_rate, video.stream.codec_context.name
+    seconds = sampling.frame_times(times, video.rate)
+    notes = [*video.notes()]
+    if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
+        notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
     return VideoInfo(
         codec=codec,
         fps=float(rate) if rate else None,
         width=last.width,
         height=last.height,
         rotation=last.rotation,
-        seconds=sampling.duration(sampling.frame_times(times, video.rate)),
+        seconds=sampling.duration(seconds),
         declared=video.declared,
         decoded=video.decoded,
-        notes=tuple(video.notes()),
+        notes=tuple(notes),
     )
 
 
