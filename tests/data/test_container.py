@@ -80,7 +80,7 @@ def test_the_best_stream_is_taken_and_the_others_named(tmp_path: Path) -> None:
     assert video.outline(path)[:2] == (96, 64)
     facts = inspect_clip(path).facts
     assert facts is not None
-    assert facts.notes == ("of its video streams, that of 96x64 is taken and not 48x32",)
+    assert facts.notes == ("video stream 1 (96x64) is taken, not 0 (48x32)",)
 
 
 @pytest.mark.parametrize("kinds", ["cover video", "video cover", "cover"])

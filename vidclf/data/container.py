@@ -143,10 +143,10 @@ class OpenVideo:
 
     def notes(self) -> Iterator[str]:
         """How a choice that the file leaves was made; once all frames are read."""
-        others = [f"{each.width}x{each.height}" for each in self._candidates if each != self.stream]
-        if others:
-            taken = f"{self.stream.width}x{self.stream.height}"
-            yield f"of its video streams, that of {taken} is taken and not {', '.join(others)}"
+        shown = {each.index: f"{each.index} ({each.width}x{each.height})" for each in self._candidates}
+        taken = shown.pop(self.stream.index)
+        if shown:
+            yield f"video stream {taken} is taken, not {', '.join(shown.values())}"
         if jumps := self._clock.jumps:
             often = f" and {len(jumps) - 1} times later" if len(jumps) > 1 else ""
             yield f"its clock jumps after frame {jumps[0]}{often}, which is taken out"
