@@ -142,7 +142,7 @@ class OpenVideo:
         return self._promised - max(0, self._packets - self.decoded)
 
     def notes(self) -> Iterator[str]:
-        """How a choice that the file leaves was made; once all frames are read."""
+        """How a choice that the file leaves was made, once all frames are read and before it is closed."""
         shown = {each.index: f"{each.index} ({each.width}x{each.height})" for each in self._candidates}
         taken = shown.pop(self.stream.index)
         if shown:

@@ -170,9 +170,8 @@ def inspect(path: Path) -> VideoInfo:
         video.stream.thread_type = "NONE"  # what the decoder's own threads log would not be seen
         for time, last in video.frames():  # noqa: B007
             times.append(time)
-        rate, codec = video.stream.average_rate, video.stream.codec_context.name
+        rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
     seconds = sampling.frame_times(times, video.rate)
-    notes = [*video.notes()]
     if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
         notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
     return VideoInfo(
