@@ -135,7 +135,7 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
         "reason",
         "codec",
         "fps",
-        "rotation",
+        "notes",
     }
     assert answer["leaks"] == []
     assert "with 7 clips; dropped 1" in result.stderr

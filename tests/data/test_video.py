@@ -207,7 +207,10 @@ def test_pictures_are_turned_and_mirrored_as_ffmpeg_does(
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     assert ("DISPLAYMATRIX" in frame.side_data) == (turns > 0 or mirrored)
-    np.testing.assert_array_equal(decode(path, 4, 256).frames[0], autorotated(frame))
+    shown = autorotated(frame)
+    np.testing.assert_array_equal(decode(path, 4, 256).frames[0], shown)
+    facts = video.inspect(path)
+    assert (facts.height, facts.width) == shown.shape[:2]
 
 
 def remuxed(path: Path, to: Path) -> Path:

@@ -139,9 +139,8 @@ class VideoInfo:
     Attributes:
         codec: FFmpeg's name of the codec.
         fps: Average frame rate; ``None`` where unknown.
-        width: Of the decoded pictures, in pixels, before rotation.
+        width: Of the pictures upright, in pixels of the file.
         height: Likewise.
-        rotation: Degrees counterclockwise that a player turns them by.
         seconds: Duration from the frames' times.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
@@ -152,7 +151,6 @@ class VideoInfo:
     fps: float | None
     width: int
     height: int
-    rotation: int
     seconds: float
     declared: int | None
     decoded: int
@@ -171,15 +169,15 @@ def inspect(path: Path) -> VideoInfo:
         for time, last in video.frames():  # noqa: B007
             times.append(time)
         rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
+    width, height = (last.height, last.width) if _orientation(last)[0] else (last.width, last.height)
     seconds = sampling.frame_times(times, video.rate)
     if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
         notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
     return VideoInfo(
         codec=codec,
         fps=float(rate) if rate else None,
-        width=last.width,
-        height=last.height,
-        rotation=last.rotation,
+        width=width,
+        height=height,
         seconds=sampling.duration(seconds),
         declared=video.declared,
         decoded=video.decoded,
@@ -240,19 +238,24 @@ class _Reduction:
 
 
 def _upright(picture: Frames, frame: av.VideoFrame) -> Frames:
-    """The picture as a player shows it: turned by quarters and mirrored, as its display matrix says.
+    """The picture as a player shows it: turned by quarters and mirrored, as its display matrix says."""
+    transposed, down, right = _orientation(frame)
+    return (picture.swapaxes(0, 1) if transposed else picture)[::down, ::right]
 
-    The matrix takes a place (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h;
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, int, int]:
+    """Whether a player shows rows as columns, and then the steps, 1 or -1, by which it takes either.
+
+    The display matrix takes a place (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h;
     `frame.rotation` knows turns alone.
     """
     matrix = cast(Buffer | None, frame.side_data.get("DISPLAYMATRIX"))
     if matrix is None:
-        return picture
+        return False, 1, 1
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
-    right, down = a, d
-    if abs(b) > abs(a):
-        picture, right, down = picture.swapaxes(0, 1), c, b
-    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+    transposed = abs(b) > abs(a)
+    right, down = (c, b) if transposed else (a, d)
+    return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
 
 
 def _resized(picture: Frames, width: int, height: int) -> Frames:
