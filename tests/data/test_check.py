@@ -42,7 +42,7 @@ def test_good_clips_are_ok_with_their_facts(manifest: Path) -> None:
     facts = checks[0].facts
     assert facts is not None
     assert (facts.codec, facts.fps, facts.width, facts.height) == ("mpeg4", 25, 32, 32)
-    assert (facts.declared, facts.decoded, facts.errors) == (8, 8, ())
+    assert (facts.declared, facts.decoded, facts.notes) == (8, 8, ())
     assert facts.seconds == pytest.approx(8 / 25)
 
 
@@ -135,7 +135,7 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
         "reason",
         "codec",
         "fps",
-        "rotation",
+        "notes",
     }
     assert answer["leaks"] == []
     assert "with 7 clips; dropped 1" in result.stderr
@@ -144,6 +144,18 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
     table = runner.invoke(app, ["data", "check", str(manifest)])
     assert table.exit_code == 1
     assert "8 clips: 7 ok, 1 not" in table.stderr
+
+
+def test_the_command_says_how_a_choice_was_made(tmp_path: Path) -> None:
+    picture = np.full((10, 32, 32, 3), 90, np.uint8)
+    video.write_video(tmp_path / "part.mpg", picture, codec="mpeg1video")
+    (tmp_path / "twice.mpg").write_bytes((tmp_path / "part.mpg").read_bytes() * 2)
+    (tmp_path / "bare.csv").write_text("clip_path\npart.mpg\ntwice.mpg\n")
+    runner = CliRunner()
+    said = runner.invoke(app, ["data", "check", str(tmp_path / "bare.csv")])
+    assert said.exit_code == 0
+    note = f"note: {tmp_path / 'twice.mpg'}: its clock jumps after frame 9, which is taken out"
+    assert [line for line in said.stderr.splitlines() if "note:" in line] == [note]
 
 
 def test_only_the_clips_need_to_be_named(manifest: Path) -> None:

@@ -205,7 +205,7 @@ def test_an_entry_never_loses_its_remark(manifest: Path, monkeypatch: pytest.Mon
 
 
 def test_every_bad_clip_is_named_and_short_ones_are_warned_of(
-    manifest: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     real = video.decode
@@ -219,10 +219,16 @@ def test_every_bad_clip_is_named_and_short_ones_are_warned_of(
         assert ClipStore(6, 16).build(paths) == [f"{paths[2]}: short: 8 of 10 declared frames"]
     paths[0].write_bytes(b"")
     paths[1].write_bytes(b"nonsense")
+    whole = tmp_path / "whole.mkv"
+    video.write_video(whole, np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8))
+    for cut in paths[3:5]:  # of which FFmpeg gives frames without an exception
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(InputError) as caught:
         ClipStore(6, 16).build(paths)
-    named = [problem.partition(":")[0] for problem in caught.value.problems[:-1]]
-    assert named == [str(paths[0]), str(paths[1])]
+    named = [problem.partition(": ")[0] for problem in caught.value.problems[:-1]]
+    assert named == [str(paths[index]) for index in (0, 1, 3, 4)]
+    reason = "damaged: the decoder reports: File ended prematurely"
+    assert list(caught.value.problems[2:4]) == [f"{path}: {reason}" for path in paths[3:5]]
 
 
 def test_labels_and_groups_follow_the_manifest(manifest: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from tests.clips import moving_square
 from vidclf.data import video
+from vidclf.data.container import DecodeLimits
 from vidclf.data.guarded import Child, GuardedDecoder, Limits
-from vidclf.data.video import DecodeLimits
 from vidclf.exceptions import ClipError, GuardError, InputError
 
 

@@ -1,9 +1,10 @@
 """Decoding: which frames a clip is reduced to, and what files that are no clips do."""
 
 import os
+import struct
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -12,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vidclf.data import video
-from vidclf.data.sampling import frame_times, grid_indices, sample_indices
-from vidclf.data.video import decode, write_video
+from vidclf.data.video import Frames, decode, write_video
 from vidclf.exceptions import ClipError
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
@@ -72,7 +72,7 @@ def test_frames_are_reduced_by_their_short_side_and_never_enlarged(
 def test_pictures_have_square_pixels(ratio: tuple[int, int], shape: tuple[int, int], tmp_path: Path) -> None:
     path = tmp_path / "anamorphic.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
+        stream = cast(av.VideoStream, container.add_stream("mpeg4", rate=25))
         stream.width, stream.height, stream.pix_fmt = 56, 40, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(*ratio)
         frame = av.VideoFrame.from_ndarray(np.full((40, 56, 3), 90, np.uint8), format="rgb24")
@@ -171,59 +171,6 @@ def test_a_cut_file_is_not_taken_for_whole(encoded: bytes, tmp_path: Path) -> No
         assert clip.remark == f"short: {clip.decoded} of 30 declared frames"
 
 
-increasing = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=120).map(np.cumsum)
-
-
-@given(increasing, st.integers(1, 100))
-def test_grid_frames_are_the_last_that_begin_at_or_before_their_instant(times: np.ndarray, grid: int) -> None:
-    indices = grid_indices(times, grid)
-    if len(times) <= grid:
-        assert indices.tolist() == list(range(len(times)))
-        return
-    assert len(indices) == grid
-    assert (np.diff(indices) >= 0).all()
-    duration = times[-1] - times[0] + np.median(np.diff(times))
-    for part, index in enumerate(indices):
-        instant = times[0] + (part + 0.5) / grid * duration
-        assert times[index] <= instant
-        assert index == len(times) - 1 or times[index + 1] > instant
-
-
-@given(st.lists(st.none() | st.floats(-10, 10), min_size=1, max_size=30), st.floats(1, 120))
-def test_times_are_timestamps_only_where_they_can_be_true(stamps: list[float | None], rate: float) -> None:
-    times = frame_times(stamps, rate)
-    assert (np.diff(times) > 0).all()
-    known = [stamp for stamp in stamps if stamp is not None]
-    if len(known) == len(stamps) and all(a < b for a, b in pairwise(known)):
-        assert times.tolist() == known
-    else:
-        assert times.tolist() == pytest.approx([index / rate for index in range(len(stamps))])
-
-
-def test_false_timestamps_give_way_to_the_rate() -> None:
-    assert frame_times([1, 2, 4, 3, 5], 10).tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-
-
-@given(st.integers(1, 100), st.integers(1, 100), st.none() | st.integers(0, 3))
-def test_samples_take_one_frame_of_each_part(available: int, frames: int, seed: int | None) -> None:
-    generator = None if seed is None else np.random.default_rng(seed)
-    indices = sample_indices(available, frames, generator)
-    assert len(indices) == frames
-    assert (np.diff(indices) >= 0).all()
-    assert indices.min() >= 0
-    assert indices.max() < available
-    if available <= frames:
-        assert indices.tolist() == [*range(available), *[available - 1] * (frames - available)]
-    else:
-        for part, index in enumerate(indices):
-            assert part * available // frames <= index <= ((part + 1) * available - 1) // frames
-
-
-def test_samples_are_midpoints_without_jitter() -> None:
-    assert sample_indices(64, 4).tolist() == [8, 24, 40, 56]
-    assert sample_indices(3, 5).tolist() == [0, 1, 2, 2, 2]
-
-
 @real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
 @pytest.mark.parametrize("folder", ["clips", "awkward"])
@@ -237,6 +184,69 @@ def test_real_clips_have_the_verdicts_that_are_known_of_them(folder: str) -> Non
     assert len(verdicts) >= 9
     known = {"corrupted.mp4": "damaged", "zero_bytes.webm": "unreadable", "sine_mono_s16.wav": "unreadable"}
     assert verdicts == {name: known.get(name, "ok") for name in verdicts}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pictures_are_turned_and_mirrored_as_ffmpeg_does(
+    turns: int, mirrored: bool, suffix: str, tmp_path: Path
+) -> None:
+    picture = np.zeros((64, 96, 3), dtype=np.uint8)
+    picture[:20, :20], picture[-20:, -20:], picture[:20, -20:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    path = tmp_path / "clip.mp4"
+    write_video(path, np.stack([picture] * 3))
+    matrix = np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), turns) * ([-1, 1] if mirrored else [1, 1])
+    content = path.read_bytes()
+    place = content.index(b"tkhd") + 44  # of the matrix in the track's header, ISO/IEC 14496-12
+    (a, b), (c, d) = (matrix << 16).tolist()
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + turned + content[place + 36 :])
+    if suffix == ".mkv":
+        path = remuxed(path, tmp_path / "clip.mkv")
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    assert ("DISPLAYMATRIX" in frame.side_data) == (turns > 0 or mirrored)
+    shown = autorotated(frame)
+    np.testing.assert_array_equal(decode(path, 4, 256).frames[0], shown)
+    facts = video.inspect(path)
+    assert (facts.height, facts.width) == shown.shape[:2]
+
+
+def remuxed(path: Path, to: Path) -> Path:
+    with av.open(str(path)) as source, av.open(str(to), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    return to
+
+
+def autorotated(frame: av.VideoFrame) -> Frames:
+    """What the ffmpeg command shows: filters as its ``configure_input_video_filter`` chooses them."""
+    frame = frame.reformat(format="rgb24")
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return frame.to_ndarray()
+    matrix = np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32).tolist()
+    filters: list[tuple[str, ...]] = []
+    match round(np.degrees(np.arctan2(matrix[1], matrix[0]))) % 360:
+        case 90:
+            filters = [("transpose", "cclock_flip" if matrix[3] > 0 else "clock")]
+        case 180:
+            filters = [("hflip",)] * (matrix[0] < 0) + [("vflip",)] * (matrix[4] < 0)
+        case 270:
+            filters = [("transpose", "clock_flip" if matrix[3] < 0 else "cclock")]
+        case 0:
+            filters = [("vflip",)] * (matrix[4] < 0)
+    graph = av.filter.Graph()
+    first = graph.add_buffer(
+        width=frame.width, height=frame.height, format="rgb24", time_base=Fraction(1, 25)
+    )
+    graph.link_nodes(first, *(graph.add(*each) for each in filters), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast(av.VideoFrame, graph.pull()).to_ndarray()
 
 
 @real

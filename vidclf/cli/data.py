@@ -173,7 +173,7 @@ def data_check(
             {"clips": [item.as_dict() for item in checks], "leaks": [leak.as_dict() for leak in leaks]}
         )
     else:
-        _print_checks(bad, len(checks))
+        _print_checks(checks)
         for leak in leaks:
             say(f"leak: {leak}", "yellow")
     if clean:
@@ -227,10 +227,14 @@ def data_store(
         say(f"{left.total / 1e9:.2f} GB of that are still there: a running command uses them", "yellow")
 
 
-def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
+def _print_checks(checks: "Sequence[ClipCheck]") -> None:
+    bad = [item for item in checks if item.verdict != "ok"]
     if bad:
         print_table(("clip", "verdict", "why"), ((item.name, item.verdict, item.reason) for item in bad))
-    say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
+    for item in checks:
+        for note in item.facts.notes if item.facts else ():
+            say(f"note: {item.name}: {note}")
+    say(f"{len(checks)} clips: {len(checks) - len(bad)} ok, {len(bad)} not")
 
 
 def _print_imported(imported: "ImportResult") -> None:

@@ -20,8 +20,9 @@ from typing import Any, Self
 import numpy as np
 
 from vidclf.data import video
+from vidclf.data.container import DecodeLimits
 from vidclf.data.remote import named
-from vidclf.data.video import DecodeLimits, Frames, Verdict
+from vidclf.data.video import Frames, Verdict
 from vidclf.exceptions import ClipError, GuardError, InputError
 
 START_LIMIT_S = 120.0

@@ -1,5 +1,6 @@
 """Clips as users have them: folders by class, CSV files, UCF-101's lists."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
+from vidclf.data.formats import CONTAINERS
 from vidclf.data.manifest import (
     SPLIT_BY,
     SPLITS,
@@ -22,7 +24,8 @@ from vidclf.progress import Progress, silent
 
 GroupScope = Literal["dataset", "class"]
 
-VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
+VIDEO_SUFFIXES = frozenset(itertools.chain.from_iterable(CONTAINERS.values()))
+"""How names of videos end, in lower case."""
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
 _OFFICIAL = re.compile(r"official:([1-9])")

@@ -1,4 +1,4 @@
-"""Video files to uint8 frames and back: the only module that imports PyAV.
+"""Video files to uint8 frames and back.
 
 A clip is decoded in one pass and reduced to its *grid*: at most ``grid``
 frames at the midpoints of equal parts of the duration, each with a short side
@@ -6,23 +6,21 @@ of at most ``store_side`` pixels. Store on or off, training or serving, every
 clip takes this one way.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
 import av
-import av.logging
 import cv2
 import numpy as np
+from av.buffer import Buffer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from vidclf.data import sampling
-from vidclf.data.remote import named
+from vidclf.data.container import UNBOUNDED, DecodeLimits, open_video
 from vidclf.exceptions import ClipError
 
 Frames = NDArray[np.uint8]
@@ -30,47 +28,15 @@ Frames = NDArray[np.uint8]
 Verdict = Literal["damaged", "empty", "unreadable", "oversized"]
 """Why a clip gives no frames to train on."""
 
-DECODER = f"pyav-{av.__version__}-square"
+DECODER = f"pyav-{av.__version__}-upright"
 """Part of every cache key: another decoder may give other pixels."""
 
 _ROUNDED_RATIO = 0.02
 """Encoders that round a picture to even sides name pixel ratios as 87:86; those are square."""
-_USUAL_RATE = Fraction(25)
-"""Frames a second where a file names no rate."""
+_LONG_STILL_S = 10.0
+"""A frame shown for longer is worth a word: where clocks may be set anew, FFmpeg would call it a jump."""
 _HELD_BYTES = 256 * 2**20
 """Raw frames kept while the duration is still unknown; beyond, the file is decoded a second time."""
-_FORMATS = (
-    *("avi", "mov", "mp4", "m4v", "3gp", "3g2", "matroska", "webm", "mpeg", "mpegts", "mpegvideo"),
-    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "ivf", "vc1", "dirac", "mjpeg", "mpjpeg"),
-    *("asf", "flv", "ogg", "rm", "mxf", "gxf", "nut", "nsv", "wtv", "dv", "gif", "apng", "yuv4mpegpipe"),
-)
-"""FFmpeg's containers that hold their pictures themselves; playlists as HLS or concat open other files."""
-_FEW_PIXELS = 640 * 480
-"""Pictures up to which a codec's frame threads cost more than they bring (`benchmarks/decode.py`)."""
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What a clip may hold.
-
-    Attributes:
-        pixels: Of one picture.
-        frames: Of the clip.
-    """
-
-    pixels: float = math.inf
-    frames: float = math.inf
-
-    def check(self, path: Path, width: int, height: int, frames: int = 0) -> None:
-        """Raises a `ClipError` where the clip goes beyond."""
-        if width * height > self.pixels:
-            reason = f"{width} x {height} pixels are over the limit of {self.pixels:,g}"
-            raise ClipError(path, "oversized", reason, named(path))
-        if frames > self.frames:
-            raise ClipError(path, "oversized", f"over the limit of {self.frames:,g} frames", named(path))
-
-
-UNBOUNDED = DecodeLimits()
 
 
 @dataclass(frozen=True)
@@ -106,7 +72,7 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
 
     Args:
         path: A video file.
-        grid: Number of instants over the duration; a clip with fewer frames keeps them all.
+        grid: Number of instants over the duration; a clip of fewer frames at a constant rate keeps them all.
         store_side: Upper limit of the short side in pixels; frames are never enlarged.
         bounds: Beyond them a clip is refused.
 
@@ -117,33 +83,23 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
     pictures: dict[int, Frames] = {}
     held: dict[int, av.VideoFrame] = {}
     room = _HELD_BYTES
-    declared, rate = None, _USUAL_RATE
-    try:
-        with _open(path, bounds) as container:
-            stream = container.streams.video[0]
-            reduced = _Reduction(store_side, _pixel_ratio(stream))
-            declared = _declared(stream)
-            rate = stream.average_rate or rate
-            likely = sampling.likely_indices(declared, grid)
-            for index, frame in enumerate(_decoded_frames(container, path, bounds)):
-                times.append(frame.time)
-                if likely is None and room > 0:
-                    held[index] = frame
-                    room -= 3 * frame.width * frame.height // 2
-                elif likely is None:
-                    held.clear()
-                elif index in likely:
-                    pictures[index] = reduced(frame)
-        if not times:
-            raise ClipError(path, "empty", "the video stream holds no frame", named(path))
-        indices = sampling.grid_indices(sampling.frame_times(times, float(rate)), grid).tolist()
+    with open_video(path, bounds) as video:
+        reduced = _Reduction(store_side, _pixel_ratio(video.stream))
+        likely = sampling.likely_indices(video.declared, grid)
+        for index, (time, frame) in enumerate(video.frames()):
+            times.append(time)
+            if likely is None and room > 0:
+                held[index] = frame
+                room -= 3 * frame.width * frame.height // 2
+            elif likely is None:
+                held.clear()
+            elif index in likely:
+                pictures[index] = reduced(frame)
+        indices = sampling.grid_indices(sampling.frame_times(times, video.rate), grid).tolist()
         pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
-        if not pictures.keys() >= set(indices):
-            pictures = _second_pass(path, indices, reduced)
-        frames = [pictures[index] for index in indices]
-    except av.FFmpegError as error:
-        raise _broken(path, error, len(times)) from None
-    return Clip(stacked(frames), declared, len(times))
+    if not pictures.keys() >= set(indices):
+        pictures = _second_pass(path, indices, reduced)
+    return Clip(stacked([pictures[index] for index in indices]), video.declared, len(times))
 
 
 def stacked(pictures: Sequence[Frames]) -> Frames:
@@ -164,24 +120,16 @@ def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, floa
         store_side: As of `decode`.
 
     Yields:
-        The frame's timestamp in seconds, where it has one; its time by its place and the average rate; and
-        its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
+        The frame's time by its timestamp in seconds, where it has one; its time by its place and the average
+        rate; and its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
 
     Raises:
         ClipError: As `decode`.
     """
-    index = -1
-    try:
-        with _open(path) as container:
-            stream = container.streams.video[0]
-            reduced = _Reduction(store_side, _pixel_ratio(stream))
-            rate = float(stream.average_rate or _USUAL_RATE)
-            for index, frame in enumerate(_decoded_frames(container, path)):
-                yield frame.time, index / rate, partial(reduced, frame)
-    except av.FFmpegError as error:
-        raise _broken(path, error, index + 1) from None
-    if index < 0:
-        raise ClipError(path, "empty", "the video stream holds no frame", named(path))
+    with open_video(path) as video:
+        reduced = _Reduction(store_side, _pixel_ratio(video.stream))
+        for index, (time, frame) in enumerate(video.frames()):
+            yield time, index / video.rate, partial(reduced, frame)
 
 
 @dataclass(frozen=True)
@@ -191,69 +139,49 @@ class VideoInfo:
     Attributes:
         codec: FFmpeg's name of the codec.
         fps: Average frame rate; ``None`` where unknown.
-        width: Of the decoded pictures, in pixels, before rotation.
+        width: Of the pictures upright, in pixels of the file.
         height: Likewise.
-        rotation: Degrees counterclockwise that a player turns them by.
         seconds: Duration from the frames' times.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
-        errors: What the decoder complained of, in order.
+        notes: How a choice that the file leaves was made, and what is odd without being wrong.
     """
 
     codec: str
     fps: float | None
     width: int
     height: int
-    rotation: int
     seconds: float
     declared: int | None
     decoded: int
-    errors: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def inspect(path: Path) -> VideoInfo:
     """Decodes a file to its end, keeping no picture.
 
-    Its decoder's complaints are captured from FFmpeg's log, which is one for
-    the whole process: call it where nothing else decodes.
-
     Raises:
-        ClipError: The file is unreadable, holds no frame, or its pictures are damaged.
+        ClipError: The file is unreadable, holds no frame, or is damaged.
     """
     times: list[float | None] = []
-    last: av.VideoFrame | None = None
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=False) as log, _open(path) as container:
-            stream = container.streams.video[0]
-            for last in _decoded_frames(container, path):
-                times.append(last.time)
-            rate, codec, declared = stream.average_rate, stream.codec_context.name, _declared(stream)
-    except av.FFmpegError as error:
-        raise _broken(path, error, len(times)) from None
-    finally:
-        av.logging.set_level(before)
-    if last is None:
-        raise ClipError(path, "empty", "the video stream holds no frame", named(path))
+    with open_video(path) as video:
+        video.stream.thread_type = "NONE"  # what the decoder's own threads log would not be seen
+        for time, last in video.frames():  # noqa: B007
+            times.append(time)
+        rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
+    width, height = (last.height, last.width) if _orientation(last)[0] else (last.width, last.height)
+    seconds = sampling.frame_times(times, video.rate)
+    if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
+        notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
     return VideoInfo(
         codec=codec,
         fps=float(rate) if rate else None,
-        width=last.width,
-        height=last.height,
-        rotation=last.rotation,
-        seconds=sampling.duration(sampling.frame_times(times, float(rate or _USUAL_RATE))),
-        declared=declared,
-        decoded=len(times),
-        errors=tuple(message.strip() for _, _, message in log),
-    )
-
-
-def _broken(path: Path, error: av.FFmpegError, frames: int) -> ClipError:
-    if frames:
-        return ClipError(path, "damaged", f"{error.strerror} after {frames} frames", named(path))
-    return ClipError(
-        path, "unreadable", f"not a video, or damaged from its start ({error.strerror})", named(path)
+        width=width,
+        height=height,
+        seconds=sampling.duration(seconds),
+        declared=video.declared,
+        decoded=video.decoded,
+        notes=tuple(notes),
     )
 
 
@@ -265,16 +193,10 @@ def outline(path: Path) -> tuple[int, int, int | None]:
         the file cannot be read.
     """
     try:
-        with _open(path) as container:
-            stream = container.streams.video[0]
-            return stream.width, stream.height, _declared(stream)
-    except (ClipError, av.FFmpegError):
+        with open_video(path) as video:
+            return video.stream.width, video.stream.height, video.declared
+    except ClipError:
         return 0, 0, 0
-
-
-def _declared(stream: av.VideoStream) -> int | None:
-    """Frames that the container promises; some promise nonsense."""
-    return stream.frames if 0 < stream.frames < 10**9 else None
 
 
 def _pixel_ratio(stream: av.VideoStream) -> float:
@@ -283,42 +205,10 @@ def _pixel_ratio(stream: av.VideoStream) -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _open(path: Path, bounds: DecodeLimits = UNBOUNDED) -> av.container.InputContainer:
-    # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
-    options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
-    container = av.open(f"file:{path}", metadata_errors="ignore", container_options=options)
-    try:
-        if not container.streams.video:
-            raise ClipError(path, "unreadable", "no video stream", named(path))
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise ClipError(path, "unreadable", "its codec is not known to the decoder", named(path))
-        bounds.check(path, stream.width, stream.height)
-    except ClipError:
-        container.close()
-        raise
-    stream.thread_type = "SLICE" if stream.width * stream.height <= _FEW_PIXELS else "AUTO"
-    return container
-
-
-def _decoded_frames(
-    container: av.container.InputContainer, path: Path, bounds: DecodeLimits = UNBOUNDED
-) -> Iterator[av.VideoFrame]:
-    for count, frame in enumerate(container.decode(video=0)):
-        bounds.check(path, frame.width, frame.height, count + 1)
-        if frame.is_corrupt:
-            raise ClipError(path, "damaged", f"frame {count} is corrupt", named(path))
-        yield frame
-
-
 def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Frames]:
     wanted = set(indices)
-    with _open(path) as container:
-        return {
-            index: reduced(frame)
-            for index, frame in enumerate(_decoded_frames(container, path))
-            if index in wanted
-        }
+    with open_video(path) as video:
+        return {index: reduced(frame) for index, (_, frame) in enumerate(video.frames()) if index in wanted}
 
 
 class _Reduction:
@@ -344,7 +234,28 @@ class _Reduction:
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         if picture.shape[:2] != (height, width):
             picture = _resized(picture, width, height)
-        return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
+        return np.ascontiguousarray(_upright(picture, frame))
+
+
+def _upright(picture: Frames, frame: av.VideoFrame) -> Frames:
+    """The picture as a player shows it: turned by quarters and mirrored, as its display matrix says."""
+    transposed, down, right = _orientation(frame)
+    return (picture.swapaxes(0, 1) if transposed else picture)[::down, ::right]
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, int, int]:
+    """Whether a player shows rows as columns, and then the steps, 1 or -1, by which it takes either.
+
+    The display matrix takes a place (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h;
+    `frame.rotation` knows turns alone.
+    """
+    matrix = cast(Buffer | None, frame.side_data.get("DISPLAYMATRIX"))
+    if matrix is None:
+        return False, 1, 1
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    transposed = abs(b) > abs(a)
+    right, down = (c, b) if transposed else (a, d)
+    return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
 
 
 def _resized(picture: Frames, width: int, height: int) -> Frames:
