@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
-from vidclf.data.importing import import_clips
+from vidclf.data.importing import GroupScope, import_clips, read_sources
 from vidclf.data.manifest import SPLITS, read_manifest
-from vidclf.data.sources import GroupScope, read_folder
+from vidclf.data.sources import read_folder
 from vidclf.data.splitting import (
     group_of,
 )
@@ -44,7 +44,7 @@ def ucf(folder: Path, groups: int = 5) -> Path:
 
 def refusal(source: Path, classes: Sequence[str] | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        read_folder(str(source), classes, "dataset")
+        read_sources([str(source)], classes)
     return str(caught.value)
 
 
@@ -59,10 +59,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
         "B/x.mkv",
         ".git/y.avi",
     )
-    found = [
-        (entry.clip_path.name, entry.label, entry.group)
-        for entry in read_folder(str(tmp_path), None, "dataset")
-    ]
+    found = [(Path(clip.name).name, clip.label, clip.group) for clip in read_folder(str(tmp_path), None)[0]]
     assert found == [
         ("holiday.MP4", "A", ""),
         ("v_A_g03_c02.avi", "A", "g03"),
@@ -73,7 +70,8 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
 
 def test_group_scope_decides_whether_equal_names_are_one_group(tmp_path: Path) -> None:
     ucf(tmp_path)
-    assert {entry.group for entry in read_folder(str(tmp_path), ["Punch"], "class")} == {
+    entries, _ = read_sources([str(tmp_path)], group_scope="class")
+    assert {entry.group for entry in entries if entry.label == "Punch"} == {
         f"Punch/g{g:02}" for g in range(5)
     }
 
@@ -104,14 +102,20 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "classes", "message"),
     [
-        ((), None, "holds no folders; expected one for each class"),
-        (("A/x.avi", "B/readme.txt"), None, "B: the class is empty"),
+        ((), None, "holds no folders of clips; expected one for each class"),
+        (("x.avi",), None, "expected one for each class; not taken: 1 clip outside of the classes' folders"),
+        (("A/x.avi", "B/readme.txt"), None, "folders without clips: B"),
+        (("A/x.avi", "B/readme.txt"), ["A", "B"], "no class B (it has A)"),
         (
             ("set/Punch/x.avi", "set/Kick/x.avi"),
             None,
-            "set: holds folders (Kick, Punch) and no clips",
+            "2 clips of 2 in folders below their class's, as set/Kick/x.avi; if those are the classes, name",
         ),
-        (("A/x.avi", "B/1/x", "B/2/x", "B/3/x", "B/4/x", "B/.git/x"), None, "folders (1, 2, 3, …) and"),
+        (
+            ("train/A/x.avi", "test/A/x.avi", "C/x.avi"),
+            None,
+            "holds the splits test, train, and clips in C too",
+        ),
         (("Punch/x.avi", "B/x.avi"), ["Pnch"], "no class Pnch, did you mean Punch?"),
     ],
 )
@@ -201,7 +205,10 @@ def test_csv_files_give_labels_splits_and_leading_slashes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nx,A\n", "needs the columns clip_path and label"),
+        (
+            "clip_path,fps\nx,A\n",
+            "no column for the class (it has clip_path, fps); expected a first line with",
+        ),
         ("clip_path,label,split\nA/x.avi,A,trian\n", "line 2: split 'trian' is none of train, val, test"),
         ("clip_path,label\n\nA/x.avi,\n", "line 3: the label is empty"),
         ("clip_path,label\nA/none.avi,A\n", "1 of 1 clips are missing"),
