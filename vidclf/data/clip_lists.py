@@ -103,9 +103,8 @@ def read_list(source: str, classes: Sequence[str] | None) -> Found:
         problems.append(f"{source}: and {len(wrong) - _SHOWN_PROBLEMS} more lines")
     problems += [f"{source}: {problem}" for problem in places.problems]
     if absent and not found:
-        problems.append(
-            f"{source}: of its {plural(len(absent), 'clip')} none is in {places.searched}, as {absent[0]}"
-        )
+        count = plural(len(absent), "clip")
+        problems.append(f"{source}: no file in {places.searched} for any of its {count}, as {absent[0]}")
     if problems:
         raise InputError(*problems)
     notes += origin + not_asked_for(len(items) - len(chosen)) + places.notes
@@ -218,7 +217,7 @@ def _items(
         )
         for line, record in records
     ]
-    unread = [column for column in columns if column not in used.values()]
+    unread = [column for name, column in plain.items() if name not in " ".join(_COLUMNS.values()).split()]
     return items, [f"columns that were not read: {', '.join(unread)}"] if unread else []
 
 

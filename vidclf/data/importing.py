@@ -18,6 +18,7 @@ from vidclf.data.manifest import (
     in_order,
     read_manifest,
     repetitions,
+    split_problems,
     write_manifest,
 )
 from vidclf.data.scenes import group_by_scene
@@ -249,6 +250,10 @@ def _notes(imported: ImportResult) -> list[str]:
         notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
     if any(entry.split_by == "random" for entry in imported.entries):
         notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
+    notes += [
+        f"{problem}: train and tune refuse such a manifest; --split group divides the clips anew"
+        for problem in split_problems(imported.entries)
+    ]
     findings = label_findings(imported.entries)
     notes += findings[:_SHOWN_FINDINGS]
     if len(findings) > _SHOWN_FINDINGS:
