@@ -216,7 +216,7 @@ def clips_per_class(table: pd.DataFrame) -> Figure:
         color="split",
         category_orders={"class": sorted(set(table["class"])), "split": splits},
         color_discrete_map=dict(zip(splits, COLOURS[-len(splits) :], strict=True)),
-    )
+    ).update_xaxes(type="category")  # classes may be called 1 and 2
 
 
 def _by_class(table: pd.DataFrame) -> dict[str, Any]:
