@@ -24,6 +24,7 @@ FILES = (
     "set/videos/100218.webm",
     "set/#1.avi",
     "set/ 2.avi",
+    "set/other.xyz",
 )
 ONE, UCF = "Punch/1.avi", "Punch/v_Punch_g07_c01.avi"
 TWO, ODD, COMMA = "Kick it/2.avi", "Kick it/a, b;c.mp4", "Kick it/a, b.mp4"
@@ -141,6 +142,25 @@ CASES: dict[str, tuple[str, str | bytes, object]] = {
         "list.csv",
         f'path,label\n" 2.avi",Punch\n{TWO},Kick it\n',
         {(" 2.avi", "Punch", "", ""), (TWO, "Kick it", "", "")},
+    ),
+    "a hint to Excel": ("list.csv", "sep=;\n" + MANIFEST.replace(",", ";"), GROUPED),
+    "a column of line numbers": ("list.csv", f",path,label\n0,{ONE},Punch\n1,{TWO},Kick it\n", PLAIN),
+    "a column of clips by any name": ("list.csv", f"footage,label\n{ONE},Punch\n{TWO},Kick it\n", PLAIN),
+    "any suffix": ("list.lst", f"{ONE};Punch\n{TWO};Kick it\n", PLAIN),
+    "something-something, version 1": (
+        "list.csv",
+        "78687;Holding it\n100218;Dropping it\n",
+        {("videos/78687.webm", "Holding it", "", ""), ("videos/100218.webm", "Dropping it", "", "")},
+    ),
+    "files in folders below": (
+        "list.csv",
+        "video,label\n78687.webm,a\n100218.webm,b\n",
+        {("videos/78687.webm", "a", "", ""), ("videos/100218.webm", "b", "", "")},
+    ),
+    "names that videos have not": (
+        "list.csv",
+        f"clip_path,label\nother.xyz,Punch\n{TWO},Kick it\n",
+        {("other.xyz", "Punch", "", ""), (TWO, "Kick it", "", "")},
     ),
     "no class": (
         "list.csv",
@@ -264,7 +284,7 @@ def test_what_was_not_taken_of_a_list_is_counted(clips: Path) -> None:
         "columns that were not read: fps, mood"
     ]
     assert notes(clips, f"path,label\n/home/you/{ONE},Punch\n/home/you/{TWO},Kick it\n") == [
-        f"2 paths of another place, found by how they end, as /home/you/{ONE}"
+        f"2 paths found by how they end, as /home/you/{ONE}"
     ]
 
 
@@ -296,6 +316,14 @@ def test_numbers_of_a_list_of_classes_may_begin_with_one(clips: Path) -> None:
         notes(clips, from_1, "classInd.txt", "0 Punch\n1 Kick it\n")
     [note] = notes(clips, from_1)
     assert note.startswith("labels are numbers; a file classes.txt beside the list")
+
+
+def test_clips_without_a_split_among_others_are_counted(clips: Path, tmp_path: Path) -> None:
+    path = clips / "list.csv"
+    path.write_text(f'path,label,split\n{ONE},Punch,train\n{UCF},Punch,\n{TWO},Kick it,\n"{ODD}",Kick it,\n')
+    result = import_clips([path], tmp_path / "m.csv", shares="50,50,0")
+    path.unlink()
+    assert "1 of 4 clips name their split, so that all are split by group" in result.notes
 
 
 def test_a_name_of_several_files_is_refused_where_no_folder_decides(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from vidclf.data.tables import read_rows, read_text
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
 
-_LIST = re.compile(r"([a-z]+\d*_)?(class|label)(es|s)?_?(ind|index|names?|list|map|ids?)?", re.IGNORECASE)
+_LIST = re.compile(
+    r"(.*[^a-z])?(class|label|categor|action)(es|s|y|ies)?([ _-]?(ind|name|list|map|id|to|2)\w*)?|id2label",
+    re.IGNORECASE,
+)
 """What lists of classes are called: UCF-101's classInd, labels, classes, class_names, label_map."""
 _SUFFIXES = (".txt", ".csv", ".tsv", ".json")
 _HEADINGS = {"class", "class_name", "label", "label_name", "name"}

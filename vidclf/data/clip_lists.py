@@ -24,16 +24,16 @@ from vidclf.data.sources import (
     unknown_classes,
     walk,
 )
-from vidclf.data.tables import SPLIT_BY, Row, check_width, read_rows, read_text
+from vidclf.data.tables import FILE_NAME, SPLIT_BY, Row, check_width, read_rows, read_text
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
 
 LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json"})
 _COLUMNS = {
-    "clip": "clip_path path filepath file_path video_path filename file_name file video video_name clip "
-    "clip_name youtube_id video_id id",
-    "label": "template label_name class_name label class classname category action activity tag label_id "
-    "class_id class_index",
+    "clip": "clip_path path filepath file_path video_path filename file_name file video video_file "
+    "video_name clip clip_name youtube_id video_id id",
+    "label": "template label_name class_name label class classname class_label labels category action "
+    "action_label activity tag label_id class_id class_index",
     "group": "group",
     "split": "split subset set partition",
     "start": "time_start start_time start",
@@ -45,6 +45,9 @@ _EXPECTED = (
     "expected a first line with the columns clip_path and label (or path, filename, video …; class, "
     "label_name …), lines of a file and its class, or a list of UCF-101, Kinetics or Something-Something"
 )
+_KNOWN = frozenset(" ".join(_COLUMNS.values()).split())
+_SHALLOW = 4
+"""Parts of a path from which on the folder above is searched for clips too: not a whole disk."""
 _SHOWN_PROBLEMS = 10
 
 
@@ -127,7 +130,8 @@ def _table_items(path: Path) -> tuple[list[_Item], list[str]]:
     if not separator and is_video(ucf_line(first[0])[0]):
         lines = [(line, *ucf_line(text)) for line, (text,) in rows]
         return _by_folder([_Item(line, clip, number) for line, clip, number in lines])
-    if any(map(is_video, first)):
+    nameless = any(map(NUMBER.fullmatch, first)) and not _KNOWN & set(map(_plain, first))
+    if nameless or any(map(is_video, first)):
         return _by_folder(_headless(name, rows))
     check_width(name, [text.strip() for text in first], rows[1:])
     records = [
@@ -151,7 +155,7 @@ def _filled(values: Sequence[str], width: int) -> list[str]:
 
 
 def _headless(name: str, rows: Sequence[Row]) -> list[_Item]:
-    """Lines of a file, its class, and a split or none, in any order."""
+    """Lines of a file or a number that is its name, its class, and a split or none, in any order."""
     width = max(len(values) for _, values in rows)
     columns = [
         column
@@ -159,6 +163,7 @@ def _headless(name: str, rows: Sequence[Row]) -> list[_Item]:
         if any(map(str.strip, column))
     ]
     clips = [column for column in columns if all(map(is_video, filter(None, column)))]
+    clips = clips or [column for column in columns if all(map(NUMBER.fullmatch, column))]
     splits = [
         column for column in columns if {text.strip().casefold() for text in column} <= SPLIT_NAMES.keys()
     ]
@@ -183,18 +188,28 @@ def _json_items(path: Path) -> tuple[list[_Item], list[str]]:
     if not (isinstance(read, list) and all(isinstance(record, dict) for record in read)):
         raise InputError(f'{name}: expected a list of clips, as [{{"id": "78687", "label": "…"}}, …]')
     keys = list(dict.fromkeys(key for record in read for key in record))
-    records = [
-        (number, {key: str(record.get(key, "")) for key in keys}) for number, record in enumerate(read, 1)
-    ]
-    return _items(name, records, keys) if records else ([], [])
+    records = [{key: _text(record.get(key)) for key in keys} for record in read]
+    return _items(name, list(enumerate(records, 1)), keys) if records else ([], [])
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.strip().casefold())
 
 
 def _items(
     name: str, records: Sequence[tuple[int, Mapping[str, str]]], columns: Sequence[str]
 ) -> tuple[list[_Item], list[str]]:
     """What records say, by the usual names of their columns."""
-    plain = {re.sub(r"[\s-]+", "_", column.strip().casefold()): column for column in columns}
+    plain = {_plain(column): column for column in columns}
     known = {key: [plain[name] for name in names.split() if name in plain] for key, names in _COLUMNS.items()}
+    if not known["clip"]:
+        known["clip"] = [
+            column for column in columns if records and all(is_video(record[column]) for _, record in records)
+        ]
     lacking = [word for key, word in (("clip", "clip"), ("label", "class")) if not known[key]]
     if lacking:
         raise InputError(
@@ -217,7 +232,9 @@ def _items(
         )
         for line, record in records
     ]
-    unread = [column for name, column in plain.items() if name not in " ".join(_COLUMNS.values()).split()]
+    unread = [
+        column for name, column in plain.items() if name and name not in {*_KNOWN, _plain(used["clip"])}
+    ]
     return items, [f"columns that were not read: {', '.join(unread)}"] if unread else []
 
 
@@ -240,16 +257,17 @@ class _Places:
         if not self._moved:
             return []
         count = plural(len(self._moved), "path")
-        return [f"{count} of another place, found by how they end, as {self._moved[0]}"]
+        return [f"{count} found by how they end, as {self._moved[0]}"]
 
     def find(self, item: _Item, label: str) -> str:
         """The clip's path or URL; where there is none, the first guess, of a name without a suffix empty."""
         text = item.clip if Path(self.searched, item.clip).is_file() else item.clip.strip()
         if is_url(text):
             return text
-        if is_video(text):
-            return self._by_path(text, label) or remote.join(self.searched, _relative(text).as_posix())
-        return self._by_name(item, text, label)
+        guess = remote.join(self.searched, _relative(text).as_posix()) if FILE_NAME.search(text) else ""
+        if guess and is_url(self.searched):
+            return guess
+        return self._by_path(text, label) or self._by_name(item, text, label) or guess
 
     def _by_path(self, text: str, label: str) -> str:
         if is_url(self.searched):
@@ -269,23 +287,35 @@ class _Places:
         return ""
 
     def _by_name(self, item: _Item, text: str, label: str) -> str:
-        """The video that an id, or a name without a suffix, is the name of; Kinetics' carry their seconds."""
+        """The video whose path ends so, or so and a suffix; names of Kinetics carry their seconds."""
         try:
             start, end = int(float(item.start)), int(float(item.end))
         except ValueError:
             names = [text]
         else:
             names = [f"{text}_{start:06}_{end:06}", f"{text}_{start}_{end}", text]
-        found = next((self._videos[name] for name in names if name in self._videos), [])
+        ends = [f"/{_relative(name).as_posix()}" for name in names]
+        found = next((paths for end in ends if (paths := self._ending_in(end))), [])
+        if found and FILE_NAME.search(text):
+            self._moved.append(text)
         of_label = [path for path in found if PurePath(path).parent.name == label]
         if len(found) > 1 and len(of_label) != 1:
             self.problems.append(f"line {item.line}: {text} is the name of several files: {few(found)}")
         return next(iter(of_label or found), "")
 
+    def _ending_in(self, end: str) -> list[str]:
+        alike = self._videos.get(PurePath(end).name, []) + self._videos.get(PurePath(end).stem, [])
+        return [
+            path
+            for path in dict.fromkeys(alike)
+            if path.endswith(end) or path.rpartition(".")[0].endswith(end)
+        ]
+
     @cached_property
     def _videos(self) -> Mapping[str, list[str]]:
         """Videos below the list's folder, else on this machine the one above, by name without suffix."""
-        above = [] if is_url(self.searched) else [str(Path(self.searched).absolute().parent)]
+        here = Path(self.searched).absolute()
+        above = [] if is_url(self.searched) or len(here.parts) < _SHALLOW else [str(here.parent)]
         videos: dict[str, list[str]] = defaultdict(list)
         for folder in [self.searched, *above]:
             for name in filter(is_video, walk(folder)):

@@ -94,7 +94,7 @@ def read_sources(
     problems: list[str] = []
     for source in sources:
         try:
-            if PurePath(source).suffix.lower() in LIST_SUFFIXES:
+            if PurePath(source).suffix.lower() in LIST_SUFFIXES or Path(source).is_file():
                 found = read_list(source, classes)
             elif official:
                 found = read_official(source, int(official[1]), classes)
@@ -181,6 +181,9 @@ def import_clips(
             raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
         entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
     else:
+        said = sum(bool(entry.split) for entry in entries)
+        if split is None and 0 < said < len(entries):
+            notes.append(f"{said} of {len(entries)} clips name their split, so that all are split by group")
         entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
     return _written(entries, to, notes)
 

@@ -31,7 +31,7 @@ _SNIFFED = 50
 """Lines that decide which separator it is."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 """How files begin that say their encoding, and Python's names of these."""
-_FILE = re.compile(r"\.\w{2,5}\s*$")
+FILE_NAME = re.compile(r"\.\w{2,5}\s*$")
 """How the name of a file ends."""
 
 Row = tuple[int, list[str]]
@@ -113,14 +113,15 @@ def _parsed(text: str, separator: str) -> Iterator[Row]:
     )
     line = 1
     for values in reader:
-        if any(value.strip() for value in values) and not is_comment(values[0]):
+        hint = line == 1 and values and values[0].startswith("sep=")  # to Excel
+        if any(value.strip() for value in values) and not hint and not is_comment(values[0]):
             yield line, values
         line = reader.line_num + 1
 
 
 def is_comment(text: str) -> bool:
     """Whether a line that begins so is a comment: ``#``, and then no name of a file, as ``#1.avi`` is."""
-    return text.startswith("#") and not _FILE.search(text.split(maxsplit=1)[0])
+    return text.startswith("#") and not FILE_NAME.search(text.split(maxsplit=1)[0])
 
 
 def _fitness(text: str, separator: str) -> tuple[int, int, int]:
@@ -136,7 +137,7 @@ def _fitness(text: str, separator: str) -> tuple[int, int, int]:
         return 0, 0, 0
     width = len(rows[0]) if rows else 0
     alike = sum(len(values) == width for values in rows) if width > 1 else 0
-    files = sum(bool(_FILE.search(value)) for row in rows for value in row)
+    files = sum(bool(FILE_NAME.search(value)) for row in rows for value in row)
     return alike, files, width
 
 
