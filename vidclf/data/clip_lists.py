@@ -248,6 +248,7 @@ class _Places:
 
     def __init__(self, folder: str) -> None:
         self.searched = folder
+        self._folder = Path(folder).absolute()
         self.problems: list[str] = []
         self._moved: list[str] = []
 
@@ -261,7 +262,9 @@ class _Places:
 
     def find(self, item: _Item, label: str) -> str:
         """The clip's path or URL; where there is none, the first guess, of a name without a suffix empty."""
-        text = item.clip if Path(self.searched, item.clip).is_file() else item.clip.strip()
+        if (place := self._folder / item.clip).is_file():
+            return str(place)
+        text = item.clip.strip()
         if is_url(text):
             return text
         guess = remote.join(self.searched, _relative(text).as_posix()) if FILE_NAME.search(text) else ""
@@ -272,10 +275,9 @@ class _Places:
     def _by_path(self, text: str, label: str) -> str:
         if is_url(self.searched):
             return ""
-        folder = Path(self.searched).absolute()
         relative = _relative(text)
-        bases = [base / inside for inside in ("", label) for base in (folder, folder.parent)]
-        guesses = [folder / text, *(base / relative for base in bases)]
+        bases = [base / inside for inside in ("", label) for base in (self._folder, self._folder.parent)]
+        guesses = [self._folder / text, *(base / relative for base in bases)]
         if found := next((guess for guess in guesses if guess.is_file()), None):
             return str(found)
         if PureWindowsPath(text).anchor:
@@ -314,8 +316,8 @@ class _Places:
     @cached_property
     def _videos(self) -> Mapping[str, list[str]]:
         """Videos below the list's folder, else on this machine the one above, by name without suffix."""
-        here = Path(self.searched).absolute()
-        above = [] if is_url(self.searched) or len(here.parts) < _SHALLOW else [str(here.parent)]
+        shallow = is_url(self.searched) or len(self._folder.parts) < _SHALLOW
+        above = [] if shallow else [str(self._folder.parent)]
         videos: dict[str, list[str]] = defaultdict(list)
         for folder in [self.searched, *above]:
             for name in filter(is_video, walk(folder)):

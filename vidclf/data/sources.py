@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PurePath, PureWindowsPath
 
 from vidclf import config
 from vidclf.config import is_url
@@ -185,7 +185,7 @@ def read_official(source: str, number: int, classes: Sequence[str] | None) -> Fo
             raise InputError(f"{source}: {name} is not in {', '.join(places)}")
         for line in read_text(path).splitlines():
             if line.strip() and not is_comment(line):
-                clip = PurePath(ucf_line(line)[0])
+                clip = PureWindowsPath(ucf_line(line)[0])
                 where = remote.join(source, clip.as_posix())
                 found.append(SourceClip(where, clip.parent.name, named_group(clip.name), split))
     problems = unknown_classes(source, classes, sorted({clip.label for clip in found}))
