@@ -298,6 +298,7 @@ def test_what_was_not_taken_of_a_list_is_counted(clips: Path) -> None:
         ("labels.csv", "Kick it;1\nPunch;0\n", "0 = Punch, 1 = Kick it"),
         ("labels.json", '{"Punch": "0", "Kick it": "1", "Run": 2}', "0 = Punch, 1 = Kick it, 2 = Run"),
         ("classes.json", '["Punch", "Kick it"]', "0 = Punch, 1 = Kick it"),
+        ("ucf101-class-names.txt", "level 1\nlevel 2\n", "0 = level 1, 1 = level 2"),
     ],
 )
 def test_numbers_are_named_by_a_list_of_classes(clips: Path, file: str, text: str, named: str) -> None:
@@ -314,8 +315,9 @@ def test_numbers_of_a_list_of_classes_may_begin_with_one(clips: Path) -> None:
         notes(clips, from_1, "classes.txt", "Punch\nKick it\nRun\n")
     with pytest.raises(InputError, match=r"label 2 is not in .*classInd\.txt \(0 to 1\)"):
         notes(clips, from_1, "classInd.txt", "0 Punch\n1 Kick it\n")
-    [note] = notes(clips, from_1)
-    assert note.startswith("labels are numbers; a file classes.txt beside the list")
+    for name, text in (("notes.txt", "Punch\nKick it\n"), ("labels.txt", f"{ONE} 1\n{TWO} 2\n")):
+        [note] = notes(clips, from_1, name, text)
+        assert note.startswith("labels are numbers; a file classes.txt beside the list")
 
 
 def test_clips_without_a_split_among_others_are_counted(clips: Path, tmp_path: Path) -> None:

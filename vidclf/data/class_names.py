@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.manifest import Entry, content_digest
-from vidclf.data.tables import read_rows, read_text
+from vidclf.data.tables import FILE_NAME, read_rows, read_text
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
 
@@ -21,7 +21,7 @@ _LIST = re.compile(
 """What lists of classes are called: UCF-101's classInd, labels, classes, class_names, label_map."""
 _SUFFIXES = (".txt", ".csv", ".tsv", ".json")
 _HEADINGS = {"class", "class_name", "label", "label_name", "name"}
-NUMBER = re.compile(r"\d+")
+NUMBER = re.compile(r"\d{1,9}")
 _NUMBERED = re.compile(r"(\d+)\s+(.+)|(.+?)\s+(\d+)")
 _SHOWN = 4
 
@@ -79,14 +79,13 @@ def _class_list(source: str, numbers: set[int]) -> tuple[str, dict[int, str]]:
             if path == remote.join(folder, PurePath(source).name):
                 continue
             listed = _read_class_list(remote.local_file(path))
-            if isinstance(listed, list) and listed:
-                return path, _counted(listed, numbers, path)
-            if isinstance(listed, dict) and listed:
-                return path, listed
+            if listed:
+                return path, listed if isinstance(listed, dict) else _counted(listed, numbers, path)
     return "", {}
 
 
 def _counted(names: Sequence[str], numbers: set[int], path: str) -> dict[int, str]:
+    """The names by number, from 0 or from 1, whichever the numbers in use tell."""
     if not {0, len(names)} & numbers:
         raise InputError(
             f"{path}: whether its {len(names)} classes count from 0 or 1 cannot be told; write the numbers "
@@ -106,20 +105,22 @@ def _read_class_list(path: Path) -> dict[int, str] | list[str]:
     if lines and lines[0][0].casefold() in _HEADINGS:
         del lines[0]
     names = [text for (text,) in lines]
+    if len({*names}) < len(names) or any(FILE_NAME.search(name.split()[0]) for name in names):
+        return {}
     numbered = [_NUMBERED.fullmatch(name) for name in names]
     pairs = [[text for text in match.groups() if text] for match in numbered if match]
     return (len(pairs) == len(names) and _by_number(pairs)) or names
 
 
-def _json_class_list(path: Path) -> dict[int, str] | list[str]:
+def _json_class_list(path: Path) -> dict[int, str]:
     try:
         read = json.loads(read_text(path))
     except ValueError:
-        return []
+        return {}
     if isinstance(read, dict):
         return _by_number([[str(value) for value in pair] for pair in read.items()])
     texts = isinstance(read, list) and all(isinstance(name, str) for name in read)
-    return list(read) if texts else []
+    return dict(enumerate(read)) if texts else {}
 
 
 def _by_number(pairs: Sequence[Sequence[str]]) -> dict[int, str]:
