@@ -176,7 +176,7 @@ def test_clips_belong_to_a_class_however_deep_and_what_is_none_is_counted(tmp_pa
     clips = touch(
         tmp_path / "c",
         *("A/x.avi", "A/day 1/am/y.mp4", "A/notes.gif.txt", "A/.DS_Store", "B/z.avi", "loose.avi", "readme"),
-        *("B/1.jpg", "B/2.JPG", "splits/train.csv", "__MACOSX/A/._x.avi", ".git/HEAD", ".git/hook.avi"),
+        *("B/1.jpg", "B/2.JPG", "splits/train.csv", "__MACOSX/A/._x.avi", ".git/HEAD", "A/.old/w.avi"),
     )
     (clips / "Empty").mkdir()
     (clips / "A" / "again").symlink_to(clips / "A")
@@ -186,10 +186,11 @@ def test_clips_belong_to_a_class_however_deep_and_what_is_none_is_counted(tmp_pa
         ("y.mp4", "A"),
         ("z.avi", "B"),
     }
-    assert [note.removeprefix(f"{clips}: ") for note in result.notes[-3:]] == [
+    assert [note.removeprefix(f"{clips}: ") for note in result.notes[-4:]] == [
         "not taken: 1 clip outside of the classes' folders, as loose.avi, 2 hidden, 2 .jpg, "
         "1 without a suffix, 1 .txt, 1 .csv",
-        "folders without clips: .git, Empty, __MACOSX, splits",
+        "hidden folders, not looked into: .git, A/.old",
+        "folders without clips: Empty, __MACOSX, splits",
         "1 clip of 3 in folders below their class's, as A/day 1/am/y.mp4; if those are the classes, name the "
         "folder that holds them",
     ]

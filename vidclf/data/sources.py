@@ -30,7 +30,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 """What folders, files and columns call a split."""
-_SHOWN = 3
+_SHOWN = 8
+"""Names in a message, at most."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,11 @@ def _not_taken(below: Sequence[str], taken: Collection[str], depth: int) -> list
         counts.insert(0, f"{plural(len(outside), 'clip')} outside of the classes' folders, as {outside[0]}")
     notes = [f"not taken: {', '.join(counts)}"] if counts else []
     parents = {parent.as_posix() for name in taken for parent in PurePath(name).parents}
-    idle = [name[:-1] for name in rest if name[-1] == "/" and name.count("/") <= depth + 1]
-    if empty := [name for name in idle if name not in parents]:
-        notes.append(f"folders without clips: {', '.join(empty)}")
+    folders = [name[:-1] for name in rest if name[-1] == "/"]
+    if hidden := [name for name in folders if _kind(name) == "hidden"]:
+        notes.append(f"hidden folders, not looked into: {few(hidden)}")
+    if empty := [name for name in folders if name.count("/") <= depth and name not in {*parents, *hidden}]:
+        notes.append(f"folders without clips: {few(empty)}")
     if deep := [name for name in taken if name.count("/") > depth + 1]:
         notes.append(
             f"{plural(len(deep), 'clip')} of {len(taken)} in folders below their class's, as {deep[0]}; if "
