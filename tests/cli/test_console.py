@@ -80,6 +80,15 @@ def test_messages_of_the_package_go_to_stderr_as_they_are(capsys: pytest.Capture
     assert shown.out == ""
 
 
+def test_names_are_shown_as_they_are_called_and_control_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console.tell("[red]:bug:\x1b[31m\x9b1m\r")
+    console.print_table(["class"], [[":bug:\x1b[2J"]])
+    shown = capsys.readouterr().out
+    assert shown.startswith("[red]:bug:\\x1b[31m\\x9b1m\\x0d\n")
+    assert ":bug:\\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
 def test_messages_are_printed_above_a_live_display(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_messages()
     logger = logging.getLogger("vidclf.somewhere")

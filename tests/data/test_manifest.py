@@ -56,20 +56,22 @@ def test_lines_are_counted_as_an_editor_does(manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("g00,train", "g00,tarin", 1))
     assert "line 4: split 'tarin' is none of" in refusal(manifest)
     manifest.write_text("\n")
-    assert "not a readable CSV file: No columns" in refusal(manifest)
+    assert "is empty; expected a first line that names its columns" in refusal(manifest)
 
 
 def test_lines_that_are_longer_than_the_first_are_refused(manifest: Path) -> None:
     header, *rows = manifest.read_text().splitlines()
     manifest.write_text("\n".join([header, *(f"{row}," for row in rows)]))
-    assert "lines hold more values than its first line has columns" in refusal(manifest)
+    assert len(read_manifest(manifest).entries) == len(rows)
+    manifest.write_text("\n".join([header, rows[0], *(f"{row},x" for row in rows[1:])]))
+    assert "line 3: its 5 values are more than the 4 columns of the first line" in refusal(manifest)
 
 
 def test_an_empty_file_and_an_empty_table_are_refused(manifest: Path) -> None:
     manifest.write_text("clip_path,label,group,split\n")
     assert "holds no clips" in refusal(manifest)
     manifest.write_text("")
-    assert "not a readable CSV file" in refusal(manifest)
+    assert "is empty; expected a first line that names its columns" in refusal(manifest)
 
 
 def test_a_class_missing_from_a_split_is_named(manifest: Path) -> None:

@@ -110,7 +110,7 @@ def test_an_import_from_a_url_is_the_one_from_here(
         tables[1]["clip_path"].map(os.path.basename)
     )
     pd.testing.assert_frame_equal(*(table.drop(columns="clip_path") for table in tables))
-    assert here.notes == there.notes
+    assert here.notes == tuple(note.replace(url, str(source)) for note in there.notes)
     assert read_manifest(tmp_path / "here.csv").digest() == read_manifest(tmp_path / "there.csv").digest()
     extended = import_clips(
         [f"{url}{suffix}"], tmp_path / "more.csv", extend=tmp_path / "there.csv", **options

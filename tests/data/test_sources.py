@@ -1,15 +1,19 @@
 """From folders to a manifest: groups from names, splits that cut no group."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from vidclf.cli.app import app
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
-from vidclf.data.importing import import_clips
+from vidclf.data.class_names import label_findings
+from vidclf.data.importing import GroupScope, import_clips, read_sources
 from vidclf.data.manifest import SPLITS, read_manifest
-from vidclf.data.sources import GroupScope, read_folder
+from vidclf.data.sources import read_folder
 from vidclf.data.splitting import (
     group_of,
 )
@@ -44,7 +48,7 @@ def ucf(folder: Path, groups: int = 5) -> Path:
 
 def refusal(source: Path, classes: Sequence[str] | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        read_folder(str(source), classes, "dataset")
+        read_sources([str(source)], classes)
     return str(caught.value)
 
 
@@ -59,10 +63,7 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
         "B/x.mkv",
         ".git/y.avi",
     )
-    found = [
-        (entry.clip_path.name, entry.label, entry.group)
-        for entry in read_folder(str(tmp_path), None, "dataset")
-    ]
+    found = [(Path(clip.name).name, clip.label, clip.group) for clip in read_folder(str(tmp_path), None)[0]]
     assert found == [
         ("holiday.MP4", "A", ""),
         ("v_A_g03_c02.avi", "A", "g03"),
@@ -73,7 +74,8 @@ def test_labels_are_folders_and_groups_come_from_ucf_names(tmp_path: Path) -> No
 
 def test_group_scope_decides_whether_equal_names_are_one_group(tmp_path: Path) -> None:
     ucf(tmp_path)
-    assert {entry.group for entry in read_folder(str(tmp_path), ["Punch"], "class")} == {
+    entries, _ = read_sources([str(tmp_path)], group_scope="class")
+    assert {entry.group for entry in entries if entry.label == "Punch"} == {
         f"Punch/g{g:02}" for g in range(5)
     }
 
@@ -104,14 +106,20 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "classes", "message"),
     [
-        ((), None, "holds no folders; expected one for each class"),
-        (("A/x.avi", "B/readme.txt"), None, "B: the class is empty"),
+        ((), None, "holds no folders of clips; expected one for each class"),
+        (("x.avi",), None, "expected one for each class; not taken: 1 clip outside of the classes' folders"),
+        (("A/x.avi", "B/readme.txt"), None, "folders without clips: B"),
+        (("A/x.avi", "B/readme.txt"), ["A", "B"], "no class B (it has A)"),
         (
             ("set/Punch/x.avi", "set/Kick/x.avi"),
             None,
-            "set: holds folders (Kick, Punch) and no clips",
+            "2 clips of 2 in folders below their class's, as set/Kick/x.avi; if those are the classes, name",
         ),
-        (("A/x.avi", "B/1/x", "B/2/x", "B/3/x", "B/4/x", "B/.git/x"), None, "folders (1, 2, 3, …) and"),
+        (
+            ("train/A/x.avi", "test/A/x.avi", "C/x.avi"),
+            None,
+            "holds the splits test, train, and clips in C too",
+        ),
         (("Punch/x.avi", "B/x.avi"), ["Pnch"], "no class Pnch, did you mean Punch?"),
     ],
 )
@@ -164,6 +172,88 @@ def official(folder: Path) -> Path:
     return folder / "UCF-101"
 
 
+def test_clips_belong_to_a_class_however_deep_and_what_is_none_is_counted(tmp_path: Path) -> None:
+    clips = touch(
+        tmp_path / "c",
+        *("A/x.avi", "A/day 1/am/y.mp4", "A/notes.gif.txt", "A/.DS_Store", "B/z.avi", "loose.avi", "readme"),
+        *("B/1.jpg", "B/2.JPG", "splits/train.csv", "__MACOSX/A/._x.avi", ".git/HEAD", "A/.old/w.avi"),
+    )
+    (clips / "Empty").mkdir()
+    (clips / "A" / "again").symlink_to(clips / "A")
+    result = import_clips([clips], tmp_path / "m.csv", shares="100,0,0")
+    assert {(entry.clip_path.name, entry.label) for entry in result.entries} == {
+        ("x.avi", "A"),
+        ("y.mp4", "A"),
+        ("z.avi", "B"),
+    }
+    assert [note.removeprefix(f"{clips}: ") for note in result.notes[-4:]] == [
+        "not taken: 1 clip outside of the classes' folders, as loose.avi, 2 hidden, 2 .jpg, "
+        "1 without a suffix, 1 .txt, 1 .csv",
+        "hidden folders, not looked into: .git, A/.old",
+        "folders without clips: Empty, __MACOSX, splits",
+        "1 clip of 3 in folders below their class's, as A/day 1/am/y.mp4; if those are the classes, name the "
+        "folder that holds them",
+    ]
+    some = import_clips([clips], tmp_path / "m.csv", shares="100,0,0", classes=["A", "B"])
+    assert some.notes == result.notes
+    touch(clips, "C/c.avi", "C/d.avi")
+    left = import_clips([clips], tmp_path / "m.csv", shares="100,0,0", classes=["A", "B"])
+    assert left.notes[-1] == f"{clips}: left out by --classes: 2 clips"
+
+
+def test_folders_beside_splits_may_hold_anything_but_clips(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{side}/{label}/1.avi" for side in ("train", "test") for label in "AB"))
+    touch(tmp_path, "annotations/a.txt", "train/loose.avi", "train/C/notes.txt")
+    clips, notes = read_folder(str(tmp_path), None)
+    assert {(clip.label, clip.split) for clip in clips} == {
+        (label, split) for label in "AB" for split in ("train", "test")
+    }
+    assert notes == [
+        f"{tmp_path}: not taken: 1 clip outside of the classes' folders, as train/loose.avi, 2 .txt",
+        f"{tmp_path}: folders without clips: annotations, train/C",
+    ]
+
+
+def test_blanks_around_the_names_of_folders_belong_to_no_class(tmp_path: Path) -> None:
+    clips, notes = read_folder(str(touch(tmp_path, "A/1.avi", "A /2.avi", "B/1.avi")), None)
+    assert [clip.label for clip in clips] == ["A", "A", "B"]
+    assert notes[-1].endswith("blanks around the names of folders are no part of a class's name: 'A '")
+
+
+def test_classes_that_are_hardly_two_are_named_with_the_cure(tmp_path: Path) -> None:
+    touch(tmp_path, "jump/1.avi", "Jump/2.avi", "Jump/3.avi", "push up/4.avi", "push_up/5.avi", "run/6.avi")
+    touch(tmp_path, "caf\u00e9/7.avi", "cafe\u0301/8.avi")
+    found = label_findings(read_sources([str(tmp_path)])[0])
+    assert found == [
+        "the classes 'Jump' (2 clips) and 'jump' (1 clip) differ only in case; if they are one, call them "
+        "all 'Jump'",
+        "the classes 'cafe\\u0301' (1 clip) and 'caf\\xe9' (1 clip) differ only in how accents are composed "
+        "(Unicode NFC and NFD); if they are one, call them all 'cafe\u0301'",
+        "the classes 'push up' (1 clip) and 'push_up' (1 clip) differ only in blanks, hyphens, underscores "
+        "or case; if they are one, call them all 'push up'",
+    ]
+
+
+def test_one_file_under_two_labels_is_found_inside_a_split_too(tmp_path: Path) -> None:
+    touch(tmp_path, "A/1.avi", "A/2.avi", "B/3.avi", "B/4.avi")
+    for copy in ("B/copy.avi", "A/copy.avi"):
+        (tmp_path / copy).write_bytes((tmp_path / "A/1.avi").read_bytes())
+    result = import_clips([tmp_path], tmp_path / "m.csv", shares="100,0,0")
+    finding = (
+        f"one file under 2 labels: {tmp_path}/A/1.avi (A) and {tmp_path}/B/copy.avi (B); keep the right one"
+    )
+    assert finding in result.notes
+    checked = CliRunner().invoke(app, ["data", "check", str(tmp_path / "m.csv"), "--json"])
+    assert json.loads(checked.stdout)["labels"] == [finding]
+    assert checked.exit_code == 1
+
+
+def test_a_split_that_lacks_a_class_is_said_before_training_refuses_it(tmp_path: Path) -> None:
+    touch(tmp_path, "train/A/1.avi", "train/B/1.avi", "test/A/2.avi")
+    result = import_clips([tmp_path], tmp_path / "m.csv")
+    assert any(note.startswith("split test has no clip of B: train and tune refuse") for note in result.notes)
+
+
 def test_official_lists_keep_test_and_carve_val_out_of_train(tmp_path: Path) -> None:
     source = official(tmp_path)
     import_clips([source], tmp_path / "m.csv", split="official:2")
@@ -174,6 +264,9 @@ def test_official_lists_keep_test_and_carve_val_out_of_train(tmp_path: Path) -> 
     assert sides["test"] == {"g01", "g02"}
     assert len(sides["val"]) == 1
     assert not sides["val"] & sides["train"]
+    touch(source, "Punch/more.avi", "Punch/readme.txt")
+    result = import_clips([source], tmp_path / "m.csv", split="official:2")
+    assert result.notes[-1] == f"{source}: not taken: 1 clip in neither list, as Punch/more.avi"
     with pytest.raises(InputError, match=r"trainlist01\.txt is not in"):
         import_clips([source], tmp_path / "m.csv", split="official:1")
 
@@ -201,7 +294,10 @@ def test_csv_files_give_labels_splits_and_leading_slashes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nx,A\n", "needs the columns clip_path and label"),
+        (
+            "clip_path,fps\nx,A\n",
+            "no column for the class (it has clip_path, fps); expected a first line with",
+        ),
         ("clip_path,label,split\nA/x.avi,A,trian\n", "line 2: split 'trian' is none of train, val, test"),
         ("clip_path,label\n\nA/x.avi,\n", "line 3: the label is empty"),
         ("clip_path,label\nA/none.avi,A\n", "1 of 1 clips are missing"),

@@ -124,9 +124,24 @@ def test_every_window_is_labelled_by_its_own_frames(tmp_path: Path) -> None:
     assert items[0].as_dict(windowed=True)["start"] == 0
     assert "start" not in items[0].as_dict()
     table = as_table(items, windowed=True)
-    assert list(table.columns) == ["clip_path", "start", "end", "label", *CLASSES, "seconds", "error"]
+    shares = [f"probability/{name}" for name in CLASSES]
+    assert list(table.columns) == ["clip_path", "start", "end", "label", *shares, "seconds", "error"]
     assert list(table["end"]) == [1, 2, 3]
-    assert list(as_table(predict([clip])).columns) == ["clip_path", "label", *CLASSES, "seconds", "error"]
+    assert list(as_table(predict([clip])).columns) == ["clip_path", "label", *shares, "seconds", "error"]
+
+
+def test_a_class_may_be_called_as_a_column_is() -> None:
+    table = as_table([Prediction("a.avi", "error", {"error": 0.75, "label": 0.25}, 0.5)])
+    assert table.to_dict("records") == [
+        {
+            "clip_path": "a.avi",
+            "label": "error",
+            "probability/error": 0.75,
+            "probability/label": 0.25,
+            "seconds": 0.5,
+            "error": None,
+        }
+    ]
 
 
 def test_one_window_over_all_sees_what_the_whole_clip_gives(tmp_path: Path) -> None:

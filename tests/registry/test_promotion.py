@@ -239,7 +239,7 @@ def test_gates_of_the_file_and_of_the_command_line() -> None:
 
 
 def test_the_card_has_every_class_whatever_it_is_called() -> None:
-    names = ("accuracy", "accuracy_low", "accuracy_high", "recall/kick_low", "recall/kick_high")
+    names = ("accuracy", "accuracy_low", "accuracy_high", "recall/kick_low", "recall/kick_high", "recall/a|b")
     metrics = {f"test/{name}": 0.1 * number for number, name in enumerate(names, start=1)}
     evidence = SimpleNamespace(metrics=metrics)
     rows = card._scores(evidence).splitlines()[4:]  # type: ignore[arg-type]
@@ -247,6 +247,7 @@ def test_the_card_has_every_class_whatever_it_is_called() -> None:
         "| accuracy | 0.1000 | 0.200 to 0.300 | – |",
         "| recall/kick_low | 0.4000 | – | – |",
         "| recall/kick_high | 0.5000 | – | – |",
+        r"| recall/a\|b | 0.6000 | – | – |",
     ]
 
 

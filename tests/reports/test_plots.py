@@ -23,6 +23,16 @@ def test_confusion_matrix_is_small_and_names_every_class(number: int, tmp_path: 
     assert max(map(len, labels)) <= 24
 
 
+def test_names_that_look_like_formulas_are_texts(tmp_path: Path) -> None:
+    classes = ["$a_$", "cost $5 to $9", r"$\none$"]
+    figure = plots.confusion_matrix(np.eye(3, dtype=np.int64), classes, "val")
+    plots.write_png(figure, tmp_path / "matrix.png")
+    labels = figure.axes[0].get_xticklabels()
+    assert [(label.get_text(), label.get_parse_math()) for label in labels] == [
+        (name, False) for name in classes
+    ]
+
+
 def test_confusion_matrix_writes_the_counts() -> None:
     axes = plots.confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], "val, 4 clips").axes[0]
     assert {(text.get_position(), text.get_text()) for text in axes.texts} == {((0, 0), "3"), ((1, 0), "1")}

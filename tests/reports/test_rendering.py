@@ -55,7 +55,11 @@ def test_a_template_is_given_all_that_it_shows() -> None:
 
 
 def test_names_in_a_figure_are_text_and_the_figure_is_left_as_it_is(tmp_path: Path) -> None:
-    figure = Figure(Bar(x=[1], y=[2], name=NAME), {"title": "none"})
+    bar = Bar(
+        x=[NAME, 1], y=np.array([2, 3]), name=NAME, customdata=[[NAME]], hovertemplate=f"a={NAME}<br>%{{x}}"
+    )
+    figure = Figure(bar, {"title": "none"})
+    figure.update_xaxes(categoryarray=[NAME])
     figure.update_xaxes(title=NAME).update_yaxes(title=NAME)
     figure.add_annotation(text=NAME)
     before = figure.to_json()
@@ -65,6 +69,10 @@ def test_names_in_a_figure_are_text_and_the_figure_is_left_as_it_is(tmp_path: Pa
     escaped = "&lt;b&gt;&amp;x&lt;/b&gt;"
     for shown in read_page(page)["Figures"].figures:
         assert shown.data[0].name == escaped
+        assert (shown.data[0].x, shown.data[0].customdata) == ((escaped, 1), ([escaped],))
+        assert list(shown.data[0].y) == [2, 3]
+        assert shown.data[0].hovertemplate == f"a={escaped}<br>%{{x}}"
+        assert shown.layout.xaxis.categoryarray == (escaped,)
         assert shown.layout.xaxis.title.text == shown.layout.yaxis.title.text == escaped
         assert shown.layout.annotations[0].text == escaped
         assert shown.layout.title.text is None

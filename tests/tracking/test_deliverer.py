@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking import deliverer as module
 from vidclf.tracking.background import DelivererThread
-from vidclf.tracking.deliverer import Deliverer, prepare
+from vidclf.tracking.deliverer import Deliverer, metric_key, prepare
 from vidclf.tracking.delivery_state import DeliveryState
 
 
@@ -438,10 +439,18 @@ def test_class_names_that_mlflow_refuses_are_delivered_all_the_same(
     store: Store, client: MlflowClient
 ) -> None:
     trial = make_trial(store)
-    end(trial, metrics={"val/recall/Punch (left) & more": 0.5, "val/macro_f1": 0.25})
+    names = ["Punch (left) & more", "a+b", "a=b", "a_b", "a/", "a//b", "/a", "../a", ".", " a", "a."]
+    names += ["x" * 300, "x" * 299 + "y"]
+    recalls = {f"val/recall/{name}": place / 100 for place, name in enumerate(names)}
+    end(trial, metrics={**recalls, "val/macro_f1": 0.25})
     run = delivered(store, trial, client)
-    assert run.data.metrics["val/recall/Punch _left_ _ more"] == 0.5
-    assert run.data.metrics["val/macro_f1"] == 0.25
+    sent = {metric_key(key): value for key, value in recalls.items()}
+    assert len(sent) == len(names)
+    assert run.data.metrics == sent | {"val/macro_f1": 0.25}
+    assert re.fullmatch(r"val/recall/Punch _left_ _ more:[0-9a-f]{8}", metric_key(next(iter(recalls))))
+    assert [key for key in recalls if metric_key(key) == key] == [
+        f"val/recall/{name}" for name in ("a_b", " a", "a.")
+    ]
 
 
 def test_a_readme_is_the_description_until_the_user_writes_another(

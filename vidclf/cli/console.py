@@ -24,12 +24,14 @@ from vidclf.progress import Advance, Progress, counted
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Column
+    from rich.text import Text
 
 _USERS_FILES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 """Errors of a named file that the user alone can mend."""
 FAILED, BAD_INPUT, GATE_REFUSED, OWN_BUG, INTERRUPTED = 1, 2, 3, 70, 130
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal."""
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 LINE_SECONDS = 10.0
 """Between two lines of progress that do not go to a terminal, at least."""
 
@@ -114,7 +116,13 @@ def _disk_is_full(error: BaseException | None) -> bool:
 def make_console(stderr: bool = True) -> "Console":
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False, markup=False)
+    class PlainConsole(Console):
+        """Shows texts as they are: control characters, as a name of a file may hold, by their codes."""
+
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(text.translate(_CONTROLS), **options)
+
+    console = PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     return console

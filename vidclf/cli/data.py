@@ -1,5 +1,6 @@
 """The commands below ``vidclf data``."""
 
+import csv
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -55,8 +56,8 @@ GroupsOption = Annotated[
 
 
 def listed(text: str | None) -> list[str] | None:
-    """The names of ``A, B``."""
-    return [name.strip() for name in text.split(",")] if text else None
+    """The names of ``A, B``; one that holds a comma stands in quotes."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True))] if text else None
 
 
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
@@ -84,7 +85,8 @@ def data_import(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Folders with a folder per class, or CSV files; paths or URLs."
+            metavar="SOURCE...",
+            help="Folders with a folder per class, or lists (.csv .tsv .txt .json); paths or URLs.",
         ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="MANIFEST.csv", help="The manifest to write.")],
@@ -117,7 +119,7 @@ def data_import(
     """Writes a manifest: the clips of each class, split so that no group is on two sides.
 
     A group is read from UCF-101's naming: `v_PullUps_g03_c02.avi` is group `g03`. Where
-    the names carry none, each clip is its own group.
+    the names carry none, each clip is its own group. What was not taken is counted.
     """
     from vidclf.data.importing import import_clips
     from vidclf.data.remote import local_target
@@ -153,12 +155,14 @@ def data_check(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Decodes every clip to its end, names each bad one and why, and finds leaks between splits.
+    """Decodes every clip to its end, names each bad one and why, and finds leaks and doubtful labels.
 
     Clips are decoded in child processes with limits on time and memory, so no file can
-    take the command down. Exit 1 where any clip is not ok or a split leaks.
+    take the command down. Exit 1 where any clip is not ok, a split leaks, one file is of
+    two classes, or two classes differ in their spelling only.
     """
     from vidclf.data import check
+    from vidclf.data.class_names import label_findings
     from vidclf.data.remote import local_target
 
     clean = local_target("--drop", drop) if drop else None
@@ -167,19 +171,21 @@ def data_check(
     with counted_bar("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     leaks = check.find_leaks(entries, check.decodable(checks))
+    labels = label_findings(entries)
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
-        print_json(
-            {"clips": [item.as_dict() for item in checks], "leaks": [leak.as_dict() for leak in leaks]}
-        )
+        found = {"leaks": [leak.as_dict() for leak in leaks], "labels": labels}
+        print_json({"clips": [item.as_dict() for item in checks], **found})
     else:
         _print_checks(checks)
         for leak in leaks:
             say(f"leak: {leak}", "yellow")
+        for finding in labels:
+            say(f"label: {finding}", "yellow")
     if clean:
         check.write_clean(table, checks, clean)
         say(f"Written: {clean}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
-    if bad or leaks:
+    if bad or leaks or labels:
         raise typer.Exit(FAILED)
 
 

@@ -36,8 +36,9 @@ def name_of(group: RowGroup, groups: Sequence[RowGroup]) -> str:
 
 
 def metric_words(metric: str) -> str:
-    """``val/macro_f1`` as ``macro F1``."""
-    return metric.partition("/")[2].replace("_", " ").replace("f1", "F1")
+    """``val/macro_f1`` as ``macro F1``; of a class's recall its name stays as it is."""
+    name, mark, label = metric.partition("/")[2].partition("/")
+    return f"{name.replace('_', ' ').replace('f1', 'F1')}{mark}{label}"
 
 
 def judged_on(metric: str) -> str:

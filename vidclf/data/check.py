@@ -13,9 +13,10 @@ from joblib import cpu_count
 
 from vidclf.data import remote, video
 from vidclf.data.guarded import Child
-from vidclf.data.manifest import Entry, content_digest, read_entries, read_table, relative_path
+from vidclf.data.manifest import Entry, content_digest, read_entries, relative_path
 from vidclf.data.remote import named
 from vidclf.data.scenes import copies_of
+from vidclf.data.tables import read_table
 from vidclf.data.video import Verdict, VideoInfo
 from vidclf.exceptions import ClipError, GuardError, InputError
 from vidclf.progress import Advance, Progress, silent

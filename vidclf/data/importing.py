@@ -1,15 +1,28 @@
 """Imports clips as users have them into a manifest."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Literal
 
 from vidclf.data import remote
 from vidclf.data.check import find_leaks
-from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, write_manifest
+from vidclf.data.class_names import label_findings
+from vidclf.data.clip_lists import LIST_SUFFIXES, read_list
+from vidclf.data.manifest import (
+    SPLITS,
+    Entry,
+    Split,
+    in_order,
+    read_manifest,
+    repetitions,
+    split_problems,
+    write_manifest,
+)
 from vidclf.data.scenes import group_by_scene
-from vidclf.data.sources import SPLIT_NAMES, GroupScope, read_sources
+from vidclf.data.sources import SPLIT_NAMES, Found, read_folder, read_official
 from vidclf.data.splitting import (
     Shares,
     carve_val,
@@ -22,9 +35,16 @@ from vidclf.data.splitting import (
 from vidclf.exceptions import InputError
 from vidclf.progress import Progress, silent
 
+GroupScope = Literal["dataset", "class"]
+
+_OFFICIAL = re.compile(r"official:([1-9])")
+_NO_TEXT = re.compile("[\r\ud800-\udfff]")
+"""Of names of files: a carriage return, and bytes that are no UTF-8."""
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
 _SHOWN_LEAKS = 3
+_SHOWN_FINDINGS = 10
+"""Findings about labels."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,74 @@ class ImportResult:
         """Groups by split; a clip without one is its own."""
         pairs = {(group_of(entry), entry.split) for entry in self.entries}
         return {split: sum(side == split for _, side in pairs) for split in SPLITS}
+
+
+def read_sources(
+    sources: Sequence[str],
+    classes: Sequence[str] | None = None,
+    group_scope: GroupScope = "dataset",
+    split: str | None = None,
+    progress: Progress = silent,
+) -> tuple[list[Entry], list[str]]:
+    """Clips of every source, with the splits that it gives; arguments as those of `import_clips`.
+
+    Returns:
+        The clips, and what a user should know of the sources: above all what was not taken, and why.
+
+    Raises:
+        InputError: Every problem of the sources.
+    """
+    official = _OFFICIAL.fullmatch(split or "")
+    if split not in (None, "group", "file", "random") and not official:
+        raise InputError(f"--split {split}: one of group, file, official:1, official:2, official:3, random")
+    entries: list[Entry] = []
+    notes: list[str] = []
+    problems: list[str] = []
+    for source in sources:
+        try:
+            if PurePath(source).suffix.lower() in LIST_SUFFIXES or Path(source).is_file():
+                found = read_list(source, classes)
+            elif official:
+                found = read_official(source, int(official[1]), classes)
+            else:
+                found = read_folder(source, classes)
+            entries += _entries(source, found, group_scope, progress)
+            notes += found[1]
+        except InputError as error:
+            problems += error.problems
+    problems += repetitions(entries)
+    labels = sorted({entry.label for entry in entries})
+    if not problems and len(labels) < 2:
+        problems += [f"only one class ({labels[0]}); a classifier needs two", *notes]
+    if problems:
+        raise InputError(*problems)
+    return entries, notes
+
+
+def _entries(source: str, found: Found, group_scope: GroupScope, progress: Progress) -> list[Entry]:
+    """The clips on this machine, in groups of the scope that is asked for.
+
+    Raises:
+        InputError: Clips are missing, or have names that no table can hold.
+    """
+    clips, _ = found
+    if odd := [clip.name for clip in clips if _NO_TEXT.search(clip.name)]:
+        raise InputError(f"{source}: the name {odd[0]!a} is no text that a table can hold; rename the file")
+    paths = remote.local_files([clip.name for clip in clips], progress)
+    absent = [clip.name for path, clip in zip(paths, clips, strict=True) if not path.is_file()]
+    if absent:
+        raise InputError(f"{source}: {len(absent)} of {len(clips)} clips are missing, as {absent[0]}")
+    scoped = group_scope == "class"
+    return [
+        Entry(
+            path,
+            clip.label,
+            f"{clip.label}/{clip.group}" if clip.group and scoped else clip.group,
+            clip.split,
+            clip.split_by,
+        )
+        for path, clip in zip(paths, clips, strict=True)
+    ]
 
 
 def import_clips(
@@ -86,29 +174,37 @@ def import_clips(
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
     """
     fractions = parse_shares(shares)
-    entries: Sequence[Entry] = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
+    read, notes = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
+    entries: Sequence[Entry] = read
     if extend is not None:
         if split in ("file", "random"):
             raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
         entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
     else:
+        said = sum(bool(entry.split) for entry in entries)
+        if split is None and 0 < said < len(entries):
+            notes.append(f"{said} of {len(entries)} clips name their split, so that all are split by group")
         entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
-    return _written(entries, to)
+    return _written(entries, to, notes)
 
 
-def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -> ImportResult:
+def divide_clips(
+    entries: Sequence[Entry], to: Path, shares: str = "70,15,15", notes: Sequence[str] = ()
+) -> ImportResult:
     """Splits clips, by group where they do not all say their split, and writes their manifest.
+
+    ``notes`` are those of `read_sources`, to which others are added.
 
     Raises:
         InputError: Every problem of the shares or the split; nothing was written then.
     """
-    return _written(_split(entries, None, parse_shares(shares), seed=0), to)
+    return _written(_split(entries, None, parse_shares(shares), seed=0), to, notes)
 
 
-def _written(entries: Sequence[Entry], to: Path) -> ImportResult:
+def _written(entries: Sequence[Entry], to: Path, notes: Sequence[str]) -> ImportResult:
     write_manifest(entries, to)
     imported = ImportResult(tuple(in_order(entries)), ())
-    return replace(imported, notes=tuple(_notes(imported)))
+    return replace(imported, notes=(*_notes(imported), *notes))
 
 
 def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:
@@ -157,6 +253,16 @@ def _notes(imported: ImportResult) -> list[str]:
         notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
     if any(entry.split_by == "random" for entry in imported.entries):
         notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
+    notes += [
+        f"{problem}: train and tune refuse such a manifest; --split group divides the clips anew"
+        for problem in split_problems(imported.entries)
+    ]
+    findings = label_findings(imported.entries)
+    notes += findings[:_SHOWN_FINDINGS]
+    if len(findings) > _SHOWN_FINDINGS:
+        notes.append(
+            f"and {len(findings) - _SHOWN_FINDINGS} more findings about labels; vidclf data check lists them"
+        )
     few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]
     if few:
         notes.append(f"few groups ({', '.join(few)}): figures on them say little about groups never seen")

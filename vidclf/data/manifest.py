@@ -1,10 +1,8 @@
 """The manifest: one CSV row a clip, with its label, group and split."""
 
-import csv
-import difflib
 import functools
 import hashlib
-import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,20 +15,14 @@ from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import named
+from vidclf.data.tables import COLUMNS, SPLIT_BY, read_table
 from vidclf.exceptions import InputError
 from vidclf.progress import Progress, silent
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-COLUMNS = ("clip_path", "label", "group", "split")
-_LARGEST = 2**27
-"""Bytes of a list of clips at most: enough for about a million clips."""
 _SHOWN_ABSENT = 100
 """Missing clips that are named."""
-_MOST_COLUMNS = 1000
-"""For a hundred thousand columns of one name pandas takes hours."""
-SPLIT_BY = "split_by"
-"""Column that only a manifest split at random has, so that its runs can say so."""
 
 
 @dataclass(frozen=True, order=True)
@@ -145,58 +137,14 @@ def read_entries(
         progress: Called with (clips fetched, clips to fetch).
     """
     columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
-    paths = remote.local_files([remote.join(folder, text) for text in columns["clip_path"]], progress)
+    # A blank at an end belongs to the name where there is such a file.
+    texts = [
+        text if text == text.strip() or Path(remote.join(folder, text)).is_file() else text.strip()
+        for text in columns["clip_path"]
+    ]
+    paths = remote.local_files([remote.join(folder, text) for text in texts], progress)
     rest = columns[[*COLUMNS[1:], SPLIT_BY]].itertuples(index=False)
     return [Entry(path, *row) for path, row in zip(paths, rest, strict=True)]
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file of texts, its empty lines left out.
-
-    Returns:
-        Its rows, indexed by the number of their line, which holds as long as no text has a line break.
-
-    Raises:
-        InputError: The file is missing or no CSV.
-    """
-    name = named(path)
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise InputError(f"{name}: larger than {_LARGEST:,} bytes, this is no list of clips")
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            reader = csv.reader(file)
-            header = next((row for row in reader if "".join(row).strip()), [])
-            first = max(reader.line_num, 1)
-        if len(header) > _MOST_COLUMNS:
-            raise InputError(f"{name}: more than {_MOST_COLUMNS:,} columns, this is no list of clips")
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, header=first - 1)
-    except FileNotFoundError:
-        meant = "" if is_url(name) else _meant(path)
-        hint = meant or f"; make one with: vidclf data import CLIPS_FOLDER --to {shlex.quote(name)}"
-        raise InputError(f"{name}: no such manifest{'' if is_url(name) else hint}") from None
-    except IsADirectoryError:
-        hint = f"vidclf data import {shlex.quote(name)} --to MANIFEST.csv makes one of its clips"
-        raise InputError(f"{name}: a folder, and no manifest; {hint}") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{name}: not a readable CSV file: {error}") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes values that are too many for an index
-        raise InputError(f"{name}: its lines hold more values than its first line has columns")
-    table.index += first + 1
-    filled = table.apply(lambda column: column.str.strip() != "").any(axis=1)
-    rows: pd.DataFrame = table[filled].copy()
-    return rows
-
-
-def _meant(path: Path) -> str:
-    """Another file of the folder, or the same file of another folder, whose name is alike."""
-    beside = {file.name: file for file in path.parent.glob("*.csv")}
-    others = {file.parent.name: file for file in path.parent.parent.glob(f"*/{path.name}")}
-    close = [
-        files[name]
-        for files, given in ((beside, path.name), (others, path.parent.name))
-        for name in difflib.get_close_matches(given, files, n=1)
-    ]
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def _row_problems(entries: Sequence[Entry], lines: Iterable[int]) -> list[str]:
@@ -204,8 +152,8 @@ def _row_problems(entries: Sequence[Entry], lines: Iterable[int]) -> list[str]:
         return ["holds no clips"]
     problems = []
     for number, entry in zip(lines, entries, strict=True):
-        if not entry.label:
-            problems.append(f"line {number}: the label is empty")
+        if problem := label_problem(entry.label):
+            problems.append(f"line {number}: {problem}")
         if entry.split not in SPLITS:
             problems.append(f"line {number}: split {entry.split!r} is none of {', '.join(SPLITS)}")
     absent = [entry.name for entry in entries if not entry.clip_path.is_file()]
@@ -215,6 +163,15 @@ def _row_problems(entries: Sequence[Entry], lines: Iterable[int]) -> list[str]:
         shown = ", ".join(absent[:_SHOWN_ABSENT])
         problems.append(f"{len(absent)} of {len(entries)} clips are missing: {shown}{more}")
     return problems + repetitions(entries)
+
+
+def label_problem(label: str) -> str:
+    """Why a text cannot be the name of a class; empty where it can."""
+    if not label:
+        return "the label is empty"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
+        return f"the label {label!a} holds a character that is no text; give the class another name"
+    return ""
 
 
 def repetitions(entries: Iterable[Entry]) -> list[str]:
@@ -260,9 +217,11 @@ def relative_path(clip_path: Path, folder: Path) -> str:
     if is_url(name := named(clip_path)):
         return name
     try:
-        return clip_path.absolute().relative_to(folder.absolute()).as_posix()
+        relative = clip_path.absolute().relative_to(folder.absolute()).as_posix()
     except ValueError:
         return clip_path.absolute().as_posix()
+    # At the start of a line a table's readers skip a blank and take a # for a comment.
+    return f"./{relative}" if relative[0] == "#" or relative[0].isspace() else relative
 
 
 def content_digest(path: Path) -> str:

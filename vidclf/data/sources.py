@@ -1,88 +1,43 @@
-"""Clips as users have them: folders by class, CSV files, UCF-101's lists."""
+"""Clips in folders: one for each class, also below train, val and test; UCF-101's with its lists."""
 
 import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Literal
+from pathlib import PurePath, PureWindowsPath
 
 from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.formats import CONTAINERS
-from vidclf.data.manifest import (
-    SPLIT_BY,
-    SPLITS,
-    Entry,
-    Split,
-    read_table,
-    repetitions,
-)
+from vidclf.data.manifest import Split, label_problem
+from vidclf.data.tables import is_comment, read_text
 from vidclf.exceptions import InputError
-from vidclf.progress import Progress, silent
-
-GroupScope = Literal["dataset", "class"]
+from vidclf.labels import plural
 
 VIDEO_SUFFIXES = frozenset(itertools.chain.from_iterable(CONTAINERS.values()))
 """How names of videos end, in lower case."""
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
-_OFFICIAL = re.compile(r"official:([1-9])")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
     "valid": "val",
+    "validate": "val",
     "validation": "val",
     "test": "test",
     "testing": "test",
 }
 """What folders, files and columns call a split."""
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "action")
-_SHOWN_FOLDERS = 3
-
-
-def read_sources(
-    sources: Sequence[str],
-    classes: Sequence[str] | None = None,
-    group_scope: GroupScope = "dataset",
-    split: str | None = None,
-    progress: Progress = silent,
-) -> list[Entry]:
-    """Clips of every source, with the splits that it gives; arguments as those of `importing.import_clips`.
-
-    Raises:
-        InputError: Every problem of the sources.
-    """
-    official = _OFFICIAL.fullmatch(split or "")
-    if split not in (None, "group", "file", "random") and not official:
-        raise InputError(f"--split {split}: one of group, file, official:1, official:2, official:3, random")
-    entries: list[Entry] = []
-    problems: list[str] = []
-    for source in sources:
-        try:
-            if PurePath(source).suffix.lower() == ".csv":
-                found = read_csv(source, classes, group_scope, progress)
-            elif official:
-                found = read_official(source, int(official[1]), classes, group_scope, progress)
-            else:
-                found = read_folder(source, classes, group_scope, progress)
-            problems += _missing(source, found)
-            entries += found
-        except InputError as error:
-            problems += error.problems
-    problems += repetitions(entries)
-    labels = sorted({entry.label for entry in entries})
-    if not problems and len(labels) < 2:
-        problems.append(f"only one class ({labels[0]}); a classifier needs two")
-    if problems:
-        raise InputError(*problems)
-    return entries
+_SHOWN = 8
+"""Names in a message, at most."""
 
 
 @dataclass(frozen=True)
-class _SourceClip:
+class SourceClip:
     """A clip of a source: its path or URL, and what the source says of it."""
 
     name: str
@@ -92,71 +47,123 @@ class _SourceClip:
     split_by: str = ""
 
 
-def _entries(found: Sequence[_SourceClip], group_scope: GroupScope, progress: Progress) -> list[Entry]:
-    """The clips on this machine, in groups of the scope that is asked for."""
-    paths = remote.local_files([clip.name for clip in found], progress)
-    return [
-        Entry(path, clip.label, _scoped(clip.group, clip.label, group_scope), clip.split, clip.split_by)
-        for path, clip in zip(paths, found, strict=True)
-    ]
+Found = tuple[list[SourceClip], list[str]]
+"""The clips of a source, and what a user should know of it: above all what was not taken, and why."""
 
 
-def read_folder(
-    source: str, classes: Sequence[str] | None, group_scope: GroupScope, progress: Progress = silent
-) -> list[Entry]:
-    """The clips of a folder per class, or of such folders below ``train``, ``val`` and ``test``.
+def walk(folder: str, below: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Relative paths of what is in a folder, a path or URL, and below; those of folders end in ``/``.
 
-    A group is read from UCF-101's naming (``v_PullUps_g03_c02.avi``: ``g03``), else it is empty.
+    What is in hidden folders is not looked at, nor a link to a folder that the link is in.
 
     Raises:
-        InputError: Every problem of the folder: missing, without classes, an empty or unknown class.
+        InputError: There is no such folder, or it cannot be listed.
     """
-    folders = _subfolders(source)
-    if not set(map(str.lower, folders)) <= SPLIT_NAMES.keys():
-        return _entries(_in_classes(source, folders, classes, ""), group_scope, progress)
-    found = []
+    folders, files = remote.children(remote.join(folder, below) if below else folder)
+    yield from (below + name for name in files)
     for name in folders:
-        below = remote.join(source, name)
-        found += _in_classes(below, _subfolders(below), classes, SPLIT_NAMES[name.lower()])
-    return _entries(found, group_scope, progress)
+        inside = f"{below}{name}/"
+        yield inside
+        real = inside if is_url(folder) else os.path.realpath(remote.join(folder, inside))
+        if name[0] != "." and real not in above:
+            yield from walk(folder, inside, above | {real})
 
 
-def _subfolders(source: str) -> list[str]:
-    folders = [name for name in remote.children(source)[0] if name[0] != "."]
-    if not folders:
-        raise InputError(f"{source}: holds no folders; expected one for each class")
-    return folders
+def is_video(name: str) -> bool:
+    """Whether it is called as a video is; what the system hides, as ``._a.mp4``, is none."""
+    file = re.split(r"[\\/]", name)[-1]
+    return PurePath(file).suffix.rstrip().lower() in VIDEO_SUFFIXES and file[0] != "."
 
 
-def _in_classes(
-    source: str, folders: Sequence[str], classes: Sequence[str] | None, split: str
-) -> list[_SourceClip]:
-    problems = _unknown_classes(source, classes, folders)
-    found = []
-    for label in [name for name in dict.fromkeys(classes or folders) if name in folders]:
-        folder = remote.join(source, label)
-        clips = [
-            name
-            for name in remote.children(folder)[1]
-            if PurePath(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."
-        ]
-        if not clips:
-            problems.append(f"{folder}: {_emptiness(folder, source)}")
-        found += [_SourceClip(remote.join(folder, name), label, _named_group(name), split) for name in clips]
+def read_folder(source: str, classes: Sequence[str] | None) -> Found:
+    """The clips of a folder per class, or of such folders below ``train``, ``val`` and ``test``.
+
+    A clip belongs to the class in whose folder it lies, however deep. A group is read from UCF-101's naming
+    (``v_PullUps_g03_c02.avi``: ``g03``), else it is empty.
+
+    Raises:
+        InputError: Every problem of the folder: missing, without classes, an unknown class.
+    """
+    below = list(walk(source))
+    clips = list(filter(is_video, below))
+    tops = {name.partition("/")[0] for name in clips if "/" in name}
+    splits = {name for name in tops if name.lower() in SPLIT_NAMES}
+    if len(splits) > 1 and splits < tops:
+        raise InputError(
+            f"{source}: holds the splits {few(splits)}, and clips in {few(tops - splits)} too; move these "
+            "away, or name the folders to take in place of it"
+        )
+    depth = 1 if tops and splits == tops else 0
+    folders = {name: name.split("/")[depth] for name in clips if name.count("/") > depth}
+    labels = {name: folder.strip() for name, folder in folders.items()}
+    notes = _not_taken(below, labels.keys(), depth)
+    if not labels:
+        seen = "".join(f"; {note}" for note in notes)
+        raise InputError(f"{source}: holds no folders of clips; expected one for each class{seen}")
+    problems = unknown_classes(source, classes, sorted({*labels.values()}))
+    problems += [f"{source}: {why}" for label in sorted({*labels.values()}) if (why := label_problem(label))]
     if problems:
         raise InputError(*problems)
-    return found
+    found = [
+        SourceClip(
+            remote.join(source, name),
+            label,
+            named_group(name),
+            SPLIT_NAMES[name.partition("/")[0].lower()] if depth else "",
+        )
+        for name, label in labels.items()
+        if classes is None or label in classes
+    ]
+    if blank := sorted({name for name in folders.values() if name != name.strip()}):
+        notes.append(
+            f"blanks around the names of folders are no part of a class's name: {few(map(repr, blank))}"
+        )
+    notes += not_asked_for(len(labels) - len(found))
+    return found, [f"{source}: {note}" for note in notes]
 
 
-def _emptiness(folder: str, source: str) -> str:
-    below = [name for name in remote.children(folder)[0] if name[0] != "."]
-    if below:
-        shown = f"{', '.join(below[:_SHOWN_FOLDERS])}{', …' if len(below) > _SHOWN_FOLDERS else ''}"
-        return f"holds folders ({shown}) and no clips; if these are the classes, name it in place of {source}"
-    return "the class is empty; add clips, or leave it out with --classes"
+def _not_taken(below: Sequence[str], taken: Collection[str], depth: int) -> list[str]:
+    """What of a folder is no clip of a class, counted, and how many clips lie deeper than in its folder."""
+    rest = [name for name in below if name not in taken]
+    outside = list(filter(is_video, rest))
+    files = [name for name in rest if name[-1] != "/" and not is_video(name)]
+    kinds = Counter(_kind(name) for name in files)
+    counts = [f"{count} {kind}" for kind, count in kinds.most_common()]
+    if outside:
+        counts.insert(0, f"{plural(len(outside), 'clip')} outside of the classes' folders, as {outside[0]}")
+    notes = [f"not taken: {', '.join(counts)}"] if counts else []
+    parents = {parent.as_posix() for name in taken for parent in PurePath(name).parents}
+    folders = [name[:-1] for name in rest if name[-1] == "/"]
+    if hidden := [name for name in folders if _kind(name) == "hidden"]:
+        notes.append(f"hidden folders, not looked into: {few(hidden)}")
+    if empty := [name for name in folders if name.count("/") <= depth and name not in {*parents, *hidden}]:
+        notes.append(f"folders without clips: {few(empty)}")
+    if deep := [name for name in taken if name.count("/") > depth + 1]:
+        notes.append(
+            f"{plural(len(deep), 'clip')} of {len(taken)} in folders below their class's, as {deep[0]}; if "
+            "those are the classes, name the folder that holds them"
+        )
+    return notes
 
 
-def _unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+def _kind(name: str) -> str:
+    path = PurePath(name)
+    return "hidden" if path.name[0] == "." else path.suffix.lower() or "without a suffix"
+
+
+def not_asked_for(clips: int) -> list[str]:
+    """What is said of clips of other classes than those asked for."""
+    return [f"left out by --classes: {plural(clips, 'clip')}"] if clips else []
+
+
+def few(names: Iterable[str]) -> str:
+    """Some of the names."""
+    first, *more = itertools.islice(sorted(names), _SHOWN + 1)
+    return ", ".join([first, *more[: _SHOWN - 1], *["…"] * (len(more) >= _SHOWN)])
+
+
+def unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The problem of each class asked for that a source lacks."""
     return [
         f"{source}: no class {name}{config.did_you_mean(name, known)} (it has {', '.join(known)})"
         for name in classes or ()
@@ -164,13 +171,7 @@ def _unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence
     ]
 
 
-def read_official(
-    source: str,
-    number: int,
-    classes: Sequence[str] | None,
-    group_scope: GroupScope,
-    progress: Progress = silent,
-) -> list[Entry]:
+def read_official(source: str, number: int, classes: Sequence[str] | None) -> Found:
     """UCF-101's folder with the splits train and test of its list ``number``; clips may be missing.
 
     The lists (``trainlist01.txt``, ``testlist01.txt``) lie in the folder, in
@@ -180,90 +181,38 @@ def read_official(
         InputError: A list is missing.
     """
     places = [remote.join(source, place) for place in ("", "ucfTrainTestlist", "../ucfTrainTestlist")]
-    found: list[_SourceClip] = []
-    labels: set[str] = set()
+    found: list[SourceClip] = []
     for split in ("train", "test"):
         name = f"{split}list{number:02}.txt"
         lists = remote.local_files([remote.join(place, name) for place in places])
         path = next((path for path in lists if path.is_file()), None)
         if path is None:
             raise InputError(f"{source}: {name} is not in {', '.join(places)}")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.strip():
-                continue
-            clip = PurePath(line.split()[0])
-            label = clip.parent.name
-            labels.add(label)
-            if classes is None or label in classes:
-                found.append(
-                    _SourceClip(remote.join(source, str(clip)), label, _named_group(clip.name), split)
-                )
-    problems = _unknown_classes(source, classes, sorted(labels))
+        for line in read_text(path).splitlines():
+            if line.strip() and not is_comment(line):
+                clip = PureWindowsPath(ucf_line(line)[0])
+                where = remote.join(source, clip.as_posix())
+                found.append(SourceClip(where, clip.parent.name, named_group(clip.name), split))
+    problems = unknown_classes(source, classes, sorted({clip.label for clip in found}))
     if problems:
         raise InputError(*problems)
-    return _entries(found, group_scope, progress)
+    chosen = [clip for clip in found if classes is None or clip.label in classes]
+    listed = {clip.name for clip in found}
+    unlisted = [name for name in walk(source) if is_video(name) and remote.join(source, name) not in listed]
+    notes = not_asked_for(len(found) - len(chosen))
+    notes += (
+        [f"not taken: {plural(len(unlisted), 'clip')} in neither list, as {unlisted[0]}"] if unlisted else []
+    )
+    return chosen, [f"{source}: {note}" for note in notes]
 
 
-def read_csv(
-    source: str, classes: Sequence[str] | None, group_scope: GroupScope, progress: Progress = silent
-) -> list[Entry]:
-    """Clips of a CSV file with ``clip_path`` and a label; clips may be missing.
-
-    The split is its column ``split``, else the file's name (``train.csv``); the
-    group its column ``group``, else UCF-101's naming. A path is relative to the
-    file's folder or, on this machine, the one above, with or without a leading slash.
-
-    Raises:
-        InputError: Missing columns, empty labels, unknown splits or classes.
-    """
-    table = read_table(remote.local_file(source))
-    label_column = next((name for name in _LABEL_COLUMNS if name in table.columns), None)
-    if "clip_path" not in table.columns or label_column is None:
-        raise InputError(
-            f"{source}: needs the columns clip_path and {' or '.join(_LABEL_COLUMNS)} "
-            f"(it has {', '.join(table.columns)})"
-        )
-    words = re.split(r"[^a-z]+", PurePath(source).stem.lower())
-    of_file = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
-    problems = _unknown_classes(source, classes, sorted(set(table[label_column])))
-    found = []
-    for number, row in zip(table.index, table.to_dict("records"), strict=True):
-        label, given = row[label_column], row.get("split", of_file)
-        if classes is not None and label not in classes:
-            continue
-        if not label:
-            problems.append(f"{source}: line {number}: the label is empty")
-        split = SPLIT_NAMES.get(given.lower(), "")
-        if given and not split:
-            problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
-        name = _located(row["clip_path"], remote.parent(source))
-        group = row.get("group") or _named_group(PurePath(name).name)
-        found.append(_SourceClip(name, label, group, split, row.get(SPLIT_BY, "")))
-    if problems:
-        raise InputError(*problems)
-    return _entries(found, group_scope, progress)
+def ucf_line(text: str) -> tuple[str, str]:
+    """The path and the number of the class, empty where there is none, of a line of UCF-101's lists."""
+    path, _, number = text.strip().rpartition(" ")
+    return (path.strip(), number) if path and number.isdecimal() else (text.strip(), "")
 
 
-def _located(text: str, folder: str) -> str:
-    """The clip that a path of a CSV file means; the first guess where there is none."""
-    relative = text.lstrip("/")
-    if is_url(text) or is_url(folder):
-        return remote.join(folder, relative)
-    guesses = [Path(folder, text), Path(folder, relative), Path(folder).parent / relative]
-    return str(next((guess for guess in guesses if guess.is_file()), Path(folder, relative)).absolute())
-
-
-def _missing(source: str, entries: Sequence[Entry]) -> list[str]:
-    absent = [entry.name for entry in entries if not entry.clip_path.is_file()]
-    if not absent:
-        return []
-    return [f"{source}: {len(absent)} of {len(entries)} clips are missing, as {absent[0]}"]
-
-
-def _named_group(file: str) -> str:
+def named_group(file: str) -> str:
+    """The group that UCF-101's naming gives a file; empty where it has another name."""
     named = _UCF_NAME.fullmatch(PurePath(file).stem)
     return named[1] if named else ""
-
-
-def _scoped(group: str, label: str, group_scope: GroupScope) -> str:
-    return f"{label}/{group}" if group and group_scope == "class" else group

@@ -141,13 +141,13 @@ def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], starte
 
 
 def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> pd.DataFrame:
-    """One row a prediction, one column a class; ``start`` and ``end`` only where ``windowed``."""
+    """One row a prediction, ``probability/…`` for each class; ``start`` and ``end`` only if ``windowed``."""
     return pd.DataFrame(
         {
             "clip_path": item.clip_path,
             **({"start": item.start, "end": item.end} if windowed else {}),
             "label": item.label,
-            **item.probabilities,
+            **{f"probability/{name}": value for name, value in item.probabilities.items()},
             "seconds": item.seconds,
             "error": item.error,
         }

@@ -11,6 +11,7 @@ from vidclf.models.saved import read_card
 from vidclf.registry.gates import Gate
 from vidclf.registry.test_split import TestResult, TestSplit
 from vidclf.runs.folder import Attempt
+from vidclf.search.report.text import escaped
 from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import metric_key
 
@@ -50,7 +51,7 @@ class Evidence:
         """As tags of the registered version."""
         scores = {key: f"{value:.6g}" for key, value in self.metrics.items() if key.startswith("test/")}
         costs = {key: f"{self.metrics[key]:.6g}" for key, *_ in _COSTS if key in self.metrics}
-        judged = {f"gate/{gate.gate}"[:250]: gate.detail for gate in self.gates}
+        judged = {metric_key(f"gate/{gate.gate}"): gate.detail for gate in self.gates}
         return {
             **{metric_key(key): value for key, value in (scores | costs).items()},
             **judged,
@@ -84,7 +85,7 @@ def _data(attempt: Attempt, evidence: Evidence) -> str:
     when = datetime.fromtimestamp(evidence.result.read.when_ms / 1000, UTC).strftime("%Y-%m-%d")
     return (
         f"## Data\n\n{split.name}: {clips} clips of {len(split.manifest.classes)} classes "
-        f"({', '.join(split.manifest.classes)}); {grouped}. Test: {groups} groups, digest "
+        f"({', '.join(map(escaped, split.manifest.classes))}); {grouped}. Test: {groups} groups, digest "
         f"`{split.digest[:12]}`, {ledger.words(evidence.result.reads)}, last on {when}."
     )
 
@@ -103,12 +104,14 @@ def _scores(evidence: Evidence) -> str:
         low, high = (evidence.metrics.get(f"{key}_{end}") for end in ("low", "high"))
         reached = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "–"
         val = evidence.metrics.get(f"val/{name}")
-        lines.append(f"| {name} | {value:.4f} | {reached} | {'–' if val is None else f'{val:.4f}'} |")
+        lines.append(
+            f"| {escaped(name)} | {value:.4f} | {reached} | {'–' if val is None else f'{val:.4f}'} |"
+        )
     return "## How good it is\n\n" + "\n".join(lines)
 
 
 def _gates(evidence: Evidence) -> str:
-    lines = [f"- {gate.gate}: {gate.detail}" for gate in evidence.gates]
+    lines = [f"- {escaped(gate.gate)}: {gate.detail}" for gate in evidence.gates]
     return "## What it had to pass\n\n" + "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from plotly.graph_objects import Figure
 
 from vidclf.data import video
 from vidclf.data.check import ClipCheck, check_clips, decodable, find_leaks
+from vidclf.data.class_names import label_findings
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import group_advice, group_of, loose_groups
 from vidclf.labels import plural
@@ -101,7 +102,7 @@ def _splits(entries: Sequence[Entry]) -> list[str]:
 def advice(entries: Sequence[Entry]) -> list[str]:
     """What the numbers of clips and groups call for, in words."""
     found = _class_advice(Counter(entry.label for entry in entries if entry.label))
-    found += group_advice(entries)
+    found += [*label_findings(entries), *group_advice(entries)]
     groups = defaultdict(set)
     for entry in entries:
         groups[entry.split].add(group_of(entry))
@@ -215,7 +216,7 @@ def clips_per_class(table: pd.DataFrame) -> Figure:
         color="split",
         category_orders={"class": sorted(set(table["class"])), "split": splits},
         color_discrete_map=dict(zip(splits, COLOURS[-len(splits) :], strict=True)),
-    )
+    ).update_xaxes(type="category")  # classes may be called 1 and 2
 
 
 def _by_class(table: pd.DataFrame) -> dict[str, Any]:

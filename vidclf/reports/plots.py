@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
@@ -340,6 +341,8 @@ def contact_sheet(frames: Sequence[Frames], captions: Sequence[str], title: str)
 
 def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
     """Writes a figure in so many colours; in 64 a third of the size of matplotlib's own PNG."""
+    for text in figure.findobj(Text):  # a class may be called $a_$, which is no formula
+        text.set_parse_math(False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     Image.open(picture).convert("RGB").quantize(colours).save(path, optimize=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 import plotly.io
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -48,12 +49,14 @@ def render(template: str, **values: Any) -> str:
 def figure_html(figure: Figure, div_id: str) -> Markup:
     """A figure as an HTML element, without Plotly's script; ``div_id`` is unique in the page.
 
-    The figure is left as it is; names of its traces, titles and annotations are plain text.
+    The figure is left as it is; names of its traces, titles, annotations and texts on its axes are plain
+    text, which Plotly would else read as HTML, as a class called ``<br>``.
     """
     shown = apply_theme(Figure(figure))
-    shown.for_each_trace(lambda trace: trace.update(name=_escaped(trace.name)))
+    shown.for_each_trace(_escape_trace)
     for each_axis in (shown.for_each_xaxis, shown.for_each_yaxis):
         each_axis(lambda axis: axis.title.update(text=_escaped(axis.title.text)))
+        each_axis(lambda axis: axis.update(categoryarray=_escaped(axis.categoryarray)))
     shown.for_each_annotation(lambda annotation: annotation.update(text=_escaped(annotation.text)))
     text = plotly.io.to_html(
         shown,
@@ -66,8 +69,20 @@ def figure_html(figure: Figure, div_id: str) -> Markup:
     return Markup(text)
 
 
-def _escaped(text: str | None) -> str | None:
-    return None if text is None else str(escape(text))
+def _escape_trace(trace: Any) -> None:
+    name = _escaped(trace.name)
+    if template := trace.hovertemplate:  # plotly.express writes the name into it
+        trace.hovertemplate = template.replace(f"={trace.name}<", f"={name}<")
+    trace.update({key: _escaped(trace[key]) for key in ("x", "y", "customdata") if key in trace}, name=name)
+
+
+def _escaped(value: Any) -> Any:
+    """Texts, and those in arrays, without what Plotly reads as HTML; numbers as they are."""
+    if isinstance(value, str):
+        return str(escape(value))
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind in "OU"):
+        return [_escaped(each) for each in value]
+    return value
 
 
 def jpeg_uri(pixels: Frames) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vidclf.data.check import ClipCheck, check_clips
-from vidclf.data.importing import divide_clips
+from vidclf.data.importing import divide_clips, read_sources
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.scenes import group_by_scene
-from vidclf.data.sources import read_sources
 from vidclf.data.splitting import group_of
 from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
@@ -104,7 +103,7 @@ def start(
     study = to / "studies" / f"{name}.toml"
     experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "2d", "3d")}
     _refuse_existing([manifest, study, *experiments.values()], force)
-    entries = read_sources([str(folder)], classes)
+    entries, notes = read_sources([str(folder)], classes)
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
@@ -112,7 +111,8 @@ def start(
     if by_scene:
         entries = group_by_scene(entries)
     division = choose_division(entries)
-    imported = divide_clips(entries, manifest, division.value if division.key == "shares" else USUAL)
+    shares = division.value if division.key == "shares" else USUAL
+    imported = divide_clips(entries, manifest, shares, notes)
     look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
     machine = machine or Machine.here()
     waiting = {
@@ -125,10 +125,10 @@ def start(
         _write(path, experiment_text(stem, name, look, values))
     values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
     _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
-    notes = imported.notes
+    notes = list(imported.notes)
     if look.groups["test"] < TESTABLE:
-        notes += ("test has too few groups to tell anything: vidclf promote will want --accept untested",)
-    return InitResult(manifest, experiments, study, look, tuple(choices), waiting, notes)
+        notes.append("test has too few groups to tell anything: vidclf promote will want --accept untested")
+    return InitResult(manifest, experiments, study, look, tuple(choices), waiting, tuple(notes))
 
 
 def _refuse_existing(paths: Sequence[Path], force: bool) -> None:

@@ -53,7 +53,10 @@ NOTE_CUT = 8000
 
 BATCH = 1000
 """Most metrics that one MLflow request takes."""
-_REFUSED_IN_KEYS = re.compile(r"[^/\w.\- :]|(?<![^/])\.+(?![^/])")
+_REFUSED_IN_KEYS = re.compile(r"[^/\w.\- :]|(?<![^/])\.+(?![^/])|(?<![^/])/|/$")
+"""Characters that MLflow has in no key, and parts between slashes that are empty or only dots."""
+_KEY_CUT = 250
+"""Characters of a key that MLflow keeps."""
 PARAM_CUT = 6000
 """Characters of a param's value that MLflow keeps."""
 RUNNING = RunStatus.to_string(RunStatus.RUNNING)
@@ -333,8 +336,15 @@ def _dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
 
 
 def metric_key(key: str) -> str:
-    """The key without what MLflow refuses, as brackets in the name of a class."""
-    return _REFUSED_IN_KEYS.sub("_", key)
+    """The key as MLflow takes it: with ``_`` for what it refuses, as brackets in the name of a class.
+
+    A changed key ends in a digest of the whole, so that the classes ``a+b`` and ``a=b`` keep a metric each.
+    """
+    plain = _REFUSED_IN_KEYS.sub("_", key)
+    if plain == key and len(key) <= _KEY_CUT:
+        return key
+    ending = f":{config.digest(key)[:8]}"
+    return plain[: _KEY_CUT - len(ending)] + ending
 
 
 def _metrics(line: bytes, journal: Path) -> list[Metric]:

@@ -18,7 +18,7 @@ import ray
 from joblib import cpu_count
 from ray.exceptions import ActorUnavailableError, RayError
 
-from vidclf.data.manifest import read_table
+from vidclf.data.tables import read_table
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome
 from vidclf.workers.protocol import (

@@ -33,14 +33,14 @@ def description(overview: StudyData) -> str:
     """What was asked, searched and found, as Markdown."""
     opened = overview.opened
     question = opened.stored["question"]
-    parts = [f"**Question:** {_escaped(question)}"] if question else []
+    parts = [f"**Question:** {escaped(question)}"] if question else []
     parts += ["## What was found", *_found(overview)]
     if len(overview.front) > 1:
         columns = trial_columns(overview.metric, overview.ranked)
         parts += [
             "## Pareto front",
             "No other trial is better, faster and smaller than one of these at once.",
-            markdown_table(columns, overview.front, _escaped),
+            markdown_table(columns, overview.front, escaped),
         ]
     parts += ["## How sure this is", _bullets(_doubts(overview))]
     parts += ["## What was searched", *_searched(overview)]
@@ -63,16 +63,16 @@ def _found(overview: StudyData) -> Iterator[str]:
     if len(leaders) > 1:
         yield "The best of each base:"
         columns = trial_columns(overview.metric, overview.ranked)
-        yield markdown_table(columns, sorted(leaders, key=overview.ranked.index), _escaped)
+        yield markdown_table(columns, sorted(leaders, key=overview.ranked.index), escaped)
     for stem in overview.stems:
         yield from _mattered(overview, stem)
 
 
 def _words(overview: StudyData, row: TrialRow) -> str:
-    score = f"{_escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"
+    score = f"{escaped(overview.metric)} **{ranking.figure(row.value, '.4f')}**"
     figures = ", ".join(filter(None, [score, ranking.cost_words(row.metrics)]))
-    values = ", ".join(f"{_code(key)} {_escaped(ranking.short(value))}" for key, value in row.params.items())
-    return f"trial {row.number} of {_escaped(row.base)}: {figures}" + (f"; {values}" if values else "")
+    values = ", ".join(f"{_code(key)} {escaped(ranking.short(value))}" for key, value in row.params.items())
+    return f"trial {row.number} of {escaped(row.base)}: {figures}" + (f"; {values}" if values else "")
 
 
 def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     if not rows:
         return
     shares = overview.importances(stem)
-    where = f"In {_escaped(stem)}" if len(overview.stems) > 1 else "In this study"
+    where = f"In {escaped(stem)}" if len(overview.stems) > 1 else "In this study"
     if not shares:
         why = "too few" if len(rows) < MIN_TRIALS else "too much alike"
         yield f"{where}: {plural(len(rows), 'trial')} complete, {why} to say which values mattered."
@@ -105,10 +105,10 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
         if len(medians) < 2:
             return ""
         shown = ", ".join(
-            f"{median:.4f} with {_escaped(ranking.short(choice))} ({len(groups[choice])})"
+            f"{median:.4f} with {escaped(ranking.short(choice))} ({len(groups[choice])})"
             for choice, median in sorted(medians.items(), key=lambda item: str(item[0]))
         )
-        return f"{_code(name)}: median {_escaped(overview.metric)} {shown}."
+        return f"{_code(name)}: median {escaped(overview.metric)} {shown}."
     given, values = zip(*pairs, strict=True)
     if len(pairs) < MIN_TRIALS or len(set(values)) == 1 or len(set(given)) == 1:
         return ""
@@ -119,7 +119,7 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
         return ""
     way = "larger" if correlation > 0 else "smaller"
     return (
-        f"{_code(name)}: the {way}, the higher {_escaped(overview.metric)} "
+        f"{_code(name)}: the {way}, the higher {escaped(overview.metric)} "
         f"(rank correlation {correlation:+.2f} over {len(pairs)} trials)."
     )
 
@@ -133,7 +133,7 @@ def _doubts(overview: StudyData) -> Iterator[str]:
     if clips and score and len(overview.ranked) > 1:
         best = overview.ranked[0].value or 0.0
         near = [row for row in overview.ranked[1:] if abs(best - (row.value or 0.0)) <= 1 / clips]
-        bases = ", ".join(sorted({_escaped(row.base) for row in near}))
+        bases = ", ".join(sorted({escaped(row.base) for row in near}))
         if near:
             others = f"{plural(len(near), 'trial')} of {bases}"
             yield f"No more than one clip lies between the best and {others}, which is chance."
@@ -180,7 +180,7 @@ def _searched(overview: StudyData) -> Iterator[str]:
         file = config.read_toml(opened.own_attempt.artifacts / "study.toml")
     except InputError:
         file = {}
-    settings = [f"{objective.direction} {_escaped(objective.metric)}" for objective in opened.objectives]
+    settings = [f"{objective.direction} {escaped(objective.metric)}" for objective in opened.objectives]
     settings += [f"keep {_bound(constraint)}" for constraint in opened.stored["constraints"]]
     if file:
         total = config.lookup(file, "budget.trials")
@@ -195,7 +195,7 @@ def _searched(overview: StudyData) -> Iterator[str]:
             if name != BASE:
                 ranges.setdefault(f"{_code(name)}: {_range(kind)}", {})[row.base] = None
     yield _bullets(
-        text + (f" (in {', '.join(map(_escaped, stems))})" if len(overview.stems) > 1 else "")
+        text + (f" (in {', '.join(map(escaped, stems))})" if len(overview.stems) > 1 else "")
         for text, stems in sorted(ranges.items())
     )
 
@@ -211,7 +211,7 @@ def _bound(constraint: Mapping[str, Any]) -> str:
 
 def _range(kind: BaseDistribution) -> str:
     if isinstance(kind, CategoricalDistribution):
-        return " or ".join(_escaped(ranking.short(choice)) for choice in kind.choices)
+        return " or ".join(escaped(ranking.short(choice)) for choice in kind.choices)
     assert isinstance(kind, FloatDistribution | IntDistribution)
     return f"{kind.low:g} to {kind.high:g}" + (", logarithmic" if kind.log else "")
 
@@ -224,7 +224,7 @@ def _bullets(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """One line of Markdown that shows the text as it is."""
     return re.sub(r"[\\`*{}\[\]<>#|~$!&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
