@@ -70,7 +70,10 @@ def test_folders_patterns_and_files_are_found_once_each(tmp_path: Path) -> None:
     ]
 
 
-def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(tmp_path: Path) -> None:
+def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDCLF_URL_SCHEMES", "memory")
     files = MemoryFileSystem()
     files.pipe_file("/b/light.avi", write_shades(tmp_path / "light.avi", [250]).read_bytes())
     names = ["memory://b/light.avi", "memory://b/none*.avi", "memory://b", "xyz://b/a.avi"]
@@ -84,7 +87,8 @@ def test_urls_are_labelled_and_bad_ones_are_errors_of_their_own(tmp_path: Path) 
         None,
         "unreadable: no such file",
         "unreadable: a folder; expected a file",
-        "unreadable: ValueError: Protocol not known: xyz",
+        "unreadable: xyz:// is not opened: only file, http, https, s3, gs, az, hf, and what "
+        "VIDCLF_URL_SCHEMES lists, as ftp,sftp",
     ]
 
 

@@ -408,6 +408,30 @@ def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Pa
     assert Deliverer(moved).receipt(moved.attempt("demo", "trial-0")).run_id == run_id
 
 
+def test_a_copied_store_is_its_own_and_lives_on_without_the_original(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_study(store)
+    trial = make_kept(store)
+    (trial.artifacts / "note.txt").write_text("of both")
+    end(store.attempt("demo", "study"))
+    shipped(store, trial, "gestures")
+    copy = Store(shutil.copytree(store.folder, tmp_path / "copy"))
+    before = set(store.folder.rglob("*"))
+    (copy.attempt("demo", "trial-0").artifacts / "later.txt").write_text("of the copy")
+    run_id = Deliverer(copy).deliver(copy.attempt("demo", "trial-0"))
+    assert run_id == Deliverer(store).receipt(trial).run_id
+    assert f"{copy.folder} was moved or copied from {store.folder}: its paths are rewritten" in caplog.text
+    assert not {path for path in store.folder.rglob("*") if not path.name.endswith(("-wal", "-shm"))} - before
+    assert [file.path for file in Deliverer(store).client.list_artifacts(run_id)].count("later.txt") == 0
+    shutil.rmtree(store.folder)
+    client = Deliverer(copy).client
+    for name, text in (("note.txt", "of both"), ("later.txt", "of the copy")):
+        assert Path(client.download_artifacts(run_id, name, str(tmp_path))).read_text() == text
+    assert resolve_model(copy, "gestures@champion").is_relative_to(copy.folder)
+    assert not examine(copy, fix=False).findings
+
+
 def test_artifacts_that_stayed_behind_are_not_given_up(store: Store, tmp_path: Path) -> None:
     trial = make_trial(store)
     Deliverer(store).deliver(trial)

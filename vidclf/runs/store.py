@@ -81,6 +81,10 @@ class Store:
     def artifacts(self) -> Path:
         return self.folder / "artifacts"
 
+    def artifact_folder(self, experiment: str) -> Path:
+        """Where MLflow keeps the artifacts of an experiment, whether it exists or not."""
+        return self.artifacts / (re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "experiment")
+
     @property
     def attempts(self) -> Path:
         return self.folder / "attempts"

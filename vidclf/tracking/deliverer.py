@@ -26,6 +26,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
@@ -34,6 +35,7 @@ from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store, locked, without_password
 from vidclf.runs.store_checks import filled
 from vidclf.tracking.delivery_state import DeliveryState, PendingDelivery
+from vidclf.tracking.relocation import adopt
 from vidclf.tracking.run_description import run_note
 
 log = logging.getLogger(__name__)
@@ -103,11 +105,6 @@ def check_reachable(location: str) -> None:
         raise InputError(f'MLflow keeps files in {location}, which needs pip install "vidclf[server]"')
 
 
-def artifact_folder(experiment: str) -> str:
-    """Name of an experiment's folder in the embedded store."""
-    return re.sub(r"[^\w.-]+", "_", experiment).strip(".") or "experiment"
-
-
 class Deliverer:
     """Sends attempt folders' news to MLflow.
 
@@ -116,6 +113,8 @@ class Deliverer:
     """
 
     def __init__(self, store: Store) -> None:
+        adopt(store)
+        _artifact_repos_cache.clear()  # by run alone, and a copied store has the same runs
         self.store = store
         self._experiments: dict[str, Experiment] = {}
         self._runs: dict[str, str] = {}
@@ -166,7 +165,7 @@ class Deliverer:
     def _create_experiment(self, name: str) -> Experiment:
         location = None
         if embedded(self.store):
-            location = (self.store.artifacts / artifact_folder(name)).as_uri()
+            location = self.store.artifact_folder(name).as_uri()
         # Another process may create it at the same moment; the name is unique in MLflow.
         with contextlib.suppress(MlflowException):
             self.client.create_experiment(name, artifact_location=location)

@@ -1,5 +1,6 @@
-"""Repairs the absolute artifact paths in MLflow's database after a store was moved."""
+"""Repairs the absolute artifact paths in MLflow's database after a store was moved or copied."""
 
+import logging
 import sqlite3
 import time
 import urllib.parse
@@ -8,11 +9,13 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store, locked
 from vidclf.runs.store_checks import Note, Problem, filled, read_only
-from vidclf.tracking.deliverer import artifact_folder
 from vidclf.tracking.delivery_state import DeliveryState
+
+logger = logging.getLogger(__name__)
 
 _PATHS = (
     ("experiments", "artifact_location"),
@@ -53,6 +56,19 @@ def moved_stores(store: Store, note: Note) -> Iterator[Problem]:
             )
 
 
+def adopt(store: Store) -> None:
+    """Makes a moved or copied store its own, with a word to the user: it would use the original's files.
+
+    Raises:
+        InputError: Some of its artifacts were left behind.
+    """
+    for problem in moved_stores(store, lambda _: None):
+        if problem.mend is None:
+            raise InputError(f"{store.folder}: {problem.detail}")
+        logger.warning(f"{store.folder} was moved or copied from {problem.where}: its paths are rewritten")
+        problem.mend()
+
+
 def _old_places(store: Store, database: Path) -> dict[Path, list[str]]:
     """Folders of experiments by the store's folder that MLflow takes them to be in, where it is another."""
     places: dict[Path, list[str]] = {}
@@ -62,16 +78,23 @@ def _old_places(store: Store, database: Path) -> dict[Path, list[str]]:
             path = Path(urllib.parse.unquote(url.path))
             if url.scheme != "file" or path.parent.name != "artifacts":
                 continue
-            ours = path.name == artifact_folder(name) or (store.artifacts / path.name).is_dir()
-            if ours and path.parent.resolve() != store.artifacts.resolve():
+            ours = path.name == store.artifact_folder(name).name or (store.artifacts / path.name).is_dir()
+            if ours and not _same(path.parent, store.artifacts):
                 places.setdefault(path.parent.parent, []).append(path.name)
     return places
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder, through links or mounts too."""
+    return one.resolve() == other.resolve() or (one.is_dir() and other.is_dir() and one.samefile(other))
 
 
 def _follow(store: Store, database: Path, old: Path) -> None:
     """Rewrites the paths in one transaction, and takes the receipts along."""
     before, after = f"{(old / 'artifacts').as_uri()}/", f"{store.artifacts.as_uri()}/"
     with locked(store.folder):
+        if old not in _old_places(store, database):
+            return  # another process has been quicker
         backup = database.with_name(f"mlflow-{time.strftime('%Y%m%d-%H%M%S')}.backup.db")
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             with closing(sqlite3.connect(backup)) as copy:
