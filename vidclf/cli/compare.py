@@ -63,6 +63,7 @@ def compare(
     files below `experiments/` in the current folder, and from what the runs were made from.
     """
     from vidclf.comparison.data import build
+    from vidclf.data.tables import for_spreadsheets
     from vidclf.exceptions import InputError
     from vidclf.runs.store import find_store
 
@@ -78,7 +79,7 @@ def compare(
         )
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)
-        comparison.as_table().to_csv(csv, index=False, lineterminator="\n")
+        for_spreadsheets(comparison.as_table()).to_csv(csv, index=False, lineterminator="\n")
     if to:
         with _without_collection():
             _write(comparison, to)

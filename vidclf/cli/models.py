@@ -50,6 +50,7 @@ def predict(
 
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
+    from vidclf.data.tables import for_spreadsheets
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
 
@@ -59,7 +60,7 @@ def predict(
     windowed = window is not None
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)
-        as_table(predictions, windowed=windowed).to_csv(csv, index=False)
+        for_spreadsheets(as_table(predictions, windowed=windowed)).to_csv(csv, index=False)
     items = [prediction.as_dict(windowed=windowed) for prediction in predictions]
     if json_:
         print_json(items)

@@ -31,6 +31,8 @@ _SNIFFED = 50
 """Lines that decide which separator it is."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 """How files begin that say their encoding, and Python's names of these."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet runs."""
 FILE_NAME = re.compile(r"\.\w{2,5}\s*$")
 """How the name of a file ends."""
 
@@ -182,3 +184,15 @@ def _meant(path: Path) -> str:
         for name in difflib.get_close_matches(given, files, n=1)
     ]
     return f", did you mean {close[0]}?" if close else ""
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet would take for a formula.
+
+    Names of files and classes may come from anyone: https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+
+    def plain(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
+
+    return table.map(plain).rename(columns=plain)

@@ -87,6 +87,11 @@ class FeatureClassifier(Protocol):
         """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
 
 
+_LARGEST = 4096
+"""Pixels of an edge, and instants of a clip: a larger number is a slip, and would fill the memory."""
+_Edge = Annotated[int, Field(ge=16, le=_LARGEST)]
+
+
 class DataConfig(Section):
     """Which clips, and which of their frames and pixels."""
 
@@ -94,15 +99,15 @@ class DataConfig(Section):
     """CSV file with clip_path, label, group, split; also a URL that fsspec opens, as ``s3://bucket/m.csv``."""
     frames: int = Field(16, ge=1)
     """Frames taken from each clip, at the midpoints of equal parts of its grid."""
-    size: int | None = Field(None, ge=16)
+    size: int | None = Field(None, ge=16, le=_LARGEST)
     """Edge of the square crop in pixels; unset: the weights' own, else 112."""
-    resize: int | Annotated[tuple[int, int], Field(strict=False)] | None = None
+    resize: _Edge | Annotated[tuple[_Edge, _Edge], Field(strict=False)] | None = None
     """Short side, or (height, width), in pixels before the crop; unset: the weights' own, else the crop's."""
     normalize: str = Field("weights", pattern="^(weights|imagenet|kinetics)$")
     """Channel mean and deviation: the weights' own, ImageNet's or Kinetics'."""
-    grid: int = Field(64, ge=1)
+    grid: int = Field(64, ge=1, le=_LARGEST)
     """Instants of a clip that are decoded and stored."""
-    store_side: int = Field(256, ge=16)
+    store_side: int = Field(256, ge=16, le=_LARGEST)
     """Upper limit of the stored frames' short side in pixels."""
     folds: int = Field(0, ge=0)
     """Folds of whole groups that train and val are split into anew; 0: as the manifest says."""
