@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from vidclf.data import video
@@ -43,6 +44,24 @@ def write_squares(folder: Path, groups: int = 6, takes: int = 1, frames: int = 8
                 entries.append(Entry(path.absolute(), label, f"g{group:02}", splits[group % len(splits)]))
     write_manifest(entries, folder / "manifest.csv")
     return folder / "manifest.csv"
+
+
+def room(number: int) -> np.ndarray:
+    """A still background, uint8 (96, 128, 3)."""
+    coarse = np.random.default_rng(number).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
+
+
+def write_scene(path: Path, number: int, take: int) -> Path:
+    """A square wanders through a room."""
+    generator = np.random.default_rng([number, take])
+    clip = np.repeat(room(number)[None], 16, axis=0)
+    places = np.linspace(generator.integers(0, 20, 2), generator.integers(60, 80, 2), 16).astype(int)
+    for frame, (top, left) in zip(clip, places, strict=True):
+        frame[top : top + 10, left : left + 10] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write_video(path, clip)
+    return path
 
 
 def write_experiment(path: Path, kind: str, manifest: Path, **values: object) -> Path:

@@ -17,10 +17,15 @@ from vidclf.cli.console import (
     progress_bar,
     say,
 )
+from vidclf.labels import plural
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
     from vidclf.data.importing import ImportResult
+    from vidclf.data.leaks import LeakReport
+
+_SHOWN_SUSPICIONS = 20
+"""Suspected pairs that a terminal shows."""
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, check, report on, render; caches."
@@ -139,9 +144,9 @@ def data_import(
         counts = {"clips": imported.counts(), "groups": imported.groups()}
         print_json({"manifest": to, **counts, "notes": list(imported.notes)})
         return
-    _print_imported(imported)
     for note in imported.notes:
         say(f"note: {note}", "yellow")
+    _print_imported(imported)
     say(f"Written: {to}")
 
 
@@ -156,9 +161,9 @@ def data_check(
     """Decodes every clip to its end, names each bad one and why, and finds leaks between splits.
 
     Clips are decoded in child processes with limits on time and memory, so no file can
-    take the command down. Exit 1 where any clip is not ok or a split leaks.
+    take the command down. Exit 1 where any clip is not ok, a split leaks, or is suspected to.
     """
-    from vidclf.data import check
+    from vidclf.data import check, leaks
     from vidclf.data.remote import local_target
 
     clean = local_target("--drop", drop) if drop else None
@@ -166,20 +171,20 @@ def data_check(
         table, entries = check.read_clip_list(manifest, progress)
     with counted_bar("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
-    leaks = check.find_leaks(entries, check.decodable(checks))
+    with counted_bar("Comparing", len(check.decodable(checks))) as advance:
+        found = leaks.find_leaks(entries, check.decodable(checks), advance)
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
-        print_json(
-            {"clips": [item.as_dict() for item in checks], "leaks": [leak.as_dict() for leak in leaks]}
-        )
+        print_json({"clips": [item.as_dict() for item in checks], **found.as_dict()})
     else:
+        if found.headline:
+            say(found.headline, "yellow")
         _print_checks(bad, len(checks))
-        for leak in leaks:
-            say(f"leak: {leak}", "yellow")
+        _print_leaks(found)
     if clean:
         check.write_clean(table, checks, clean)
         say(f"Written: {clean}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
-    if bad or leaks:
+    if bad or found.leaks or found.suspected:
         raise typer.Exit(FAILED)
 
 
@@ -230,7 +235,17 @@ def data_store(
 def _print_checks(bad: "Sequence[ClipCheck]", total: int) -> None:
     if bad:
         print_table(("clip", "verdict", "why"), ((item.name, item.verdict, item.reason) for item in bad))
-    say(f"{total} clips: {total - len(bad)} ok, {len(bad)} not")
+    say(f"{total} clips: {total - len(bad)} decode to their end, {len(bad)} do not")
+
+
+def _print_leaks(found: "LeakReport") -> None:
+    """Certain leaks, all of them, and the surest suspicions."""
+    for leak in found.leaks:
+        say(f"leak: {leak}", "yellow")
+    for leak in found.suspected[:_SHOWN_SUSPICIONS]:
+        say(f"suspected: {leak}", "yellow")
+    if (rest := len(found.suspected) - _SHOWN_SUSPICIONS) > 0:
+        say(f"and {plural(rest, 'suspected pair')} more: --json has all", "yellow")
 
 
 def _print_imported(imported: "ImportResult") -> None:

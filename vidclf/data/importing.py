@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidclf.data import remote
-from vidclf.data.check import find_leaks
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, write_manifest
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.sources import SPLIT_NAMES, GroupScope, read_sources
@@ -24,7 +24,6 @@ from vidclf.progress import Progress, silent
 
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
-_SHOWN_LEAKS = 3
 
 
 @dataclass(frozen=True)
@@ -149,12 +148,8 @@ def _extended(
 
 
 def _notes(imported: ImportResult) -> list[str]:
-    notes = group_advice(imported.entries)
-    leaks = find_leaks(imported.entries)
-    for leak in leaks[:_SHOWN_LEAKS]:
-        notes.append(f"the split leaks: {leak}")
-    if len(leaks) > _SHOWN_LEAKS:
-        notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
+    notes = [summary] if (summary := find_leaks(imported.entries).summary) else []
+    notes += group_advice(imported.entries)
     if any(entry.split_by == "random" for entry in imported.entries):
         notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
     few = [f"{split} {count}" for split, count in imported.groups().items() if 0 < count < _FEW_GROUPS]

@@ -31,6 +31,8 @@ _MOST_COLUMNS = 1000
 """For a hundred thousand columns of one name pandas takes hours."""
 SPLIT_BY = "split_by"
 """Column that only a manifest split at random has, so that its runs can say so."""
+GROUP_BY = "group_by"
+"""Column that only a manifest with guessed groups has, so that nothing calls it free of leaks."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,6 +45,7 @@ class Entry:
         group: What must not be cut by a split (a person, a scene); empty: the clip is its own group.
         split: ``train``, ``val`` or ``test``.
         split_by: ``random`` where the clip was split without regard to groups.
+        group_by: ``scenes`` where the group was guessed from how the clip looks.
     """
 
     clip_path: Path
@@ -50,6 +53,7 @@ class Entry:
     group: str
     split: str
     split_by: str = ""
+    group_by: str = ""
 
     @property
     def name(self) -> str:
@@ -144,9 +148,9 @@ def read_entries(
         folder: Path or URL from which relative clip paths go.
         progress: Called with (clips fetched, clips to fetch).
     """
-    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
+    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY, GROUP_BY], fill_value="")
     paths = remote.local_files([remote.join(folder, text) for text in columns["clip_path"]], progress)
-    rest = columns[[*COLUMNS[1:], SPLIT_BY]].itertuples(index=False)
+    rest = columns[[*COLUMNS[1:], SPLIT_BY, GROUP_BY]].itertuples(index=False)
     return [Entry(path, *row) for path, row in zip(paths, rest, strict=True)]
 
 
@@ -242,12 +246,16 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to its folder where the clips lie below that."""
     rows = [
-        (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split, entry.split_by)
+        (
+            relative_path(entry.clip_path, path.parent),
+            *(entry.label, entry.group, entry.split, entry.split_by, entry.group_by),
+        )
         for entry in in_order(entries)
     ]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY, GROUP_BY])
+    needless = [column for column in (SPLIT_BY, GROUP_BY) if not table[column].any()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    (table if table[SPLIT_BY].any() else table[list(COLUMNS)]).to_csv(path, index=False, lineterminator="\n")
+    table.drop(columns=needless).to_csv(path, index=False, lineterminator="\n")
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:

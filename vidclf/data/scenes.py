@@ -1,7 +1,7 @@
 """Groups clips that show the same scene, by perceptual hashes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from vidclf.data import sampling, video
 from vidclf.data.manifest import Entry, in_order
 from vidclf.exceptions import ClipError
+from vidclf.progress import Advance, silent
 
 SCENE_BITS = 12
 """Of 64 bits of the background's hash: clips that differ in at most so many are of one scene.
@@ -55,7 +56,7 @@ class SceneHashes:
     detail: Bits
 
 
-def _looks_of(paths: Sequence[Path]) -> tuple[SceneHashes, list[int]]:
+def _looks_of(paths: Sequence[Path], progress: Advance) -> tuple[SceneHashes, list[int]]:
     """Hashes every clip that can be read, on all cores.
 
     Returns:
@@ -67,6 +68,8 @@ def _looks_of(paths: Sequence[Path]) -> tuple[SceneHashes, list[int]]:
             frames = video.decode(path, _FRAMES, _SIDE).frames
         except ClipError:
             return None
+        finally:
+            progress()
         median = np.median(frames, axis=0).astype(np.uint8)
         moments = frames[sampling.sample_indices(len(frames), _MOMENTS)]
         return _hash(median), np.concatenate([_hash(moment) for moment in moments])
@@ -84,44 +87,45 @@ def _hash(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return bits
 
 
-def alike(bits: Bits, most: int) -> NDArray[np.int64]:
-    """Number of each row's set, shape (clips,).
+@dataclass(frozen=True)
+class AlikePair:
+    """Two clips that look alike, by their places in a list.
 
-    Rows that differ in at most ``most`` bits are of one set, and so are rows that are each alike to a third.
+    Attributes:
+        copy: Whether they are nearly identical, as copies in another encoding are.
     """
-    unique, inverse = np.unique(bits, axis=0, return_inverse=True)
-    rows, columns = [], []
-    for start in range(0, len(unique), _CHUNK):
-        agreement = unique[start : start + _CHUNK] @ unique.T
+
+    a: int
+    b: int
+    copy: bool
+
+
+def alike_pairs(paths: Sequence[Path], progress: Advance = silent) -> list[AlikePair]:
+    """Pairs of clips that show one scene; those that cannot be read are in none.
+
+    Args:
+        paths: The clips.
+        progress: Called after each of them.
+    """
+    looks, readable = _looks_of(paths, progress)
+    copies = {(a, b) for a, b in _near(looks.detail, TWIN_BITS)}
+    scenes = {(a, b) for a, b in _near(looks.background, SCENE_BITS)}
+    return [AlikePair(readable[a], readable[b], (a, b) in copies) for a, b in sorted(copies | scenes)]
+
+
+def _near(bits: Bits, most: int) -> Iterator[tuple[int, int]]:
+    """Pairs of rows that differ in at most ``most`` bits, the smaller first."""
+    for start in range(0, len(bits), _CHUNK):
+        agreement = bits[start : start + _CHUNK] @ bits.T
         near, far = np.nonzero(agreement >= bits.shape[1] - 2 * most)
-        rows.append(near + start)
-        columns.append(far)
-    if not rows:
-        return np.empty(0, dtype=np.int64)
-    ends = np.concatenate(rows), np.concatenate(columns)
-    links = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(unique), len(unique)))
-    _, sets = connected_components(links, directed=False)
-    found: NDArray[np.int64] = sets[inverse.ravel()].astype(np.int64)
-    return found
+        yield from ((int(a), int(b)) for a, b in zip(near + start, far, strict=True) if a < b)
 
 
-def _scenes_of(entries: Sequence[Entry]) -> list[int]:
-    """Number of each clip's scene: clips whose backgrounds are alike; one that cannot be read is alone."""
-    looks, readable = _looks_of([entry.clip_path for entry in entries])
-    return _spread(alike(looks.background, SCENE_BITS), readable, len(entries))
-
-
-def copies_of(entries: Sequence[Entry]) -> list[int]:
-    """Number of each clip's set of nearly identical ones, as copies in another encoding are."""
-    looks, readable = _looks_of([entry.clip_path for entry in entries])
-    return _spread(alike(looks.detail, TWIN_BITS), readable, len(entries))
-
-
-def _spread(sets: NDArray[np.int64], readable: Sequence[int], clips: int) -> list[int]:
-    """The sets of all clips, those that could not be read each in one of its own."""
-    numbers = [-1 - index for index in range(clips)]
-    for index, number in zip(readable, sets.tolist(), strict=True):
-        numbers[index] = number
+def sets_of(pairs: Iterable[tuple[int, int]], count: int) -> list[int]:
+    """Number of the set of each of ``count`` items: those of a pair are of one, chains too."""
+    a, b = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
+    links = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    numbers: list[int] = connected_components(links, directed=False)[1].tolist()
     return numbers
 
 
@@ -133,10 +137,14 @@ def group_by_scene(entries: Sequence[Entry], known: Sequence[Entry] = ()) -> lis
         known: Clips whose groups are scenes already: clips of such a scene get its group.
     """
     ordered = in_order(entries)
-    scenes = _scenes_of([*known, *ordered])
+    clips = [entry.clip_path for entry in (*known, *ordered)]
+    scenes = sets_of(((pair.a, pair.b) for pair in alike_pairs(clips)), len(clips))
     theirs, ours = scenes[: len(known)], scenes[len(known) :]
     names = {scene: entry.group for entry, scene in zip(known, theirs, strict=True)}
     taken = set(names.values())
     unused = (name for number in itertools.count() if (name := f"scene{number:05}") not in taken)
     names |= dict(zip(dict.fromkeys(scene for scene in ours if scene not in names), unused, strict=False))
-    return [replace(entry, group=names[scene]) for entry, scene in zip(ordered, ours, strict=True)]
+    return [
+        replace(entry, group=names[scene], group_by="scenes")
+        for entry, scene in zip(ordered, ours, strict=True)
+    ]

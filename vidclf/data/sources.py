@@ -10,6 +10,7 @@ from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.manifest import (
+    GROUP_BY,
     SPLIT_BY,
     SPLITS,
     Entry,
@@ -87,13 +88,21 @@ class _SourceClip:
     group: str
     split: str
     split_by: str = ""
+    group_by: str = ""
 
 
 def _entries(found: Sequence[_SourceClip], group_scope: GroupScope, progress: Progress) -> list[Entry]:
     """The clips on this machine, in groups of the scope that is asked for."""
     paths = remote.local_files([clip.name for clip in found], progress)
     return [
-        Entry(path, clip.label, _scoped(clip.group, clip.label, group_scope), clip.split, clip.split_by)
+        Entry(
+            path,
+            clip.label,
+            _scoped(clip.group, clip.label, group_scope),
+            clip.split,
+            clip.split_by,
+            clip.group_by,
+        )
         for path, clip in zip(paths, found, strict=True)
     ]
 
@@ -235,7 +244,7 @@ def read_csv(
             problems.append(f"{source}: line {number}: split {given!r} is none of {', '.join(SPLITS)}")
         name = _located(row["clip_path"], remote.parent(source))
         group = row.get("group") or _named_group(PurePath(name).name)
-        found.append(_SourceClip(name, label, group, split, row.get(SPLIT_BY, "")))
+        found.append(_SourceClip(name, label, group, split, row.get(SPLIT_BY, ""), row.get(GROUP_BY, "")))
     if problems:
         raise InputError(*problems)
     return _entries(found, group_scope, progress)

@@ -14,9 +14,10 @@ import plotly.express as px
 from plotly.graph_objects import Figure
 
 from vidclf.data import video
-from vidclf.data.check import ClipCheck, check_clips, decodable, find_leaks
+from vidclf.data.check import ClipCheck, check_clips, decodable
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry
-from vidclf.data.splitting import group_advice, group_of, loose_groups
+from vidclf.data.splitting import group_advice, group_of
 from vidclf.labels import plural
 from vidclf.progress import Advance, silent
 from vidclf.reports.charts import COLOURS, whole_number_ticks
@@ -59,7 +60,7 @@ def write_report(
         advice=advice(entries),
         quantities=_quantities(entries, checks),
         bad_files=[f"{each.name}: {each.verdict}: {each.reason}" for each in checks if each.verdict != "ok"],
-        **_leakage(entries, checks),
+        leakage=_leakage(entries, checks),
         samples=_samples(entries, checks),
         **_groups(entries, checks),
     )
@@ -245,21 +246,18 @@ def rounded_rates(table: pd.DataFrame) -> "pd.Series[Any]":
     return pd.Series(pd.Categorical(rates.map("{:g}".format), [f"{rate:g}" for rate in known], ordered=True))
 
 
-def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[str]]:
-    """What stands in two splits, and how far that was looked for."""
+def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, Any]:
+    """What stands in two splits or seems to, and whether more can be excluded."""
+    found = find_leaks(entries, decodable(checks))
+    nothing = "No group and no copy of a clip was found in two splits."
     if len(_splits(entries)) == 1:
-        note = "All clips are in one split, or in none: nothing was looked for."
-        return {"leaks": [], "leak_notes": [note]}
-    leaks, loose = find_leaks(entries, decodable(checks)), loose_groups(entries)
-    notes = []
-    if not leaks:
-        notes.append(f"No {'' if loose else 'group and no '}copy of a clip was found in two splits.")
-    if loose:
-        notes.append(
-            "Of a clip alone in its group only copies can be found, not others of the same scene or person: "
-            f"{loose}."
-        )
-    return {"leaks": [str(leak) for leak in leaks], "leak_notes": notes}
+        nothing = "All clips are in one split, or in none: nothing was looked for."
+    return {
+        "doubt": found.doubt,
+        "headline": found.headline or nothing,
+        "leaks": [str(leak) for leak in found.leaks],
+        "suspected": [str(leak) for leak in found.suspected],
+    }
 
 
 def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[dict[str, Any]]]:

@@ -18,6 +18,7 @@ from typing import Any
 from vidclf import config
 from vidclf.data import cache, remote
 from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
@@ -149,6 +150,7 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
         **{f"vidclf.{split}_digest": manifest.digest([split]) for split in SPLITS},
         "split/grouped": str(manifest.grouped).lower(),
         "split/leak": str(manifest.leaks).lower(),
+        "split/doubt": find_leaks(manifest.entries).summary,
     }
     if environment.get("git_commit"):
         tags["mlflow.source.git.commit"] = environment["git_commit"]
@@ -191,6 +193,8 @@ def prepare(
     experiment.warm(clips, counted(progress, len(entries)))
     for note in experiment.notes(len(splits["train"]), len(splits["val"])):
         logger.info(note)
+    if summary := find_leaks(manifest.entries).summary:
+        warnings.insert(0, f"{manifest.name}: {summary}")
     if manifest.leaks:
         warnings.append(f"{manifest.name}: groups stand in several splits, so the figures are too good")
     return manifest, warnings
