@@ -56,7 +56,7 @@ def write_scene(path: Path, number: int, take: int) -> Path:
     """A square wanders through a room."""
     generator = np.random.default_rng([number, take])
     clip = np.repeat(room(number)[None], 16, axis=0)
-    places = np.linspace(generator.integers(0, 20, 2), generator.integers(60, 80, 2), 16).astype(int)
+    places = np.linspace(generator.integers(0, 80, 2), generator.integers(0, 80, 2), 16).astype(int)
     for frame, (top, left) in zip(clip, places, strict=True):
         frame[top : top + 10, left : left + 10] = 255
     path.parent.mkdir(parents=True, exist_ok=True)

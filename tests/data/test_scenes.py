@@ -97,6 +97,8 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
         decoded.append(path)
         return real(path, grid, side)
 
+    monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(scenes, "_memo", {})
     monkeypatch.setattr(check, "check_clips", checked)
     monkeypatch.setattr(dataset_page, "check_clips", checked)
     monkeypatch.setattr(video, "decode", decode)

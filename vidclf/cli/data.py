@@ -55,7 +55,7 @@ class Groups(StrEnum):
 ClassesOption = Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")]
 GroupsOption = Annotated[
     Groups,
-    typer.Option(help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."),
+    typer.Option(help="Groups from the names, or scenes: clips alike in colours and places are one group."),
 ]
 
 
@@ -117,6 +117,16 @@ def data_import(
         str | None,
         typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),
     ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B", help="With scenes: these two clips are of one. Kept beside the manifest."
+        ),
+    ] = None,
+    apart: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="With scenes: these two clips are of two. Kept likewise."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Writes a manifest: the clips of each class, split so that no group is on two sides.
@@ -138,6 +148,8 @@ def data_import(
             group_scope=group_scope.value,
             extend=extend,
             by_scene=groups == Groups.SCENES,
+            merge=merge or (),
+            apart=apart or (),
             progress=progress,
         )
     if json_:
@@ -164,7 +176,8 @@ def data_check(
     take the command down. Exit 1 where any clip is not ok, a split leaks, or is suspected to.
     """
     from vidclf.data import check, leaks
-    from vidclf.data.remote import local_target
+    from vidclf.data.answers import read_answers
+    from vidclf.data.remote import local_file, local_target
 
     clean = local_target("--drop", drop) if drop else None
     with progress_bar("Fetching") as progress:
@@ -172,7 +185,9 @@ def data_check(
     with counted_bar("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
     with counted_bar("Comparing", len(check.decodable(checks))) as advance:
-        found = leaks.find_leaks(entries, check.decodable(checks), advance)
+        found = leaks.find_leaks(
+            entries, check.decodable(checks), read_answers(local_file(manifest)), advance
+        )
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
         print_json({"clips": [item.as_dict() for item in checks], **found.as_dict()})
@@ -195,14 +210,16 @@ def data_report(
 ) -> None:
     """Writes one HTML page: classes, durations, sizes, bad files, leaks, sample frames, clips by group."""
     from vidclf.data import check
-    from vidclf.data.remote import local_target, public
+    from vidclf.data.answers import read_answers
+    from vidclf.data.remote import local_file, local_target, public
     from vidclf.reports import dataset_page
 
     page = local_target("--to", to)
     with progress_bar("Fetching") as progress:
         _, entries = check.read_clip_list(manifest, progress)
     with counted_bar("Checking", len(entries)) as advance:
-        dataset_page.write_report(entries, public(manifest), page, advance)
+        answers = read_answers(local_file(manifest))
+        dataset_page.write_report(entries, public(manifest), page, advance, answers)
     say(f"Written: {to}")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidclf.data import remote
+from vidclf.data.answers import Answers, add_answers, read_answers
 from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Split, in_order, read_manifest, write_manifest
 from vidclf.data.scenes import group_by_scene
@@ -61,6 +62,8 @@ def import_clips(
     group_scope: GroupScope = "dataset",
     extend: str | Path | None = None,
     by_scene: bool = False,
+    merge: Sequence[str] = (),
+    apart: Sequence[str] = (),
     progress: Progress = silent,
 ) -> ImportResult:
     """Reads clips, splits them, and writes the manifest.
@@ -79,6 +82,8 @@ def import_clips(
         extend: A manifest whose clips are kept, its groups in their splits; new clips are placed by group.
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say; clips of
             a scene that ``extend`` knows get its group there.
+        merge: Pairs of clips that are of one scene, as ``A,B``; kept beside ``to`` and read again.
+        apart: Pairs of clips that are of two; likewise.
         progress: Called with (clips fetched, clips to fetch).
 
     Raises:
@@ -86,12 +91,17 @@ def import_clips(
     """
     fractions = parse_shares(shares)
     entries: Sequence[Entry] = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
+    if (merge or apart) and not by_scene:
+        raise InputError("--merge, --apart: they answer what --groups scenes asks; add that option")
+    answers = add_answers(to, merge, apart, entries) if by_scene else {}
     if extend is not None:
         if split in ("file", "random"):
             raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
-        entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
+        entries = _extended(entries, extend, fractions, seed, answers, by_scene=by_scene)
     else:
-        entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
+        entries = _split(
+            group_by_scene(entries, answers=answers) if by_scene else entries, split, fractions, seed
+        )
     return _written(entries, to)
 
 
@@ -107,7 +117,7 @@ def divide_clips(entries: Sequence[Entry], to: Path, shares: str = "70,15,15") -
 def _written(entries: Sequence[Entry], to: Path) -> ImportResult:
     write_manifest(entries, to)
     imported = ImportResult(tuple(in_order(entries)), ())
-    return replace(imported, notes=tuple(_notes(imported)))
+    return replace(imported, notes=tuple(_notes(imported, read_answers(to))))
 
 
 def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:
@@ -128,7 +138,13 @@ def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: in
 
 
 def _extended(
-    entries: Sequence[Entry], extend: str | Path, shares: Shares, seed: int, *, by_scene: bool
+    entries: Sequence[Entry],
+    extend: str | Path,
+    shares: Shares,
+    seed: int,
+    answers: Answers,
+    *,
+    by_scene: bool,
 ) -> list[Entry]:
     """The old manifest's clips in their splits, and the new ones placed around them."""
     old = read_manifest(extend).entries
@@ -142,13 +158,13 @@ def _extended(
                 f"--groups scenes: {alone} of {len(old)} clips of {remote.public(str(extend))} name no group "
                 "that new clips could join; import all clips anew, without --extend"
             )
-        new = group_by_scene(new, old)
+        new = group_by_scene(new, old, answers)
     placed = split_by_group([*old, *new], shares, seed, fixed)
     return [*old, *placed[len(old) :]]
 
 
-def _notes(imported: ImportResult) -> list[str]:
-    notes = [summary] if (summary := find_leaks(imported.entries).summary) else []
+def _notes(imported: ImportResult, answers: Answers) -> list[str]:
+    notes = [summary] if (summary := find_leaks(imported.entries, answers=answers).summary) else []
     notes += group_advice(imported.entries)
     if any(entry.split_by == "random" for entry in imported.entries):
         notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")

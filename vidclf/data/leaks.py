@@ -1,15 +1,17 @@
 """Leaks between splits: which are certain, which are suspected, and whether more can be excluded."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from vidclf.data.answers import Answers, certain_pairs
 from vidclf.data.manifest import Entry, content_digest
 from vidclf.data.remote import named
-from vidclf.data.scenes import alike_pairs, sets_of
+from vidclf.data.scenes import copies_of, find_scenes
 from vidclf.data.splitting import group_doubt
 from vidclf.labels import plural
 from vidclf.progress import Advance, silent
@@ -85,25 +87,28 @@ class LeakReport:
 
 
 def find_leaks(
-    entries: Sequence[Entry], readable: Sequence[Path] | None = None, progress: Advance = silent
+    entries: Sequence[Entry],
+    readable: Sequence[Path] | None = None,
+    answers: Answers = MappingProxyType({}),
+    progress: Advance = silent,
 ) -> LeakReport:
     """Looks for clips that stand in two splits, and for those that seem to.
 
     Args:
         entries: The clips.
         readable: Those to look at, as they decode; ``None``: all.
+        answers: What a user has said of pairs of clips.
         progress: Called after each clip that was looked at.
     """
     known = set(readable) if readable is not None else None
     seen = [entry for entry in entries if known is None or entry.clip_path in known]
-    pairs = alike_pairs([entry.clip_path for entry in seen], progress)
+    copies = copies_of([entry.clip_path for entry in seen], progress)
     kinds: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.group:
             kinds["same group", entry.group].append(entry)
         if entry.clip_path.is_file():
             kinds["same file", content_digest(entry.clip_path)].append(entry)
-    copies = sets_of(((pair.a, pair.b) for pair in pairs if pair.copy), len(seen))
     for entry, number in zip(seen, copies, strict=True):
         kinds["nearly identical", str(number)].append(entry)
     leaks = []
@@ -112,14 +117,26 @@ def find_leaks(
         leaks += [Leak(first[a], first[b], (a, b), why) for a, b in combinations(sorted(first), 2)]
     same = {(leak.a, leak.b) for leak in leaks if leak.why == "same file"}
     leaks = [leak for leak in leaks if leak.why != "nearly identical" or (leak.a, leak.b) not in same]
-    doubt, undivided = group_doubt(entries), len({entry.split for entry in entries}) == 1
-    suspected = [
-        Leak(a.clip_path, b.clip_path, (a.split, b.split), "same scene")
-        for a, b in (sorted((seen[pair.a], seen[pair.b]), key=_by_split) for pair in pairs)
-        if (a.split != b.split or undivided) and (a.group != b.group or not a.group)
-    ]
-    return LeakReport(doubt, tuple(leaks), tuple(suspected) if doubt else ())
+    doubt = group_doubt(entries)
+    return LeakReport(doubt, tuple(leaks), tuple(_suspected(seen, answers)) if doubt else ())
 
 
-def _by_split(entry: Entry) -> tuple[str, Path]:
-    return entry.split, entry.clip_path
+def _suspected(entries: Sequence[Entry], answers: Answers) -> Iterator[Leak]:
+    """Clips of one scene in two splits; where groups were guessed, those that are of one scene only just.
+
+    Where all clips are in one split, every pair that a division could cut.
+    """
+    paths = [entry.clip_path for entry in entries]
+    certain = certain_pairs(answers, paths)
+    scenes = find_scenes(paths, certain)
+    undivided = len({entry.split for entry in entries}) == 1
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, number in enumerate(scenes.numbers):
+        members[number].append(index)
+    together = [pair for each in members.values() for pair in combinations(each, 2)]
+    doubtful = [(pair.a, pair.b) for pair in scenes.borderline]
+    for i, j in dict.fromkeys([*together, *doubtful]):
+        a, b = sorted((entries[i], entries[j]), key=lambda entry: (entry.split, entry.clip_path))
+        apart = a.split != b.split or undivided
+        if apart and (a.group != b.group or not a.group) and certain[i, j] >= 0:
+            yield Leak(a.clip_path, b.clip_path, (a.split, b.split), "same scene")
