@@ -64,6 +64,24 @@ def write_scene(path: Path, number: int, take: int) -> Path:
     return path
 
 
+def write_furnished(path: Path, number: int, take: str) -> Path:
+    """A patterned board swings through a room full of things, 40 frames."""
+    furniture = np.random.default_rng(number)
+    still = room(number)
+    for _ in range(60):
+        top, left, height, width = furniture.integers([0, 0, 4, 4], [90, 120, 20, 20])
+        still[top : top + height, left : left + width] = furniture.integers(0, 255, 3)
+    board = cv2.resize(furniture.integers(0, 255, (6, 5, 3), dtype=np.uint8), (30, 36), interpolation=0)
+    moves = np.random.default_rng([number, ord(take)]).integers(0, 12, (4, 2))
+    clip = np.repeat(still[None], 40, axis=0)
+    for time, frame in enumerate(clip):
+        swing = sum(moves[k] * np.sin((k + 1) * time / 9 + moves[k, ::-1]) for k in range(4))
+        top, left = np.clip((np.array([30, 50]) + swing).astype(int), 0, [60, 98])
+        frame[top : top + 36, left : left + 30] = board
+    video.write_video(path, clip)
+    return path
+
+
 def write_experiment(path: Path, kind: str, manifest: Path, **values: object) -> Path:
     """A small experiment file; ``values`` are further lines by section, as ``train="epochs = 1"``."""
     models = {
