@@ -133,9 +133,9 @@ def test_the_command_says_how_a_choice_was_made(tmp_path: Path) -> None:
     picture = np.full((10, 32, 32, 3), 90, np.uint8)
     video.write_video(tmp_path / "part.mpg", picture, codec="mpeg1video")
     (tmp_path / "twice.mpg").write_bytes((tmp_path / "part.mpg").read_bytes() * 2)
-    (tmp_path / "bare.csv").write_text("clip_path,group\npart.mpg,g\ntwice.mpg,g\n")
+    (tmp_path / "clips.csv").write_text("clip_path,group\npart.mpg,g\ntwice.mpg,g\n")
     runner = CliRunner()
-    said = runner.invoke(app, ["data", "check", str(tmp_path / "bare.csv")])
+    said = runner.invoke(app, ["data", "check", str(tmp_path / "clips.csv")])
     assert said.exit_code == 0
     note = f"note: {tmp_path / 'twice.mpg'}: its clock jumps after frame 9, which is taken out"
     assert [line for line in said.stderr.splitlines() if "note:" in line] == [note]
