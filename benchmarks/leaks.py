@@ -38,7 +38,8 @@ def gray(frame: Frames) -> Frames:
 
 
 def brighter(frame: Frames) -> Frames:
-    return np.clip(frame * 1.3 + 25, 0, 255).astype(np.uint8)
+    values: Frames = np.clip(frame * 1.3 + 25, 0, 255).astype(np.uint8)
+    return values
 
 
 def marked(frame: Frames) -> Frames:
