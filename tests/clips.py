@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from vidclf.data import video
@@ -43,6 +44,42 @@ def write_squares(folder: Path, groups: int = 6, takes: int = 1, frames: int = 8
                 entries.append(Entry(path.absolute(), label, f"g{group:02}", splits[group % len(splits)]))
     write_manifest(entries, folder / "manifest.csv")
     return folder / "manifest.csv"
+
+
+def room(number: int) -> np.ndarray:
+    """A still background, uint8 (96, 128, 3)."""
+    coarse = np.random.default_rng(number).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
+
+
+def write_scene(path: Path, number: int, take: int) -> Path:
+    """A square wanders through a room."""
+    generator = np.random.default_rng([number, take])
+    clip = np.repeat(room(number)[None], 16, axis=0)
+    places = np.linspace(generator.integers(0, 80, 2), generator.integers(0, 80, 2), 16).astype(int)
+    for frame, (top, left) in zip(clip, places, strict=True):
+        frame[top : top + 10, left : left + 10] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write_video(path, clip)
+    return path
+
+
+def write_furnished(path: Path, number: int, take: str) -> Path:
+    """A patterned board swings through a room full of things, 40 frames."""
+    furniture = np.random.default_rng(number)
+    still = room(number)
+    for _ in range(60):
+        top, left, height, width = furniture.integers([0, 0, 4, 4], [90, 120, 20, 20])
+        still[top : top + height, left : left + width] = furniture.integers(0, 255, 3)
+    board = cv2.resize(furniture.integers(0, 255, (6, 5, 3), dtype=np.uint8), (30, 36), interpolation=0)
+    moves = np.random.default_rng([number, ord(take)]).integers(0, 12, (4, 2))
+    clip = np.repeat(still[None], 40, axis=0)
+    for time, frame in enumerate(clip):
+        swing = sum(moves[k] * np.sin((k + 1) * time / 9 + moves[k, ::-1]) for k in range(4))
+        top, left = np.clip((np.array([30, 50]) + swing).astype(int), 0, [60, 98])
+        frame[top : top + 36, left : left + 30] = board
+    video.write_video(path, clip)
+    return path
 
 
 def write_experiment(path: Path, kind: str, manifest: Path, **values: object) -> Path:

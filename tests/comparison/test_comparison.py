@@ -196,13 +196,17 @@ def test_clips_without_groups_and_impossible_latencies_are_noted(
     def said(of: RowGroup) -> str:
         return "\n".join(verdict_text.notes(of, measured_of(), [], lambda _: 0))
 
-    assert "name no groups" not in said(group)
+    assert verdict_text.leak_doubt(group) == ""
     assert "took longer without reading the file" not in said(group)
     best = group.ranked[0]
     odd = replace(best, metrics={**best.metrics, FILE_LATENCY: best.metrics[LATENCY] - 1.0})
     rows = [odd if row is best else row for row in group.rows]
-    monkeypatch.setattr(verdict_text, "tags", lambda _: {"split/grouped": "false"})
-    assert "Clips name no groups, so each counts as one" in said(group)
+    for tag, told in (
+        ({"split/grouped": "false"}, "groups unknown: leaks cannot be excluded. "),
+        ({"split/doubt": "groups guessed: …; 3 suspected pairs"}, "groups guessed: …; 3 suspected pairs. "),
+    ):
+        monkeypatch.setattr(verdict_text, "tags", lambda _, tag=tag: tag)
+        assert verdict_text.leak_doubt(group).startswith(told)
     assert "took longer without reading the file" in said(replace(group, rows=rows))
     assert "too high" not in said(group)
     for share, told in (

@@ -5,38 +5,20 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.clips import write_scene
 from vidclf.cli.app import app
 from vidclf.data import check, scenes, video
-from vidclf.data.check import ClipCheck, find_leaks, inspect_clip
+from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.importing import import_clips
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.exceptions import InputError
 from vidclf.reports import dataset_page
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
-
-
-def room(number: int) -> np.ndarray:
-    """A still background, uint8 (96, 128, 3)."""
-    coarse = np.random.default_rng(number).integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC)
-
-
-def write_scene(path: Path, number: int, take: int) -> Path:
-    """A square wanders through a room."""
-    generator = np.random.default_rng([number, take])
-    clip = np.repeat(room(number)[None], 16, axis=0)
-    places = np.linspace(generator.integers(0, 20, 2), generator.integers(60, 80, 2), 16).astype(int)
-    for frame, (top, left) in zip(clip, places, strict=True):
-        frame[top : top + 10, left : left + 10] = 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    video.write_video(path, clip)
-    return path
 
 
 @pytest.fixture
@@ -88,13 +70,12 @@ def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> N
         Entry(folder / "A/clip7.avi", "A", "", "val"),
         Entry(copy, "A", "", "test"),
     ]
-    assert find_leaks(entries) == []
-    everything = {entry.clip_path for entry in entries}
-    [leak] = find_leaks(entries, everything)
+    [leak] = find_leaks(entries).leaks
     assert ({leak.a, leak.b}, set(leak.splits)) == ({original, copy}, {"train", "test"})
     assert leak.why == "nearly identical"
+    assert find_leaks(entries, []).leaks == ()
     copy.write_bytes(original.read_bytes())
-    assert [leak.why for leak in find_leaks(entries, everything)] == ["same file"]
+    assert [leak.why for leak in find_leaks(entries).leaks] == ["same file"]
 
 
 @pytest.mark.parametrize("command", ["check", "report"])
@@ -116,6 +97,8 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
         decoded.append(path)
         return real(path, grid, side)
 
+    monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(scenes, "_memo", {})
     monkeypatch.setattr(check, "check_clips", checked)
     monkeypatch.setattr(dataset_page, "check_clips", checked)
     monkeypatch.setattr(video, "decode", decode)
@@ -125,16 +108,9 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
     assert set(decoded) == set(folder.rglob("*.avi")) - {fatal}
 
 
-def test_sets_are_rows_that_differ_in_at_most_so_many_bits() -> None:
-    bits = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, 1, -1], [1, 1, 1, 1]], dtype=np.float32)
-
-    def sets(most: int) -> list[set[int]]:
-        numbers = scenes.alike(bits, most).tolist()
-        return [{index for index in range(4) if numbers[index] == number} for number in set(numbers)]
-
-    assert sorted(map(sorted, sets(0))) == [[0, 3], [1], [2]]
-    assert sorted(map(sorted, sets(1))) == [[0, 1, 3], [2]]
-    assert sorted(map(sorted, sets(2))) == [[0, 1, 2, 3]]
+def test_pairs_join_to_sets() -> None:
+    assert scenes.sets_of([(0, 3), (3, 1)], 5) == [0, 0, 1, 0, 2]
+    assert scenes.sets_of([], 2) == [0, 1]
 
 
 def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:

@@ -98,7 +98,8 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
     result = import_clips(
         [tmp_path / "c"], tmp_path / "m.csv", classes=None, shares="70,15,15", seed=0, group_scope="dataset"
     )
-    assert "8 of 8 clips name no group" in result.notes[0]
+    assert result.notes[0].startswith("groups unknown: leaks cannot be excluded")
+    assert "8 of 8 clips name no group" in result.notes[1]
     assert result.counts()["A"] == {"train": 2, "val": 1, "test": 1}
     assert result.groups() == {"train": 4, "val": 2, "test": 2}
 
@@ -316,7 +317,7 @@ def test_a_random_split_and_a_leaking_file_are_called_leaks(tmp_path: Path) -> N
     by_group = import_clips([tmp_path / "c"], tmp_path / "m.csv", split="group")
     assert not any("leak" in note for note in by_group.notes)
     result = import_clips([tmp_path / "c"], tmp_path / "m.csv", split="random", shares="50,25,25")
-    assert "the split leaks: same group" in result.notes[0]
+    assert "the split leaks, 20 pairs: same group" in result.notes[0]
     assert read_manifest(tmp_path / "m.csv").leaks
     again = import_clips([tmp_path / "m.csv"], tmp_path / "m2.csv")
     assert again.notes == result.notes

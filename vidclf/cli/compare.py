@@ -120,6 +120,8 @@ def _write(comparison: "Comparison", to: Path) -> None:
 def _print(comparison: "Comparison") -> None:
     console = make_console(stderr=False)
     for report in comparison.reports:
+        if report.doubt:
+            say(report.doubt, "yellow")
         rows = report.rows(every=comparison.every, most=_MOST_ROWS)
         console.print(_table(report, rows))
         hidden = len(report.rows(every=comparison.every)) - len(rows)

@@ -18,10 +18,15 @@ from vidclf.cli.console import (
     progress_bar,
     say,
 )
+from vidclf.labels import plural
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
     from vidclf.data.importing import ImportResult
+    from vidclf.data.leaks import LeakReport
+
+_SHOWN_SUSPICIONS = 20
+"""Suspected pairs that a terminal shows."""
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Clips: import, check, report on, render; caches."
@@ -51,7 +56,7 @@ class Groups(StrEnum):
 ClassesOption = Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")]
 GroupsOption = Annotated[
     Groups,
-    typer.Option(help="Groups from the names, or scenes: clips whose backgrounds look alike are one group."),
+    typer.Option(help="Groups from the names, or scenes: clips alike in colours and places are one group."),
 ]
 
 
@@ -114,6 +119,16 @@ def data_import(
         str | None,
         typer.Option(metavar="OLD.csv", help="Keep this manifest's clips, its groups in their splits."),
     ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B", help="With scenes: these two clips are of one. Kept beside the manifest."
+        ),
+    ] = None,
+    apart: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="With scenes: these two clips are of two. Kept likewise."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Writes a manifest: the clips of each class, split so that no group is on two sides.
@@ -135,14 +150,18 @@ def data_import(
             group_scope=group_scope.value,
             extend=extend,
             by_scene=groups == Groups.SCENES,
+            merge=merge or (),
+            apart=apart or (),
             progress=progress,
         )
     if json_:
         counts = {"clips": imported.counts(), "groups": imported.groups()}
         print_json({"manifest": to, **counts, "notes": list(imported.notes)})
         return
+    if imported.leaks:
+        say(f"note: {imported.leaks}", "yellow")
     _print_imported(imported)
-    for note in imported.notes:
+    for note in imported.notes[bool(imported.leaks) :]:
         say(f"note: {note}", "yellow")
     say(f"Written: {to}")
 
@@ -158,34 +177,38 @@ def data_check(
     """Decodes every clip to its end, names each bad one and why, and finds leaks and doubtful labels.
 
     Clips are decoded in child processes with limits on time and memory, so no file can
-    take the command down. Exit 1 where any clip is not ok, a split leaks, one file is of
-    two classes, or two classes differ in their spelling only.
+    take the command down. Exit 1 where any clip is not ok, a split leaks or is suspected to,
+    one file is of two classes, or two classes differ in their spelling only.
     """
-    from vidclf.data import check
+    from vidclf.data import check, leaks
+    from vidclf.data.answers import read_answers
     from vidclf.data.class_names import label_findings
-    from vidclf.data.remote import local_target
+    from vidclf.data.remote import local_file, local_target
 
     clean = local_target("--drop", drop) if drop else None
     with progress_bar("Fetching") as progress:
         table, entries = check.read_clip_list(manifest, progress)
     with counted_bar("Checking", len(entries)) as advance:
         checks = check.check_clips([entry.clip_path for entry in entries], advance)
-    leaks = check.find_leaks(entries, check.decodable(checks))
+    with counted_bar("Comparing", len(check.decodable(checks))) as advance:
+        found = leaks.find_leaks(
+            entries, check.decodable(checks), read_answers(local_file(manifest)), advance
+        )
     labels = label_findings(entries)
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
-        found = {"leaks": [leak.as_dict() for leak in leaks], "labels": labels}
-        print_json({"clips": [item.as_dict() for item in checks], **found})
+        print_json({"clips": [item.as_dict() for item in checks], **found.as_dict(), "labels": labels})
     else:
+        if found.headline:
+            say(found.headline, "yellow")
         _print_checks(checks)
-        for leak in leaks:
-            say(f"leak: {leak}", "yellow")
+        _print_leaks(found)
         for finding in labels:
             say(f"label: {finding}", "yellow")
     if clean:
         check.write_clean(table, checks, clean)
         say(f"Written: {clean}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
-    if bad or leaks or labels:
+    if bad or found.leaks or found.suspected or labels:
         raise typer.Exit(FAILED)
 
 
@@ -196,14 +219,16 @@ def data_report(
 ) -> None:
     """Writes one HTML page: classes, durations, sizes, bad files, leaks, sample frames, clips by group."""
     from vidclf.data import check
-    from vidclf.data.remote import local_target, public
+    from vidclf.data.answers import read_answers
+    from vidclf.data.remote import local_file, local_target, public
     from vidclf.reports import dataset_page
 
     page = local_target("--to", to)
     with progress_bar("Fetching") as progress:
         _, entries = check.read_clip_list(manifest, progress)
     with counted_bar("Checking", len(entries)) as advance:
-        dataset_page.write_report(entries, public(manifest), page, advance)
+        answers = read_answers(local_file(manifest))
+        dataset_page.write_report(entries, public(manifest), page, advance, answers)
     say(f"Written: {to}")
 
 
@@ -240,7 +265,17 @@ def _print_checks(checks: "Sequence[ClipCheck]") -> None:
     for item in checks:
         for note in item.facts.notes if item.facts else ():
             say(f"note: {item.name}: {note}")
-    say(f"{len(checks)} clips: {len(checks) - len(bad)} ok, {len(bad)} not")
+    say(f"{len(checks)} clips: {len(checks) - len(bad)} decode to their end, {len(bad)} do not")
+
+
+def _print_leaks(found: "LeakReport") -> None:
+    """Certain leaks, all of them, and the surest suspicions."""
+    for leak in found.leaks:
+        say(f"leak: {leak}", "yellow")
+    for leak in found.suspected[:_SHOWN_SUSPICIONS]:
+        say(f"suspected: {leak}", "yellow")
+    if (rest := len(found.suspected) - _SHOWN_SUSPICIONS) > 0:
+        say(f"and {plural(rest, 'suspected pair')} more: --json has all", "yellow")
 
 
 def _print_imported(imported: "ImportResult") -> None:

@@ -92,6 +92,8 @@ def _print_started(started: "InitResult") -> None:
     from vidclf.labels import plural
 
     look, console = started.look, make_console(stderr=False)
+    for note in started.notes:
+        say(f"note: {note}", "yellow")
     sides = ", ".join(
         f"{split} {count}" + (f" ({plural(look.groups[split], 'group')})" if look.grouped else "")
         for split, count in look.splits.items()
@@ -101,8 +103,6 @@ def _print_started(started: "InitResult") -> None:
     tell(f"split by {'group' if look.grouped else 'clip, as they name no groups'}: {sides}")
     for path, reason in look.left_out.items():
         say(f"left out: {path}: {reason}", "yellow")
-    for note in started.notes:
-        say(f"note: {note}", "yellow")
     table = Table("in", "key", "value", "because")
     for choice in started.choices:
         table.add_row(choice.file, choice.key, str(choice.value), choice.reason)

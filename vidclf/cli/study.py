@@ -89,6 +89,8 @@ def tune(
     with progress_bar("Preparing clips") as progress:
         warnings = search.check(definition, progress)
     if dry_run:
+        for warning in warnings:
+            say(f"warning: {warning}", "yellow")
         _print_plan(describe_plan(definition, opened_store), json_)
         return
     with messages_above(make_console()) as console:

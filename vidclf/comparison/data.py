@@ -10,7 +10,7 @@ import pandas as pd
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
 from vidclf.comparison.significance import separate
-from vidclf.comparison.verdict_text import Recommendation, answer, name_of, notes
+from vidclf.comparison.verdict_text import Recommendation, answer, leak_doubt, name_of, notes
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
 
@@ -37,6 +37,11 @@ class GroupReport:
     answer: Recommendation
     notes: Sequence[str]
     learning_curves: "Sequence[LearningCurve]"
+
+    @property
+    def doubt(self) -> str:
+        """See `leak_doubt`."""
+        return leak_doubt(self.group)
 
     def rows(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
         """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines."""
@@ -85,7 +90,7 @@ class Comparison:
         return {
             "rows": [_row(report, row, runs.get(id(row))) for report, row in rows],
             "pareto": [run for run in fronts if run is not None],
-            "notes": self.notes,
+            "notes": [*(report.doubt for report in self.reports if report.doubt), *self.notes],
             "answers": [
                 {
                     "dataset": report.name,

@@ -50,7 +50,7 @@ def _group(report: GroupReport, every: bool) -> dict[str, Any]:
         "name": report.name,
         "answer": report.answer,
         "facts": _facts(report),
-        "notes": report.notes,
+        "notes": [*filter(None, [report.doubt]), *report.notes],
         "leaderboard": leaderboard(group, rows),
         "hidden": len(report.rows(every=every)) - len(rows),
         **_figures(report),

@@ -151,6 +151,17 @@ def _near(group: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
     return [row for row in others if abs((best.value or 0.0) - (row.value or 0.0)) <= 1 / clips]
 
 
+def leak_doubt(group: RowGroup) -> str:
+    """Whether the splits leak or may do so, which no figure shows; empty where groups exclude it."""
+    said = tags(group)
+    unknown = "groups unknown: leaks cannot be excluded" if said.get("split/grouped") == "false" else ""
+    found = said.get("split/doubt") or unknown
+    return found and (
+        f"{found}. Where clips of one scene or person stand on two sides, all figures and intervals are too "
+        "good."
+    )
+
+
 def notes(
     group: RowGroup,
     measured: Baselines,
@@ -267,10 +278,5 @@ def _left_out(group: RowGroup) -> Iterator[str]:
         yield f"{infeasible:,} {are} not ranked."
     if ended:
         yield f"Not ranked because not complete: {ended}."
-    if tags(group).get("split/grouped") == "false":
-        yield (
-            "Clips name no groups, so each counts as one: if several show one scene or person, all figures "
-            "and intervals are too good."
-        )
     if tags(group).get("split/leak") == "true":
         yield "Groups of clips stand in several splits, so all figures are too good."

@@ -1,9 +1,7 @@
 """Checks clips by decoding each of them completely, in child processes with limits."""
 
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import combinations
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +11,8 @@ from joblib import cpu_count
 
 from vidclf.data import remote, video
 from vidclf.data.guarded import Child
-from vidclf.data.manifest import Entry, content_digest, read_entries, relative_path
+from vidclf.data.manifest import Entry, read_entries, relative_path
 from vidclf.data.remote import named
-from vidclf.data.scenes import copies_of
 from vidclf.data.tables import read_table
 from vidclf.data.video import Verdict, VideoInfo
 from vidclf.exceptions import ClipError, GuardError, InputError
@@ -67,29 +64,6 @@ class ClipCheck:
 
 
 Inspect = Callable[[Path], ClipCheck]
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Two clips of different splits that are too alike.
-
-    Attributes:
-        a: One clip.
-        b: The other.
-        splits: Their splits.
-        why: ``same group``, ``same file`` or ``nearly identical``.
-    """
-
-    a: Path
-    b: Path
-    splits: tuple[str, str]
-    why: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"a": named(self.a), "b": named(self.b), "splits": list(self.splits), "why": self.why}
-
-    def __str__(self) -> str:
-        return f"{self.why} in {' and '.join(self.splits)}: {named(self.a)} and {named(self.b)}"
 
 
 def check_clips(
@@ -230,33 +204,6 @@ def inspect_clip(path: Path) -> ClipCheck:
     return ClipCheck(path, "ok", "", 0.0, facts)
 
 
-def decodable(checks: Iterable[ClipCheck]) -> frozenset[Path]:
+def decodable(checks: Iterable[ClipCheck]) -> list[Path]:
     """The clips that a child process has decoded to their end, and so may be decoded without limits."""
-    return frozenset(check.clip_path for check in checks if check.facts)
-
-
-def find_leaks(entries: Sequence[Entry], to_look_at: Container[Path] = ()) -> list[Leak]:
-    """Clips of one group, of byte-identical files, or nearly identical ones, in different splits.
-
-    Of each group, file or set of copies, one pair of clips stands for a pair of splits.
-
-    Args:
-        entries: The clips.
-        to_look_at: Those to decode as well, in this process, to find copies by how they look.
-    """
-    kinds: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.group:
-            kinds["same group", entry.group].append(entry)
-        if entry.clip_path.is_file():
-            kinds["same file", content_digest(entry.clip_path)].append(entry)
-    seen = [entry for entry in entries if entry.clip_path in to_look_at]
-    if len({entry.split for entry in seen}) > 1:
-        for entry, number in zip(seen, copies_of(seen), strict=True):
-            kinds["nearly identical", str(number)].append(entry)
-    leaks = []
-    for (why, _), alike in sorted(kinds.items()):
-        first = {entry.split: entry.clip_path for entry in reversed(alike)}
-        leaks += [Leak(first[a], first[b], (a, b), why) for a, b in combinations(sorted(first), 2)]
-    same = {(leak.a, leak.b) for leak in leaks if leak.why == "same file"}
-    return [leak for leak in leaks if leak.why != "nearly identical" or (leak.a, leak.b) not in same]
+    return [check.clip_path for check in checks if check.facts]

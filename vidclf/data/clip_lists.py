@@ -24,7 +24,7 @@ from vidclf.data.sources import (
     unknown_classes,
     walk,
 )
-from vidclf.data.tables import FILE_NAME, SPLIT_BY, Row, check_width, read_rows, read_text
+from vidclf.data.tables import FILE_NAME, GROUP_BY, SPLIT_BY, Row, check_width, read_rows, read_text
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
 
@@ -39,6 +39,7 @@ _COLUMNS = {
     "start": "time_start start_time start",
     "end": "time_end end_time end",
     SPLIT_BY: SPLIT_BY,
+    GROUP_BY: GROUP_BY,
 }
 """Usual names of columns, the surest first; also those of Kinetics' and Something-Something's lists."""
 _EXPECTED = (
@@ -63,6 +64,7 @@ class _Item:
     start: str = ""
     end: str = ""
     split_by: str = ""
+    group_by: str = ""
 
 
 def read_list(source: str, classes: Sequence[str] | None) -> Found:
@@ -98,7 +100,8 @@ def read_list(source: str, classes: Sequence[str] | None) -> Found:
             wrong.append(f"{source}: line {item.line}: split {given!r} is none of {', '.join(SPLITS)}")
         name = places.find(item, label)
         if name:
-            found.append(SourceClip(name, label, item.group or named_group(name), split, item.split_by))
+            group = item.group or named_group(name)
+            found.append(SourceClip(name, label, group, split, item.split_by, item.group_by))
         else:
             absent.append(item.clip)
     problems += wrong[:_SHOWN_PROBLEMS]

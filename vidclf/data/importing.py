@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from vidclf.data import remote
-from vidclf.data.check import find_leaks
+from vidclf.data.answers import Answers, add_answers, read_answers
 from vidclf.data.class_names import label_findings
 from vidclf.data.clip_lists import LIST_SUFFIXES, read_list
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import (
     SPLITS,
     Entry,
@@ -42,7 +43,6 @@ _NO_TEXT = re.compile("[\r\ud800-\udfff]")
 """Of names of files: a carriage return, and bytes that are no UTF-8."""
 _FEW_GROUPS = 3
 """Groups below which a split's figures are mostly luck; no interval can be given then."""
-_SHOWN_LEAKS = 3
 _SHOWN_FINDINGS = 10
 """Findings about labels."""
 
@@ -54,10 +54,12 @@ class ImportResult:
     Attributes:
         entries: Every clip.
         notes: What a user should know of it.
+        leaks: The first of the notes, where it is of leaks; else empty.
     """
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    leaks: str = ""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Clips by class and split."""
@@ -134,6 +136,7 @@ def _entries(source: str, found: Found, group_scope: GroupScope, progress: Progr
             f"{clip.label}/{clip.group}" if clip.group and scoped else clip.group,
             clip.split,
             clip.split_by,
+            clip.group_by,
         )
         for path, clip in zip(paths, clips, strict=True)
     ]
@@ -150,6 +153,8 @@ def import_clips(
     group_scope: GroupScope = "dataset",
     extend: str | Path | None = None,
     by_scene: bool = False,
+    merge: Sequence[str] = (),
+    apart: Sequence[str] = (),
     progress: Progress = silent,
 ) -> ImportResult:
     """Reads clips, splits them, and writes the manifest.
@@ -168,6 +173,8 @@ def import_clips(
         extend: A manifest whose clips are kept, its groups in their splits; new clips are placed by group.
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say; clips of
             a scene that ``extend`` knows get its group there.
+        merge: Pairs of clips that are of one scene, as ``A,B``; kept beside ``to`` and read again.
+        apart: Pairs of clips that are of two; likewise.
         progress: Called with (clips fetched, clips to fetch).
 
     Raises:
@@ -176,15 +183,19 @@ def import_clips(
     fractions = parse_shares(shares)
     read, notes = read_sources(list(map(str, sources)), classes, group_scope, split, progress)
     entries: Sequence[Entry] = read
+    if (merge or apart) and not by_scene:
+        raise InputError("--merge, --apart: they answer what --groups scenes asks; add that option")
+    answers = add_answers(to, merge, apart, entries) if by_scene else {}
     if extend is not None:
         if split in ("file", "random"):
             raise InputError(f"--split {split}: --extend places new clips by group; leave --split out")
-        entries = _extended(entries, extend, fractions, seed, by_scene=by_scene)
+        entries = _extended(entries, extend, fractions, seed, answers, by_scene=by_scene)
     else:
         said = sum(bool(entry.split) for entry in entries)
         if split is None and 0 < said < len(entries):
             notes.append(f"{said} of {len(entries)} clips name their split, so that all are split by group")
-        entries = _split(group_by_scene(entries) if by_scene else entries, split, fractions, seed)
+        entries = group_by_scene(entries, answers=answers) if by_scene else entries
+        entries = _split(entries, split, fractions, seed)
     return _written(entries, to, notes)
 
 
@@ -203,8 +214,10 @@ def divide_clips(
 
 def _written(entries: Sequence[Entry], to: Path, notes: Sequence[str]) -> ImportResult:
     write_manifest(entries, to)
-    imported = ImportResult(tuple(in_order(entries)), ())
-    return replace(imported, notes=(*_notes(imported), *notes))
+    ordered = in_order(entries)
+    leaks = find_leaks(ordered, answers=read_answers(to)).summary
+    imported = ImportResult(tuple(ordered), (), leaks)
+    return replace(imported, notes=(*filter(None, [leaks]), *_notes(imported), *notes))
 
 
 def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:
@@ -225,7 +238,13 @@ def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: in
 
 
 def _extended(
-    entries: Sequence[Entry], extend: str | Path, shares: Shares, seed: int, *, by_scene: bool
+    entries: Sequence[Entry],
+    extend: str | Path,
+    shares: Shares,
+    seed: int,
+    answers: Answers,
+    *,
+    by_scene: bool,
 ) -> list[Entry]:
     """The old manifest's clips in their splits, and the new ones placed around them."""
     old = read_manifest(extend).entries
@@ -239,18 +258,13 @@ def _extended(
                 f"--groups scenes: {alone} of {len(old)} clips of {remote.public(str(extend))} name no group "
                 "that new clips could join; import all clips anew, without --extend"
             )
-        new = group_by_scene(new, old)
+        new = group_by_scene(new, old, answers)
     placed = split_by_group([*old, *new], shares, seed, fixed)
     return [*old, *placed[len(old) :]]
 
 
 def _notes(imported: ImportResult) -> list[str]:
     notes = group_advice(imported.entries)
-    leaks = find_leaks(imported.entries)
-    for leak in leaks[:_SHOWN_LEAKS]:
-        notes.append(f"the split leaks: {leak}")
-    if len(leaks) > _SHOWN_LEAKS:
-        notes.append(f"and {len(leaks) - _SHOWN_LEAKS} more leaks; vidclf data check lists them")
     if any(entry.split_by == "random" for entry in imported.entries):
         notes.append("the clips are split clip by clip: every run on them is marked split/leak = true")
     notes += [

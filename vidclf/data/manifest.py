@@ -15,7 +15,7 @@ from vidclf import config
 from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import named
-from vidclf.data.tables import COLUMNS, SPLIT_BY, read_table
+from vidclf.data.tables import COLUMNS, GROUP_BY, SPLIT_BY, read_table
 from vidclf.exceptions import InputError
 from vidclf.progress import Progress, silent
 
@@ -35,6 +35,7 @@ class Entry:
         group: What must not be cut by a split (a person, a scene); empty: the clip is its own group.
         split: ``train``, ``val`` or ``test``.
         split_by: ``random`` where the clip was split without regard to groups.
+        group_by: ``scenes`` where the group was guessed from how the clip looks.
     """
 
     clip_path: Path
@@ -42,6 +43,7 @@ class Entry:
     group: str
     split: str
     split_by: str = ""
+    group_by: str = ""
 
     @property
     def name(self) -> str:
@@ -136,14 +138,14 @@ def read_entries(
         folder: Path or URL from which relative clip paths go.
         progress: Called with (clips fetched, clips to fetch).
     """
-    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY], fill_value="")
+    columns = table.reindex(columns=[*COLUMNS, SPLIT_BY, GROUP_BY], fill_value="")
     # A blank at an end belongs to the name where there is such a file.
     texts = [
         text if text == text.strip() or Path(remote.join(folder, text)).is_file() else text.strip()
         for text in columns["clip_path"]
     ]
     paths = remote.local_files([remote.join(folder, text) for text in texts], progress)
-    rest = columns[[*COLUMNS[1:], SPLIT_BY]].itertuples(index=False)
+    rest = columns[[*COLUMNS[1:], SPLIT_BY, GROUP_BY]].itertuples(index=False)
     return [Entry(path, *row) for path, row in zip(paths, rest, strict=True)]
 
 
@@ -199,12 +201,16 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to its folder where the clips lie below that."""
     rows = [
-        (relative_path(entry.clip_path, path.parent), entry.label, entry.group, entry.split, entry.split_by)
+        (
+            relative_path(entry.clip_path, path.parent),
+            *(entry.label, entry.group, entry.split, entry.split_by, entry.group_by),
+        )
         for entry in in_order(entries)
     ]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, SPLIT_BY, GROUP_BY])
+    needless = [column for column in (SPLIT_BY, GROUP_BY) if not table[column].any()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    (table if table[SPLIT_BY].any() else table[list(COLUMNS)]).to_csv(path, index=False, lineterminator="\n")
+    table.drop(columns=needless).to_csv(path, index=False, lineterminator="\n")
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:

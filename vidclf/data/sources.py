@@ -45,6 +45,7 @@ class SourceClip:
     group: str
     split: str
     split_by: str = ""
+    group_by: str = ""
 
 
 Found = tuple[list[SourceClip], list[str]]

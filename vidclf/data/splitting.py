@@ -149,6 +149,13 @@ def loose_groups(entries: Sequence[Entry]) -> str:
     return ""
 
 
+def group_doubt(entries: Sequence[Entry]) -> str:
+    """Why no search can tell that a split is free of leaks; empty where every clip is of a known group."""
+    if loose_groups(entries):
+        return "groups unknown"
+    return "groups guessed" if any(entry.group_by for entry in entries) else ""
+
+
 def group_advice(entries: Sequence[Entry]) -> list[str]:
     """What `loose_groups` call for, in words; nothing where the groups can be trusted."""
     loose = loose_groups(entries)

@@ -21,6 +21,8 @@ COLUMNS = ("clip_path", "label", "group", "split")
 """Of a manifest."""
 SPLIT_BY = "split_by"
 """Column that only a manifest split at random has, so that its runs can say so."""
+GROUP_BY = "group_by"
+"""Column that only a manifest with guessed groups has, so that nothing calls it free of leaks."""
 _LARGEST = 2**27
 """Bytes of a list of clips at most: enough for about a million clips."""
 _MOST_COLUMNS = 1000
@@ -57,7 +59,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{name}: is empty; expected a first line that names its columns")
     (_, header), *body = rows
-    known = {column.casefold(): column for column in (*COLUMNS, SPLIT_BY)}
+    known = {column.casefold(): column for column in (*COLUMNS, SPLIT_BY, GROUP_BY)}
     columns = [known.get(text.strip().casefold(), text.strip()) for text in header]
     check_width(name, columns, body)
     table = pd.DataFrame(
@@ -66,7 +68,7 @@ def read_table(path: Path) -> pd.DataFrame:
         index=[line for line, _ in body],
         dtype=str,
     )
-    for column in {*COLUMNS[1:], SPLIT_BY} & set(columns):
+    for column in {*COLUMNS[1:], SPLIT_BY, GROUP_BY} & set(columns):
         table[column] = table[column].str.strip()
     return table
 

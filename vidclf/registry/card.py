@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from vidclf.data.splitting import group_doubt
 from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.models.saved import read_card
@@ -79,7 +80,8 @@ def _data(attempt: Attempt, evidence: Evidence) -> str:
     counts = Counter(entry.split for entry in split.manifest.entries)
     clips = ", ".join(f"{counts[each]} {each}" for each in ("train", "val", "test") if counts[each])
     groups = len(set(evidence.result.own.groups))
-    grouped = "no group is in two splits" if split.manifest.grouped else "clips name no groups"
+    doubt = group_doubt(split.manifest.entries)
+    grouped = f"{doubt}: leaks cannot be excluded" if doubt else "no group is in two splits"
     if split.manifest.leaks:
         grouped = "GROUPS STAND IN SEVERAL SPLITS: all figures are too good"
     when = datetime.fromtimestamp(evidence.result.read.when_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ import plotly.express as px
 from plotly.graph_objects import Figure
 
 from vidclf.data import video
-from vidclf.data.check import ClipCheck, check_clips, decodable, find_leaks
+from vidclf.data.answers import Answers, certain_pairs
+from vidclf.data.check import ClipCheck, check_clips, decodable
 from vidclf.data.class_names import label_findings
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry
-from vidclf.data.splitting import group_advice, group_of, loose_groups
+from vidclf.data.scenes import find_scenes
+from vidclf.data.splitting import group_advice, group_doubt, group_of
 from vidclf.labels import plural
 from vidclf.progress import Advance, silent
 from vidclf.reports.charts import COLOURS, whole_number_ticks
@@ -32,6 +36,8 @@ _GROUPS = 40
 """Groups shown, at most: the largest."""
 _CLIPS_OF_GROUP = 8
 """Clips shown of each group, at most, one frame of each."""
+_QUESTIONS = 24
+"""Pairs of clips shown side by side, at most: the least certain."""
 _BINS = 40
 """Bars of a histogram of whole numbers, at most."""
 _FRAME_HEIGHT = 96
@@ -45,11 +51,16 @@ _FEW_GROUPS = 5
 
 
 def write_report(
-    entries: Sequence[Entry], title: str, path: Path, progress: Advance = silent
+    entries: Sequence[Entry],
+    title: str,
+    path: Path,
+    progress: Advance = silent,
+    answers: Answers = MappingProxyType({}),
 ) -> list[ClipCheck]:
     """Checks every clip and writes the page; labels, groups and splits may be empty.
 
-    ``progress`` is called after each clip. Returns the checks, one a clip.
+    ``progress`` is called after each clip; ``answers`` are what a user has said of pairs of clips. Returns
+    the checks, one a clip.
     """
     checks = check_clips([entry.clip_path for entry in entries], progress)
     page = render(
@@ -60,7 +71,8 @@ def write_report(
         advice=advice(entries),
         quantities=_quantities(entries, checks),
         bad_files=[f"{each.name}: {each.verdict}: {each.reason}" for each in checks if each.verdict != "ok"],
-        **_leakage(entries, checks),
+        leakage=_leakage(entries, checks, answers),
+        questions=_questions(entries, checks, answers),
         samples=_samples(entries, checks),
         **_groups(entries, checks),
     )
@@ -246,21 +258,39 @@ def rounded_rates(table: pd.DataFrame) -> "pd.Series[Any]":
     return pd.Series(pd.Categorical(rates.map("{:g}".format), [f"{rate:g}" for rate in known], ordered=True))
 
 
-def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[str]]:
-    """What stands in two splits, and how far that was looked for."""
+def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck], answers: Answers) -> dict[str, Any]:
+    """What stands in two splits or seems to, and whether more can be excluded."""
+    found = find_leaks(entries, decodable(checks), answers)
+    nothing = "No group and no copy of a clip was found in two splits."
     if len(_splits(entries)) == 1:
-        note = "All clips are in one split, or in none: nothing was looked for."
-        return {"leaks": [], "leak_notes": [note]}
-    leaks, loose = find_leaks(entries, decodable(checks)), loose_groups(entries)
-    notes = []
-    if not leaks:
-        notes.append(f"No {'' if loose else 'group and no '}copy of a clip was found in two splits.")
-    if loose:
-        notes.append(
-            "Of a clip alone in its group only copies can be found, not others of the same scene or person: "
-            f"{loose}."
-        )
-    return {"leaks": [str(leak) for leak in leaks], "leak_notes": notes}
+        nothing = "All clips are in one split, or in none: nothing was looked for."
+    return {
+        "doubt": found.doubt,
+        "headline": found.headline or nothing,
+        "leaks": [str(leak) for leak in found.leaks],
+        "suspected": [str(leak) for leak in found.suspected],
+    }
+
+
+def _questions(
+    entries: Sequence[Entry], checks: Sequence[ClipCheck], answers: Answers
+) -> list[dict[str, Any]]:
+    """Pairs of clips whose scenes were made one or kept apart only just, with what says so for good."""
+    if not group_doubt(entries):
+        return []
+    readable = set(decodable(checks))
+    seen = [entry for entry in entries if entry.clip_path in readable]
+    paths = [entry.clip_path for entry in seen]
+    borderline = find_scenes(paths, certain_pairs(answers, paths)).borderline
+    return [
+        {
+            "words": f"{'one scene' if pair.merged else 'two scenes'}, confidence that it is one "
+            f"{pair.confidence:.2f}",
+            "pair": f"{seen[pair.a].name},{seen[pair.b].name}",
+            "clips": [_picture(seen[index], FRAMES) for index in (pair.a, pair.b)],
+        }
+        for pair in borderline[:_QUESTIONS]
+    ]
 
 
 def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[dict[str, Any]]]:

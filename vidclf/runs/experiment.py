@@ -17,9 +17,11 @@ from typing import Any
 
 from vidclf import config
 from vidclf.data import cache, remote
+from vidclf.data.answers import read_answers
 from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
-from vidclf.data.splitting import split_by_fold
+from vidclf.data.splitting import group_doubt, split_by_fold
 from vidclf.evaluation.calibration import calibrate
 from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
@@ -145,10 +147,18 @@ def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, st
         **{f"vidclf.{split}_digest": manifest.digest([split]) for split in SPLITS},
         "split/grouped": str(manifest.grouped).lower(),
         "split/leak": str(manifest.leaks).lower(),
+        "split/doubt": _leak_doubt(manifest),
     }
     if commit := profiling.git_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def _leak_doubt(manifest: Manifest) -> str:
+    """What is to be said of leaks where groups are unknown or guessed; empty where they are known."""
+    if not group_doubt(manifest.entries):
+        return ""
+    return find_leaks(manifest.entries, answers=read_answers(manifest.path)).summary
 
 
 def prepare(
@@ -187,6 +197,8 @@ def prepare(
     experiment.warm(clips, counted(progress, len(entries)))
     for note in experiment.notes(len(splits["train"]), len(splits["val"])):
         logger.info(note)
+    if doubt := _leak_doubt(manifest):
+        warnings.insert(0, f"{manifest.name}: {doubt}")
     if manifest.leaks:
         warnings.append(f"{manifest.name}: groups stand in several splits, so the figures are too good")
     return manifest, warnings

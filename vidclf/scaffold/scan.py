@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vidclf.data.answers import read_answers
 from vidclf.data.check import ClipCheck, check_clips
 from vidclf.data.importing import divide_clips, read_sources
 from vidclf.data.manifest import SPLITS, Entry
@@ -109,7 +110,7 @@ def start(
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
     entries = [entry for entry in entries if entry.clip_path not in unusable]
     if by_scene:
-        entries = group_by_scene(entries)
+        entries = group_by_scene(entries, answers=read_answers(manifest))
     division = choose_division(entries)
     shares = division.value if division.key == "shares" else USUAL
     imported = divide_clips(entries, manifest, shares, notes)

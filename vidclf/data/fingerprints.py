@@ -1,0 +1,129 @@
+"""What a clip looks like in a few kilobytes: local features, colours, and small pictures over time."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vidclf.data import cache, sampling, video
+from vidclf.data.manifest import content_digest
+from vidclf.data.video import Frames
+
+GRID, SIDE = 64, 256
+"""How a clip is decoded: as it is for training by default (`data.grid`, `data.store_side`)."""
+_FEATURE_FRAMES, _FEATURE_SIDE, _FEATURES = 6, 112, 100
+"""Frames that features are taken from, pixels of their short side, and features of each."""
+_SAME_FEATURE, _SAME_PLACE = 0.9, 0.05
+"""Likeness, and distance in short sides, from which on a feature of a later frame is the same thing again."""
+_COLOUR_FRAMES, _COLOUR_SIZE, _COLOUR_BINS = 12, (64, 48), (16, 8, 8)
+"""Frames whose colours are counted, their width and height, and bins of hue, saturation and value."""
+MOMENT_SIDE = 24
+"""Pixels of the short side of the small pictures."""
+_VERSION = 1
+"""Part of the cache's key."""
+
+MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
+"""Where the values of a SIFT descriptor stand in that of the mirrored picture.
+
+A descriptor has 4 x 4 cells of 8 directions, relative to its own direction: mirroring turns the order of its
+rows and the sense of its directions.
+"""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """How a clip looks.
+
+    Attributes:
+        points: Places of its features (n, 2), x and y in short sides, float32.
+        descriptors: SIFT (Lowe 2004) of each, square roots of shares that sum to 1 (RootSIFT: Arandjelović
+            and Zisserman 2012), float32 (n, 128): the product of two is their likeness, 0 to 1.
+        colours: Square roots of the shares of hue, saturation and value over the whole clip, float32 (1024,).
+        moments: Its grid as small gray pictures, uint8 (T, H, W), short side `MOMENT_SIDE`.
+        width: Of its pictures, in short sides.
+    """
+
+    points: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    colours: NDArray[np.float32]
+    moments: NDArray[np.uint8]
+
+    @property
+    def width(self) -> float:
+        return float(self.moments.shape[2] / min(self.moments.shape[1:]))
+
+    def mirrored(self) -> "Fingerprint":
+        """That of the clip with left and right exchanged."""
+        points = self.points.copy()
+        points[:, 0] = self.width - points[:, 0]
+        return Fingerprint(points, self.descriptors[:, MIRRORED], self.colours, self.moments[:, :, ::-1])
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    """The fingerprint of a clip, kept in a cache.
+
+    Raises:
+        ClipError: As `video.decode`.
+    """
+    entry = cache.entry("fingerprints", content_digest(path), video.DECODER, _VERSION)
+    kept = cache.load(entry)
+    if kept is not None:
+        with np.load(io.BytesIO(kept.tobytes())) as arrays:
+            return Fingerprint(
+                arrays["points"],
+                arrays["descriptors"].astype(np.float32),
+                arrays["colours"],
+                arrays["moments"],
+            )
+    made = make_fingerprint(video.decode(path, GRID, SIDE).frames)
+    file = io.BytesIO()
+    np.savez(file, **{**vars(made), "descriptors": made.descriptors.astype(np.float16)})
+    cache.save(entry, np.frombuffer(file.getvalue(), dtype=np.uint8))
+    return made
+
+
+def make_fingerprint(frames: Frames) -> Fingerprint:
+    """The fingerprint of a clip's grid, uint8 (T, H, W, 3)."""
+    points, descriptors = _features(frames[sampling.sample_indices(len(frames), _FEATURE_FRAMES)])
+    moments = np.stack([_shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), MOMENT_SIDE) for frame in frames])
+    return Fingerprint(points, descriptors, _colours(frames), moments)
+
+
+def _shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture whose short side has ``side`` pixels; a smaller one is enlarged."""
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=how)
+    return resized.astype(np.uint8, copy=False)
+
+
+def _features(frames: Frames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Places and descriptors of all frames; what stays where it is counts once."""
+    sift = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.02)
+    points, descriptors = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+    for frame in frames:
+        gray = _shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _FEATURE_SIDE)
+        found, raw = sift.detectAndCompute(gray, None)
+        if not found:
+            continue
+        places = np.array([point.pt for point in found], np.float32) / _FEATURE_SIDE
+        roots = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1))
+        near = np.abs(places[:, None] - points[None]).max(axis=2) < _SAME_PLACE
+        new = ~((roots @ descriptors.T >= _SAME_FEATURE) & near).any(axis=1)
+        points, descriptors = np.vstack([points, places[new]]), np.vstack([descriptors, roots[new]])
+    return points.astype(np.float32), descriptors.astype(np.float32)
+
+
+def _colours(frames: Frames) -> NDArray[np.float32]:
+    chosen = frames[sampling.sample_indices(len(frames), _COLOUR_FRAMES)]
+    small = np.vstack([cv2.resize(frame, _COLOUR_SIZE, interpolation=cv2.INTER_AREA) for frame in chosen])
+    ranges = [0, 180, 0, 256, 0, 256]
+    counts = cv2.calcHist(
+        [cv2.cvtColor(small, cv2.COLOR_RGB2HSV)], [0, 1, 2], None, list(_COLOUR_BINS), ranges
+    )
+    shares: NDArray[np.float32] = np.sqrt(counts.ravel() / counts.sum()).astype(np.float32)
+    return shares
