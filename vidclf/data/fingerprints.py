@@ -22,7 +22,7 @@ _COLOUR_FRAMES, _COLOUR_SIZE, _COLOUR_BINS = 12, (64, 48), (16, 8, 8)
 """Frames whose colours are counted, their width and height, and bins of hue, saturation and value."""
 MOMENT_SIDE = 24
 """Pixels of the short side of the small pictures."""
-_VERSION = 1
+VERSION = 1
 """Part of the cache's key."""
 
 MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
@@ -68,7 +68,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
     Raises:
         ClipError: As `video.decode`.
     """
-    entry = cache.entry("fingerprints", content_digest(path), video.DECODER, _VERSION)
+    entry = cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
     kept = cache.load(entry)
     if kept is not None:
         with np.load(io.BytesIO(kept.tobytes())) as arrays:

@@ -16,7 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from threadpoolctl import threadpool_limits
 
+from vidclf.data import cache, video
 from vidclf.data.answers import Answers, certain_pairs
+from vidclf.data.fingerprints import VERSION as FINGERPRINTS
 from vidclf.data.fingerprints import Fingerprint, fingerprint_of
 from vidclf.data.likeness import SharedView, same_moments, shared_views
 from vidclf.data.manifest import Entry, content_digest, in_order
@@ -31,6 +33,8 @@ _COPY = 0.75
 Copies of 20 real clips, made in eleven ways, reach 0.76 to 1.00 but for three of 220; clips of different
 sources 0.25 (`benchmarks/leaks.py`). Takes of one movement before one wall may reach it too.
 """
+_VERSION = 1
+"""Raised with every change to what `_compared` gives, as that is kept on disk."""
 _THRESHOLDS = np.arange(2.0, 10.0, 0.25)
 """Likeness of clips of one scene; which of them, the set decides."""
 _FEWEST_SCENES = 3
@@ -113,16 +117,40 @@ def looks_of(paths: Sequence[Path], progress: Advance = silent) -> Looks:
             found = list(pool.map(printed, paths))
         readable = tuple(index for index, each in enumerate(found) if each is not None)
         prints = tuple(each for each in found if each is not None)
-        with threadpool_limits(1):  # small products: threads would only wait for each other
-            views = (*shared_views(prints), *shared_views(prints, mirrored=True))
-            copies = tuple(
-                (view.a, view.b)
-                for view in views
-                if same_moments(prints[view.a], prints[view.b], view) >= _COPY
-            )
+        views, moments = _compared(prints, [key[index] for index in readable])
+        copies = tuple((view.a, view.b) for view, same in zip(views, moments, strict=True) if same >= _COPY)
         _memo.clear()
         _memo[key] = Looks(readable, prints, views, copies)
     return _memo[key]
+
+
+def _compared(
+    prints: Sequence[Fingerprint], digests: Sequence[str]
+) -> tuple[tuple[SharedView, ...], list[float]]:
+    """What the clips share, and how far each pair shows the same moments.
+
+    Kept in a cache by the clips' contents: some hundreds of clips take half a minute.
+    """
+    entry = cache.entry("likeness", *digests, video.DECODER, FINGERPRINTS, _VERSION)
+    rows = cache.load(entry)
+    if rows is None:
+        with threadpool_limits(1):  # small products: threads would only wait for each other
+            found = (*shared_views(prints), *shared_views(prints, mirrored=True))
+            rows = np.array(
+                [
+                    [
+                        *(view.a, view.b, view.cells, view.mirrored, *view.transform.ravel()),
+                        same_moments(prints[view.a], prints[view.b], view),
+                    ]
+                    for view in found
+                ]
+            ).reshape(-1, 11)
+        cache.save(entry, rows)
+    views = tuple(
+        SharedView(int(row[0]), int(row[1]), int(row[2]), row[4:10].reshape(2, 3), bool(row[3]))
+        for row in rows
+    )
+    return views, rows[:, 10].tolist()
 
 
 def copies_of(paths: Sequence[Path], progress: Advance = silent) -> list[int]:

@@ -189,12 +189,10 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
         stop()
         stop_waiting()
 
-    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {
-        number: signal.signal(number, stop_all)
-        for number in stopping
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        stopping.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop_all) for number in stopping}
     try:
         yield
     finally:
