@@ -18,7 +18,6 @@ from vidclf.cli.console import (
     progress_bar,
     say,
 )
-from vidclf.labels import plural
 
 if TYPE_CHECKING:
     from vidclf.data.check import ClipCheck
@@ -270,6 +269,8 @@ def _print_checks(checks: "Sequence[ClipCheck]") -> None:
 
 def _print_leaks(found: "LeakReport") -> None:
     """Certain leaks, all of them, and the surest suspicions."""
+    from vidclf.labels import plural
+
     for leak in found.leaks:
         say(f"leak: {leak}", "yellow")
     for leak in found.suspected[:_SHOWN_SUSPICIONS]:
