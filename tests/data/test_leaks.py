@@ -138,9 +138,14 @@ def test_import_and_init_say_so_first(tmp_path: Path, by_scene: bool) -> None:
     doubt = f"groups {'guessed' if by_scene else 'unknown'}: leaks cannot be excluded; "
     imported = import_clips([tmp_path / "clips"], tmp_path / "m.csv", by_scene=by_scene)
     assert imported.notes[0].startswith(doubt)
+    (tmp_path / "clips" / "notes.txt").touch()
     scenes = ["--groups", "scenes"] if by_scene else []
     result = CliRunner().invoke(app, ["init", str(tmp_path / "clips"), "--to", str(tmp_path / "i"), *scenes])
     assert f"note: {doubt}" in result.output.splitlines()[0], result.output
+    command = ["data", "import", str(tmp_path / "clips"), "--to", str(tmp_path / "m.csv"), *scenes]
+    lines = [line for line in CliRunner().invoke(app, command).output.splitlines() if line.strip()]
+    assert lines[0].startswith(f"note: {doubt}")
+    assert lines[-2].endswith("not taken: 1 .txt")
 
 
 def test_answers_hold_at_every_later_import(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from vidclf.exceptions import InputError
 
 _SHARE_OF_DISK = 5
 """The default limit is the free disk, what the caches hold counted as free, divided by this."""
+parsing = threading.Lock()
+"""To hold in `numpy.load`: in Python 3.11 two threads that parse its headers at once fail (gh-106905)."""
 
 
 def folder() -> Path:
@@ -209,7 +211,8 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
     """
     values: NDArray[Any] | None = None
     try:
-        values = np.load(entry, mmap_mode=mmap_mode, allow_pickle=False)
+        with parsing:
+            values = np.load(entry, mmap_mode=mmap_mode, allow_pickle=False)
         if not isinstance(values, np.ndarray):  # an archive of arrays
             values.close()
             raise TypeError(f"{entry} holds no array")
@@ -230,7 +233,7 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
 
 def _is_whole(entry: Path) -> bool:
     """Whether the file is as long as it says, for which nothing of it needs memory."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError), parsing:
         np.load(entry, mmap_mode="r", allow_pickle=False)
         return True
     return False

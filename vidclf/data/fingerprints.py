@@ -71,7 +71,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
     entry = cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
     kept = cache.load(entry)
     if kept is not None:
-        with np.load(io.BytesIO(kept.tobytes())) as arrays:
+        with cache.parsing, np.load(io.BytesIO(kept.tobytes())) as arrays:
             return Fingerprint(
                 arrays["points"],
                 arrays["descriptors"].astype(np.float32),
