@@ -17,7 +17,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
-from vidclf.models import networks, neural, training
+from vidclf.models import networks, neural, neural_config, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier, load
 from vidclf.models.forward import Forward
@@ -58,9 +58,9 @@ def clip_set(kind: str = "frames2d", counts: tuple[int, ...] = (8, 8), seed: int
     return ClipSet(tuple(grids), labels, tuple(map(str, grids)), CLASSES, grids.__getitem__)
 
 
-def experiment(network: str = "tiny2d", **keys: Any) -> neural.NeuralExperiment:
+def experiment(network: str = "tiny2d", **keys: Any) -> neural_config.NeuralExperiment:
     kind = TINY.get(network, "frames2d")
-    schema = neural.Frames2dExperiment if kind == "frames2d" else neural.Volume3dExperiment
+    schema = neural_config.Frames2dExperiment if kind == "frames2d" else neural_config.Volume3dExperiment
     tree: dict[str, Any] = {
         "data": {"manifest": "/m.csv", "frames": 8, "size": 24, "grid": 8},
         "model": {"kind": kind, "network": network, "weights": "none", "dropout": 0.0},
@@ -451,7 +451,7 @@ def test_defaults() -> None:
         "accumulation": 1, "cache": "auto", "precision": "auto",
     }  # fmt: skip
     tree = {"data": {"manifest": "/m.csv"}, "model": {"kind": "volume3d"}}
-    made = config.validate(neural.Volume3dExperiment, tree, "x.toml")
+    made = config.validate(neural_config.Volume3dExperiment, tree, "x.toml")
     assert made.model.model_dump() == {
         "kind": "volume3d", "network": "r3d_18", "weights": "pretrained", "dropout": 0.5,
         "frozen_stages": 0, "frozen_norm": "eval", "eval_views": 1,
@@ -462,7 +462,7 @@ def test_defaults() -> None:
 def resolved(
     kind: str, network: str, data: dict[str, Any], weights_key: str = "pretrained"
 ) -> tuple[Any, ...]:
-    schema = neural.Frames2dExperiment if kind == "frames2d" else neural.Volume3dExperiment
+    schema = neural_config.Frames2dExperiment if kind == "frames2d" else neural_config.Volume3dExperiment
     model = {"kind": kind, "network": network, "weights": weights_key}
     made = config.validate(
         schema, {"data": {"manifest": "/m.csv", **data}, "model": model}, "x.toml"
@@ -534,8 +534,10 @@ def test_a_volume_of_one_frame_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["frames2d", "volume3d"])
 def test_spaces_name_keys_of_their_experiment(kind: str) -> None:
-    space = neural.SPACE
-    schema = {"frames2d": neural.Frames2dExperiment, "volume3d": neural.Volume3dExperiment}[kind]
+    space = neural_config.SPACE
+    schema = {"frames2d": neural_config.Frames2dExperiment, "volume3d": neural_config.Volume3dExperiment}[
+        kind
+    ]
     assert {"train.lr"} <= set(space) <= set(config.schema_fields(schema))
     tree = {"data": {"manifest": "/m.csv"}, "model": {"kind": kind}}
     for key, dimension in space.items():
