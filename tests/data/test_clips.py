@@ -1,12 +1,9 @@
 """The clip store changes no pixel and never leaves half an entry."""
 
 import errno
-import gc
 import itertools
 import json
 import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,31 +180,6 @@ def test_an_entry_survives_that_memory_does_not_hold_it(
     with pytest.raises(MemoryError):
         store.read(path)
     assert store.entry(path).is_file()
-
-
-def test_threads_that_read_at_once_take_no_entry_for_a_torn_one() -> None:
-    class Collected:
-        def __init__(self) -> None:
-            self.itself = self
-
-        def __del__(self) -> None:  # lets other threads run while one parses
-            sum(range(50))
-
-    def read(_: int) -> bool:
-        Collected()
-        return cache.load(entry) is not None
-
-    entry = cache.entry("clips", "threads")
-    cache.save(entry, np.zeros((3, 2)))
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    try:
-        sys.setswitchinterval(1e-6)
-        gc.set_threshold(5)
-        with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(read, range(500)))
-    finally:
-        sys.setswitchinterval(interval)
-        gc.set_threshold(*thresholds)
 
 
 def test_an_entry_never_loses_its_remark(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
