@@ -113,8 +113,12 @@ def _laid_over(here: NDArray[np.float32], there: NDArray[np.float32]) -> tuple[i
     if transform is None or not _SCALES[0] < np.hypot(*transform[:, 0]) < _SCALES[1]:
         return 0, np.zeros((2, 3))
     agree = inliers.ravel() > 0
-    cells = min(len(np.unique(side[agree] * _CELLS // 1, axis=0)) for side in (here, there))
-    return cells, transform.astype(np.float64)
+    return min(cells_of(here[agree]), cells_of(there[agree])), transform.astype(np.float64)
+
+
+def cells_of(points: NDArray[np.float32]) -> int:
+    """In how many cells of a picture places lie, shape (n, 2) in short sides."""
+    return len(np.unique(points * _CELLS // 1, axis=0))
 
 
 def same_moments(a: Fingerprint, b: Fingerprint, view: SharedView) -> float:
