@@ -82,16 +82,11 @@ class NotComparableError(Exception):
     """A model whose figures on a test split would mean nothing."""
 
 
-class AliasMovedError(Exception):
-    """Another client has moved an alias since it was read.
-
-    Attributes:
-        version: Where it points now.
-    """
+class AliasMovedError(InputError):
+    """Another client has moved an alias since it was read."""
 
     def __init__(self, name: str, alias: str, version: int | None) -> None:
-        super().__init__(f"{name}@{alias} has been moved meanwhile, to version {version}")
-        self.version = version
+        super().__init__(f"{name}@{alias} has been moved meanwhile, to version {version}; run this again")
 
 
 class GateRefusedError(Exception):

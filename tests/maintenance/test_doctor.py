@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
+from tests.command import run
 from tests.saved_models import make_kept
 from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
 from vidclf.cli.app import app
@@ -430,6 +431,13 @@ def test_a_copied_store_is_its_own_and_lives_on_without_the_original(
         assert Path(client.download_artifacts(run_id, name, str(tmp_path))).read_text() == text
     assert resolve_model(copy, "gestures@champion").is_relative_to(copy.folder)
     assert not examine(copy, fix=False).findings
+
+
+def test_a_damaged_database_is_said_by_every_command_that_needs_it(store: Store) -> None:
+    (store.folder / "mlflow.db").write_bytes(b"no database" * 1000)
+    for command in (["predict", "gestures@champion", "a.avi"], ["rollback", "gestures"], ["compare", "a"]):
+        answer = run(*command, expect=2)
+        assert "mlflow.db: cannot be read (file is not a database)" in " ".join(answer.stderr.split())
 
 
 def test_artifacts_that_stayed_behind_are_not_given_up(store: Store, tmp_path: Path) -> None:

@@ -123,12 +123,11 @@ def move(
     if before is not None and before != known:
         changes.insert(0, AliasChange(alias, before, known, "by hand", changes[0].when_ms - 1))
     client.set_registered_model_alias(name, alias, str(version))
-    own = [_write(client, name, each) for each in changes]
-    if not client.tracking_uri.startswith(
-        "sqlite"
-    ):  # an embedded registry has one client at a time, by its lock
+    own = [key for each in changes if (key := _write(client, name, each))]
+    embedded = client.tracking_uri.startswith("sqlite")  # it has one client at a time, by its lock
+    if not embedded:
         time.sleep(_SETTLE_SECONDS)
-        _yield_to_first(client, name, [key for key in own if key], moves, changes[-1])
+        _yield_to_first(client, name, own, moves, changes[-1])
     if alias == CHAMPION:
         _point_previous(client, name)
     return changes[-1]
@@ -181,9 +180,9 @@ def _yield_to_first(
 
 def _point_previous(client: MlflowClient, name: str) -> None:
     """Points `PREVIOUS` to the champion before the present one, where that is still there."""
-    versions = _existing(client, name)
-    earlier = [version for version in champions(history(client, name))[:-1] if version in versions]
     try:
+        versions = _existing(client, name)
+        earlier = [version for version in champions(history(client, name))[:-1] if version in versions]
         if earlier:
             client.set_registered_model_alias(name, PREVIOUS, str(earlier[-1]))
         else:

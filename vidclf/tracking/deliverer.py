@@ -26,7 +26,7 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+from mlflow.tracking._tracking_service import utils as mlflow_utils
 from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
@@ -114,7 +114,8 @@ class Deliverer:
 
     def __init__(self, store: Store) -> None:
         adopt(store)
-        _artifact_repos_cache.clear()  # by run alone, and a copied store has the same runs
+        # MLflow keeps these by run alone, and a copied store has the same runs.
+        getattr(mlflow_utils, "_artifact_repos_cache", {}).clear()
         self.store = store
         self._experiments: dict[str, Experiment] = {}
         self._runs: dict[str, str] = {}

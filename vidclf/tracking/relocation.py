@@ -60,9 +60,15 @@ def adopt(store: Store) -> None:
     """Makes a moved or copied store its own, with a word to the user: it would use the original's files.
 
     Raises:
-        InputError: Some of its artifacts were left behind.
+        InputError: Some of its artifacts were left behind, or MLflow's database is damaged.
     """
-    for problem in moved_stores(store, lambda _: None):
+    try:
+        moved = list(moved_stores(store, lambda _: None))
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{store.databases['mlflow']}: cannot be read ({error}); vidclf doctor says what can be done"
+        ) from None
+    for problem in moved:
         if problem.mend is None:
             raise InputError(f"{store.folder}: {problem.detail}")
         logger.warning(f"{store.folder} was moved or copied from {problem.where}: its paths are rewritten")
