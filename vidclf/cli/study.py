@@ -73,7 +73,7 @@ def tune(
     """
     from vidclf import config
 
-    config.read_toml(study)  # a misspelt name is answered before torch is loaded
+    config.read_toml(study)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.runs.store import find_store, open_store
     from vidclf.search.definition.dry_run import describe_plan

@@ -46,7 +46,7 @@ def train(
     """Trains one experiment as a tracked run, and saves its model."""
     from vidclf import config
 
-    config.read_toml(experiment)  # a misspelt name is answered before torch is loaded
+    config.read_toml(experiment)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.runs.experiment import load_experiment
     from vidclf.runs.store import open_store

@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from vidclf.comparison.baselines import Baselines, baselines
+from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
 from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
 from vidclf.comparison.significance import separate
 from vidclf.comparison.verdict_text import Recommendation, answer, leak_doubt, name_of, notes
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
-
-if TYPE_CHECKING:
-    from vidclf.comparison.learning_curve import LearningCurve
-
 
 _EXPERIMENTS = Path("experiments")
 """Files whose published figures are looked at; where there is no such folder, none are."""
@@ -36,7 +33,7 @@ class GroupReport:
     baselines: Baselines
     answer: Recommendation
     notes: Sequence[str]
-    learning_curves: "Sequence[LearningCurve]"
+    learning_curves: Sequence[LearningCurve]
 
     @property
     def doubt(self) -> str:
@@ -142,10 +139,8 @@ def build(
     return Comparison(reports, every, store)
 
 
-def _curves(groups: Sequence[RowGroup], progress: Progress) -> "Mapping[int, list[LearningCurve]]":
+def _curves(groups: Sequence[RowGroup], progress: Progress) -> Mapping[int, list[LearningCurve]]:
     """Learning curves by `id` of the group."""
-    from vidclf.comparison.learning_curve import DRAWS, SHARES, chosen, grow  # noqa: PLC0415  (imports torch)
-
     plan = [(group, row) for group in groups for row in chosen(group)]
     advance = counted(progress, len(plan) * DRAWS * len(SHARES))
     curves: dict[int, list[LearningCurve]] = {}
@@ -154,7 +149,7 @@ def _curves(groups: Sequence[RowGroup], progress: Progress) -> "Mapping[int, lis
     return curves
 
 
-def _curve(curve: "LearningCurve") -> dict[str, Any]:
+def _curve(curve: LearningCurve) -> dict[str, Any]:
     return {
         "model": curve.row.model,
         "line": curve.row.label,
