@@ -138,7 +138,7 @@ def data_import(
     from vidclf.data.importing import import_clips
     from vidclf.data.remote import local_target
 
-    with progress_bar("Fetching clips") as progress:
+    with progress_bar("Importing clips") as progress:
         imported = import_clips(
             sources,
             local_target("--to", to),

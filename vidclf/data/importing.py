@@ -34,7 +34,7 @@ from vidclf.data.splitting import (
     split_by_group,
 )
 from vidclf.exceptions import InputError
-from vidclf.progress import Progress, silent
+from vidclf.progress import Progress, counted, silent
 
 GroupScope = Literal["dataset", "class"]
 
@@ -175,7 +175,8 @@ def import_clips(
             a scene that ``extend`` knows get its group there.
         merge: Pairs of clips that are of one scene, as ``A,B``; kept beside ``to`` and read again.
         apart: Pairs of clips that are of two; likewise.
-        progress: Called with (clips fetched, clips to fetch).
+        progress: Called with (clips fetched, clips to fetch), then from the first one again with those that
+            were looked at for leaks.
 
     Raises:
         InputError: Every problem of the sources, the shares, or the split; nothing was written then.
@@ -194,9 +195,10 @@ def import_clips(
         said = sum(bool(entry.split) for entry in entries)
         if split is None and 0 < said < len(entries):
             notes.append(f"{said} of {len(entries)} clips name their split, so that all are split by group")
-        entries = group_by_scene(entries, answers=answers) if by_scene else entries
+        if by_scene:
+            entries = group_by_scene(entries, answers=answers, progress=counted(progress, len(entries)))
         entries = _split(entries, split, fractions, seed)
-    return _written(entries, to, notes)
+    return _written(entries, to, notes, progress)
 
 
 def divide_clips(
@@ -212,10 +214,13 @@ def divide_clips(
     return _written(_split(entries, None, parse_shares(shares), seed=0), to, notes)
 
 
-def _written(entries: Sequence[Entry], to: Path, notes: Sequence[str]) -> ImportResult:
+def _written(
+    entries: Sequence[Entry], to: Path, notes: Sequence[str], progress: Progress = silent
+) -> ImportResult:
     write_manifest(entries, to)
     ordered = in_order(entries)
-    leaks = find_leaks(ordered, answers=read_answers(to)).summary
+    looked_at = counted(progress, len(ordered))
+    leaks = find_leaks(ordered, answers=read_answers(to), progress=looked_at).summary
     imported = ImportResult(tuple(ordered), (), leaks)
     return replace(imported, notes=(*filter(None, [leaks]), *_notes(imported), *notes))
 

@@ -277,7 +277,10 @@ def _borderline(
 
 
 def group_by_scene(
-    entries: Sequence[Entry], known: Sequence[Entry] = (), answers: Answers = MappingProxyType({})
+    entries: Sequence[Entry],
+    known: Sequence[Entry] = (),
+    answers: Answers = MappingProxyType({}),
+    progress: Advance = silent,
 ) -> list[Entry]:
     """The entries, sorted, with scenes as groups, numbered by their first clip.
 
@@ -285,13 +288,14 @@ def group_by_scene(
         entries: Clips of any group or none.
         known: Clips whose groups are scenes already: clips of such a scene get its group.
         answers: What a user has said of pairs of clips.
+        progress: Called after each clip.
     """
     ordered = in_order(entries)
     paths = [entry.clip_path for entry in (*known, *ordered)]
     certain = certain_pairs(answers, paths)
     groups = np.array([entry.group for entry in known])
     certain[: len(known), : len(known)] = np.where(groups[:, None] == groups, 1, -1)
-    numbers = find_scenes(paths, certain).numbers
+    numbers = find_scenes(paths, certain, progress).numbers
     theirs, ours = numbers[: len(known)], numbers[len(known) :]
     names = {scene: entry.group for entry, scene in zip(known, theirs, strict=True)}
     taken = set(names.values())
