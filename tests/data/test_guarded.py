@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from tests.clips import moving_square
 from vidclf.data import video
 from vidclf.data.container import DecodeLimits
 from vidclf.data.guarded import Child, GuardedDecoder, Limits
-from vidclf.exceptions import ClipError, GuardError, InputError
+from vidclf.exceptions import ClipError, GuardError, InputError, ItemError
 
 
 def act(task: str) -> str:
@@ -127,24 +128,89 @@ def test_pictures_that_a_model_would_blow_up_are_refused(clip: Path) -> None:
     decoder.close()
 
 
+def decoders() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "guarded" in " ".join(child.cmdline())]
+
+
 def test_a_decoder_that_died_is_replaced(clip: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits())
-    first = decoder._child._process.pid
-    psutil.Process(first).kill()
+    [first] = decoders()
+    first.kill()
     with pytest.raises(ClipError, match="the decoder crashed: SIGKILL"):
         decoder.decode(clip)
     assert decoder.decode(clip).shape == (8, 32, 32, 3)
-    assert decoder._child._process.pid != first
+    assert decoders() != [first]
+    decoder.close()
+    assert decoders() == []
+
+
+@pytest.fixture
+def endless(clip: Path) -> Path:
+    """A clip that takes until something is written to it."""
+    path = clip.with_name("endless.avi")
+    os.mkfifo(path)
+    return path
+
+
+def unreadable(decoder: GuardedDecoder, path: Path) -> bool:
+    with pytest.raises(ClipError, match="unreadable"):
+        decoder.decode(path)
+    return True
+
+
+def test_a_few_slow_clips_do_not_hold_up_the_others(clip: Path, endless: Path) -> None:
+    decoder = GuardedDecoder(8, 32, Limits(decoders=4))
+    with ThreadPoolExecutor() as threads:
+        busy = [threads.submit(unreadable, decoder, endless) for _ in range(3)]
+        assert decoder.decode(clip).shape == (8, 32, 32, 3)
+        while len(decoders()) < 4:
+            time.sleep(0.01)
+        assert decoder.decode(clip).shape == (8, 32, 32, 3)
+        assert not any(done.done() for done in busy)
+        endless.write_bytes(b"")
+        assert all(done.result() for done in busy)
     decoder.close()
 
 
-def test_a_clip_that_takes_too_long_is_one_error(clip: Path) -> None:
-    long = clip.with_name("long.avi")
-    video.write_video(long, np.zeros((3000, 256, 256, 3), dtype=np.uint8))
+def test_what_waits_counts_as_its_own_time_and_too_many_do_not_wait(clip: Path, endless: Path) -> None:
+    decoder = GuardedDecoder(8, 32, Limits(decoders=1, queue=1))
+    with ThreadPoolExecutor() as threads:
+        busy = threads.submit(unreadable, decoder, endless)
+        time.sleep(0.2)
+        with pytest.raises(ItemError, match=r"busy: no decoder became free in 0\.1 s"):
+            decoder.decode(clip, seconds=0.1)
+        waits = threads.submit(decoder.decode, clip)
+        time.sleep(0.2)
+        with pytest.raises(ItemError, match="busy: 1 clips wait for a decoder already"):
+            decoder.decode(clip)
+        endless.write_bytes(b"")
+        assert busy.result()
+        assert waits.result().shape == (8, 32, 32, 3)
+    decoder.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_files_go_with_their_process_however_it_ends(number: signal.Signals) -> None:
+    code = (
+        "import time; from vidclf.data.guarded import GuardedDecoder, Limits; "
+        "decoder = GuardedDecoder(8, 32, Limits()); print(decoder.scratch, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        scratch = Path(process.stdout.readline().strip())
+        assert scratch.is_dir()
+        process.send_signal(number)
+    end = time.monotonic() + 20
+    while scratch.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not scratch.exists()
+
+
+def test_a_clip_that_takes_too_long_is_one_error(endless: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits(seconds=0.05))
     started = time.monotonic()
     with pytest.raises(ClipError, match=r"oversized: over the limit of 0\.05 s"):
-        decoder.decode(long)
+        decoder.decode(endless)
     assert time.monotonic() - started < 20
     decoder.close()
 

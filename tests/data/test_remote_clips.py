@@ -17,6 +17,7 @@ from vidclf.data import video
 from vidclf.data.check import check_clips as checked
 from vidclf.data.check import read_clip_list, write_clean
 from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.guarded import Limits
 from vidclf.data.importing import import_clips
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.exceptions import InputError
@@ -192,7 +193,7 @@ def test_a_served_model_fetches_nothing(item: str, behind: Memory, monkeypatch: 
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     served = VideoClassifier()
-    served._limits = type("Limits", (), {"file_mb": 1})()  # type: ignore[assignment]
+    served._limits = Limits()
     reason = "not a data: URL in base64, nor a file: URL that this server serves"
     assert served.predict([item])[0]["error"] == reason
     monkeypatch.setenv("VIDCLF_SERVE_ROOT", SQUARES)

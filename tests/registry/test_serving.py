@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ from mlflow.models import Model
 from tests.attempts import end, fresh_store, make_study, make_trial, shipped
 from tests.saved_models import CLASSES, data_url, make_kept, save_model, save_network
 from vidclf.data import video
+from vidclf.data.guarded import Limits
 from vidclf.data.manifest import Manifest
-from vidclf.exceptions import InputError
+from vidclf.exceptions import InputError, ItemError
 from vidclf.models import load_model
 from vidclf.registry.resolve import resolve_model
 from vidclf.registry.serving import VideoClassifier
@@ -55,6 +57,10 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VideoCla
     classifier._decoder.close()
 
 
+def decoders() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "guarded" in " ".join(child.cmdline())]
+
+
 def render(path: Path, frames: int, size: int) -> bytes:
     video.write_video(path, np.zeros((frames, size, size, 3), dtype=np.uint8))
     return path.read_bytes()
@@ -81,6 +87,42 @@ def test_hostile_items_are_errors_of_their_own(served: VideoClassifier, tmp_path
     assert (answers[-1]["label"], answers[-1]["error"]) == ("jump", None)
 
 
+def test_an_item_is_refused_before_anything_is_made_of_it(served: VideoClassifier, tmp_path: Path) -> None:
+    """Percent signs took 80 bytes each, and a long item several times its length."""
+    served._limits = Limits(file_mb=8)
+    items = ["%41" * 2**21, "%2B" * 2**22, "A" * 2**23 + "!", "A" * 2**24, "AAA=" * 1000]
+    item_size = max(map(len, items))
+    tracemalloc.start()
+    answers = served.predict([f"data:video/mp4;base64,{item}" for item in items])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < sum(map(len, items)) + 3 * item_size
+    invalid, oversized = "the data: URL is not valid base64", "oversized: over the limit of 8 MiB"
+    assert [answer["error"] for answer in answers] == [invalid, oversized, invalid, oversized, invalid]
+
+
+def test_escaped_base64_is_read_and_padding_ends_it(served: VideoClassifier, tmp_path: Path) -> None:
+    good = data_url(render(tmp_path / "good.mp4", 10, 64))
+    escaped = good.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D").replace("video%2f", "video/")
+    expected = served.predict([good])
+    assert expected[0]["label"] == "jump"
+    assert served.predict([escaped]) == expected
+    assert not list(served._decoder.scratch.glob("tmp*"))
+
+
+def test_a_request_has_an_end(
+    served: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served._limits = Limits(items=2, request_mb=0.01)
+    with pytest.raises(ItemError, match="3 items are over the limit of 2"):
+        served.predict(["", "", ""])
+    with pytest.raises(ItemError, match=r"the items are over the limit of 0\.01 MiB"):
+        served.predict(["A" * 20_000])
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
+    good = data_url(render(tmp_path / "good.mp4", 2, 16))
+    assert served.predict([good])[0]["error"] == "cancelled: the request's time is over"
+
+
 def test_a_served_limit_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDCLF_SERVE_SECONDS", "soon")
     with pytest.raises(InputError, match="VIDCLF_SERVE_SECONDS = 'soon'"):
@@ -89,7 +131,8 @@ def test_a_served_limit_that_is_no_number_is_named(tmp_path: Path, monkeypatch: 
 
 def test_the_server_survives_the_death_of_its_decoder(served: VideoClassifier, tmp_path: Path) -> None:
     good = data_url(render(tmp_path / "good.mp4", 10, 64))
-    psutil.Process(served._decoder._child._process.pid).kill()
+    [decoder] = decoders()
+    decoder.kill()
     first, second = served.predict([good, good])
     assert first["error"] == "damaged: the decoder crashed: SIGKILL"
     assert second["error"] is None

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import queue
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from vidclf.data import video
 from vidclf.data.container import DecodeLimits
 from vidclf.data.remote import named
 from vidclf.data.video import Frames, Verdict
-from vidclf.exceptions import ClipError, GuardError, InputError
+from vidclf.exceptions import ClipError, GuardError, InputError, ItemError
 
 START_LIMIT_S = 120.0
 """Seconds in which a child must have imported what its work needs."""
@@ -46,13 +48,20 @@ class Child:
         work: What it does with a task; importable by name, as its answer must be.
         time_limit_s: Seconds that one task may take.
         memory_limit_mb: Address space in MiB on top of what the process has loaded; only on Linux.
+        scratch: A folder that the process deletes where this one is killed.
 
     Attributes:
         connection: Readable when the task is done, or its process dead.
         lives: Whether it takes another task.
     """
 
-    def __init__(self, work: Callable[[Any], Any], time_limit_s: float, memory_limit_mb: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Any], Any],
+        time_limit_s: float,
+        memory_limit_mb: int,
+        scratch: Path | None = None,
+    ) -> None:
         self.connection, theirs = Pipe()
         self.lives = True
         self._ready = False
@@ -63,7 +72,7 @@ class Child:
         self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
         theirs.close()
         with contextlib.suppress(BrokenPipeError):
-            self.connection.send((work, time_limit_s, memory_limit_mb))
+            self.connection.send((work, time_limit_s, memory_limit_mb, scratch))
 
     def wait_until_ready(self) -> None:
         """Waits until the process has imported what its work needs: no task must pay for that.
@@ -85,10 +94,10 @@ class Child:
             self.stop()
             raise
 
-    def give(self, task: Any) -> None:
-        """Begins a task, as soon as the process is ready."""
+    def give(self, task: Any, waited_s: float = 0.0) -> None:
+        """Begins a task, as soon as the process is ready; seconds that it has waited count as its own."""
         self.wait_until_ready()
-        self._started = time.monotonic()
+        self._started = time.monotonic() - waited_s
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
 
@@ -130,9 +139,9 @@ class Child:
     def stop(self) -> None:
         """Ends the process, whatever it does."""
         self.lives = False
-        self.connection.close()
         self._process.kill()
         self._process.wait()
+        self.connection.close()
 
 
 def run_child(fd: int) -> None:
@@ -140,8 +149,13 @@ def run_child(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     connection = Connection(fd)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        work, time_limit_s, memory_limit_mb = connection.recv()
+    with (
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        contextlib.ExitStack() as stack,
+    ):
+        work, time_limit_s, memory_limit_mb, scratch = connection.recv()
+        if scratch is not None:
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         _limit_memory(memory_limit_mb)
         connection.send(None)
         while True:
@@ -173,14 +187,19 @@ def _limit_memory(megabytes: int) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one untrusted clip; a variable of the environment is named by each field's default.
+    """Limits on untrusted clips; a variable of the environment is named by each field's default.
 
     Attributes:
-        seconds: From the start of its decoding to its end.
-        memory_mb: Address space of the decoder in MiB.
+        seconds: That one clip may take, with what it waits for a decoder.
+        memory_mb: Address space of a decoder in MiB.
         pixels: Of one picture.
         frames: Of the clip.
         file_mb: Size of the file in MiB.
+        items: Of one request.
+        request_mb: Size of a request's items in MiB.
+        decoders: Processes that decode at the same time. A few slow clips hold up the others only where they
+            hold all of them.
+        queue: Clips that may wait for a decoder; more are refused at once.
     """
 
     seconds: float = field(default=30, metadata={"variable": "VIDCLF_SERVE_SECONDS"})
@@ -188,6 +207,10 @@ class Limits:
     pixels: float = field(default=4096 * 2304, metadata={"variable": "VIDCLF_SERVE_PIXELS"})
     frames: float = field(default=36_000, metadata={"variable": "VIDCLF_SERVE_FRAMES"})
     file_mb: float = field(default=64, metadata={"variable": "VIDCLF_SERVE_FILE_MB"})
+    items: float = field(default=256, metadata={"variable": "VIDCLF_SERVE_ITEMS"})
+    request_mb: float = field(default=256, metadata={"variable": "VIDCLF_SERVE_REQUEST_MB"})
+    decoders: float = field(default=8, metadata={"variable": "VIDCLF_SERVE_DECODERS"})
+    queue: float = field(default=32, metadata={"variable": "VIDCLF_SERVE_QUEUE"})
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -212,29 +235,39 @@ def _positive(variable: str, text: str) -> float:
 
 
 class GuardedDecoder:
-    """Decodes clips one after another in a child process, which is replaced when it dies.
-
-    Threads may share it; they wait for each other.
+    """Decodes clips in child processes, several at once; one that dies is replaced. Threads may share it.
 
     Args:
         grid: As of `video.decode`.
         store_side: As of `video.decode`.
         limits: What a clip may take; beyond them it is refused.
+
+    Attributes:
+        scratch: A folder for files that need not outlive this process, and do not, however it ends.
     """
 
     def __init__(self, grid: int, store_side: int, limits: Limits) -> None:
         self._grid, self._store_side, self._limits = grid, store_side, limits
         self._bounds = DecodeLimits(limits.pixels, limits.frames)
-        self._lock = threading.Lock()
-        self._scratch = tempfile.TemporaryDirectory(prefix="vidclf-")
-        self._answer = Path(self._scratch.name, "frames.npy")
-        self._child = self._start()
+        decoders = max(1, int(limits.decoders))
+        self._places = threading.BoundedSemaphore(decoders + int(limits.queue))
+        self._folder = tempfile.TemporaryDirectory(prefix="vidclf-", ignore_cleanup_errors=True)
+        self.scratch = Path(self._folder.name)
+        self._idle: queue.LifoQueue[Child | None] = queue.LifoQueue()  # the last one that worked comes first
+        for _ in range(decoders - 1):
+            self._idle.put(None)  # started once it is needed
+        self._idle.put(self._start())
 
-    def decode(self, path: Path) -> Frames:
+    def decode(self, path: Path, seconds: float | None = None) -> Frames:
         """The clip's grid, as `video.decode` gives it.
+
+        Args:
+            path: A file of this machine.
+            seconds: What is left of the time of whoever asks, where that is less than the limit.
 
         Raises:
             ClipError: It gives none, or not within the limits.
+            ItemError: Too many clips wait already.
         """
         try:
             size = path.stat().st_size
@@ -242,30 +275,47 @@ class GuardedDecoder:
             raise ClipError(path, "unreadable", str(error.strerror), named(path)) from None
         if size > self._limits.file_mb * 2**20:
             raise ClipError(path, "oversized", f"over the limit of {self._limits.file_mb:g} MiB", named(path))
-        with self._lock:
-            if not self._child.lives:
-                self._child = self._start()
-            try:
-                self._child.give((self._answer, path, self._grid, self._store_side, self._bounds))
-                problem = self._child.take()
-            except GuardError as error:
-                raise ClipError(
-                    path, "damaged" if error.how == "crash" else "oversized", str(error), named(path)
-                ) from None
+        if not self._places.acquire(blocking=False):
+            raise ItemError(f"busy: {self._limits.queue:g} clips wait for a decoder already; try again")
+        try:
+            return self._decode(path, min(self._limits.seconds, seconds or self._limits.seconds))
+        except GuardError as error:
+            verdict: Verdict = "damaged" if error.how == "crash" else "oversized"
+            raise ClipError(path, verdict, str(error), named(path)) from None
+        finally:
+            self._places.release()
+
+    def _decode(self, path: Path, seconds: float) -> Frames:
+        asked = time.monotonic()
+        try:
+            child = self._idle.get(timeout=seconds)
+        except queue.Empty:
+            raise ItemError(f"busy: no decoder became free in {seconds:.3g} s; try again") from None
+        waited = time.monotonic() - asked + self._limits.seconds - seconds
+        try:
+            if child is None or not child.lives:
+                child = self._start()
+            answer = self.scratch / f"{id(child)}.npy"
+            child.give((answer, path, self._grid, self._store_side, self._bounds), waited)
+            problem = child.take()
             if problem is not None:
                 verdict, reason = problem
                 raise ClipError(path, verdict, reason, named(path))
-            frames: Frames = np.load(self._answer)
+            frames: Frames = np.load(answer)
             return frames
+        finally:
+            self._idle.put(child)
 
     def close(self) -> None:
-        """Ends the child process."""
-        with self._lock:
-            self._child.stop()
-            self._scratch.cleanup()
+        """Ends the child processes, once they are idle."""
+        for _ in range(max(1, int(self._limits.decoders))):
+            child = self._idle.get()
+            if child is not None:
+                child.stop()
+        self._folder.cleanup()
 
     def _start(self) -> Child:
-        child = Child(decode_task, self._limits.seconds, int(self._limits.memory_mb))
+        child = Child(decode_task, self._limits.seconds, int(self._limits.memory_mb), self.scratch)
         child.wait_until_ready()
         return child
 
