@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +112,19 @@ def refused_optuna(store: Store) -> None:
         connection.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
 
 
+def doubled_number(store: Store) -> None:
+    add_trial(make_optuna_study(store), TrialState.PRUNED, reason="pruned at epoch 2")
+    with closing(sqlite3.connect(store.folder / "optuna.db")) as connection, connection:
+        connection.execute("UPDATE trials SET number = 0 WHERE number = 1")
+
+
+def lost_study(store: Store) -> None:
+    opened = make_optuna_study(store)
+    opened.own_attempt.artifacts.mkdir(exist_ok=True)
+    (opened.own_attempt.artifacts / "study.toml").write_text('question = "?"')
+    (store.folder / "optuna.db").unlink()
+
+
 def torn_file(store: Store) -> None:
     trial, _ = delivered_trial(store)
     (trial.folder / "result.json").write_text('{"status": "comp')
@@ -201,6 +216,8 @@ BROKEN: dict[str, tuple[Callable[[Store], None], bool]] = {
     "tracking.relocation.moved_stores": (moved_store, MENDED),
     "tracking.consistency.unreachable": (refused_mlflow, BY_HAND),
     "search.execution.consistency.unreachable": (refused_optuna, BY_HAND),
+    "search.execution.consistency.doubled_numbers": (doubled_number, BY_HAND),
+    "search.execution.consistency.lost_studies": (lost_study, BY_HAND),
     "runs.store_checks.torn_files": (torn_file, BY_HAND),
     "search.execution.consistency.abandoned_trials": (abandoned_trial, MENDED),
     "runs.store_checks.abandoned_runs": (abandoned_run, MENDED),
@@ -315,6 +332,47 @@ def make_open(store: Store) -> OpenStudy:
     storage = open_storage(store)
     study = optuna.load_study(study_name="search", storage=storage)
     return OpenStudy(study, storage, json.loads(study.user_attrs[DEFINITION]), store)
+
+
+def test_a_complete_trial_whose_folder_is_gone_is_made_anew_from_what_is_left(store: Store) -> None:
+    opened = make_optuna_study(store)
+    assert not examine(store, fix=True).left
+    shutil.rmtree(opened.attempt(0).folder)
+    (finding,) = examine(store, fix=False).findings
+    assert finding.problem.where == "study search, trial 0"
+    assert "its folder is gone" in finding.problem.detail
+    assert not examine(store, fix=True).left
+    outcome = opened.attempt(0).outcome()
+    assert outcome is not None
+    assert (outcome.status, outcome.metrics[METRIC]) == ("complete", opened.trials()[0].value)
+    assert not examine(store, fix=False).findings
+
+
+def test_looking_beside_a_live_study_never_fails(store: Store) -> None:
+    """Folders and files come and go under it."""
+    delivered_trial(store)
+    done = threading.Event()
+
+    def churn() -> None:
+        number = 0
+        while not done.is_set():
+            number = (number + 1) % 20
+            for folder in (
+                cache.folder() / "clips" / str(number),
+                make_trial(store, number).folder / "model",
+            ):
+                write_entry(folder / "a" / "b" / "x.npy")
+                shutil.rmtree(folder.parent, ignore_errors=True)
+
+    with ThreadPoolExecutor() as threads:
+        churning = threads.submit(churn)
+        try:
+            for _ in range(10):
+                assert all(finding.failure == "" for finding in examine(store, fix=False).findings)
+                weigh(store)
+        finally:
+            done.set()
+        churning.result()
 
 
 def test_a_running_train_is_left_alone(store: Store) -> None:

@@ -246,6 +246,8 @@ def status(
         budget = state["budget"]
         hosts = ", ".join(dict.fromkeys(owner["host"] for owner in state["owners"]))
         running = f", running on {hosts}" if hosts else ""
+        for owner in state["silent"]:
+            running += f", no sign of process {owner['pid']} on {owner['host']} (the next tune takes it over)"
         tell(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
         if study and state["best"]:
             objective = opened.objective

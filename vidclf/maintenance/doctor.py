@@ -37,6 +37,8 @@ CHECKS = (
     Check("moved-store", relocation.moved_stores, ("mlflow",)),
     Check("unreachable", of_runs.unreachable, ("mlflow",)),
     Check("unreachable", of_studies.unreachable, ("optuna",)),
+    Check("doubled-number", of_studies.doubled_numbers, ("store", "optuna")),
+    Check("lost-study", of_studies.lost_studies, ("store", "optuna")),
     Check("torn-file", store_checks.torn_files, ("store",)),
     Check("running-without-owner", of_studies.abandoned_trials, ("store", "optuna")),
     Check("running-without-owner", store_checks.abandoned_runs, ("store",)),

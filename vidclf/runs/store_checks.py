@@ -154,6 +154,12 @@ def temporary_files(store: Store, note: Note) -> Iterator[Problem]:
     yield from temporary_below(cache.folder())
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files at any depth; folders that others delete meanwhile are passed over, at which `rglob` fails."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+
+
 def temporary_below(folder: Path) -> Iterator[Problem]:
     """Those of `temporary_files` in one folder, at any depth."""
     for parent, folders, files in os.walk(folder):
@@ -164,7 +170,7 @@ def temporary_below(folder: Path) -> Iterator[Problem]:
 
 def _left_behind(paths: Iterable[Path]) -> Iterator[Problem]:
     for path in paths:
-        if _age_ms(path) > STALE_MS:
+        if age_ms(path) > STALE_MS:
             yield Problem(str(path), "left by a process that died while it wrote", partial(_delete, path))
 
 
@@ -180,14 +186,14 @@ def leftover_checkpoints(store: Store, note: Note) -> Iterator[Problem]:
             outcome
             and outcome.status != "interrupted"
             and now_ms() - max(outcome.ended_ms, 0) > STALE_MS
-            and _age_ms(folder) > STALE_MS
+            and age_ms(folder) > STALE_MS
         ):
             yield Problem(str(folder), f"its attempt is {outcome.status}", attempt.drop_checkpoint)
 
 
 def cut_cache_entries(store: Store, note: Note) -> Iterator[Problem]:
     """Cached arrays shorter than they say they are; reads their headers only."""
-    for path in sorted(cache.folder().rglob("*.npy")):
+    for path in sorted(path for path in files_below(cache.folder()) if path.suffix == ".npy"):
         try:
             whole = _is_whole(path)
         except FileNotFoundError:
@@ -244,7 +250,7 @@ def _is_temporary(name: str) -> bool:
     return name.endswith(".partial") or name.startswith((".writable-", ".new-"))
 
 
-def _age_ms(path: Path) -> float:
+def age_ms(path: Path) -> float:
     """Since it last changed; none where it is gone."""
     try:
         return (time.time() - path.stat().st_mtime) * 1000

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
 from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
+from vidclf.search.report.status import status
 from vidclf.workers.protocol import LatencyTask, Measured, Message, RunTask, StepDecision, StepReport, Task
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())
@@ -358,6 +360,69 @@ def test_a_supervisor_that_comes_while_another_looks_is_not_struck_off(
     monkeypatch.setattr(Ownership, "others", others)
     SupervisorGroup(opened, mine).refresh(waiting=False)
     assert opened.study.user_attrs["owner/new"] is not None
+
+
+def test_a_supervisor_that_stands_still_loses_the_study_and_finds_that_out_when_it_wakes(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a closed laptop: its process lives, and its counter stands still."""
+    opened = scripted.open()
+    asleep = Ownership(opened)
+    assert asleep.leads
+    with pytest.raises(InputError, match=f"is being run by process {os.getpid()} on"):
+        Ownership(opened)
+    monkeypatch.setattr(owners, "STANDSTILL_SECONDS", 0.2)
+    time.sleep(0.2)
+    assert (owners.live_owners(opened), len(owners.silent_owners(opened))) == ([], 1)
+    assert status(opened)["silent"] == [{"host": socket.gethostname(), "pid": os.getpid()}]
+    taker = Ownership(opened)
+    assert "waiting up to 0 s for a sign of process" in caplog.text
+    for _ in range(2):  # what it writes when it wakes changes nothing
+        asleep.renew()
+        assert (asleep.leads, asleep.first(), asleep.fenced) == (False, False, True)
+        assert taker.leads
+        assert taker.registered() == {taker.uuid}
+    with pytest.raises(InputError, match=f"was taken over by process {os.getpid()} on .* with --join"):
+        SupervisorGroup(opened, asleep).refresh(waiting=True)
+    asleep.release()
+    assert taker.registered() == {taker.uuid}
+    taker.release()
+
+
+def test_one_that_was_struck_off_by_those_beside_it_comes_back_and_leads_no_more(
+    scripted: ScriptedStudy,
+) -> None:
+    opened = scripted.open()
+    first, second = Ownership(opened, join=True), Ownership(opened, join=True)
+    second.forget(first.uuid)
+    second.lead()
+    first.renew()
+    assert [each.leads for each in (first, second)] == [False, True]
+    assert second.registered() == {first.uuid, second.uuid}
+
+
+def test_a_session_whose_study_is_taken_over_ends_and_writes_nothing_of_it(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.only_svm()
+    monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
+    opened = scripted.open()
+    seconds: list[float] = []
+
+    def script(task: Task, _: Connection) -> Message | None:
+        if not seconds:
+            seconds.append(opened.seconds())
+            return complete(0.5)
+        seconds[0] = opened.seconds()
+        [mine] = [key for key, value in opened.study.user_attrs.items() if key.startswith("owner/") and value]
+        opened.study.set_user_attr(mine.replace("owner", "fenced"), "process 7 on far")
+        time.sleep(1)
+        return None
+
+    with pytest.raises(InputError, match="was taken over by process 7 on far"):
+        scripted.run(script)
+    assert opened.own_attempt.outcome() is None
+    assert seconds[0] == pytest.approx(opened.seconds(), abs=0.5)
 
 
 def test_a_supervisor_counts_by_itself_until_it_leaves(

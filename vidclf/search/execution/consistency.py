@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Container, Iterable, Iterator
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vidclf import config
 from vidclf.exceptions import InputError
-from vidclf.labels import trial_name
+from vidclf.labels import plural, trial_name
 from vidclf.runs.folder import SEARCHED_TAG, Attempt, Identity, Outcome, Status, now_ms
 from vidclf.runs.store import TRAIN, Store, without_password
 from vidclf.runs.store_checks import (
@@ -19,7 +20,10 @@ from vidclf.runs.store_checks import (
     STALE_MS,
     Note,
     Problem,
+    age_ms,
+    files_below,
     filled,
+    read_only,
     readable_attempts,
     temporary_below,
 )
@@ -44,6 +48,41 @@ def unreachable(store: Store, note: Note) -> Iterator[Problem]:
         yield Problem(where, f"Optuna cannot use it: {reason}", blocks=frozenset(("optuna",)))
 
 
+def doubled_numbers(store: Store, note: Note) -> Iterator[Problem]:
+    """Studies of an embedded database in which two trials have one number, and so one folder."""
+    path = store.databases.get("optuna")
+    if path is None or not filled(path):
+        return
+    with closing(read_only(path)) as connection:  # Optuna itself shows one of them only
+        doubled = connection.execute(
+            "SELECT study_name, number FROM trials JOIN studies USING (study_id) "
+            "GROUP BY study_id, number HAVING count(*) > 1"
+        ).fetchall()
+    for study, number in doubled:
+        yield Problem(
+            f"study {study}, trial {number}",
+            "several trials have this number, and their folder and run hold a mixture: do not trust it; run "
+            "the file again under another name",
+            blocks=frozenset(("optuna",)),
+        )
+
+
+def lost_studies(store: Store, note: Note) -> Iterator[Problem]:
+    """Folders of studies that Optuna does not have."""
+    known = {opened.series for opened in _studies(store, note)}
+    where = without_password(store.optuna_uri)
+    for definition in sorted(store.attempts.glob("*/study/artifacts/study.toml")):
+        folder = definition.parents[2]
+        if folder.name not in known:
+            trials = sum(path.parent.name != "study" for path in folder.glob("*/attempt.json"))
+            yield Problem(
+                str(folder),
+                f"holds {plural(trials, 'trial')} of a study that {where} does not have: put a backup of that "
+                "database in its place, or name the right one in VIDCLF_STUDY_STORAGE; if the study was "
+                "deleted on purpose, delete the folder too",
+            )
+
+
 def abandoned_trials(store: Store, note: Note) -> Iterator[Problem]:
     """Studies with running trials that no live supervisor owns."""
     for opened in _idle_studies(store, note):
@@ -66,7 +105,7 @@ def disagreeing_trials(store: Store, note: Note) -> Iterator[Problem]:
 
 
 def trials_without_run(store: Store, note: Note) -> Iterator[Problem]:
-    """Finished trials that have neither a folder nor a run; those that never started are none."""
+    """Finished trials that lack a folder or a run; those that never started are none."""
     for opened in _idle_studies(store, note):
         yield from _without_run(opened)
 
@@ -139,6 +178,8 @@ def _without_run(opened: OpenStudy, live: Container[str] = ()) -> Iterator[Probl
             yield Problem(
                 where, "has neither a folder nor a run: both are to be made anew from Optuna's record", mend
             )
+        elif trial.state == TrialState.COMPLETE and counts(trial) and "optuna" in opened.store.databases:
+            yield Problem(where, "its folder is gone: it is to be made anew, without model and files", mend)
         elif run is not None and is_running(run):
             yield Problem(where, "has ended, but its run is open: to be ended as Optuna's record says", mend)
 
@@ -219,7 +260,8 @@ def _take_over(opened: OpenStudy) -> None:
 
 
 def _interrupt(attempt: Attempt, why: str) -> None:
-    attempt.finish(Outcome("interrupted", f"interrupted: {why}", {}, now_ms()))
+    if attempt.outcome() is None:  # it may have ended since it was found
+        attempt.finish(Outcome("interrupted", f"interrupted: {why}", {}, now_ms()))
 
 
 def _idle_studies(store: Store, note: Note) -> Iterator[OpenStudy]:
@@ -252,8 +294,7 @@ def _exists(store: Store) -> bool:
 
 def _idle_ms(attempt: Attempt) -> float:
     """Since anything in the folder changed."""
-    newest = max((path.stat().st_mtime for path in attempt.folder.rglob("*")), default=0.0)
-    return now_ms() - newest * 1000
+    return min((age_ms(path) for path in (attempt.folder, *files_below(attempt.folder))), default=0.0)
 
 
 def _ms(instant: datetime | None) -> int:

@@ -288,9 +288,13 @@ class SupervisorGroup:
 
         Returns:
             Whether it was due.
+
+        Raises:
+            InputError: Another supervisor has taken the study over.
         """
         if time.monotonic() - self._refreshed < (POLL_SECONDS if waiting else RENEWAL_SECONDS):
             return False
+        self._ownership.check()
         registered = self._ownership.registered()  # first, so that nobody is struck off who comes just now
         others = self._ownership.others()
         live = {*others, self._ownership.uuid}

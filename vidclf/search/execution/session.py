@@ -204,6 +204,7 @@ def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) 
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
     opened, ownership, keep = session.opened, session.ownership, session.definition.file.keep
     try:
+        ownership.renew()  # or finds that another has taken the study over: then nothing of it is written
         rows = opened.rows()
     except DatabaseUnavailableError:  # what can be delivered is; the next session does the rest
         rows = []

@@ -78,6 +78,9 @@ class Supervisor:
 
         Returns:
             Why it ended, and the workers that are idle and alive.
+
+        Raises:
+            InputError: Another supervisor has taken the study over, to which this one seemed dead.
         """
         self._idle = self._starting.admit(workers)
         try:
@@ -91,7 +94,8 @@ class Supervisor:
             self._running.clear()
             self._starting.stop()
             self._counter.refresh()
-            self._counter.save_seconds()
+            if not self._session.ownership.fenced:
+                self._counter.save_seconds()
 
     def _loop(self) -> Ending:
         while not self._stop:

@@ -247,7 +247,14 @@ class TrialFinisher:
         )
 
     def worker_died(self, running: RunningTrial, cause: str) -> None:
-        """Ends a trial whose worker has died: it is queued again, or fails for good."""
+        """Ends a trial whose worker has died: it is queued again, or fails for good.
+
+        One that had ended, and whose worker died before it could say so, keeps its outcome.
+        """
+        ended = running.attempt.outcome()
+        if ended is not None:
+            self.settle(running, ended)
+            return
         root = root_of(self._opened.frozen(running.trial.number))
         died = deaths(self._opened, root)
         again = died < self._session.definition.file.budget.retries

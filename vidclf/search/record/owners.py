@@ -1,4 +1,9 @@
-"""Registration of the supervisors that run a study, with heartbeats that tell live ones from dead."""
+"""Registration of the supervisors that run a study: a lease, renewed every 15 s, and what ends it.
+
+One rule for all commands: a supervisor holds a study while its process lives and has given a sign within the
+last minute, by the watch of whoever asks. One whose lease has run out, as that of a closed laptop, loses the
+study to the next that wants it, and is fenced: when it wakes, it finds that out before it writes anything.
+"""
 
 import contextlib
 import json
@@ -19,10 +24,12 @@ from vidclf.search.record.study import OpenStudy
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "owner/"
+_PREFIX, _FENCED = "owner/", "fenced/"
 RENEWAL_SECONDS = 15.0
 STANDSTILL_SECONDS = 60.0
-"""An owner on another host whose counter stands still for so long is dead."""
+"""The lease of an owner whose counter stands still for so long has run out."""
+_SKEW_SECONDS = 240.0
+"""By which clocks of two hosts may differ, where there is no time to watch the counter."""
 SETTLING_SECONDS = 1.0
 """How long several that join at once wait to see each other; longer than a database takes."""
 
@@ -38,6 +45,7 @@ class Owner:
         started: When that process started, seconds since the epoch; tells it from a later one with its pid.
         counter: Grows as long as it lives.
         leads: Whether it keeps the study's own run and page; the others only run trials.
+        renewed: When it last gave a sign, seconds since the epoch by its host's clock.
     """
 
     host: str
@@ -46,6 +54,7 @@ class Owner:
     started: float
     counter: int = 0
     leads: bool = True
+    renewed: float = 0.0
 
     @property
     def here(self) -> bool:
@@ -65,6 +74,11 @@ class Owner:
         except psutil.NoSuchProcess:
             return False
 
+    def holds(self) -> bool:
+        """Whether it lives, and its lease runs as far as the clocks can tell."""
+        limit = STANDSTILL_SECONDS + (0.0 if self.here else _SKEW_SECONDS)
+        return self.lives() and abs(time.time() - self.renewed) < limit
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
@@ -79,7 +93,7 @@ class Ownership:
     """This process's registration with a study, from its start to its end; renewed in the background."""
 
     def __init__(self, opened: OpenStudy, *, join: bool = False) -> None:
-        """Registers with the study; waits out owners on other hosts that seem dead.
+        """Registers with the study; watches owners that give no sign, and takes it over from them.
 
         Args:
             opened: The study.
@@ -93,6 +107,8 @@ class Ownership:
         self._study = opened.study
         self.shared = False
         """Whether another supervisor has been seen at work on the study."""
+        self.fenced = False
+        """Whether another has taken the study over, as this one gave no sign."""
         self._seen: dict[str, tuple[Owner, float]] = {}
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
@@ -108,8 +124,9 @@ class Ownership:
 
     def _acquire(self) -> None:
         for uuid_, other in _owners(self._study.user_attrs):
-            if other.lives() and (other.here or self._is_renewed(uuid_, other)):
+            if other.lives() and ((other.here and other.holds()) or self._is_renewed(uuid_, other)):
                 raise self._refusal(other)
+            self._study.set_user_attr(f"{_FENCED}{uuid_}", str(self._owner))
             self.forget(uuid_)
         self._write(self._owner)
         for uuid_, other in _owners(self._study.user_attrs):
@@ -126,14 +143,14 @@ class Ownership:
             self.lead()
 
     def _is_renewed(self, uuid_: str, other: Owner) -> bool:
-        """Whether the counter of an owner on another host grows within a minute of this host's clock."""
+        """Whether an owner's counter grows within a minute of this host's clock."""
         logger.info("waiting up to %.0f s for a sign of %s …", STANDSTILL_SECONDS, other)
         end = time.monotonic() + STANDSTILL_SECONDS
-        while time.monotonic() < end:
+        now: Owner | None = other
+        while now == other and time.monotonic() < end:
             time.sleep(min(2.0, STANDSTILL_SECONDS))
-            if dict(_owners(self._study.user_attrs)).get(uuid_) != other:
-                return True
-        return False
+            now = dict(_owners(self._study.user_attrs)).get(uuid_)
+        return now not in (None, other)
 
     def _refusal(self, other: Owner) -> InputError:
         return InputError(
@@ -144,7 +161,7 @@ class Ownership:
     @property
     def leads(self) -> bool:
         """Whether this supervisor keeps the study's own run and page."""
-        return self._owner.leads
+        return self._owner.leads and not self.fenced
 
     def lead(self) -> None:
         """From now on this supervisor keeps the study's own run and page."""
@@ -161,8 +178,8 @@ class Ownership:
     def others(self) -> dict[str, Owner]:
         """The other live supervisors, by uuid.
 
-        One on another host is held to be dead when its counter has stood still for a minute of
-        this host's clock, from the first look on. The time between two looks counts up to half of that:
+        One is held to be dead when its counter has stood still for a minute of this host's clock, from
+        the first look on. The time between two looks counts up to half of that:
         where this supervisor could not look because the database was away, no other could renew itself.
         """
         owners, found = list(_owners(self._study.user_attrs)), {}
@@ -172,7 +189,7 @@ class Ownership:
             seen, stood = self._seen.get(uuid_, (None, 0.0))
             stood = stood + passed if other == seen else 0.0
             self._seen[uuid_] = (other, stood)
-            if uuid_ != self.uuid and other.lives() and (other.here or stood < STANDSTILL_SECONDS):
+            if uuid_ != self.uuid and other.lives() and stood < STANDSTILL_SECONDS:
                 found[uuid_] = other
         self.shared |= bool(found)
         return found
@@ -182,11 +199,33 @@ class Ownership:
         return {uuid_ for uuid_, _ in _owners(self._study.user_attrs)}
 
     def renew(self) -> None:
-        """Shows other hosts that this supervisor lives; comes every 15 s by itself."""
+        """Shows others that this supervisor lives; comes every 15 s by itself."""
         with self._lock:
-            if not self._leaving.is_set():
-                self._owner = replace(self._owner, counter=self._owner.counter + 1)
-                self._write(self._owner)
+            if self._leaving.is_set() or self._taken_over_by():
+                return
+            owner = replace(self._owner, counter=self._owner.counter + 1)
+            if not any(uuid_ == self.uuid for uuid_, _ in _owners(self._study.user_attrs)):
+                owner = replace(owner, leads=False)  # struck off by those that run it too: one of them leads
+            self._owner = owner
+            self._write(owner)
+
+    def _taken_over_by(self) -> str:
+        """Who has taken the study over; empty where nobody has."""
+        by = str(self._study.user_attrs.get(f"{_FENCED}{self.uuid}", ""))
+        self.fenced = bool(by)
+        return by
+
+    def check(self) -> None:
+        """To be called before anything is written of the study as a whole.
+
+        Raises:
+            InputError: Another supervisor has taken it over; names its host and process.
+        """
+        if by := self._taken_over_by():
+            raise InputError(
+                f"the study {self._opened.name} was taken over by {by}, as this process had given no sign "
+                f"for {STANDSTILL_SECONDS:.0f} s; it goes on there: to help, run the same command with --join"
+            )
 
     def _renew_regularly(self) -> None:
         while not self._leaving.wait(RENEWAL_SECONDS):
@@ -204,17 +243,24 @@ class Ownership:
         self._study.set_user_attr(f"{_PREFIX}{uuid_}", None)
 
     def _write(self, owner: Owner) -> None:
-        self._study.set_user_attr(f"{_PREFIX}{self.uuid}", json.dumps(asdict(owner)))
+        signed = replace(owner, renewed=time.time())
+        self._study.set_user_attr(f"{_PREFIX}{self.uuid}", json.dumps(asdict(signed)))
 
 
 def _owners(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Owner]]:
-    """Registered supervisors with their uuids, dead ones too."""
+    """Registered supervisors with their uuids, dead ones too; none that is fenced."""
     for key, value in attributes.items():
-        if key.startswith(_PREFIX) and value is not None:
-            yield key.removeprefix(_PREFIX), Owner(**json.loads(value))
+        uuid_ = key.removeprefix(_PREFIX)
+        if uuid_ != key and value is not None and f"{_FENCED}{uuid_}" not in attributes:
+            yield uuid_, Owner(**json.loads(value))
 
 
 def live_owners(opened: OpenStudy) -> list[Owner]:
     """The supervisors that run the study now, the one that leads first."""
-    live = [owner for _, owner in _owners(opened.study.user_attrs) if owner.lives()]
+    live = [owner for _, owner in _owners(opened.study.user_attrs) if owner.holds()]
     return sorted(live, key=lambda owner: not owner.leads)
+
+
+def silent_owners(opened: OpenStudy) -> list[Owner]:
+    """Supervisors that may live and give no sign: the next `tune` takes the study over from them."""
+    return [owner for _, owner in _owners(opened.study.user_attrs) if owner.lives() and not owner.holds()]

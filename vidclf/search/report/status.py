@@ -3,7 +3,7 @@
 from typing import Any
 
 from vidclf.evaluation import ranking
-from vidclf.search.record.owners import live_owners
+from vidclf.search.record.owners import live_owners, silent_owners
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
@@ -16,7 +16,6 @@ def status(opened: OpenStudy) -> dict[str, Any]:
     for row in rows:
         found[row.state] += 1
     best = ranking.ranked(rows, opened.objective.direction)[:1]
-    owners = live_owners(opened)
     return {
         "study": opened.name,
         "question": opened.stored["question"],
@@ -32,7 +31,8 @@ def status(opened: OpenStudy) -> dict[str, Any]:
         }
         if best
         else None,
-        "owners": [{"host": owner.host, "pid": owner.pid} for owner in owners],
+        "owners": [{"host": owner.host, "pid": owner.pid} for owner in live_owners(opened)],
+        "silent": [{"host": owner.host, "pid": owner.pid} for owner in silent_owners(opened)],
     }
 
 
