@@ -77,8 +77,8 @@ def lost_studies(store: Store, note: Note) -> Iterator[Problem]:
             trials = sum(path.parent.name != "study" for path in folder.glob("*/attempt.json"))
             yield Problem(
                 str(folder),
-                f"holds {plural(trials, 'trial')} of a study that {where} does not have: put a backup of that "
-                "database in its place, or name the right one in VIDCLF_STUDY_STORAGE; if the study was "
+                f"holds {plural(trials, 'trial')} of a study that {where} does not have: put a backup of "
+                "that database in its place, or name the right one in VIDCLF_STUDY_STORAGE; if the study was "
                 "deleted on purpose, delete the folder too",
             )
 
