@@ -11,6 +11,7 @@ from hypothesis import Phase, settings
 from tests.attempts import fresh_store
 from tests.clips import write_squares
 from tests.memory import Memory
+from tests.rounds import LONG
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.runs.store import Store, open_store
 
@@ -22,6 +23,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 settings.register_profile("vidclf", deadline=None)  # a time is no property of the code
 settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking
 settings.load_profile("vidclf")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not LONG:
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
 @pytest.fixture(autouse=True)

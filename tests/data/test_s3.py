@@ -110,7 +110,7 @@ def test_a_run_on_clips_in_s3(
     assert (missing["clip_path"], missing["error"]) == (none, "unreadable: no such file")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_workers_of_a_study_fetch_each_clip_once(
     s3: str, server: S3Server, squares: Manifest, store: Store, tmp_path: Path
 ) -> None:

@@ -1,6 +1,5 @@
 """A store or cache with a file cut short at any byte: it recovers, or one message says what is wrong."""
 
-import importlib
 import logging
 import multiprocessing
 import os
@@ -44,7 +43,7 @@ def answer(arguments: list[str], answers: "Queue[tuple[int, str]]") -> None:
 
 def run(*arguments: object) -> tuple[int, str]:
     """A command in a process of its own: no connection outlives the database that it was opened to."""
-    context = multiprocessing.get_context("fork")  # with all that it imports there already
+    context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     process = context.Process(target=answer, args=([str(each) for each in arguments], answers))
     process.start()
@@ -53,18 +52,11 @@ def run(*arguments: object) -> tuple[int, str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_file_cut_at_any_byte(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (
-        "vidclf.search.execution.tune",
-        "vidclf.search.report.page",
-        "vidclf.maintenance.doctor",
-        "vidclf.tracking.model_package",
-    ):
-        importlib.import_module(module)
     manifest = write_squares(tmp_path / "squares", groups=6)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
     study = tmp_path / "study.toml"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tests.rounds import rounds
 from tests.services import MlflowServer
 from vidclf.exceptions import AliasMovedError, InputError
 from vidclf.registry import aliases
@@ -145,7 +146,7 @@ def test_a_move_that_was_cut_anywhere_is_mended_by_the_next(
 @pytest.mark.slow
 def test_of_clients_of_a_server_that_move_at_once_one_succeeds(tmp_path: Path) -> None:
     with MlflowServer(tmp_path / "server") as server:
-        for round_ in range(3):
+        for round_ in range(rounds(1, 20)):
             clients = [MlflowClient(server.uri) for _ in range(3)]
             name = f"{NAME}{round_}"
             clients[0].create_registered_model(name)

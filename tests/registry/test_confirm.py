@@ -112,7 +112,7 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert ["size/file_mb at most", 1000] in [[gate["gate"], gate["limit"]] for gate in promoted["gates"]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_three_finalists_all_pairs_are_reckoned_with(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +155,7 @@ def test_after_a_search_by_folds_only_the_seeds_are_new(tmp_path: Path, store: S
     assert judged == sorted(str(entry.clip_path) for entry in entries if entry.split != "test")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interval_is_not_shown_for_a_metric_that_has_none(tmp_path: Path, store: Store) -> None:
     make_study(tmp_path, STUDY.replace("val/macro_f1", "val/loss").replace("maximize", "minimize"))
     answer = json.loads(run("confirm", "study", "--top", "2", "--seeds", "1", "--json").stdout)

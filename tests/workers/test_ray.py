@@ -69,10 +69,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a cluster before has set it in this process
     before = signal.getsignal(signal.SIGTERM)
     made = RayCluster()
-    made.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield made
-    made.shutdown()
-    signal.signal(signal.SIGTERM, before)
+    try:
+        made.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20)
+        yield made
+    finally:
+        made.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_node(cluster: Cluster, cpus: int, gpus: int = 0) -> Any:
@@ -167,8 +169,8 @@ def test_a_study_on_two_nodes_leaves_what_it_leaves_on_one_machine(
 ) -> None:
     for _ in range(2):
         add_node(cluster, cpus=1)
-    trials = rounds(4, 10)
-    study = write_study(tmp_path, trials, resources="cpus = 1.0")
+    trials = rounds(3, 10)
+    study = write_study(tmp_path, trials, resources="cpus = 1.0", epochs=1)
     document = Driver(study, store, "--ray", cluster.address).finished()
     assert document["trials"]["complete"] == trials
     alone = Store(tmp_path / "alone")
@@ -206,7 +208,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(re.sub(r"\+timestamp\+\d+\+[-0-9a-f]+", "", name) for name in read_folder(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_survives_lost_nodes_workers_and_its_driver(
     tmp_path: Path, store: Store, cluster: Cluster
@@ -241,7 +243,7 @@ def test_a_study_survives_lost_nodes_workers_and_its_driver(
     assert any("its supervisor died" in reason for reason in reasons), reasons
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_small_trials_share_a_gpu_and_one_more_waits(tmp_path: Path, store: Store, cluster: Cluster) -> None:
     add_node(cluster, cpus=8, gpus=1)
@@ -260,7 +262,7 @@ def test_small_trials_share_a_gpu_and_one_more_waits(tmp_path: Path, store: Stor
     assert driver.finished()["trials"]["complete"] == 3 * places
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_node_of_another_version_is_refused_by_name(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
@@ -279,7 +281,7 @@ def tune(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("cluster")  # beside which a local one is started
 def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: Store) -> None:

@@ -569,7 +569,7 @@ def test_two_supervisors_run_a_study_and_one_of_them_dies(tmp_path: Path, store:
     assert not [trial for trial in opened.trials() if trial.user_attrs.get("reason_kind") == "died"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_supervisors_is_stopped_and_the_other_runs_its_trials(
     tmp_path: Path, store: Store
 ) -> None:

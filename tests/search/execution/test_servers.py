@@ -89,7 +89,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
         yield server
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_on_servers_survives_a_restart_of_their_database(
     tmp_path: Path, store: Store, bucket: S3Server, database: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_study_on_servers_survives_a_restart_of_their_database(
         assert any(key.endswith("val/predictions.csv") for key in bucket.objects()), bucket.objects()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_behind_the_proxy_survives_its_restart(
     tmp_path: Path, store: Store, database: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_study_behind_the_proxy_survives_its_restart(
         assert str(ordeal).count("is back after") == 1, ordeal
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_stops_a_study_whose_database_is_away(
     tmp_path: Path, store: Store, database: PostgreSQL
 ) -> None:
@@ -148,7 +148,13 @@ def test_ctrl_c_stops_a_study_whose_database_is_away(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
-@pytest.mark.parametrize("served", [True, False], ids=["artifacts by the server", "artifacts by the client"])
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param(True, id="artifacts by the server"),
+        pytest.param(False, id="artifacts by the client", marks=pytest.mark.long),
+    ],
+)
 def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
     served: bool,
     tmp_path: Path,

@@ -71,7 +71,7 @@ def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path,
     assert max(deaths.values(), default=0) <= 2, f"{deaths}\n{ordeal}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "4")))
@@ -97,7 +97,7 @@ def test_a_study_stops_at_any_moment_and_goes_on(tmp_path: Path, store: Store) -
     assert not kinds["died"] + kinds["failed"], f"a stop is no failure: {kinds}\n{ordeal}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_goes_on_while_its_mlflow_server_is_away(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -211,7 +211,7 @@ def test_a_run_whose_delivery_was_cut_is_not_doubled(store: Store) -> None:
     generator = random.Random(2)
     opened = make_optuna_study(store)
     attempt = opened.attempt(0)
-    for name in ("delivery.json", "metrics.jsonl") * 3:
+    for name in ("delivery.json", "metrics.jsonl") * rounds(1, 3):
         mend = cut(attempt.folder / name, generator)
         examine(store, fix=True)
         Deliverer(store).deliver(attempt)
