@@ -55,7 +55,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         show_messages()
         with contextlib.suppress(ValueError):  # only the main thread may
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores the closed terminal's
+                    signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -15,6 +15,8 @@ from vidclf.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 Answer = TypeVar("Answer")
 LONGEST_SECONDS = 600.0
 """How long a server may be away before its users stop."""
@@ -114,11 +116,11 @@ class ServerRetry:
 
     @contextlib.contextmanager
     def _handling_signals(self) -> Iterator[None]:
-        """While the main thread waits, Ctrl-C and SIGTERM do what they did, and end the waiting too."""
+        """While the main thread waits, the signals that stop a study do so, and end the waiting too."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in _STOPPING}
 
         def stop(number: int, frame: FrameType | None) -> None:
             self._interrupted = self._given_up = True
