@@ -2,6 +2,7 @@
 
 import io
 import logging
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,43 @@ def test_json_may_be_read_in_part() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 1
+
+
+WAITING = """
+import signal, sys, time, typer
+from vidclf.cli.console import Commands
+if sys.argv[2:]:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+app = typer.Typer(cls=Commands)
+app.callback()(lambda: None)
+def wait(words: list[str] | None = typer.Argument(None)) -> None:
+    print("begun", flush=True)
+    time.sleep(1 if words else 60)
+app.command("wait")(wait)
+app()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_stops_a_command_is_said_in_one_line(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("interrupted\n", 130)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, "wait", "nohup"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("place", ["folder", "file/below"])
