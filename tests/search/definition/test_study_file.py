@@ -1,5 +1,6 @@
 """Study files, and what may change between a study's start and its resume."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from vidclf.search.definition.study_file import StudyFile, load_study, open_stud
 from vidclf.search.execution.tune import TuneRequest, check, plan
 from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import OpenStudy
+from vidclf.search.record.study import DEFINITION, OpenStudy
 
 
 @pytest.fixture
@@ -315,6 +316,21 @@ def test_a_study_cut_off_while_it_was_made_is_made_anew(folder: Path, store: Sto
     opened = open_study(load_study(write(folder), {}, store), store)
     assert opened.study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert opened.stored["objectives"][0]["metric"] == "val/macro_f1"
+
+
+def test_what_another_command_may_be_making_on_a_server_is_not_deleted(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDCLF_STUDY_STORAGE", f"sqlite:///{folder}/shared.db")
+    monkeypatch.setattr(study_file, "_MAKING_SECONDS", 0.3)
+    shared = open_store()
+    storage = open_storage(shared)
+    begun = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    definition = load_study(write(folder), {}, shared)
+    with pytest.raises(InputError, match="was begun by another command and is not there after"):
+        open_study(definition, shared)
+    begun.set_user_attr(DEFINITION, json.dumps({"uuid": "theirs", "fingerprint": definition.fingerprint()}))
+    assert open_study(definition, shared).stored["uuid"] == "theirs"
 
 
 def test_commands_that_start_a_study_at_the_same_moment_make_one(

@@ -1,7 +1,9 @@
 """Studies whose database, MLflow and artifacts are servers, and what happens when these go away."""
 
 import base64
+import contextlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlflow.pyfunc
+import optuna
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -28,6 +31,8 @@ from vidclf.cli.app import app
 from vidclf.exceptions import InputError
 from vidclf.registry import download
 from vidclf.runs.store import Store, open_store
+from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import find_study
 from vidclf.tracking import deliverer
 from vidclf.tracking.deliverer import Deliverer
@@ -144,6 +149,57 @@ def test_ctrl_c_stops_a_study_whose_database_is_away(
     database.start()
     ordeal.finish()
     check_survival(ordeal, FEWER)
+
+
+def start_studies(folder: Path, names: list[str], barrier: Any, answers: Any) -> None:
+    """What a command does first, for one study after another, each at the same moment as others do."""
+    store = open_store()
+    for name in names:
+        definition = load_study(folder / f"{name}.toml", {}, store)
+        barrier.wait(60)
+        answers.put((name, open_study(definition, store).stored["uuid"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where",
+    [
+        "sqlite",
+        "postgresql, of two stores",
+        pytest.param("postgresql", marks=pytest.mark.long),
+        pytest.param("proxy", marks=pytest.mark.long),
+    ],
+)
+def test_commands_that_start_a_study_at_once_make_one(
+    where: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares"))
+    names = [f"race{number}" for number in range(rounds(3, 20))]
+    for name in names:
+        (tmp_path / f"{name}.toml").write_text(AFAR)
+    with contextlib.ExitStack() as stack:
+        if where != "sqlite":
+            uri = stack.enter_context(PostgreSQL(tmp_path / "pg")).uri
+            if where == "proxy":
+                uri = stack.enter_context(OptunaProxy(tmp_path / "proxy", uri)).uri
+            monkeypatch.setenv("VIDCLF_STUDY_STORAGE", uri)
+        context = multiprocessing.get_context("spawn")
+        barrier, answers = context.Barrier(4), context.Queue()
+        starters = []
+        for number in range(4):
+            if "two stores" in where:
+                monkeypatch.setenv("VIDCLF_STORE", str(tmp_path / f"store{number % 2}"))
+            starters.append(context.Process(target=start_studies, args=(tmp_path, names, barrier, answers)))
+            starters[-1].start()
+        made = [answers.get(timeout=120) for _ in range(4 * len(names))]
+        for starter in starters:
+            starter.join(60)
+        assert [starter.exitcode for starter in starters] == [0] * 4
+        assert len(set(made)) == len(names)
+        storage = open_storage(open_store())
+        for name in names:
+            study = optuna.load_study(study_name=name, storage=storage)
+            assert [trial.number for trial in study.trials] == [0]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Study files: loading, validation, and comparison with the stored study on resume."""
 
-import contextlib
 import json
 import time
 import uuid
@@ -20,7 +19,7 @@ from vidclf.evaluation.metrics import CURVES
 from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
-from vidclf.runs.store import Store, check_name, locked
+from vidclf.runs.store import Store, check_name, locked, without_password
 from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, PrunerConfig, pruner_problems
 from vidclf.search.definition.samplers import Sampler, SamplerConfig, TPEConfig, sampler_problems
 from vidclf.search.definition.space import Space, build_space
@@ -33,7 +32,7 @@ from vidclf.workers.protocol import Resources
 CURVE_METRICS = tuple(f"val/{name}" for name in CURVES)
 """Objectives that neural models also report each epoch, and that a pruner can therefore follow."""
 
-_MAKING_SECONDS = 10.0
+_MAKING_SECONDS = 30.0
 """Longest wait for another process to make a study: it takes three statements."""
 
 
@@ -280,13 +279,11 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
     # Of the commands on one store one makes the study, and the others find it made.
     with locked(store.attempts):
         while True:
-            abandoned = _abandoned(definition.name, store, storage)
             if stored := check_same(definition, fingerprint, store):
                 study = optuna.load_study(study_name=definition.name, storage=storage)
                 return OpenStudy(study, storage, stored, store)
-            if abandoned is not None:
-                with contextlib.suppress(KeyError):  # another store's command was faster
-                    storage.delete_study(abandoned)
+            if definition.name in study_names(store):
+                _clear(definition.name, store, storage)
             directions = [objective.direction for objective in definition.file.objectives]
             try:
                 study = optuna.create_study(
@@ -300,18 +297,28 @@ def open_study(definition: StudyDefinition, store: Store) -> OpenStudy:
             return OpenStudy(study, storage, stored, store)
 
 
-def _abandoned(name: str, store: Store, storage: BaseStorage) -> int | None:
-    """Optuna's key of a study that was cut off while it was made, ``None`` where there is none.
+def _clear(name: str, store: Store, storage: BaseStorage) -> None:
+    """Deletes a study that was cut off while it was made, or waits for the command that is making it.
 
-    In the store's own database no other command can be making it, as the caller holds the store's lock. In
-    one that stores share another may be: it is waited for.
+    In the store's own database none can be, as the caller holds the store's lock; in one that stores share,
+    nothing tells one that is dead from one that is slow.
+
+    Raises:
+        InputError: The other command does not make it.
     """
-    end = time.monotonic() + (0.0 if "optuna" in store.databases else _MAKING_SECONDS)
+    if "optuna" in store.databases:
+        storage.delete_study(storage.get_study_id_from_name(name))
+        return
+    end = time.monotonic() + _MAKING_SECONDS
     while name in study_names(store) and not stored_definition(store, name):
         if time.monotonic() >= end:
-            return storage.get_study_id_from_name(name)
+            where = without_password(store.optuna_uri)
+            raise InputError(
+                f"the study {name} in {where} was begun by another command and is not there after "
+                f"{_MAKING_SECONDS:.0f} s; if that command is dead, delete it with: "
+                f"optuna delete-study --study-name {name} --storage {where}"
+            )
         time.sleep(0.2)
-    return None
 
 
 def check_same(
