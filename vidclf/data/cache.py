@@ -80,7 +80,7 @@ def clear() -> Usage:
             except BlockingIOError:
                 continue
             shutil.rmtree(folder() / name, ignore_errors=True)
-    _room(folder()).used = usage().total
+    _room(folder()).count()
     return held
 
 
@@ -250,19 +250,57 @@ def _discard(entry: Path) -> None:
 
 
 class _DiskBudget:
-    """Bytes in use, counted once per process and then kept up with its own writes."""
+    """Bytes in use: a number beside the caches, which all processes of the machine keep together.
+
+    Each process counts the files when it starts: so nothing stays wrong that a killed one left.
+    """
 
     def __init__(self) -> None:
-        self.used = usage().total
-        self._lock = threading.Lock()
+        self.count()
+
+    def count(self) -> None:
+        """Counts every file anew."""
+        with contextlib.suppress(OSError), self._number() as number:
+            self._write(number, usage().total)
+
+    @property
+    def used(self) -> int:
+        try:
+            with self._number() as number:
+                return self._read(number)
+        except OSError:
+            return usage().total
 
     def take(self, size: int, limit: int) -> bool:
-        """Counts ``size`` in where it fits; a negative one always does."""
-        with self._lock:
-            if size > 0 and self.used + size > limit:
-                return False
-            self.used += size
-            return True
+        """Counts ``size`` in where it fits; a negative one always does, none where nothing can be written."""
+        try:
+            with self._number() as number:
+                used = self._read(number)
+                if size > 0 and used + size > limit:
+                    return False
+                self._write(number, used + size)
+                return True
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def _number(self) -> Iterator[IO[bytes]]:
+        """The file, locked."""
+        with lock_file("used").open("a+b") as number:
+            fcntl.flock(number, fcntl.LOCK_EX)
+            yield number
+
+    @staticmethod
+    def _write(number: IO[bytes], used: int) -> None:
+        number.seek(0)
+        number.truncate()
+        number.write(str(used).encode())
+
+    @staticmethod
+    def _read(number: IO[bytes]) -> int:
+        number.seek(0)
+        text = number.read()
+        return int(text) if text.isdigit() else usage().total
 
 
 @functools.cache

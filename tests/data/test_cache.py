@@ -1,0 +1,45 @@
+"""One limit on the caches for all processes of a machine."""
+
+import multiprocessing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vidclf.data import cache
+
+ENTRY = np.zeros(1000)  # 8 kB, and a header
+
+
+def fill(name: str, barrier: Any) -> None:
+    barrier.wait(60)
+    for number in range(50):
+        cache.save(cache.folder() / name / f"{number}.npy", ENTRY)
+
+
+def test_processes_that_write_at_once_keep_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDCLF_CACHE_GB", str(60 * 8128 / 1e9))
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=fill, args=(name, barrier)) for name in ("a", "b")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    held = cache.usage()
+    assert held.entries == {"a": held.entries["a"], "b": 60 - held.entries["a"]}
+    assert cache.free_bytes() == 0
+    assert not cache.save(cache.folder() / "c" / "0.npy", ENTRY)
+    cache.clear()
+    assert cache.free_bytes() == 60 * 8128
+
+
+def test_what_another_process_writes_counts_here_too() -> None:
+    assert cache.save(cache.folder() / "a" / "0.npy", ENTRY)
+    free = cache.free_bytes()
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(1)
+    other = context.Process(target=fill, args=("b", barrier))
+    other.start()
+    other.join(60)
+    assert free - cache.free_bytes() > 49 * 8128
