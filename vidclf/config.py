@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -65,6 +66,15 @@ class Range(Section):
     @property
     def integer(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def highest(self) -> int | float:
+        """The highest value that steps from ``low`` reach."""
+        if self.step is None:
+            return self.high
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        reached = low + (Decimal(str(self.high)) - low) // step * step
+        return int(reached) if self.integer else float(reached)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -155,6 +155,20 @@ def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store:
     assert load_experiment(started.experiments["3d"]).model.network == "r3d_18"
 
 
+def test_a_class_without_a_readable_clip_is_refused_and_nothing_is_written(
+    clips: Path, tmp_path: Path
+) -> None:
+    broken = clips / "broken" / "v_broken_g01_c01.avi"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no video")
+    with pytest.raises(InputError) as caught:
+        start(clips, tmp_path / "to")
+    assert str(caught.value).startswith("no clip of the class broken can be read:\n")
+    assert f"{broken}: " in str(caught.value)
+    assert "--classes " in str(caught.value)
+    assert not (tmp_path / "to").exists()
+
+
 def test_clips_that_cannot_be_decoded_are_left_out_and_named(clips: Path) -> None:
     bad = clips / "down" / "v_down_g99_c00.avi"
     bad.write_bytes(b"not a video")

@@ -189,6 +189,8 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
             f"Look at it:     {_where_to_look(opened)}\nCheck the best: vidclf confirm {name}\n"
             f"Then ship it:   vidclf promote {name} --as NAME"
         )
+    elif reason := opened.nothing_feasible(rows):
+        say(f"{reason[0].upper()}{reason[1:]}. Loosen a constraint, or search for smaller models.", "yellow")
 
 
 def _all_done(opened: "OpenStudy", study: Path, given: Mapping[str, Any]) -> str:

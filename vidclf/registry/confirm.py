@@ -17,7 +17,7 @@ from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.evaluation import intervals, metrics, ranking
+from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
@@ -106,11 +106,7 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
             f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
-    rows = ranking.ranked(opened.rows(), opened.objective.direction)[:top]
-    if not rows:
-        raise InputError(
-            f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
-        )
+    rows = opened.ranked()[:top]
     if not (opened.own_attempt.folder / "attempt.json").exists():
         raise InputError(
             f"the study {opened.name} ran in another store than {opened.store.folder}, and what is confirmed "

@@ -4,7 +4,7 @@ import itertools
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from vidclf.scaffold.templates import experiment_text, study_text
 
 Reachable = Callable[[str], bool]
 
+_MOST_NAMED = 20
+"""Clips that one message names."""
 _UNUSABLE = ("unreadable", "empty", "damaged")
 """Verdicts of `data check` that `train` refuses."""
 
@@ -108,6 +110,7 @@ def start(
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
+    _refuse_lost_classes(entries, unusable)
     entries = [entry for entry in entries if entry.clip_path not in unusable]
     if by_scene:
         entries = group_by_scene(entries, answers=read_answers(manifest))
@@ -137,6 +140,20 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
     if existing and not force:
         raise InputError(
             f"{', '.join(existing)}: exists already; --force replaces it, --name NAME writes beside it"
+        )
+
+
+def _refuse_lost_classes(entries: Sequence[Entry], unusable: Mapping[Path, str]) -> None:
+    """A class without a clip that can be read would be missing without a word from all that follows."""
+    kept = {entry.label for entry in entries if entry.clip_path not in unusable}
+    lost = sorted({entry.label for entry in entries} - kept)
+    if lost:
+        named = [f"  {path}: {reason}" for path, reason in unusable.items()]
+        raise InputError(
+            f"no clip of the {'class' if len(lost) == 1 else 'classes'} {', '.join(lost)} can be read:",
+            *named[:_MOST_NAMED],
+            *([f"  and {len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []),
+            f"Mend them, or leave the class out: --classes {','.join(sorted(kept)) or 'A,B'}",
         )
 
 

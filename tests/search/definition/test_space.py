@@ -191,3 +191,27 @@ def test_conditions_may_name_the_base(bases: dict[str, Any]) -> None:
         trial = study.ask()
         stem, _ = searched.suggest(trial)
         assert ("train.lr" in trial.params) == (stem == "volume3d")
+
+
+def test_what_steps_do_not_reach_and_what_is_not_searched_is_said(
+    bases: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    table = {
+        "model.C": {"low": 0.1, "high": 1.0, "step": 0.3},
+        "model.gamma": {"low": 0.1, "high": 1.0, "step": 0.4},
+        "train.epochs": {"low": 2, "high": 9, "step": 3},
+    }
+    searched = space(table, {stem: bases[stem] for stem in ("svm", "frames2d")})
+    assert searched.notes() == [
+        "model.gamma: steps of 0.4 from 0.1 end at 0.9, so 1 is never tried",
+        "train.epochs: steps of 3 from 2 end at 8, so 9 is never tried",
+    ]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    sampled = [searched.suggest(study.ask())[1] for _ in range(80)]
+    assert {each.train.epochs for each in sampled if each.kind == "frames2d"} == {2, 5, 8}  # type: ignore[attr-defined]
+    assert not [warning for warning in recwarn if "step" in str(warning.message)]
+    del table["train.epochs"]
+    assert space(table, bases).notes()[1:] == [
+        f"nothing of the base {stem} is searched: it runs once, and its other trials take that result"
+        for stem in ("frames2d", "volume3d")
+    ]

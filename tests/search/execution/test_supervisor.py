@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tests.scripted_study import ScriptedStudy, complete
 from vidclf.evaluation import ranking
 from vidclf.exceptions import InputError
-from vidclf.runs.folder import Outcome, now_ms
+from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
 from vidclf.search.definition.dry_run import describe_plan
@@ -90,6 +90,21 @@ def test_a_dead_workers_configuration_runs_again_from_its_checkpoint(scripted: S
     outcome = opened.attempt(0).outcome()
     assert outcome is not None
     assert outcome.status == "failed"
+
+
+def test_a_worker_that_dies_before_it_can_say_it_has_finished_loses_nothing(
+    scripted: ScriptedStudy,
+) -> None:
+    scripted.only_svm()
+
+    def train(task: RunTask, _: Connection) -> Outcome | None:
+        outcome = complete(0.3)
+        Attempt(task.folder).finish(outcome)
+        return None if task.folder.name == "00000" else outcome
+
+    opened, _ = scripted.run(train)
+    assert scripted.states(opened) == ["complete"] * 4
+    assert opened.trials()[0].value == 0.3
 
 
 def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(scripted: ScriptedStudy) -> None:

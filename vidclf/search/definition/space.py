@@ -59,6 +59,18 @@ class Space:
                 tree = config.override(tree, {path: _suggest(trial, path, dimension)})
         return stem, parse_experiment(tree, f"trial {trial.number}")
 
+    def notes(self) -> list[str]:
+        """What a user may not expect: values that steps do not reach, bases of which nothing is searched."""
+        uneven = {
+            path: f"{path}: steps of {dimension.step:g} from {dimension.low:g} end at {dimension.highest:g}, "
+            f"so {dimension.high:g} is never tried"
+            for (_, path), dimension in self.dimensions.items()
+            if isinstance(dimension, Range) and dimension.highest < dimension.high
+        }
+        fixed = [stem for stem in self.bases if not any(owner == stem for owner, _ in self.dimensions)]
+        single = "nothing of the base {} is searched: it runs once, and its other trials take that result"
+        return [*uneven.values(), *(single.format(stem) for stem in fixed)]
+
     def describe(self) -> Tree:
         """The space as plain data, for fingerprints and records."""
         return {
@@ -80,10 +92,11 @@ def is_active(dimension: Dimension, tree: Tree, stem: str) -> bool:
 def _suggest(trial: optuna.trial.BaseTrial, path: str, dimension: Dimension) -> Scalar:
     if isinstance(dimension, Choice):
         return cast(Scalar, trial.suggest_categorical(path, list(dimension.choices)))
+    low, high = dimension.low, dimension.highest
     if dimension.integer:
         step = int(dimension.step or 1)
-        return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
-    return trial.suggest_float(path, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+        return trial.suggest_int(path, int(low), int(high), step=step, log=dimension.log)
+    return trial.suggest_float(path, low, high, step=dimension.step, log=dimension.log)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
@@ -92,9 +105,9 @@ def distribution(dimension: Dimension) -> BaseDistribution:
         return CategoricalDistribution(dimension.choices)
     if dimension.integer:
         return IntDistribution(
-            int(dimension.low), int(dimension.high), dimension.log, int(dimension.step or 1)
+            int(dimension.low), int(dimension.highest), dimension.log, int(dimension.step or 1)
         )
-    return FloatDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
+    return FloatDistribution(dimension.low, dimension.highest, dimension.log, dimension.step)
 
 
 def build_space(

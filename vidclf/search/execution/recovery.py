@@ -11,7 +11,6 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vidclf import config
 from vidclf.exceptions import DatabaseUnavailableError, FencedError
 from vidclf.labels import plural
 from vidclf.runs.folder import Outcome, now_ms
@@ -180,9 +179,7 @@ def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, fl
         if constraint.metric not in known:
             trial.set_constraint(constraint.metric, violation)
         if violation > 0:
-            bounds = config.dump(constraint)
-            limits = ", ".join(f"{name} {bounds[name]:g}" for name in ("min", "max") if name in bounds)
-            broken.append(f"{constraint.metric} = {metrics[constraint.metric]:g} ({limits})")
+            broken.append(f"{constraint.metric} = {metrics[constraint.metric]:g} ({constraint.limits()})")
     return broken
 
 

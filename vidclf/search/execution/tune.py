@@ -189,13 +189,13 @@ def check(definition: StudyDefinition, progress: Progress = silent) -> list[str]
         progress: Called with (clips done, clips in all) while clips are decoded.
 
     Returns:
-        Warnings about clips.
+        Warnings about the space and the clips.
 
     Raises:
         InputError: Every problem of every base.
     """
     space = definition.space
-    warnings: list[str] = []
+    warnings: list[str] = space.notes()
     problems: list[str] = []
     first = definition.file.objectives[0]
     for stem, base in space.bases.items():

@@ -72,6 +72,11 @@ class Constraint(Section):
         below = self.min - value if self.min is not None else -1.0
         return max(above, below)
 
+    def limits(self) -> str:
+        """Its bounds in words, as ``max 20``."""
+        bounds = {"min": self.min, "max": self.max}
+        return ", ".join(f"{name} {value:g}" for name, value in bounds.items() if value is not None)
+
 
 class Budget(Section):
     """When the search ends."""

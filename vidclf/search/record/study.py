@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
+from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
@@ -189,6 +190,35 @@ class OpenStudy:
         latencies = self.latencies()
         trials = self.trials() if trials is None else trials
         return [self._row(trial, latencies) for trial in trials if _is_own(trial)]
+
+    def ranked(self) -> list[TrialRow]:
+        """The complete trials that keep every constraint, best first.
+
+        Raises:
+            InputError: There are none; says which constraints all of them break.
+        """
+        rows = self.rows()
+        best = ranking.ranked(rows, self.objective.direction)
+        if not best:
+            reason = self.nothing_feasible(rows) or "no trial is complete yet; run vidclf tune first"
+            raise InputError(f"the study {self.name}: {reason}")
+        return best
+
+    def nothing_feasible(self, rows: Sequence[TrialRow]) -> str:
+        """What no trial keeps, in words; empty where one keeps all, or none is far enough to tell."""
+        known = [row for row in rows if not row.feasible or row.state == "complete"]
+        if not known or any(row.feasible for row in known):
+            return ""
+        broken = []
+        for constraint in self.constraints:
+            values = [row.metrics[constraint.metric] for row in known if constraint.metric in row.metrics]
+            values = [value for value in values if constraint.violation(value) > 0]
+            if values:
+                shown = " to ".join(f"{value:g}" for value in sorted({min(values), max(values)}))
+                broken.append(
+                    f"{constraint.metric} is {shown} in {len(values)} of {len(known)} ({constraint.limits()})"
+                )
+        return f"no trial keeps all constraints: {'; '.join(broken)}"
 
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
