@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.clips import write_squares
+from tests.clips import write_experiment, write_squares
 from vidclf.cli.app import app
 from vidclf.data import check, video
 from vidclf.data.check import ClipCheck, check_clips
@@ -74,6 +74,24 @@ def misbehave(path: Path) -> ClipCheck:
         case "flood":
             bytearray(2**31)
     return ClipCheck(path, "ok", "", 0.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that gives an error when it is read")
+def test_a_clip_that_the_disk_does_not_give_is_named_and_the_others_are_looked_at(manifest: Path) -> None:
+    broken = manifest.parent / "broken.avi"
+    broken.symlink_to("/proc/self/mem")
+    first, *others = manifest.read_text().splitlines()[1:]
+    rows = [first.replace(first.split(",")[0], broken.name), *others]
+    manifest.write_text("\n".join(["clip_path,label,group,split", *rows]))
+    result = CliRunner().invoke(app, ["data", "check", str(manifest), "--json"])
+    assert result.exit_code == 1, result.output
+    found = {clip["clip_path"]: clip["verdict"] for clip in json.loads(result.stdout)["clips"]}
+    assert found.pop(str(broken)) == "unreadable"
+    assert set(found.values()) == {"ok"}
+    experiment = write_experiment(manifest.parent / "svm.toml", "svm", manifest)
+    result = CliRunner().invoke(app, ["train", str(experiment)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{broken}: unreadable: Input/output error" in result.stderr
 
 
 def test_a_crash_a_hang_and_a_flood_cost_one_clip_each() -> None:

@@ -129,6 +129,19 @@ def test_a_model_becomes_one_version_of_its_name(store: Store, client: MlflowCli
     assert shipped(store, make_kept(store, 1), "gestures") == 2
 
 
+def test_classes_that_were_edited_after_the_registration_are_noticed(store: Store, trial: Attempt) -> None:
+    shipped(store, trial, "gestures")
+    card = resolve_model(store, "gestures@champion") / "vidclf.json"
+    content = card.read_text()
+    fields = json.loads(content)
+    card.write_text(json.dumps({**fields, "classes": fields["classes"][::-1]}))
+    for reference in ("gestures@champion", "gestures/1"):
+        with pytest.raises(InputError, match="was changed after it was registered as gestures version 1"):
+            resolve_model(store, reference)
+    card.write_text(content)
+    assert resolve_model(store, "gestures/1") == card.parent
+
+
 def test_a_name_that_mlflow_refuses_is_bad_input(store: Store, trial: Attempt) -> None:
     with pytest.raises(InputError, match="a/b"):
         shipped(store, trial, "a/b")

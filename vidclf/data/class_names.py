@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from vidclf.config import is_url
 from vidclf.data import remote
-from vidclf.data.manifest import Entry, content_digest
+from vidclf.data.manifest import Entry, readable_digest
 from vidclf.data.tables import FILE_NAME, read_rows, read_text
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
@@ -164,8 +164,8 @@ def _of_two_classes(entries: Sequence[Entry]) -> list[str]:
     """Files of one content under several labels."""
     same: dict[str, dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
-        if entry.label and entry.clip_path.is_file():
-            same[content_digest(entry.clip_path)].setdefault(entry.label, entry)
+        if entry.label and (content := readable_digest(entry.clip_path)):
+            same[content].setdefault(entry.label, entry)
     return [
         f"one file under {len(by_label)} labels: "
         + " and ".join(f"{entry.name} ({label})" for label, entry in by_label.items())

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vidclf.data.answers import Answers, certain_pairs
-from vidclf.data.manifest import Entry, content_digest
+from vidclf.data.manifest import Entry, readable_digest
 from vidclf.data.remote import named
 from vidclf.data.scenes import copies_of, find_scenes
 from vidclf.data.splitting import group_doubt
@@ -107,8 +107,8 @@ def find_leaks(
     for entry in entries:
         if entry.group:
             kinds["same group", entry.group].append(entry)
-        if entry.clip_path.is_file():
-            kinds["same file", content_digest(entry.clip_path)].append(entry)
+        if content := readable_digest(entry.clip_path):
+            kinds["same file", content].append(entry)
     for entry, number in zip(seen, copies, strict=True):
         kinds["nearly identical", str(number)].append(entry)
     leaks = []

@@ -16,7 +16,7 @@ from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import named
 from vidclf.data.tables import COLUMNS, GROUP_BY, SPLIT_BY, read_table
-from vidclf.exceptions import InputError
+from vidclf.exceptions import ClipError, InputError
 from vidclf.progress import Progress, silent
 
 Split = Literal["train", "val", "test"]
@@ -231,12 +231,27 @@ def relative_path(clip_path: Path, folder: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes; computed once per process while the file stays as it is."""
+    """SHA-256 of the file's bytes; computed once per process while the file stays as it is.
+
+    Raises:
+        ClipError: It cannot be read, as on a failing disk.
+    """
     stat = path.stat()
     return _content_digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache
 def _content_digest(path: Path, size: int, modified_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ClipError(path, "unreadable", error.strerror or str(error)) from None
+
+
+def readable_digest(path: Path) -> str:
+    """As `content_digest`; empty where there is no such file, or it cannot be read."""
+    try:
+        return content_digest(path)
+    except (ClipError, OSError):
+        return ""

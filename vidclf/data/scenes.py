@@ -21,7 +21,7 @@ from vidclf.data.answers import Answers, certain_pairs
 from vidclf.data.fingerprints import VERSION as FINGERPRINTS
 from vidclf.data.fingerprints import Fingerprint, fingerprint_of
 from vidclf.data.likeness import SharedView, cells_of, same_moments, shared_views
-from vidclf.data.manifest import Entry, content_digest, in_order
+from vidclf.data.manifest import Entry, in_order, readable_digest
 from vidclf.exceptions import ClipError
 from vidclf.progress import Advance, silent
 
@@ -105,7 +105,7 @@ def looks_of(paths: Sequence[Path], progress: Advance = silent) -> Looks:
         paths: The clips.
         progress: Called after each of them.
     """
-    key = tuple(content_digest(path) if path.is_file() else "" for path in paths)
+    key = tuple(map(readable_digest, paths))
     if key not in _memo:
 
         def printed(path: Path) -> Fingerprint | None:

@@ -1,5 +1,6 @@
 """The folder of a saved model: plain files, the same for every kind."""
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -112,6 +113,11 @@ def read_card(directory: Path) -> ModelMetadata:
             f"{BOUNDS[1]}; 1.0 leaves the probabilities as they are"
         )
     return card
+
+
+def card_digest(directory: Path) -> str:
+    """SHA-256 of the card's file: of classes, their order, and all that prepares a clip."""
+    return hashlib.sha256((directory / CARD).read_bytes()).hexdigest()
 
 
 def check_folder(directory: Path) -> None:

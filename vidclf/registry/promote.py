@@ -12,13 +12,14 @@ from vidclf import config
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals
 from vidclf.exceptions import AliasMovedError, GateRefusedError, InputError, NotComparableError
+from vidclf.models.saved import card_digest
 from vidclf.progress import Progress, silent
 from vidclf.registry import aliases, gates
 from vidclf.registry.card import Evidence, model_card
 from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.download import fetch_run, fetch_study_file, fetch_trial
 from vidclf.registry.gates import Acceptance, Candidacy, Gate
-from vidclf.registry.resolve import version_folder
+from vidclf.registry.resolve import CARD_TAG, version_folder
 from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
@@ -326,5 +327,5 @@ def _create(client: MlflowClient, attempt: Attempt, name: str, model_id: str, ru
     identity = attempt.identity()
     # Not models:/ID, which an embedded registry looks up in mlflow's global tracking store, not in this one.
     source = client.get_logged_model(model_id).artifact_location
-    tags = {**identity.tags, ATTEMPT_TAG: identity.id}
+    tags = {**identity.tags, ATTEMPT_TAG: identity.id, CARD_TAG: card_digest(attempt.model)}
     return client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)

@@ -11,9 +11,12 @@ from mlflow.exceptions import MlflowException
 from vidclf.config import did_you_mean, digest
 from vidclf.data import cache
 from vidclf.exceptions import InputError
+from vidclf.models.saved import CARD, card_digest
 from vidclf.runs.store import Store, locked
 from vidclf.tracking.deliverer import Deliverer, check_reachable, mlflow_exists
 
+CARD_TAG = "vidclf.card_digest"
+"""Tag of a version: `card_digest` of its model when it was registered."""
 PACKAGED = Path("artifacts", "model")
 """Where a logged model holds the folder that `vidclf.models.load_model` reads."""
 
@@ -54,8 +57,19 @@ def _registered(deliverer: Deliverer, reference: str) -> Path:
 
 
 def version_folder(deliverer: Deliverer, name: str, version: int) -> Path:
-    """The local folder of a registered version's saved model."""
-    return _download(deliverer, deliverer.client.get_model_version_download_uri(name, str(version)))
+    """The local folder of a registered version's saved model.
+
+    Raises:
+        InputError: Its card is not the one that was registered: the classes may have been edited.
+    """
+    folder = _download(deliverer, deliverer.client.get_model_version_download_uri(name, str(version)))
+    registered = deliverer.client.get_model_version(name, str(version)).tags.get(CARD_TAG)
+    if registered is not None and (folder / CARD).exists() and card_digest(folder) != registered:
+        raise InputError(
+            f"{folder / CARD} was changed after it was registered as {name} version {version}: its classes "
+            "may not be those that the model has learned; put the file back, or train and promote again"
+        )
+    return folder
 
 
 def _of_run(deliverer: Deliverer, run_id: str) -> Path:
