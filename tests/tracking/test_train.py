@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from tests.attempts import fresh_store
 from tests.clips import write_experiment
 from vidclf.data.manifest import Manifest
+from vidclf.inference import profiling
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
@@ -96,6 +97,29 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(
     same = [key for key in done.outcome.metrics if not key.startswith(volatile)]
     assert "val/macro_f1" in same
     assert all(unbroken.outcome.metrics[key] == done.outcome.metrics[key] for key in same)
+
+
+def test_a_run_that_was_stopped_while_it_was_timed_is_timed_and_delivered_by_the_repeat(
+    experiment: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    session = Session(experiment, store)
+    with monkeypatch.context() as patch:
+        patch.setattr(profiling, "measure_latency", stop)
+        with pytest.raises(KeyboardInterrupt):
+            session()
+    result = session()
+    assert result.reused
+    assert result.outcome.metrics["latency/p50_ms"] > 0
+    assert len(list(store.all_attempts())) == 1
+    client = Deliverer(store).client
+    assert result.run_id is not None
+    found = client.get_run(result.run_id)
+    assert found.data.metrics["latency/p50_ms"] == result.outcome.metrics["latency/p50_ms"]
+    assert found.outputs.model_outputs
+    assert session().outcome == result.outcome
 
 
 def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, store: Store) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow.utils.autologging_utils import disable_autologging
 
 from vidclf import config
 from vidclf.data.manifest import Manifest
+from vidclf.evaluation.ranking import LATENCY
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.labels import train_name
@@ -81,31 +82,47 @@ def train(
     fingerprint = config.digest([portable(experiment.resolved()), manifest.digest()])
     tags = {**provenance(experiment, manifest), _FINGERPRINT: fingerprint}
     earlier = None if again else _earlier(store, fingerprint)
-    if earlier:
+    if earlier and LATENCY in earlier.outcome.metrics:
         return earlier
     prepare_mlflow(store)
-    dead = _settle_dead(store, fingerprint)
-    attempt = _open_attempt(store, name, experiment, manifest, tags)
+    dead = [] if earlier else _settle_dead(store, fingerprint)
+    attempt = earlier.attempt if earlier else _open_attempt(store, name, experiment, manifest, tags)
     deliverer = DelivererThread(store)
     for each in (*dead, attempt):
         deliverer.register(each)
     try:
-        with attempt.running():
-            unfinished = next((left for left in dead if left.checkpoint.is_dir()), None)
-            if not again and unfinished:
-                attempt.take_checkpoint(unfinished)
-                logger.info("going on from the last epoch of the same run, which was cut short")
-            with disable_autologging():  # of a program that calls this
-                outcome = run_experiment(experiment, attempt, report)
-        if outcome.status == "complete":
+        if earlier is None:
+            _run(experiment, attempt, [] if again else dead, report)
+        outcome = attempt.outcome()
+        if outcome and outcome.status == "complete":
             clip = divided(experiment, manifest)["val"][0].clip_path
             attempt.add_metrics(profiling.measure_latency(load_model(attempt.model), clip))
-    except KeyboardInterrupt:
+    except (
+        KeyboardInterrupt
+    ):  # a run that was complete, and not timed yet, is timed when it is asked for again
         if attempt.outcome() is None:
             attempt.finish(Outcome("interrupted", "interrupted: asked to stop", {}, now_ms()))
         raise
     finally:
         deliverer.close()
+    return _delivered(attempt, store, deliverer, reused=earlier is not None)
+
+
+def _run(experiment: ExperimentConfig, attempt: Attempt, dead: Sequence[Attempt], report: Report) -> None:
+    """Trains, from where the newest of these runs was cut that has finished an epoch."""
+    with attempt.running():
+        unfinished = next((left for left in dead if left.checkpoint.is_dir()), None)
+        if unfinished:
+            attempt.take_checkpoint(unfinished)
+            logger.info("going on from the last epoch of the same run, which was cut short")
+        with disable_autologging():  # of a program that calls this
+            run_experiment(experiment, attempt, report)
+
+
+def _delivered(attempt: Attempt, store: Store, deliverer: DelivererThread, *, reused: bool) -> TrainResult:
+    """Makes the model known to MLflow, where that has taken the run."""
+    outcome = attempt.outcome()
+    assert outcome is not None
     if deliverer.undelivered:
         logger.info("MLflow did not take the run: it is in its folder only")
     elif outcome.status == "complete":
@@ -113,7 +130,7 @@ def train(
             deliver_model(Deliverer(store), attempt)
         except InputError as error:  # the run's folder still has it
             logger.warning(error)
-    return TrainResult(attempt, attempt.outcome() or outcome, Deliverer(store).receipt(attempt).run_id)
+    return TrainResult(attempt, outcome, Deliverer(store).receipt(attempt).run_id, reused)
 
 
 def _open_attempt(
