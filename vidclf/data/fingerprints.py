@@ -1,19 +1,23 @@
 """What a clip looks like in a few kilobytes: local features, colours, and small pictures over time."""
 
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vidclf.data import cache, sampling, video
+from vidclf.data.clips import ClipStore
 from vidclf.data.manifest import content_digest
-from vidclf.data.video import Frames
+from vidclf.data.video import Frames, VideoInfo
 
 GRID, SIDE = 64, 256
 """How a clip is decoded: as it is for training by default (`data.grid`, `data.store_side`)."""
+_STORE = ClipStore(GRID, SIDE)
 _FEATURE_FRAMES, _FEATURE_SIDE, _FEATURES = 6, 112, 100
 """Frames that features are taken from, pixels of their short side, and features of each."""
 _SAME_FEATURE, _SAME_PLACE = 0.9, 0.05
@@ -39,8 +43,8 @@ class Fingerprint:
 
     Attributes:
         points: Places of its features (n, 2), x and y in short sides, float32.
-        poses: Of each feature the log2 of its diameter in short sides, and its direction in radians, clockwise
-            from the right, float32 (n, 2).
+        poses: Of each the log2 of its diameter in short sides, and its direction in radians, clockwise from
+            the right, float32 (n, 2).
         descriptors: SIFT (Lowe 2004) of each, square roots of shares that sum to 1 (RootSIFT: Arandjelović
             and Zisserman 2012), float32 (n, 128): the product of two is their likeness, 0 to 1.
         colours: Square roots of the shares of hue, saturation and value over the whole clip, float32 (1024,).
@@ -68,27 +72,65 @@ class Fingerprint:
 
 
 def fingerprint_of(path: Path) -> Fingerprint:
-    """The fingerprint of a clip, kept in a cache.
+    """The fingerprint of a clip: a kept one, else made from the clip store's entry, else by decoding.
 
     Raises:
         ClipError: As `video.decode`.
     """
-    entry = cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
-    kept = cache.load(entry)
-    if kept is not None:
-        with cache.parsing, np.load(io.BytesIO(kept.tobytes())) as arrays:
-            return Fingerprint(
-                arrays["points"],
-                arrays["poses"],
-                arrays["descriptors"].astype(np.float32),
-                arrays["colours"],
-                arrays["moments"],
-            )
-    made = make_fingerprint(video.decode(path, GRID, SIDE).frames)
-    file = io.BytesIO()
-    np.savez(file, **{**vars(made), "descriptors": made.descriptors.astype(np.float16)})
-    cache.save(entry, np.frombuffer(file.getvalue(), dtype=np.uint8))
+    arrays = _kept(path)
+    if arrays is not None:
+        values = {item.name: arrays[item.name] for item in fields(Fingerprint)}
+        return Fingerprint(**{**values, "descriptors": values["descriptors"].astype(np.float32)})
+    frames = cache.load(_STORE.entry(path), "r")
+    made = make_fingerprint(video.decode(path, GRID, SIDE).frames if frames is None else frames)
+    _keep(path, made)
     return made
+
+
+def needs_decoding(path: Path) -> bool:
+    """Whether `fingerprint_of` would decode the clip."""
+    return not (_entry(path).exists() or _STORE.entry(path).exists())
+
+
+def examine(path: Path) -> VideoInfo:
+    """Decodes a clip to its end, once for all that is to be known of it: its fingerprint is kept.
+
+    Raises:
+        ClipError: As `video.survey`.
+    """
+    clip, info = video.survey(path, GRID, SIDE)
+    _keep(path, make_fingerprint(clip.frames), info)
+    return info
+
+
+def known_facts(path: Path) -> VideoInfo | None:
+    """What `examine` has found of a file of this content, where that is kept."""
+    arrays = _kept(path)
+    if arrays is None or "facts" not in arrays:
+        return None
+    facts = json.loads(arrays["facts"].tobytes())
+    return VideoInfo(**{**facts, "notes": tuple(facts["notes"])})
+
+
+def _entry(path: Path) -> Path:
+    return cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
+
+
+def _kept(path: Path) -> dict[str, NDArray[Any]] | None:
+    kept = cache.load(_entry(path))
+    if kept is None:
+        return None
+    with cache.parsing, np.load(io.BytesIO(kept.tobytes())) as arrays:
+        return dict(arrays)
+
+
+def _keep(path: Path, made: Fingerprint, info: VideoInfo | None = None) -> None:
+    arrays = {**vars(made), "descriptors": made.descriptors.astype(np.float16)}
+    if info is not None:
+        arrays["facts"] = np.frombuffer(json.dumps(asdict(info)).encode(), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    cache.save(_entry(path), np.frombuffer(file.getvalue(), dtype=np.uint8))
 
 
 def make_fingerprint(frames: Frames) -> Fingerprint:

@@ -115,7 +115,7 @@ class _Words:
         topics = np.stack(_nearest(descriptors, self._topics, _TOPICS_OF_EACH), axis=1)
         for topic, words in enumerate(self._words):
             here = np.flatnonzero((topics == topic).any(axis=1))
-            chosen = np.concatenate(_nearest(descriptors[here], words, _WORDS_OF_EACH))
+            chosen = np.concatenate([here[:0], *_nearest(descriptors[here], words, _WORDS_OF_EACH)])
             order = np.argsort(chosen, kind="stable")
             ends = np.searchsorted(chosen[order], np.arange(1, len(words)))
             found += np.split(here[order % max(1, len(here))], ends)
@@ -196,19 +196,22 @@ def _crowded(
     Those of an owner without a square of `_FEWEST` do not, nor do those that are not within ``size``. The
     first axis turns around. ``owners`` are sorted numbers from 0.
     """
-    count, shape = int(owners[-1]) + 1 if len(owners) else 0, (2 * size[0], 2 * size[1])
+    if not len(owners):
+        return np.zeros(0, np.bool_)
+    count, shape = int(owners[-1]) + 1, (2 * size[0], 2 * size[1])
     bins = np.floor(2 * values).astype(np.int64)  # half as wide as squares, which overlap
     inside = ((bins >= 0) & (bins < shape)).all(axis=1)
     flat = np.ravel_multi_index((owners[inside], *bins[inside].T), (count, *shape))
     votes = np.bincount(flat, minlength=count * shape[0] * shape[1]).reshape(count, *shape)
     votes += np.roll(votes, -1, axis=1)
     votes[:, :, :-1] += votes[:, :, 1:].copy()
-    votes = votes.reshape(count, -1)
-    fullest = np.stack(np.unravel_index(votes.argmax(axis=1), shape), axis=1)
+    of_each = votes.reshape(count, -1)
+    fullest = np.stack(np.unravel_index(of_each.argmax(axis=1), shape), axis=1)
     beside = bins - fullest[owners]
     beside[:, 0] = (beside[:, 0] + shape[0] // 2) % shape[0] - shape[0] // 2
-    enough: NDArray[np.bool_] = votes.max(axis=1)[owners] >= _FEWEST
-    return enough & inside & ((beside >= -1) & (beside <= 2)).all(axis=1)
+    enough = of_each.max(axis=1)[owners] >= _FEWEST
+    near: NDArray[np.bool_] = enough & inside & ((beside >= -1) & (beside <= 2)).all(axis=1)
+    return near
 
 
 def _laid_over(here: NDArray[np.float32], there: NDArray[np.float32]) -> tuple[int, NDArray[np.float64]]:
