@@ -1,7 +1,7 @@
 """Which clips share what they show: local features that agree in place, by an index and not pair by pair."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -62,6 +62,8 @@ class SharedView:
 def shared_views(prints: Sequence[Fingerprint]) -> Iterator[SharedView]:
     """All pairs of clips whose features agree, compared as they are, then with the second one mirrored."""
     owner = np.repeat(np.arange(len(prints)), [len(each.points) for each in prints])
+    if not len(owner):
+        return
     features = _stacked(prints)
     words = _Words(features.descriptors)
     left = words.members(features.descriptors)
@@ -85,13 +87,8 @@ class _Features:
 
 
 def _stacked(prints: Sequence[Fingerprint]) -> _Features:
-    columns = {"points": 2, "poses": 2, "descriptors": 128}
-    return _Features(
-        **{
-            name: np.vstack([np.zeros((0, size), np.float32), *(getattr(each, name) for each in prints)])
-            for name, size in columns.items()
-        }
-    )
+    names = [item.name for item in fields(_Features)]
+    return _Features(**{name: np.concatenate([getattr(each, name) for each in prints]) for name in names})
 
 
 class _Words:
@@ -147,14 +144,14 @@ def _alike(
         forward = owner[one] < owner[other]
         found.append(one[forward] * len(owner) + other[forward])
     keys = np.sort(np.concatenate(found))  # not np.unique: forty times as slow
-    pairs = np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], max(1, len(owner))), axis=1)
+    pairs = np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], len(owner)), axis=1)
     return pairs[np.argsort(_clips_of(pairs, owner), kind="stable")]
 
 
 def _clips_of(pairs: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
     """One number for the two clips of each pair of features."""
     clips = owner[pairs]
-    numbers: NDArray[np.int64] = clips[:, 0] * (int(owner[-1]) + 1 if len(owner) else 1) + clips[:, 1]
+    numbers: NDArray[np.int64] = clips[:, 0] * (owner[-1] + 1) + clips[:, 1]
     return numbers
 
 
