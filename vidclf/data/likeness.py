@@ -14,7 +14,7 @@ _LIKE = 0.9
 _TOPICS, _WORD_SIZE = 64, 30
 """Descriptors that all features are divided by at first, and features for each of the words that divide them
 further: only features of one word are compared."""
-_TOPICS_OF_EACH, _WORDS_OF_EACH = 3, 2
+_TOPICS_OF_EACH, _WORDS_OF_EACH = 2, 2
 """Topics of a feature, and its words in each of them."""
 _TURN, _GROWTH = np.radians(30), 1.0
 """How far directions and sizes (log2) of features that show one thing differ from clip to clip, at most."""
