@@ -22,8 +22,9 @@ _SHIFT = 0.25
 """How far apart, in short sides, they may place the other picture's middle."""
 _SIZES, _SHIFTS = 4, 12
 """Steps of growth and of shift that are looked through."""
-_CHUNK = 4096
-"""Pairs of clips that are looked at together."""
+_BLOCK, _CHUNK = 200, 4096
+"""Clips that are compared with all later ones at once, and pairs of clips that are looked at together: they
+bound the memory."""
 _FEWEST = 4
 """Places that must agree before two pictures are laid over each other."""
 _TOLERANCE = 0.02
@@ -70,11 +71,14 @@ def shared_views(prints: Sequence[Fingerprint]) -> Iterator[SharedView]:
     for mirrored in (False, True):
         others = _stacked([each.mirrored() for each in prints]) if mirrored else features
         right = words.members(others.descriptors) if mirrored else left
-        pairs = _alike(features.descriptors, others.descriptors, left, right, owner)
-        for one, other in _candidates(features, others, pairs, owner):
-            cells, transform = _laid_over(features.points[one], others.points[other])
-            if cells >= _FEWEST:
-                yield SharedView(int(owner[one[0]]), int(owner[other[0]]), cells, transform, mirrored)
+        for first in range(0, len(prints), _BLOCK):
+            here = [each[(owner[each] >= first) & (owner[each] < first + _BLOCK)] for each in left]
+            there = [each[owner[each] > first] for each in right]
+            pairs = _alike(features.descriptors, others.descriptors, here, there, owner)
+            for one, other in _candidates(features, others, pairs, owner):
+                cells, transform = _laid_over(features.points[one], others.points[other])
+                if cells >= _FEWEST:
+                    yield SharedView(int(owner[one[0]]), int(owner[other[0]]), cells, transform, mirrored)
 
 
 @dataclass(frozen=True)
