@@ -110,7 +110,12 @@ def copies(entries: Sequence[Entry], count: int) -> None:
         looks = looks_of(paths)
         seconds = time.perf_counter() - started
     pairs = [(paths[looks.readable[a]], paths[looks.readable[b]]) for a, b in looks.copies]
-    found = Counter(planted[b][0] for a, b in pairs if b in planted and planted[b][1] == a)
+    found = Counter(
+        planted[copy][0]
+        for pair in pairs
+        for copy, original in (pair, pair[::-1])
+        if copy in planted and planted[copy][1] == original
+    )
     origin = {path: original for path, (_, original) in planted.items()}
     false = {tuple(sorted((origin.get(a, a), origin.get(b, b)))) for a, b in pairs}
     print(f"{len(paths)} clips looked at in {seconds:.0f} s; found of {len(chosen)} copies of each kind:")

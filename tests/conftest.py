@@ -1,7 +1,7 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,10 @@ from tests.attempts import fresh_store
 from tests.clips import write_squares
 from tests.memory import Memory
 from tests.rounds import LONG
+from vidclf.data import scenes
+from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.manifest import Manifest, read_manifest
+from vidclf.progress import Advance
 from vidclf.runs.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -41,6 +44,22 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable in ("MLFLOW_TRACKING_URI", "VIDCLF_STUDY_STORAGE", "VIDCLF_DATA"):
             patch.delenv(variable, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are decoded for comparison in this process, which is quicker, but where a test is marked so."""
+    if not request.node.get_closest_marker("guarded"):
+        monkeypatch.setattr(scenes, "check_clips", inspected)
+
+
+def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:
+    """As `check_clips`, in this process."""
+    found = []
+    for path in paths:
+        found.append(inspect_clip(path))
+        progress()
+    return found
 
 
 @pytest.fixture(scope="session")

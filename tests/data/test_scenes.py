@@ -2,7 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from tests.clips import write_scene
 from vidclf.cli.app import app
 from vidclf.data import check, scenes, video
 from vidclf.data.check import ClipCheck, inspect_clip
+from vidclf.data.clips import ClipStore
+from vidclf.data.container import DecodeLimits, OpenVideo
+from vidclf.data.fingerprints import Fingerprint
 from vidclf.data.importing import import_clips
 from vidclf.data.leaks import find_leaks
+from vidclf.data.likeness import SharedView
 from vidclf.data.manifest import Entry, read_manifest
 from vidclf.exceptions import InputError
 from vidclf.reports import dataset_page
@@ -83,29 +88,73 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
     command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_clips([folder], tmp_path / "m.csv", by_scene=True)
-    decoded: list[Path] = []
-    real, fatal = video.decode, folder / "A/clip0.avi"
+    opened: list[Path] = []
+    real, fatal = video.open_video, folder / "A/clip0.avi"
 
     def checked(paths: Sequence[Path], progress: Callable[[], None]) -> list[ClipCheck]:
-        found = map(inspect_clip, paths)
         return [
-            ClipCheck(item.clip_path, "damaged", "SIGSEGV", 0.0) if item.clip_path == fatal else item
-            for item in found
+            ClipCheck(path, "damaged", "SIGSEGV", 0.0) if path == fatal else inspect_clip(path)
+            for path in paths
         ]
 
-    def decode(path: Path, grid: int, side: int) -> video.Clip:
-        decoded.append(path)
-        return real(path, grid, side)
+    def open_video(path: Path, *bounds: DecodeLimits) -> AbstractContextManager[OpenVideo]:
+        opened.append(path)
+        return real(path, *bounds)
 
     monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(scenes, "_memo", {})
     monkeypatch.setattr(check, "check_clips", checked)
     monkeypatch.setattr(dataset_page, "check_clips", checked)
-    monkeypatch.setattr(video, "decode", decode)
+    monkeypatch.setattr(video, "open_video", open_video)
     to = ["--to", str(tmp_path / "r.html")] if command == "report" else []
     result = CliRunner().invoke(app, ["data", command, str(tmp_path / "m.csv"), *to])
     assert result.exit_code == (command == "check"), result.output
-    assert set(decoded) == set(folder.rglob("*.avi")) - {fatal}
+    assert set(opened) == set(folder.rglob("*.avi")) - {fatal}
+
+
+@pytest.mark.guarded
+def test_a_file_is_decoded_once_in_a_child_whatever_its_order(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    compared: list[int] = []
+    real, views = video.open_video, scenes.shared_views
+
+    def open_video(path: Path, *bounds: DecodeLimits) -> AbstractContextManager[OpenVideo]:
+        opened.append(path)
+        return real(path, *bounds)
+
+    def shared_views(prints: Sequence[Fingerprint]) -> Iterator[SharedView]:
+        compared.append(len(prints))
+        return views(prints)
+
+    monkeypatch.setattr(video, "open_video", open_video)
+    monkeypatch.setattr(scenes, "shared_views", shared_views)
+    (folder / "A/torn.avi").write_bytes(b"RIFF")
+    paths = sorted(folder.rglob("*.avi"))
+    seen: list[int] = []
+    looks = scenes.looks_of(paths, lambda: seen.append(1))
+    assert sorted(paths[place] for place in looks.readable) == [path for path in paths if path.stem != "torn"]
+    assert len(seen) == len(paths)
+
+    backwards = scenes.looks_of(paths[::-1])
+    assert [paths[::-1][place] for place in backwards.readable] == [paths[place] for place in looks.readable]
+    assert compared == [len(paths) - 1]
+
+    assert not opened
+    monkeypatch.setattr(check, "Child", None)  # none is started
+    checks = check.check_clips([path for path in paths if path.stem != "torn"])
+    assert {item.verdict for item in checks} == {"ok"}
+    assert all(item.facts and item.facts == video.inspect(item.clip_path) for item in checks)
+
+
+def test_what_is_in_the_clip_store_is_not_decoded_to_be_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(folder.rglob("*.avi"))
+    ClipStore(64, 256).build(paths)
+    monkeypatch.setattr(video, "open_video", None)
+    assert len(scenes.looks_of(paths).prints) == len(paths)
 
 
 def test_pairs_join_to_sets() -> None:

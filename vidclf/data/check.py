@@ -1,4 +1,8 @@
-"""Checks clips by decoding each of them completely, in child processes with limits."""
+"""Checks clips by decoding each of them completely, in child processes with limits.
+
+Fingerprints are made on the way (`fingerprints.examine`). What was found of a file that decodes to its end is
+kept by its content, so that no other command decodes it again.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -6,10 +10,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import pandas as pd
 from joblib import cpu_count
 
 from vidclf.data import remote, video
+from vidclf.data.fingerprints import examine, known_facts
 from vidclf.data.guarded import Child
 from vidclf.data.manifest import Entry, read_entries, relative_path
 from vidclf.data.remote import named
@@ -34,7 +40,7 @@ class ClipCheck:
         clip_path: The file.
         verdict: ``ok``, ``short``, ``damaged``, ``empty``, ``unreadable`` or ``slow``.
         reason: Why it is not ok; empty otherwise.
-        seconds: Time that decoding took.
+        seconds: Time that decoding took; 0 where it was known before.
         facts: What the file says of itself, ``None`` where it could not be decoded to its end.
     """
 
@@ -89,13 +95,16 @@ def check_clips(
     Raises:
         GuardError: A child process did not start.
     """
-    found: dict[int, ClipCheck] = {}
-    pending = list(enumerate(paths))[::-1]
+    known = {} if inspect else {index: _known(path) for index, path in enumerate(paths)}
+    found = {index: check for index, check in known.items() if check}
+    for _ in found:
+        progress()
+    pending = [(index, path) for index, path in enumerate(paths) if index not in found][::-1]
     inspectors: list[_Inspector] = []
     try:
         while len(found) < len(paths):
             inspectors += [  # all at once, as most of their start is imports
-                _Inspector(Child(inspect or inspect_clip, time_limit_s, memory_limit_mb))
+                _Inspector(Child(inspect or _inspect_on_one_core, time_limit_s, memory_limit_mb))
                 for _ in range(min(cpu_count(), len(paths) - len(found)) - len(inspectors))
             ]
             for inspector in inspectors:
@@ -196,9 +205,22 @@ def inspect_clip(path: Path) -> ClipCheck:
     if not path.is_file():
         return ClipCheck(path, "unreadable", "no such file", 0.0)
     try:
-        facts = video.inspect(path)
+        return _judged(path, examine(path))
     except ClipError as error:
         return ClipCheck(path, error.verdict, error.reason, 0.0)
+
+
+def _inspect_on_one_core(path: Path) -> ClipCheck:
+    cv2.setNumThreads(1)  # there is a child for each core
+    return inspect_clip(path)
+
+
+def _known(path: Path) -> ClipCheck | None:
+    facts = known_facts(path) if path.is_file() else None
+    return _judged(path, facts) if facts else None
+
+
+def _judged(path: Path, facts: VideoInfo) -> ClipCheck:
     if missing := video.shortfall(facts.declared, facts.decoded):
         return ClipCheck(path, "short", missing, 0.0, facts)
     return ClipCheck(path, "ok", "", 0.0, facts)

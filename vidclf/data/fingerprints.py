@@ -1,19 +1,23 @@
 """What a clip looks like in a few kilobytes: local features, colours, and small pictures over time."""
 
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vidclf.data import cache, sampling, video
+from vidclf.data.clips import ClipStore
 from vidclf.data.manifest import content_digest
-from vidclf.data.video import Frames
+from vidclf.data.video import Frames, VideoInfo
 
 GRID, SIDE = 64, 256
 """How a clip is decoded: as it is for training by default (`data.grid`, `data.store_side`)."""
+_STORE = ClipStore(GRID, SIDE)
 _FEATURE_FRAMES, _FEATURE_SIDE, _FEATURES = 6, 112, 100
 """Frames that features are taken from, pixels of their short side, and features of each."""
 _SAME_FEATURE, _SAME_PLACE = 0.9, 0.05
@@ -22,7 +26,7 @@ _COLOUR_FRAMES, _COLOUR_SIZE, _COLOUR_BINS = 12, (64, 48), (16, 8, 8)
 """Frames whose colours are counted, their width and height, and bins of hue, saturation and value."""
 MOMENT_SIDE = 24
 """Pixels of the short side of the small pictures."""
-VERSION = 1
+VERSION = 2
 """Part of the cache's key."""
 
 MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
@@ -39,6 +43,8 @@ class Fingerprint:
 
     Attributes:
         points: Places of its features (n, 2), x and y in short sides, float32.
+        poses: Of each the log2 of its diameter in short sides, and its direction in radians, clockwise from
+            the right, float32 (n, 2).
         descriptors: SIFT (Lowe 2004) of each, square roots of shares that sum to 1 (RootSIFT: Arandjelović
             and Zisserman 2012), float32 (n, 128): the product of two is their likeness, 0 to 1.
         colours: Square roots of the shares of hue, saturation and value over the whole clip, float32 (1024,).
@@ -47,6 +53,7 @@ class Fingerprint:
     """
 
     points: NDArray[np.float32]
+    poses: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     colours: NDArray[np.float32]
     moments: NDArray[np.uint8]
@@ -57,39 +64,80 @@ class Fingerprint:
 
     def mirrored(self) -> "Fingerprint":
         """That of the clip with left and right exchanged."""
-        points = self.points.copy()
+        points, poses = self.points.copy(), self.poses.copy()
         points[:, 0] = self.width - points[:, 0]
-        return Fingerprint(points, self.descriptors[:, MIRRORED], self.colours, self.moments[:, :, ::-1])
+        poses[:, 1] = np.pi - poses[:, 1]
+        descriptors = self.descriptors[:, MIRRORED]
+        return Fingerprint(points, poses, descriptors, self.colours, self.moments[:, :, ::-1])
 
 
 def fingerprint_of(path: Path) -> Fingerprint:
-    """The fingerprint of a clip, kept in a cache.
+    """The fingerprint of a clip: a kept one, else made from the clip store's entry, else by decoding.
 
     Raises:
         ClipError: As `video.decode`.
     """
-    entry = cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
-    kept = cache.load(entry)
-    if kept is not None:
-        with cache.parsing, np.load(io.BytesIO(kept.tobytes())) as arrays:
-            return Fingerprint(
-                arrays["points"],
-                arrays["descriptors"].astype(np.float32),
-                arrays["colours"],
-                arrays["moments"],
-            )
-    made = make_fingerprint(video.decode(path, GRID, SIDE).frames)
-    file = io.BytesIO()
-    np.savez(file, **{**vars(made), "descriptors": made.descriptors.astype(np.float16)})
-    cache.save(entry, np.frombuffer(file.getvalue(), dtype=np.uint8))
+    arrays = _kept(path)
+    if arrays is not None:
+        values = {item.name: arrays[item.name] for item in fields(Fingerprint)}
+        return Fingerprint(**{**values, "descriptors": values["descriptors"].astype(np.float32)})
+    frames = cache.load(_STORE.entry(path), "r")
+    made = make_fingerprint(video.decode(path, GRID, SIDE).frames if frames is None else frames)
+    _keep(path, made)
     return made
+
+
+def needs_decoding(path: Path) -> bool:
+    """Whether `fingerprint_of` would decode the clip."""
+    return not (_entry(path).exists() or _STORE.entry(path).exists())
+
+
+def examine(path: Path) -> VideoInfo:
+    """Decodes a clip to its end, once for all that is to be known of it: its fingerprint is kept.
+
+    Raises:
+        ClipError: As `video.survey`.
+    """
+    clip, info = video.survey(path, GRID, SIDE)
+    _keep(path, make_fingerprint(clip.frames), info)
+    return info
+
+
+def known_facts(path: Path) -> VideoInfo | None:
+    """What `examine` has found of a file of this content, where that is kept."""
+    arrays = _kept(path)
+    if arrays is None or "facts" not in arrays:
+        return None
+    facts = json.loads(arrays["facts"].tobytes())
+    return VideoInfo(**{**facts, "notes": tuple(facts["notes"])})
+
+
+def _entry(path: Path) -> Path:
+    return cache.entry("fingerprints", content_digest(path), video.DECODER, VERSION)
+
+
+def _kept(path: Path) -> dict[str, NDArray[Any]] | None:
+    kept = cache.load(_entry(path))
+    if kept is None:
+        return None
+    with cache.parsing, np.load(io.BytesIO(kept.tobytes())) as arrays:
+        return dict(arrays)
+
+
+def _keep(path: Path, made: Fingerprint, info: VideoInfo | None = None) -> None:
+    arrays = {**vars(made), "descriptors": made.descriptors.astype(np.float16)}
+    if info is not None:
+        arrays["facts"] = np.frombuffer(json.dumps(asdict(info)).encode(), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    cache.save(_entry(path), np.frombuffer(file.getvalue(), dtype=np.uint8))
 
 
 def make_fingerprint(frames: Frames) -> Fingerprint:
     """The fingerprint of a clip's grid, uint8 (T, H, W, 3)."""
-    points, descriptors = _features(frames[sampling.sample_indices(len(frames), _FEATURE_FRAMES)])
+    features = _features(frames[sampling.sample_indices(len(frames), _FEATURE_FRAMES)])
     moments = np.stack([_shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), MOMENT_SIDE) for frame in frames])
-    return Fingerprint(points, descriptors, _colours(frames), moments)
+    return Fingerprint(*features, _colours(frames), moments)
 
 
 def _shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -101,21 +149,26 @@ def _shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return resized.astype(np.uint8, copy=False)
 
 
-def _features(frames: Frames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Places and descriptors of all frames; what stays where it is counts once."""
+def _features(frames: Frames) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Places, poses and descriptors of all frames; what stays where it is counts once."""
     sift = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.02)
-    points, descriptors = np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+    places, roots = np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
     for frame in frames:
-        gray = _shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _FEATURE_SIDE)
-        found, raw = sift.detectAndCompute(gray, None)
+        found, raw = sift.detectAndCompute(
+            _shrunk(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _FEATURE_SIDE), None
+        )
         if not found:
             continue
-        places = np.array([point.pt for point in found], np.float32) / _FEATURE_SIDE
-        roots = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1))
-        near = np.abs(places[:, None] - points[None]).max(axis=2) < _SAME_PLACE
-        new = ~((roots @ descriptors.T >= _SAME_FEATURE) & near).any(axis=1)
-        points, descriptors = np.vstack([points, places[new]]), np.vstack([descriptors, roots[new]])
-    return points.astype(np.float32), descriptors.astype(np.float32)
+        here = np.array([(*point.pt, point.size, point.angle) for point in found], np.float32)
+        here[:, :3] /= _FEATURE_SIDE
+        values = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1))
+        near = np.abs(here[:, :1] - places[:, 0]) < _SAME_PLACE
+        new, old = np.nonzero(near & (np.abs(here[:, 1:2] - places[:, 1]) < _SAME_PLACE))
+        again = new[np.einsum("ij,ij->i", values[new], roots[old]) >= _SAME_FEATURE]
+        kept = np.setdiff1d(np.arange(len(here)), again)
+        places, roots = np.vstack([places, here[kept]]), np.vstack([roots, values[kept]])
+    poses = np.stack([np.log2(places[:, 2]), np.radians(places[:, 3])], axis=1)
+    return places[:, :2], poses, roots
 
 
 def _colours(frames: Frames) -> NDArray[np.float32]:

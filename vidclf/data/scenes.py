@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from vidclf.data import cache, video
 from vidclf.data.answers import Answers, certain_pairs
+from vidclf.data.check import check_clips, decodable
 from vidclf.data.fingerprints import VERSION as FINGERPRINTS
-from vidclf.data.fingerprints import Fingerprint, fingerprint_of
+from vidclf.data.fingerprints import Fingerprint, fingerprint_of, needs_decoding
 from vidclf.data.likeness import SharedView, cells_of, same_moments, shared_views
-from vidclf.data.manifest import Entry, in_order, readable_digest
-from vidclf.exceptions import ClipError
+from vidclf.data.manifest import Entry, content_digest, in_order, readable_digest
 from vidclf.progress import Advance, silent
 
 _CELL_WEIGHT, _FIRST_CELL, _MOST_CELLS = 0.8, 3, 5
@@ -36,7 +36,7 @@ sources 0.25 (`benchmarks/leaks.py`). Takes of one movement before one wall may 
 _SHARED = 0.3
 """Share of a copy's places that agree with the original's: of 84 copies of real clips 0.45 to 0.97 but for
 one (0.25); of clips of one figure before other backgrounds 0.1."""
-_VERSION = 1
+_VERSION = 2
 """Raised with every change to what `_compared` gives, as that is kept on disk."""
 _THRESHOLDS = np.arange(2.0, 10.0, 0.25)
 """Likeness of clips of one scene; which of them, the set decides."""
@@ -55,7 +55,7 @@ class Looks:
     """Fingerprints of the clips that can be read, and what they share.
 
     Attributes:
-        readable: Place of each in the list that was asked for.
+        readable: Place of each in the list that was asked for, in the order of their contents' digests.
         prints: Their fingerprints.
         views: Pairs that share places, by place in ``prints``.
         copies: Those of them that show the same moments.
@@ -99,7 +99,9 @@ _memo: dict[tuple[str, ...], Looks] = {}
 
 
 def looks_of(paths: Sequence[Path], progress: Advance = silent) -> Looks:
-    """Looks at every clip that can be read, on all cores; asked again for the same files, it remembers.
+    """Looks at every clip that can be read; asked again for the same files, it remembers.
+
+    What must be decoded is, in child processes with limits.
 
     Args:
         paths: The clips.
@@ -107,50 +109,48 @@ def looks_of(paths: Sequence[Path], progress: Advance = silent) -> Looks:
     """
     key = tuple(map(readable_digest, paths))
     if key not in _memo:
-
-        def printed(path: Path) -> Fingerprint | None:
-            try:
-                return fingerprint_of(path)
-            except (ClipError, OSError):
-                return None
-            finally:
-                progress()
-
+        unseen = {digest: path for digest, path in zip(key, paths, strict=True) if digest}
+        unseen = {digest: path for digest, path in unseen.items() if needs_decoding(path)}
+        for _ in range(len(paths) - len(unseen)):
+            progress()
+        seen = decodable(check_clips(list(unseen.values()), progress))
+        unreadable = {"", *unseen} - set(map(content_digest, seen))
+        readable = [index for index, digest in enumerate(key) if digest not in unreadable]
+        readable.sort(key=lambda index: key[index])
         with ThreadPoolExecutor(cpu_count()) as pool:
-            found = list(pool.map(printed, paths))
-        readable = tuple(index for index, each in enumerate(found) if each is not None)
-        prints = tuple(each for each in found if each is not None)
+            prints = tuple(pool.map(fingerprint_of, [paths[index] for index in readable]))
         views, moments = _compared(prints, [key[index] for index in readable])
-        cells = [cells_of(each.points) for each in prints]
-        copies = tuple(
-            (view.a, view.b)
-            for view, same in zip(views, moments, strict=True)
-            if same >= _COPY and view.cells >= _SHARED * min(cells[view.a], cells[view.b])
-        )
+        copies = tuple((view.a, view.b) for view, same in zip(views, moments, strict=True) if same >= _COPY)
         _memo.clear()
-        _memo[key] = Looks(readable, prints, views, copies)
+        _memo[key] = Looks(tuple(readable), prints, views, copies)
     return _memo[key]
 
 
 def _compared(
     prints: Sequence[Fingerprint], digests: Sequence[str]
 ) -> tuple[tuple[SharedView, ...], list[float]]:
-    """What the clips share, and how far each pair shows the same moments.
+    """What the clips share, and how far each pair shows the same moments; -1 where it shares too little.
 
-    Kept in a cache by the clips' contents: some hundreds of clips take half a minute.
+    Kept in a cache by the clips' contents: some hundreds of clips take some seconds.
+
+    Args:
+        prints: Their fingerprints.
+        digests: Their contents, sorted: what a set shares is kept whatever the order of its clips.
     """
     entry = cache.entry("likeness", *digests, video.DECODER, FINGERPRINTS, _VERSION)
     rows = cache.load(entry)
     if rows is None:
+        cells = [cells_of(each.points) for each in prints]
         with threadpool_limits(1):  # small products: threads would only wait for each other
-            found = (*shared_views(prints), *shared_views(prints, mirrored=True))
             rows = np.array(
                 [
                     [
                         *(view.a, view.b, view.cells, view.mirrored, *view.transform.ravel()),
-                        same_moments(prints[view.a], prints[view.b], view),
+                        same_moments(prints[view.a], prints[view.b], view)
+                        if view.cells >= _SHARED * min(cells[view.a], cells[view.b])
+                        else -1,
                     ]
-                    for view in found
+                    for view in shared_views(prints)
                 ]
             ).reshape(-1, 11)
         cache.save(entry, rows)

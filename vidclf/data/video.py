@@ -79,11 +79,23 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
     Raises:
         ClipError: The file is unreadable, holds no frame, its pictures are damaged, or it is out of bounds.
     """
+    return _decoded(path, grid, store_side, bounds)[0]
+
+
+def survey(path: Path, grid: int, store_side: int) -> "tuple[Clip, VideoInfo]":
+    """As `decode`, with what there is to know of the file, and no error of a decoder's own threads unseen."""
+    return _decoded(path, grid, store_side, UNBOUNDED, "NONE")
+
+
+def _decoded(
+    path: Path, grid: int, store_side: int, bounds: DecodeLimits, threads: Literal["NONE"] | None = None
+) -> "tuple[Clip, VideoInfo]":
     times: list[float | None] = []
     pictures: dict[int, Frames] = {}
     held: dict[int, av.VideoFrame] = {}
     room = _HELD_BYTES
     with open_video(path, bounds) as video:
+        video.stream.thread_type = threads or video.stream.thread_type
         reduced = _Reduction(store_side, _pixel_ratio(video.stream))
         likely = sampling.likely_indices(video.declared, grid)
         for index, (time, frame) in enumerate(video.frames()):
@@ -95,11 +107,26 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
                 held.clear()
             elif index in likely:
                 pictures[index] = reduced(frame)
-        indices = sampling.grid_indices(sampling.frame_times(times, video.rate), grid).tolist()
+        seconds = sampling.frame_times(times, video.rate)
+        indices = sampling.grid_indices(seconds, grid).tolist()
         pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
+        rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
     if not pictures.keys() >= set(indices):
         pictures = _second_pass(path, indices, reduced)
-    return Clip(stacked([pictures[index] for index in indices]), video.declared, len(times))
+    width, height = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
+    if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
+        notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
+    info = VideoInfo(
+        codec=codec,
+        fps=float(rate) if rate else None,
+        width=width,
+        height=height,
+        seconds=sampling.duration(seconds),
+        declared=video.declared,
+        decoded=video.decoded,
+        notes=tuple(notes),
+    )
+    return Clip(stacked([pictures[index] for index in indices]), video.declared, len(times)), info
 
 
 def stacked(pictures: Sequence[Frames]) -> Frames:
@@ -158,31 +185,12 @@ class VideoInfo:
 
 
 def inspect(path: Path) -> VideoInfo:
-    """Decodes a file to its end, keeping no picture.
+    """What `survey` says of a file.
 
     Raises:
         ClipError: The file is unreadable, holds no frame, or is damaged.
     """
-    times: list[float | None] = []
-    with open_video(path) as video:
-        video.stream.thread_type = "NONE"  # what the decoder's own threads log would not be seen
-        for time, last in video.frames():  # noqa: B007
-            times.append(time)
-        rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
-    width, height = (last.height, last.width) if _orientation(last)[0] else (last.width, last.height)
-    seconds = sampling.frame_times(times, video.rate)
-    if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
-        notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
-    return VideoInfo(
-        codec=codec,
-        fps=float(rate) if rate else None,
-        width=width,
-        height=height,
-        seconds=sampling.duration(seconds),
-        declared=video.declared,
-        decoded=video.decoded,
-        notes=tuple(notes),
-    )
+    return survey(path, 1, 1)[1]
 
 
 def outline(path: Path) -> tuple[int, int, int | None]:
