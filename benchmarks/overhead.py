@@ -89,7 +89,7 @@ def stand_in(experiment: Any, attempt: Attempt, report: Any, repeats: Repeats | 
 
 
 def work_with_stand_in(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
-    import vidclf.runs.experiment  # noqa: PLC0415
+    import vidclf.runs.experiment
 
     vidclf.runs.experiment.run_experiment = stand_in
     REAL_WORK(connection, threads, environment)

@@ -60,7 +60,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and threads of several test processes wait for each other."""
-    import torch  # noqa: PLC0415  (most tests do without it)
+    import torch  # most tests do without it
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -71,6 +71,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedStudy":
     """A study over two bases, and a supervisor whose workers do what a test says."""
-    from tests.scripted_study import ScriptedStudy  # noqa: PLC0415  (imports most of vidclf)
+    from tests.scripted_study import ScriptedStudy  # imports most of vidclf
 
     return ScriptedStudy(tmp_path, open_store(), monkeypatch)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,6 @@ import typer
 from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares, write_study
 from tests.command import run
-from vidclf.cli import console
 from vidclf.cli import study as study_command
 from vidclf.cli.app import app
 from vidclf.runs import store
@@ -140,7 +140,7 @@ def test_our_own_bug_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPatch, tmp_
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr(store, "open_store", broken)
-    monkeypatch.setattr(console.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = run("promote", "x", "--as", "y", expect=70)
     assert "a bug in vidclf: ZeroDivisionError: surprise" in result.stderr
     assert "ZeroDivisionError: surprise" in next(tmp_path.glob("vidclf-*.log")).read_text()

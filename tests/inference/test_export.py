@@ -53,7 +53,7 @@ def test_a_graph_gives_what_the_model_gives(
         with torch.inference_mode():
             probabilities = torch.export.load(exported.file).module()(torch.from_numpy(several)).numpy()
     else:
-        import onnxruntime  # noqa: PLC0415
+        import onnxruntime
 
         session = onnxruntime.InferenceSession(exported.file, providers=["CPUExecutionProvider"])
         [probabilities] = session.run(["probabilities"], {"clips": several})

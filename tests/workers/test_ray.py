@@ -63,7 +63,7 @@ pytestmark = pytest.mark.xdist_group("ray")  # a cluster is as much as two cores
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster whose head takes no worker; each test adds its nodes."""
-    from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
+    from ray.cluster_utils import Cluster as RayCluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a cluster before has set it in this process

@@ -122,7 +122,7 @@ def build(
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.
     """
-    from vidclf.tracking.ledger import Ledger  # noqa: PLC0415  (imports mlflow: some seconds)
+    from vidclf.tracking.ledger import Ledger  # imports mlflow: some seconds
 
     ledger = Ledger(store)
     measured = [(group, baselines(group, _EXPERIMENTS)) for group in gather(names, store, metric)]

@@ -311,7 +311,7 @@ def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[
 
 
 def _trials(study: OpenStudy, metric: str, found: _Selection) -> Iterator[ModelRow]:
-    from vidclf.registry.confirm_report import finalists_of  # noqa: PLC0415  (imports mlflow: some seconds)
+    from vidclf.registry.confirm_report import finalists_of  # imports mlflow: some seconds
 
     whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
     bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
@@ -382,7 +382,7 @@ def run_ids(rows: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
 
 
 def _run_id_lookup(store: Store) -> Callable[[Attempt], str | None]:
-    from vidclf.tracking.deliverer import Deliverer  # noqa: PLC0415  (imports mlflow: some seconds)
+    from vidclf.tracking.deliverer import Deliverer  # imports mlflow: some seconds
 
     deliverer = Deliverer(store)
     return lambda attempt: deliverer.receipt(attempt).run_id

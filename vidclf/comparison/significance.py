@@ -23,7 +23,7 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
         rows: Best first.
         metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
     """
-    from vidclf.evaluation import intervals  # noqa: PLC0415
+    from vidclf.evaluation import intervals
 
     tables = [(row, table) for row in rows if (table := row.predictions("confirm")) is not None]
     metric = intervals.comparable(metric)

@@ -102,7 +102,7 @@ def _download(deliverer: Deliverer, location: str) -> Path:
 
 
 def _unknown(deliverer: Deliverer, reference: str) -> str:
-    from vidclf.search.record.study import study_names  # noqa: PLC0415  (imports optuna: half a second)
+    from vidclf.search.record.study import study_names  # imports optuna: half a second
 
     study = reference.removesuffix(".toml").rpartition("/")[2]
     if study in study_names(deliverer.store):

@@ -265,8 +265,8 @@ def train_and_score(
         record: Called at every report of the model.
         draw: Whether to write pictures of the model, beside the confusion matrix that all have.
     """
-    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
-    from vidclf.runs import artifacts  # noqa: PLC0415
+    from vidclf.reports import diagnostics  # matplotlib and scikit-learn take seconds
+    from vidclf.runs import artifacts
 
     manifest = read_manifest(experiment.data.manifest)
     store = clip_store(experiment)

@@ -39,7 +39,7 @@ def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lamb
 
 def draw(attempt: Attempt, repeats: Repeats | None) -> None:
     """Writes the pictures of a complete trial's model that cost too much to have of every trial."""
-    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
+    from vidclf.reports import diagnostics  # matplotlib and scikit-learn take seconds
 
     experiment = _final_experiment(attempt, repeats)
     manifest = read_manifest(experiment.data.manifest)

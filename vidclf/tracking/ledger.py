@@ -127,7 +127,7 @@ class Ledger:
 
     def predictions(self, read: TestRead, name: str) -> "pd.DataFrame":
         """A table that `finish` was given."""
-        from vidclf.evaluation.predictions import read_predictions  # noqa: PLC0415
+        from vidclf.evaluation.predictions import read_predictions
 
         store = self._deliverer.store
         path = mlflow.artifacts.download_artifacts(

@@ -1,6 +1,7 @@
 """Studies whose database, MLflow and artifacts are servers, and what happens when these go away."""
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -217,7 +218,7 @@ def vidclf(*arguments: str, store: Store) -> Any:
 
 
 def test_s3_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliverer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     deliverer.check_reachable("mlflow-artifacts:/1")
     with pytest.raises(InputError, match=r's3://b/1, which needs pip install "vidclf\[server\]"'):
         deliverer.check_reachable("s3://b/1")

@@ -296,7 +296,7 @@ class PageRefresher:
 def _refresh(opened: OpenStudy) -> bool:
     """Rewrites the study's page; a failure, as on a full disk, does not end the study."""
     try:
-        from vidclf.search.report import page  # noqa: PLC0415  # plotly and scikit-learn take seconds
+        from vidclf.search.report import page  # plotly and scikit-learn take seconds
 
         page.refresh(opened, opened.own_attempt)
     except DatabaseUnavailableError:

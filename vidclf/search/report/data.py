@@ -87,7 +87,7 @@ class StudyData:
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """
-        from optuna.importance import (  # noqa: PLC0415  # they import scikit-learn
+        from optuna.importance import (  # they import scikit-learn
             PedAnovaImportanceEvaluator,
             get_param_importances,
         )

@@ -112,7 +112,7 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
     given, values = zip(*pairs, strict=True)
     if len(pairs) < MIN_TRIALS or len(set(values)) == 1 or len(set(given)) == 1:
         return ""
-    from scipy.stats import spearmanr  # noqa: PLC0415  # it takes a second
+    from scipy.stats import spearmanr  # it takes a second
 
     correlation = float(spearmanr(given, values).statistic)
     if abs(correlation) < _CLEAR:
