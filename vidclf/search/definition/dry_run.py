@@ -5,10 +5,9 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from vidclf import config
-from vidclf.config import Dimension
 from vidclf.data.manifest import read_manifest
 from vidclf.runs.experiment import divided
 from vidclf.runs.store import Store
@@ -54,9 +53,10 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
             {
                 "base": stem,
                 "key": key,
-                "searched": ", ".join(f"{name} {value}" for name, value in _shown(dimension).items()),
+                "searched": ", ".join(f"{name} {value}" for name, value in shown.items()),
             }
             for (stem, key), dimension in definition.space.dimensions.items()
+            for shown in [dimension.model_dump(mode="json", exclude_defaults=True)]
         ],
         "bases": bases,
         "first": _first_points(definition),
@@ -72,10 +72,6 @@ def _resources(definition: StudyDefinition) -> str:
     most = file.resources.max_workers
     count = f"up to {most}" if most else "as many as the cluster holds now"
     return f"workers on Ray ({definition.ray}): {count}, each with {file.resources.words()}"
-
-
-def _shown(dimension: Dimension) -> dict[str, Any]:
-    return dimension.model_dump(mode="json", exclude_defaults=True)
 
 
 def _first_points(definition: StudyDefinition) -> list[dict[str, Any]]:
@@ -98,7 +94,7 @@ def _estimates(opened: OpenStudy | None, trials: int, workers: int) -> dict[str,
     """Time left and disk in all, from what the trials so far took."""
     finished = opened.trials([TrialState.COMPLETE, TrialState.PRUNED]) if opened else []
     finished = [trial for trial in finished if counts(trial)]  # another study's have no folder here
-    durations = [seconds for trial in finished if (seconds := _seconds(trial)) is not None]
+    durations = [trial.duration.total_seconds() for trial in finished if trial.duration]
     if opened is None or not durations:
         return {"seconds_left": None, "store_bytes": None}
     folders = [opened.attempt(trial.number).folder for trial in finished]
@@ -107,7 +103,3 @@ def _estimates(opened: OpenStudy | None, trials: int, workers: int) -> dict[str,
         "seconds_left": statistics.mean(durations) * trials / workers,
         "store_bytes": held + held / len(finished) * trials,
     }
-
-
-def _seconds(trial: FrozenTrial) -> float | None:
-    return trial.duration.total_seconds() if trial.duration else None

@@ -11,7 +11,6 @@ from vidclf.data.manifest import read_manifest
 from vidclf.progress import silent
 from vidclf.runs.experiment import dataset_record, divided, provenance
 from vidclf.runs.folder import Attempt
-from vidclf.runs.repeats import Repeats
 from vidclf.search.definition.study_file import StudyDefinition
 from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.record.owners import Ownership
@@ -61,9 +60,8 @@ class SessionContext:
     def latency_clip(self) -> Path:
         """What latencies are measured on: the first clip of val."""
         base = next(iter(self.definition.space.bases.values()))
-        first = self.definition.file.objectives[0]
-        if first.repeats > 1:
-            base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
+        if self.opened.repeats is not None:
+            base = self.opened.repeats.variant(base, 0)
         return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path
 
     def own_trials(self) -> Callable[[FrozenTrial], bool]:

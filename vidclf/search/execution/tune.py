@@ -16,7 +16,6 @@ from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.progress import Progress, silent
 from vidclf.runs.experiment import parse_experiment, prepare
-from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, check_name
 from vidclf.search.definition.study_file import StudyDefinition, load_study, open_study
 from vidclf.search.definition.warm_start import check_alike, seed
@@ -197,12 +196,10 @@ def check(definition: StudyDefinition, progress: Progress = silent) -> list[str]
     space = definition.space
     warnings: list[str] = []
     problems: list[str] = []
-    first = definition.file.objectives[0]
+    repeats = definition.file.repetition
     for stem, base in space.bases.items():
         try:
-            if first.repeats > 1:
-                base = Repeats(first.repeats, first.repeat_by).variant(base, 0)  # noqa: PLW2901
-            warnings += prepare(base, progress)[1]
+            warnings += prepare(repeats.variant(base, 0) if repeats else base, progress)[1]
             for path in ("model.network", "model.weights"):
                 dimension = space.dimensions.get((stem, path))
                 for choice in dimension.choices if isinstance(dimension, Choice) else ():

@@ -107,8 +107,7 @@ class OpenStudy:
     @property
     def repeats(self) -> Repeats | None:
         """How often each configuration is run, where that is more than once."""
-        objective = self.objective
-        return Repeats(objective.repeats, objective.repeat_by) if objective.repeats > 1 else None
+        return self.objective.repetition
 
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:

@@ -144,8 +144,7 @@ def _doubts(overview: StudyData) -> Iterator[str]:
         words = f"trial {busy[0].number}'s while {ranking.disturbed(busy[0].metrics)}"
         yield f"Latencies of {plural(len(busy), 'trial')} are too high, measured beside other work: {words}."
     seeds = {config.lookup(base, "seed") for base in overview.opened.stored["bases"].values()}
-    repeats = overview.opened.repeats
-    if repeats:
+    if repeats := overview.opened.repeats:
         yield f"Each value is the mean of {repeats.count} runs that differ by {repeats.by}."
     elif len(seeds) == 1:
         yield "Every configuration was run once, with one seed."
