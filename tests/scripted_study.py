@@ -19,7 +19,7 @@ from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.execution import recovery
 from vidclf.search.execution.context import SessionContext
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record import owners, study
 from vidclf.search.record.owners import Ownership
@@ -149,7 +149,7 @@ class ScriptedStudy:
         opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
         started: list[Attempt] = []
-        session = SessionContext(opened, self.definition, ownership, NoDisplay(), started.append)
+        session = SessionContext(opened, self.definition, ownership, Display(), started.append)
         supervisor = Supervisor(session)
 
         def scripted(task: Task, connection: Connection) -> Message | None:

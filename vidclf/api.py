@@ -22,7 +22,7 @@ from vidclf.runs.folder import Status
 from vidclf.runs.store import find_store, open_store
 from vidclf.search.execution import tune
 from vidclf.search.execution.budget import Ending
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 from vidclf.tracking.train import train
 
 PathLike = str | Path
@@ -188,7 +188,7 @@ def run_study(
     request = tune.TuneRequest(Path(path), overrides or {}, trials, workers)
     definition = tune.plan(request, opened_store)
     warnings = tune.check(definition)
-    opened, ending = tune.tune(definition, opened_store, NoDisplay(), warnings)
+    opened, ending = tune.tune(definition, opened_store, Display(), warnings)
     rows = opened.rows()
     best = ranking.ranked(rows, opened.objective.direction)[:1]
     found = (

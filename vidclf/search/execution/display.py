@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -79,47 +79,26 @@ class StudyState:
         return elapsed / self.finished_here * max(0, self.total - self.used)
 
 
-class Display(Protocol):
-    """Shows a study's progress."""
+class Display:
+    """Shows a study's progress on a terminal, in a panel that is redrawn in place; nothing elsewhere."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __init__(self, console: Console | None = None) -> None:
+        shown = console is not None and console.is_terminal
+        self._live = Live(console=console, transient=True, refresh_per_second=4) if shown else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
     def refresh(self, state: StudyState) -> None:
         """The state has changed, or time has passed."""
-
-
-class LiveDisplay:
-    """A panel that is redrawn in place, for terminals."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, transient=True, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def refresh(self, state: StudyState) -> None:
-        self._live.update(_panel(state))
-
-
-class NoDisplay:
-    """Nothing beside the messages on finished trials, for logs and pipes."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def refresh(self, state: StudyState) -> None:
-        """Nothing."""
-
-
-def display_for(console: Console) -> Display:
-    return LiveDisplay(console) if console.is_terminal else NoDisplay()
+        if self._live is not None:
+            self._live.update(_panel(state))
 
 
 def _panel(state: StudyState) -> Group:
