@@ -78,8 +78,8 @@ def tune(
     from vidclf.runs.store import find_store, open_store
     from vidclf.search.definition.dry_run import describe_plan
     from vidclf.search.execution import tune as search
-    from vidclf.search.execution.display import display_for
-    from vidclf.search.report.status import status as state_of
+    from vidclf.search.execution.display import Display
+    from vidclf.search.report.data import status as state_of
 
     opened_store = find_store(store) if dry_run else open_store(store)
     request = search.TuneRequest(
@@ -94,7 +94,7 @@ def tune(
         _print_plan(describe_plan(definition, opened_store), json_)
         return
     with messages_above(make_console()) as console:
-        opened, ending = search.tune(definition, opened_store, display_for(console), warnings)
+        opened, ending = search.tune(definition, opened_store, Display(console), warnings)
     if json_:
         print_json({**state_of(opened), "ending": ending})
     else:
@@ -161,7 +161,7 @@ def _again(study: Path, given: Mapping[str, Any]) -> str:
 def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
     from vidclf.evaluation import ranking
     from vidclf.reports.tables import study_leaderboard
-    from vidclf.search.report.status import test_words
+    from vidclf.search.report.data import test_words
 
     console = make_console(stderr=False)
     rows = opened.rows()
@@ -225,8 +225,8 @@ def status(
     from vidclf.reports.tables import study_leaderboard
     from vidclf.runs.store import find_store
     from vidclf.search.record.study import find_study, study_names
-    from vidclf.search.report.status import status as state_of
-    from vidclf.search.report.status import test_words
+    from vidclf.search.report.data import status as state_of
+    from vidclf.search.report.data import test_words
 
     opened_store = find_store(store)
     names = [study] if study else study_names(opened_store)

@@ -146,7 +146,10 @@ def _open_own_attempt(session: SessionContext) -> Attempt:
                     "objective": file.aims(),
                     "bases": ", ".join(definition.space.bases),
                     **_strategies(file),
-                    **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
+                    **{
+                        f"space: {key}": value if isinstance(value, str) else json.dumps(value)
+                        for key, value in file.space.items()
+                    },
                 },
                 dataset=session.dataset,
             )
@@ -175,10 +178,6 @@ def _strategies(file: StudyFile) -> dict[str, Any]:
         "pruner": file.pruner.name,
         **{f"pruner.{name}": value for name, value in file.pruner.options.items() if value is not None},
     }
-
-
-def _short_json(value: Any) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
 
 
 @contextlib.contextmanager

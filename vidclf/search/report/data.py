@@ -16,8 +16,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.search.record.owners import live_owners, silent_owners
 from vidclf.search.record.study import OpenStudy
-from vidclf.search.report.status import test_words
+from vidclf.tracking import ledger
+from vidclf.tracking.deliverer import Deliverer
 
 MIN_TRIALS = 10
 """Complete trials from which on something is said about searched values."""
@@ -135,10 +137,8 @@ class StudyData:
 
     def seconds(self, row: TrialRow) -> float | None:
         """How long an attempt took."""
-        trial = self.trials[row.number]
-        if trial.datetime_start is None or trial.datetime_complete is None:
-            return None
-        return (trial.datetime_complete - trial.datetime_start).total_seconds()
+        duration = self.trials[row.number].duration
+        return None if duration is None else duration.total_seconds()
 
     def counts(self) -> str:
         """How many attempts there are of each kind, in words."""
@@ -160,6 +160,42 @@ class StudyData:
         ]
         parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
         return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
+
+
+def status(opened: OpenStudy) -> dict[str, Any]:
+    """Where a study stands, in the shape of ``--json``."""
+    rows = opened.rows()
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
+    for row in rows:
+        found[row.state] += 1
+    best = ranking.ranked(rows, opened.objective.direction)[:1]
+    return {
+        "study": opened.name,
+        "question": opened.stored["question"],
+        "objective": dict(opened.stored["objectives"][0]),
+        "trials": found,
+        "budget": {"total": opened.budget(), "used": opened.logical()},
+        "best": {
+            "number": best[0].number,
+            "value": best[0].value,
+            "base": best[0].base,
+            "params": dict(best[0].params),
+            "run_id": Deliverer(opened.store).receipt(opened.attempt(best[0].number)).run_id,
+        }
+        if best
+        else None,
+        "owners": [{"host": owner.host, "pid": owner.pid} for owner in live_owners(opened)],
+        "silent": [{"host": owner.host, "pid": owner.pid} for owner in silent_owners(opened)],
+    }
+
+
+def test_words(opened: OpenStudy) -> str:
+    """How often the study's test split was read."""
+    for trial in opened.trials():
+        attempt = opened.attempt(trial.number)
+        if (attempt.folder / "attempt.json").exists():
+            return ledger.words_for(opened.store, attempt)
+    return ledger.words(0)
 
 
 def best_config(overview: StudyData) -> str | None:
@@ -190,38 +226,19 @@ def trials_csv(overview: StudyData) -> str:
     params = sorted({key for row in overview.rows for key in row.params})
     metrics = sorted({key for row in overview.rows for key in row.metrics})
     ranks = {row.number: rank for rank, row in enumerate(overview.ranked, start=1)}
+    columns = ["trial", "state", "base", "value", "rank", "reason", "feasible", "reused_from"]
+    columns += ["started", "seconds"]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = [
-        "trial",
-        "state",
-        "base",
-        "value",
-        "rank",
-        "reason",
-        "feasible",
-        "reused_from",
-        "started",
-        "seconds",
-    ]
-    writer.writerow([*head, *params, *metrics])
+    writer = csv.DictWriter(text, [*columns, *params, *metrics], lineterminator="\n")
+    writer.writeheader()
     for row in overview.rows:
         start = overview.trials[row.number].datetime_start
-        fields = {
+        own = {
             "trial": row.number,
-            "state": row.state,
-            "base": row.base,
-            "value": row.value,
             "rank": ranks.get(row.number),
-            "reason": row.reason,
-            "feasible": row.feasible,
-            "reused_from": row.reused_from,
             "started": start and start.isoformat(timespec="seconds"),
             "seconds": overview.seconds(row),
         }
-        writer.writerow(
-            [fields[name] for name in head]
-            + [row.params.get(key) for key in params]
-            + [row.metrics.get(key) for key in metrics]
-        )
+        known = {name: value for name, value in vars(row).items() if name in columns}
+        writer.writerow({**known, **own, **row.params, **row.metrics})
     return text.getvalue()
