@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,12 @@ class StudyData:
             if row.value is not None and row.reused_from is None and stem in (None, row.base)
         ]
 
-    def importances_by_base(self) -> dict[str, dict[str, float]]:
-        """The importances of each base of which there are enough trials: bases differ by more than values."""
-        found = {stem: self.importances(stem) for stem in self.stems}
-        return {stem: shares for stem, shares in found.items() if shares}
+    @cached_property
+    def importances(self) -> dict[str, dict[str, float]]:
+        """The importances of each base, empty where trials are few: bases differ by more than values."""
+        return {stem: self._importances(stem) for stem in self.stems}
 
-    def importances(self, stem: str) -> dict[str, float]:
+    def _importances(self, stem: str) -> dict[str, float]:
         """Share of each value that a base searches in being among its best (PED-ANOVA), largest first.
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
@@ -161,6 +162,29 @@ class StudyData:
         parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
         return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
 
+    @cached_property
+    def best_config(self) -> str | None:
+        """The best trial's configuration as a whole TOML file; ``None`` where nothing feasible has finished.
+
+        Values that depend on the machine stay as the base has them, as ``auto``.
+        """
+        if not self.ranked:
+            return None
+        best = self.ranked[0]
+        base = {
+            key: value for key, value in self.opened.stored["bases"][best.base].items() if key != "published"
+        }
+        tree = config.override(base, best.params)
+        data = Path(config.expand_path("$VIDCLF_DATA", Path.cwd()))
+        manifest = Path(tree["data"]["manifest"])
+        if manifest.is_relative_to(data):
+            tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
+        origin = f"trial {best.number} of the study {self.opened.name}, base {best.base}"
+        figure = f"{self.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
+        comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
+        scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
+        return comment + tomli_w.dumps({**scalars, **tree})
+
 
 def status(opened: OpenStudy) -> dict[str, Any]:
     """Where a study stands, in the shape of ``--json``."""
@@ -168,57 +192,35 @@ def status(opened: OpenStudy) -> dict[str, Any]:
     found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
     for row in rows:
         found[row.state] += 1
-    best = ranking.ranked(rows, opened.objective.direction)[:1]
+    best = best_of(opened, rows)
+    if best is not None:
+        best["run_id"] = Deliverer(opened.store).receipt(opened.attempt(best["number"])).run_id
     return {
         "study": opened.name,
         "question": opened.stored["question"],
         "objective": dict(opened.stored["objectives"][0]),
         "trials": found,
         "budget": {"total": opened.budget(), "used": opened.logical()},
-        "best": {
-            "number": best[0].number,
-            "value": best[0].value,
-            "base": best[0].base,
-            "params": dict(best[0].params),
-            "run_id": Deliverer(opened.store).receipt(opened.attempt(best[0].number)).run_id,
-        }
-        if best
-        else None,
+        "best": best,
         "owners": [{"host": owner.host, "pid": owner.pid} for owner in live_owners(opened)],
         "silent": [{"host": owner.host, "pid": owner.pid} for owner in silent_owners(opened)],
     }
+
+
+def best_of(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """The best of a study's trials; ``None`` where nothing feasible has finished."""
+    for row in opened.ranked(rows):
+        return {"number": row.number, "value": row.value, "base": row.base, "params": dict(row.params)}
+    return None
 
 
 def test_words(opened: OpenStudy) -> str:
     """How often the study's test split was read."""
     for trial in opened.trials():
         attempt = opened.attempt(trial.number)
-        if (attempt.folder / "attempt.json").exists():
+        if attempt.exists():
             return ledger.words_for(opened.store, attempt)
     return ledger.words(0)
-
-
-def best_config(overview: StudyData) -> str | None:
-    """The best trial's configuration as a complete TOML file; ``None`` where nothing feasible has finished.
-
-    Values that depend on the machine stay as the base has them, as ``auto``.
-    """
-    if not overview.ranked:
-        return None
-    best = overview.ranked[0]
-    base = {
-        key: value for key, value in overview.opened.stored["bases"][best.base].items() if key != "published"
-    }
-    tree = config.override(base, best.params)
-    data = Path(config.expand_path("$VIDCLF_DATA", Path.cwd()))
-    manifest = Path(tree["data"]["manifest"])
-    if manifest.is_relative_to(data):
-        tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
-    origin = f"trial {best.number} of the study {overview.opened.name}, base {best.base}"
-    figure = f"{overview.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
-    comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
-    scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
-    return comment + tomli_w.dumps({**scalars, **tree})
 
 
 def trials_csv(overview: StudyData) -> str:

@@ -12,7 +12,7 @@ from vidclf.reports.tables import PARAMS, html_table, trial_columns
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
-from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config, trials_csv
+from vidclf.search.report.data import MIN_TRIALS, StudyData, trials_csv
 from vidclf.search.report.text import description
 
 
@@ -27,9 +27,8 @@ def refresh(opened: OpenStudy, own: Attempt) -> None:
     own.artifacts.mkdir(parents=True, exist_ok=True)
     _replace(own.artifacts / "trials.csv", trials_csv(overview))
     _replace(own.artifacts / "README.md", description(overview))
-    best = best_config(overview)
-    if best:
-        _replace(own.artifacts / "best.toml", best)
+    if overview.best_config:
+        _replace(own.artifacts / "best.toml", overview.best_config)
     _replace(own.artifacts / "study.html", _page(overview))
 
 
@@ -60,7 +59,7 @@ def _page(overview: StudyData) -> str:
         sections=sections,
         leaderboard=board if shown else None,
         hidden=len(overview.ranked) - len(shown),
-        best_config=best_config(overview),
+        best_config=overview.best_config,
     )
 
 

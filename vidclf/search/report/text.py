@@ -23,7 +23,7 @@ from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.reports.tables import markdown_table, trial_columns
 from vidclf.search.record.study import BASE, OpenStudy
-from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config
+from vidclf.search.report.data import MIN_TRIALS, StudyData
 
 _CLEAR = 0.5
 """Rank correlation from which on a direction is named."""
@@ -47,8 +47,7 @@ def description(overview: StudyData) -> str:
     name = shlex.quote(opened.name)
     commands = f"vidclf status {name}\nvidclf promote {name} --as NAME"
     parts += ["## Next", f"```bash\n{commands}\n```"]
-    best = best_config(overview)
-    if best:
+    if best := overview.best_config:
         parts += ["## The best configuration", "A file for `experiments/`:", f"```toml\n{best}```"]
     return "\n\n".join(parts) + "\n"
 
@@ -80,7 +79,7 @@ def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     rows = overview.completed(stem)
     if not rows:
         return
-    shares = overview.importances(stem)
+    shares = overview.importances[stem]
     where = f"In {escaped(stem)}" if len(overview.stems) > 1 else "In this study"
     if not shares:
         why = "too few" if len(rows) < MIN_TRIALS else "too much alike"
