@@ -16,10 +16,9 @@ from tests.comparison.fabricated import add_study, confirmed, labels, measured_o
 from tests.pages import read_page
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
-from vidclf.comparison.data import build
+from vidclf.comparison.data import build, separate
 from vidclf.comparison.page import write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
-from vidclf.comparison.significance import separate
 from vidclf.data.manifest import Manifest
 from vidclf.registry.confirm_report import REPORT, FinalistReport, finalists_of
 from vidclf.registry.promote import find_candidate

@@ -159,14 +159,14 @@ def _again(study: Path, given: Mapping[str, Any]) -> str:
 
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
-    from vidclf.evaluation import ranking
     from vidclf.reports.tables import study_leaderboard
     from vidclf.search.report.data import test_words
 
     console = make_console(stderr=False)
     rows = opened.rows()
     objective = opened.objective
-    if ranking.ranked(rows, objective.direction):
+    best = opened.ranked(rows)
+    if best:
         test = test_words(opened)
         console.print(study_leaderboard(rows, objective.metric, objective.direction, test=test))
     failed = [row for row in rows if row.state == "failed"]
@@ -183,7 +183,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
     say(words[ending])
     if ending == "interrupted":
         say(f"Go on with the same command: {_again(study, given)}")
-    elif ending != "errors" and ranking.ranked(rows, objective.direction):
+    elif ending != "errors" and best:
         name = shlex.quote(opened.name)
         say(
             f"Look at it:     {_where_to_look(opened)}\nCheck the best: vidclf confirm {name}\n"

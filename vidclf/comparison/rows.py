@@ -95,7 +95,7 @@ class ModelRow(TrialRow):
 
     def identity(self) -> Identity | None:
         """What its attempt recorded when it began; ``None`` where that is not on this machine."""
-        if self.attempt is None or not (self.attempt.folder / "attempt.json").exists():
+        if self.attempt is None or not self.attempt.exists():
             return None
         return self.attempt.identity()
 

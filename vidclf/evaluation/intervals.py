@@ -98,6 +98,11 @@ class PairedComparison:
     verdict: Verdict
     method: str
 
+    @property
+    def relation(self) -> str:
+        """As ``better than``."""
+        return "not distinguishable from" if self.verdict == "cannot tell" else f"{self.verdict} than"
+
 
 @dataclass(frozen=True)
 class _Ratios:

@@ -17,7 +17,7 @@ from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.evaluation import intervals, metrics, ranking
+from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
@@ -106,12 +106,8 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
             f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
-    rows = ranking.ranked(opened.rows(), opened.objective.direction)[:top]
-    if not rows:
-        raise InputError(
-            f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
-        )
-    if not (opened.own_attempt.folder / "attempt.json").exists():
+    rows = opened.require_ranked()[:top]
+    if not opened.own_attempt.exists():
         raise InputError(
             f"the study {opened.name} ran in another store than {opened.store.folder}, and what is confirmed "
             "is written beside it: confirm it with --store where it ran; promote works from anywhere"
@@ -242,7 +238,7 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
 def _own_attempt(opened: OpenStudy, row: TrialRow, experiment: ExperimentConfig) -> Attempt:
     """The folder of a finalist's new figures; its run stands under the study's."""
     attempt = opened.store.attempt(opened.series, f"confirm-{row.number:05d}")
-    if (attempt.folder / "attempt.json").exists():
+    if attempt.exists():
         attempt.reopen()
         return attempt
     attempt.create(

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from vidclf import config
 from vidclf.data.splitting import group_of
-from vidclf.evaluation import intervals, ranking
+from vidclf.evaluation import intervals
 from vidclf.exceptions import AliasMovedError, GateRefusedError, InputError, NotComparableError
 from vidclf.progress import Progress, silent
 from vidclf.registry import aliases, gates
@@ -94,11 +94,7 @@ def _gates(opened: OpenStudy) -> Gates:
 
 def _best_of_study(name: str, store: Store) -> Candidate:
     opened = find_study(name, store)
-    best = ranking.ranked(opened.rows(), opened.objective.direction)
-    if not best:
-        raise InputError(
-            f"the study {opened.name} has no complete, feasible trial yet; run vidclf tune first"
-        )
+    best = opened.require_ranked()
     judged = finalists_of(opened)
     winner = next((row for row in best if row.number in judged and judged[row.number].won), None)
     row = winner or best[0]

@@ -112,6 +112,10 @@ class Attempt:
         """Marks that the pictures of its model are among the artifacts."""
         return self.folder / "drawn"
 
+    def exists(self) -> bool:
+        """Whether it was begun, on this machine."""
+        return (self.folder / "attempt.json").exists()
+
     def create(self, identity: Identity) -> None:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         _write_json(asdict(identity), self.folder / "attempt.json")

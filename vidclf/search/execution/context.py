@@ -69,7 +69,7 @@ class SessionContext:
         others = self.ownership.others()
 
         def own(trial: FrozenTrial) -> bool:
-            here = (self.opened.attempt(trial.number).folder / "attempt.json").exists()
+            here = self.opened.attempt(trial.number).exists()
             return here and trial.user_attrs.get(OWNER) not in others
 
         return own

@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vidclf.evaluation import ranking
+
 
 @dataclass
 class DisplayedTrial:
@@ -116,7 +118,7 @@ def _panel(state: StudyState) -> Group:
         running.add_column(heading, justify="left" if heading == "base" else "right")
     now = time.monotonic()
     for number, trial in sorted(state.running.items()):
-        value = "–" if trial.value is None else f"{trial.value:.4f}"
+        value = ranking.figure(trial.value, ".4f")
         running.add_row(str(number), trial.base, str(trial.step or "–"), value, clock(now - trial.started))
     best = "best so far: –"
     if state.best:
@@ -146,12 +148,7 @@ def finished_line(
     params: Mapping[str, object],
 ) -> str:
     """One finished trial in one line."""
-    figure = f"{value:.4f}" if value is not None else "–"
-    values = " ".join(
-        f"{key.rpartition('.')[2]}={item:.3g}"
-        if isinstance(item, float)
-        else f"{key.rpartition('.')[2]}={item}"
-        for key, item in params.items()
-    )
+    figure = ranking.figure(value, ".4f")
+    values = " ".join(f"{key.rpartition('.')[2]}={ranking.short(item)}" for key, item in params.items())
     why = f"  ({note.splitlines()[0]})" if note and value is None else ""
     return f"trial {number:>3}  {state:<11} {figure:<6} {seconds:6.1f} s  {base}  {values}{why}"

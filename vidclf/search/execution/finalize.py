@@ -172,7 +172,7 @@ def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | Non
 def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], stay: list[TrialRow]) -> None:
     """Tags in MLflow the best, Pareto-optimal, kept and infeasible trials."""
     deliverer = Deliverer(opened.store)
-    best = ranking.ranked(rows, opened.objective.direction)
+    best = opened.ranked(rows)
     front = ranking.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
     run_ids = _run_ids(opened, deliverer, rows)

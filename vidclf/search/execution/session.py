@@ -127,7 +127,7 @@ def _open_own_attempt(session: SessionContext) -> Attempt:
     """The folder behind the study's parent run, made or reopened."""
     opened, definition = session.opened, session.definition
     own, file = opened.own_attempt, definition.file
-    if (own.folder / "attempt.json").exists():
+    if own.exists():
         own.reopen()
     else:
         own.create(
@@ -255,7 +255,7 @@ def _keep_models(session: SessionContext, rows: list[TrialRow], stay: list[Trial
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
-    best = ranking.ranked(rows, opened.objective.direction)
+    best = opened.ranked(rows)
     return {"study/best": best[0].value} if best and best[0].value is not None else {}
 
 

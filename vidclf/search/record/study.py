@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
+from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
@@ -188,6 +189,20 @@ class OpenStudy:
         latencies = self.latencies()
         trials = self.trials() if trials is None else trials
         return [self._row(trial, latencies) for trial in trials if _is_own(trial)]
+
+    def ranked(self, rows: Sequence[TrialRow] | None = None) -> list[TrialRow]:
+        """Complete, feasible trials, best first; of all attempts, or of these."""
+        return ranking.ranked(self.rows() if rows is None else rows, self.objective.direction)
+
+    def require_ranked(self) -> list[TrialRow]:
+        """As `ranked`.
+
+        Raises:
+            InputError: There is none yet.
+        """
+        if rows := self.ranked():
+            return rows
+        raise InputError(f"the study {self.name} has no complete, feasible trial yet; run vidclf tune first")
 
     def _row(self, trial: FrozenTrial, latencies: Mapping[str, Mapping[str, float]]) -> TrialRow:
         stems = list(self.stored["bases"])
