@@ -1,6 +1,6 @@
 """The context of a session: the study, its definition, and what this process reports to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,8 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from vidclf.data.manifest import read_manifest
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import TrialRow
 from vidclf.progress import silent
 from vidclf.runs.experiment import dataset_record, divided, provenance
 from vidclf.runs.folder import Attempt
@@ -63,6 +65,11 @@ class SessionContext:
         if self.opened.repeats is not None:
             base = self.opened.repeats.variant(base, 0)
         return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path
+
+    def kept(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Those whose models are kept for the registry."""
+        direction, keep = self.opened.objective.direction, self.definition.file.keep
+        return ranking.kept(rows, direction, keep)
 
     def own_trials(self) -> Callable[[FrozenTrial], bool]:
         """Which trials this process finishes: its own, and those of dead ones whose folders are here."""

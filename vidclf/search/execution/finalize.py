@@ -59,9 +59,7 @@ class StudyFinalizer:
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
-        rows, direction = self.opened.rows(trials), self.opened.objective.direction
-        kept = ranking.kept(rows, direction, self.session.definition.file.keep)
-        own = self.session.own_trials()
+        kept, own = self.session.kept(self.opened.rows(trials)), self.session.own_trials()
         return [self.opened.attempt(row.number) for row in kept if own(trials[row.number])]
 
     def _ensure_worker(self) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from vidclf import config
-from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
@@ -201,7 +200,7 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) -> None:
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
-    opened, ownership, keep = session.opened, session.ownership, session.definition.file.keep
+    opened, ownership = session.opened, session.ownership
     try:
         ownership.renew()  # or finds that another has taken the study over: then nothing of it is written
         rows = opened.rows()
@@ -217,7 +216,7 @@ def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) 
             f"{plural(deliverer.undelivered, 'run')} could not be delivered to MLflow; the next tune does it"
         )
     elif ending != "interrupted":
-        stay = ranking.kept(rows, opened.objective.direction, keep)
+        stay = session.kept(rows)
         _keep_models(session, rows, stay)
         try:
             if ownership.leads and ownership.shared:

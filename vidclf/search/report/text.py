@@ -128,7 +128,7 @@ def _doubts(overview: StudyData) -> Iterator[str]:
     clips = _val_clips(overview.opened)
     score = overview.metric.startswith("val/") and overview.metric != "val/loss"
     if clips and score:
-        yield f"val has {clips} clips: one of them right or wrong moves accuracy by {100 / clips:.1f} points."
+        yield ranking.clips_words(clips)
     if clips and score and len(overview.ranked) > 1:
         best = overview.ranked[0].value or 0.0
         near = [row for row in overview.ranked[1:] if abs(best - (row.value or 0.0)) <= 1 / clips]
