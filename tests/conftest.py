@@ -13,8 +13,11 @@ from tests.clips import write_squares
 from tests.memory import Memory
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.runs.store import Store, open_store
+from vidclf.tracking.deliverer import Deliverer
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from tests.scripted_study import ScriptedStudy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
@@ -47,6 +50,11 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     made = fresh_store(tmp_path, tmp_path_factory)
     monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
     return made
+
+
+@pytest.fixture
+def client(store: Store) -> "MlflowClient":
+    return Deliverer(store).client
 
 
 @pytest.fixture

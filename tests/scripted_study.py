@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 from tests.clips import write_experiment, write_squares
+from tests.studies import fabricated
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
 from vidclf.search.definition import study_file
@@ -78,16 +79,7 @@ def complete(value: float, **metrics: float) -> Outcome:
 
 def in_memory(folder: Path) -> OpenStudy:
     """A study with nothing in it; its store is the folder."""
-    storage = optuna.storages.InMemoryStorage()
-    made = optuna.create_study(study_name="s", storage=storage, direction="maximize")
-    stored = {
-        "uuid": "0" * 32,
-        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
-        "constraints": [],
-        "bases": {"svm": {"model": {"kind": "svm"}}},
-        "experiment": "e",
-    }
-    return OpenStudy(made, storage, stored, Store(folder))
+    return fabricated(Store(folder), optuna.storages.InMemoryStorage())
 
 
 STUDY = """

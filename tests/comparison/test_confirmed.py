@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment
 from tests.comparison.fabricated import add_study, confirmed, labels, measured_of, run
 from tests.pages import read_page
@@ -35,11 +34,10 @@ REVERSED = {SMALLER: 0.86, LED: 0.576}
 
 
 @pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> Store:
+def store(store: Store, tmp_path: Path, squares: Manifest) -> Store:
     """The study ``s``, which nobody confirmed."""
-    made = fresh_store(tmp_path, tmp_path_factory)
-    add_study(made, "s", trees(tmp_path, squares), squares.digest())
-    return made
+    add_study(store, "s", trees(tmp_path, squares), squares.digest())
+    return store
 
 
 def trees(folder: Path, squares: Manifest) -> dict[str, Any]:

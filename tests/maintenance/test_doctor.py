@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
-from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
+from tests.attempts import ENDED, STARTED, end, make_study, make_trial, shipped
 from tests.command import run
 from tests.saved_models import make_kept
 from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
@@ -41,12 +41,9 @@ from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 
 
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+@pytest.fixture(autouse=True)
+def _no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 LONG_AGO = time.time() - 7200

@@ -9,7 +9,6 @@ from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 from typing import Any
 
-import av
 import mlflow.artifacts
 import mlflow.pyfunc
 import numpy as np
@@ -17,9 +16,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
-from tests.attempts import fresh_store, make_study, make_trial, shipped
+from tests.attempts import make_study, make_trial, shipped
 from tests.saved_models import CLASSES, data_url, make_kept
 from vidclf import models
+from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
 from vidclf.registry import resolve
 from vidclf.registry.aliases import history
@@ -32,10 +32,9 @@ from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.model_package import deliver_model
 
 
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+@pytest.fixture(autouse=True)
+def _no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    return fresh_store(tmp_path, tmp_path_factory)
 
 
 @pytest.fixture
@@ -44,20 +43,10 @@ def trial(store: Store) -> Attempt:
     return make_kept(store)
 
 
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return MlflowClient(store.mlflow_uri)
-
-
-def write_video(path: Path) -> Path:
-    with av.open(str(path), "w", format="avi") as container:
-        stream = container.add_stream("mjpeg", rate=10)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuvj420p"
-        for shade in range(0, 200, 20):
-            picture = np.full((32, 32, 3), shade, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+def written(path: Path) -> Path:
+    write_video(
+        path, np.arange(0, 200, 20, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 32, 32, 3), np.uint8)
+    )
     return path
 
 
@@ -138,7 +127,7 @@ def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attem
     shipped(store, trial, "gestures")
     mlflow.set_tracking_uri(store.mlflow_uri)
     served = mlflow.pyfunc.load_model("models:/gestures@champion")
-    clip = write_video(tmp_path / "clip.avi")
+    clip = written(tmp_path / "clip.avi")
     good, bad = served.predict([data_url(clip.read_bytes()), str(clip)])
     assert good == {
         "label": "jump",
@@ -252,7 +241,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VideoClassifier:
 
 
 def test_serving_takes_data_urls(server: VideoClassifier, tmp_path: Path) -> None:
-    url = data_url(write_video(tmp_path / "clip.avi").read_bytes())
+    url = data_url(written(tmp_path / "clip.avi").read_bytes())
     (answer,) = server.predict([url])
     assert answer == {
         "label": "run",
@@ -289,7 +278,7 @@ def test_serving_reads_files_below_its_root_only(
 ) -> None:
     root = tmp_path / "the root"
     root.mkdir()
-    inside, outside = write_video(root / "in.avi"), write_video(tmp_path / "out.avi")
+    inside, outside = written(root / "in.avi"), written(tmp_path / "out.avi")
     (root / "link.avi").symlink_to(outside)
     monkeypatch.setenv("VIDCLF_SERVE_ROOT", str(root))
     items = [inside.as_uri(), outside.as_uri(), f"{root.as_uri()}/../out.avi", f"{root.as_uri()}/link.avi"]

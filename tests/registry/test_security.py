@@ -15,7 +15,7 @@ import skops.io
 import torch
 from typer.testing import CliRunner
 
-from tests.attempts import fresh_store, shipped
+from tests.attempts import shipped
 from tests.clips import write_experiment
 from tests.saved_models import make_kept, save_model, save_network
 from vidclf import config
@@ -215,11 +215,8 @@ def test_an_estimator_with_a_malicious_archive_is_refused(
         load_model(estimator)
 
 
-def test_a_link_in_a_models_folder_is_not_published(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_link_in_a_models_folder_is_not_published(tmp_path: Path, store: Store) -> None:
     """Packaging copies what links point to: a private key, say, into the registry."""
-    store = fresh_store(tmp_path, tmp_path_factory)
     trial = make_kept(store)
     (tmp_path / "private").write_text("key")
     (trial.model / "notes.txt").symlink_to(tmp_path / "private")
@@ -336,10 +333,7 @@ def test_a_name_that_leads_out_of_the_store_is_bad_input(
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "a:b", ""])
-def test_a_registered_name_that_is_a_path_is_bad_input(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
-    store = fresh_store(tmp_path, tmp_path_factory)
+def test_a_registered_name_that_is_a_path_is_bad_input(tmp_path: Path, store: Store, name: str) -> None:
     before = {path for path in tmp_path.rglob("*") if "a store" not in path.parts}
     with pytest.raises(InputError):
         shipped(store, make_kept(store), name)
@@ -374,10 +368,7 @@ def test_a_manifest_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_class_that_is_a_path_stays_in_the_store(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, squares: Manifest
-) -> None:
-    store = fresh_store(tmp_path, tmp_path_factory)
+def test_a_class_that_is_a_path_stays_in_the_store(tmp_path: Path, store: Store, squares: Manifest) -> None:
     shutil.copytree(squares.path.parent, tmp_path / "clips" / "inner")
     manifest = tmp_path / "clips" / "inner" / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",down,", ",../../../down,"))

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from mlflow.models import Model
 
-from tests.attempts import end, fresh_store, make_study, make_trial, shipped
+from tests.attempts import end, make_study, make_trial, shipped
 from tests.saved_models import CLASSES, data_url, make_kept, save_model, save_network
 from vidclf.data import video
 from vidclf.data.guarded import Limits
@@ -38,10 +38,9 @@ START_LIMIT = 240.0
 
 
 @pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    made = fresh_store(tmp_path, tmp_path_factory)
-    make_study(made)
-    return made
+def store(store: Store) -> Store:
+    make_study(store)
+    return store
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from tests.interruptions import SESSION_SECONDS, STUDY, TRIALS, InterruptedStudy, check_survival
 from tests.rounds import rounds
 from tests.s3 import S3Server, s3_server
@@ -35,18 +35,6 @@ from vidclf.tracking.deliverer import Deliverer
 
 MORE, FEWER = rounds(brief=10, full=20), rounds(brief=8, full=12)
 LONGER, SHORTER = (STUDY.replace(f"trials = {TRIALS}", f"trials = {count}") for count in (MORE, FEWER))
-AFAR = """
-base = "svm.toml"
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = 3
-[gates]
-min = { "test/macro_f1" = 0.5 }
-[space]
-"model.C" = { low = 0.1, high = 10.0, log = true }
-"""
 
 pytestmark = pytest.mark.timeout(900)  # several servers and sessions each
 
@@ -165,7 +153,13 @@ def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         manifest = write_squares(tmp_path / "squares", groups=14)
         write_experiment(tmp_path / "svm.toml", "svm", manifest)
-        (tmp_path / "afar.toml").write_text(AFAR)
+        write_study(
+            tmp_path / "afar.toml",
+            "svm.toml",
+            trials=3,
+            gates='min = { "test/macro_f1" = 0.5 }',
+            space='"model.C" = { low = 0.1, high = 10.0, log = true }',
+        )
         assert vidclf("tune", str(tmp_path / "afar.toml"), "--json", store=store)["ending"] == "finished"
         here = open_store(tmp_path / "here")
         monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "cache"))
