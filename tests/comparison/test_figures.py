@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from tests.pages import trace
-from vidclf.comparison.figures import confusion, learning_curves, pareto
 from vidclf.comparison.learning_curve import LearningCurve
+from vidclf.comparison.page import confusion, learning_curves, pareto
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.reports.charts import COLOURS

@@ -76,7 +76,6 @@ def tune(
     config.read_toml(study)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.runs.store import find_store, open_store
-    from vidclf.search.definition.dry_run import describe_plan
     from vidclf.search.execution import tune as search
     from vidclf.search.execution.display import Display
     from vidclf.search.report.data import status as state_of
@@ -91,7 +90,7 @@ def tune(
     if dry_run:
         for warning in warnings:
             say(f"warning: {warning}", "yellow")
-        _print_plan(describe_plan(definition, opened_store), json_)
+        _print_plan(search.describe_plan(definition, opened_store), json_)
         return
     with messages_above(make_console()) as console:
         opened, ending = search.tune(definition, opened_store, Display(console), warnings)
