@@ -70,7 +70,7 @@ def readers() -> dict[str, Reader]:
         "opencv read all": read_all,
     }
     try:
-        from torchcodec.decoders import VideoDecoder  # noqa: PLC0415
+        from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
         print(f"torchcodec is left out: {str(error).splitlines()[0]}")
         return found

@@ -17,7 +17,7 @@ from vidclf.registry.confirm import confirm, plan
 from vidclf.registry.test_split import ScoredClips, TestSplit
 from vidclf.runs.store import open_store
 from vidclf.search.execution import tune
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 
 EXPERIMENT = """
 [data]
@@ -66,7 +66,7 @@ def one_set(folder: Path, seed: int, trials: int, seeds: int) -> tuple[Outcome, 
     store = open_store(folder / "store")
     definition = tune.plan(tune.TuneRequest(folder / "luck.toml"), store)
     tune.check(definition)
-    opened, _ = tune.tune(definition, store, NoDisplay(), [])
+    opened, _ = tune.tune(definition, store, Display(), [])
     rows = ranking.ranked(opened.rows(), opened.objective.direction)
     found = confirm(opened, plan(opened, 5, seeds))
     confirmed = {each.row.number: each.mean for each in found.finalists}

@@ -35,6 +35,7 @@ from vidclf.runs.folder import Attempt, Identity, Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, open_store
 from vidclf.search.definition.study_file import load_study, open_study
+from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.execution.tune import tune
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.deliverer import Deliverer
@@ -89,7 +90,7 @@ def stand_in(experiment: Any, attempt: Attempt, report: Any, repeats: Repeats | 
 
 
 def work_with_stand_in(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
-    import vidclf.runs.experiment  # noqa: PLC0415
+    import vidclf.runs.experiment
 
     vidclf.runs.experiment.run_experiment = stand_in
     REAL_WORK(connection, threads, environment)
@@ -98,25 +99,16 @@ def work_with_stand_in(connection: Connection, threads: int, environment: Mappin
 REAL_WORK = workers.work
 
 
-class Watcher:
-    """The display of a benchmark: counts trials, and stops the study in time."""
+class Watcher(Display):
+    """The display of a benchmark: stops the study in time."""
 
     def __init__(self, stop_after: int) -> None:
-        self.stop_after, self.count = stop_after, 0
+        super().__init__()
+        self.stop_after, self.stopped = stop_after, False
 
-    def __enter__(self) -> "Watcher":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def refresh(self, state: object) -> None:
-        return None
-
-    def line(self, text: str) -> None:
-        self.count += text.startswith("trial")
-        if self.count == self.stop_after:
-            self.count += 1
+    def refresh(self, state: StudyState) -> None:
+        if state.finished_here >= self.stop_after and not self.stopped:
+            self.stopped = True
             os.kill(os.getpid(), signal.SIGINT)
 
 

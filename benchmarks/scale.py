@@ -40,7 +40,7 @@ from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.definition.space import Space
 from vidclf.search.definition.study_file import StudyDefinition, load_study, open_study
 from vidclf.search.execution.context import SessionContext
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
@@ -147,7 +147,7 @@ def _session(opened: OpenStudy, definition: StudyDefinition) -> SessionContext:
     file = definition.file
     opened.study.sampler = build_sampler(file.sampler, definition.space, len(opened.trials()))
     opened.study.pruner = build_pruner(file.pruner, definition.space, 1)
-    return SessionContext(opened, definition, Ownership(opened, join=True), NoDisplay(), lambda _: None)
+    return SessionContext(opened, definition, Ownership(opened, join=True), Display(), lambda _: None)
 
 
 @dataclass(frozen=True)

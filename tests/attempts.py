@@ -59,8 +59,8 @@ def end(
 def shipped(store: Store, attempt: Attempt, name: str, alias: str = "champion") -> int:
     """Registers an attempt's model without judging it; its version."""
     # Imported here: most tests do without the registry.
-    from vidclf.registry import aliases  # noqa: PLC0415
-    from vidclf.registry.promote import PromoteRequest, register  # noqa: PLC0415
+    from vidclf.registry import aliases
+    from vidclf.registry.promote import PromoteRequest, register
 
     deliverer = Deliverer(store)
     now = aliases.current(deliverer.client, name, alias)

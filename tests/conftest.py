@@ -17,8 +17,11 @@ from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.progress import Advance
 from vidclf.runs.store import Store, open_store
+from vidclf.tracking.deliverer import Deliverer
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from tests.scripted_study import ScriptedStudy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
@@ -77,6 +80,11 @@ def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.fixture
+def client(store: Store) -> "MlflowClient":
+    return Deliverer(store).client
+
+
+@pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     """An empty memory:// file system."""
     made = Memory(monkeypatch)
@@ -87,7 +95,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and threads of several test processes wait for each other."""
-    import torch  # noqa: PLC0415  (most tests do without it)
+    import torch  # most tests do without it
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -98,6 +106,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedStudy":
     """A study over two bases, and a supervisor whose workers do what a test says."""
-    from tests.scripted_study import ScriptedStudy  # noqa: PLC0415  (imports most of vidclf)
+    from tests.scripted_study import ScriptedStudy  # imports most of vidclf
 
     return ScriptedStudy(tmp_path, open_store(), monkeypatch)

@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 from tests.clips import write_experiment, write_squares
+from tests.studies import fabricated
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
 from vidclf.search.definition import study_file
@@ -19,7 +20,7 @@ from vidclf.search.definition.pruners import build_pruner
 from vidclf.search.definition.samplers import build_sampler
 from vidclf.search.execution import recovery
 from vidclf.search.execution.context import SessionContext
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record import owners, study
 from vidclf.search.record.owners import Ownership
@@ -78,16 +79,7 @@ def complete(value: float, **metrics: float) -> Outcome:
 
 def in_memory(folder: Path) -> OpenStudy:
     """A study with nothing in it; its store is the folder."""
-    storage = optuna.storages.InMemoryStorage()
-    made = optuna.create_study(study_name="s", storage=storage, direction="maximize")
-    stored = {
-        "uuid": "0" * 32,
-        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
-        "constraints": [],
-        "bases": {"svm": {"model": {"kind": "svm"}}},
-        "experiment": "e",
-    }
-    return OpenStudy(made, storage, stored, Store(folder))
+    return fabricated(Store(folder), optuna.storages.InMemoryStorage())
 
 
 STUDY = """
@@ -149,7 +141,7 @@ class ScriptedStudy:
         opened.study.pruner = build_pruner(file.pruner, self.definition.space, file.objectives[0].repeats)
         opened.own_attempt.artifacts.mkdir(parents=True, exist_ok=True)
         started: list[Attempt] = []
-        session = SessionContext(opened, self.definition, ownership, NoDisplay(), started.append)
+        session = SessionContext(opened, self.definition, ownership, Display(), started.append)
         supervisor = Supervisor(session)
 
         def scripted(task: Task, connection: Connection) -> Message | None:

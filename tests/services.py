@@ -144,7 +144,7 @@ class PostgreSQL(Server):
 
     def create(self, name: str) -> str:
         """Another database of it; its address, as MLflow takes it."""
-        import psycopg  # noqa: PLC0415
+        import psycopg
 
         with psycopg.connect(self.uri, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')

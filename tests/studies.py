@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from tests.attempts import STARTED, end
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store
+from vidclf.search.record.settings import Direction
 from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import DEFINITION, OpenStudy
 from vidclf.tracking.deliverer import Deliverer
@@ -16,20 +18,27 @@ from vidclf.tracking.deliverer import Deliverer
 METRIC = "val/macro_f1"
 
 
-def make_optuna_study(store: Store) -> OpenStudy:
-    """A study with one complete trial, which has its folder and its run."""
-    storage = open_storage(store)
-    study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
-    stored = {
+def fabricated(
+    store: Store, storage: BaseStorage, name: str = "s", *, direction: Direction = "maximize", **stored: Any
+) -> OpenStudy:
+    """A study without trials; ``stored`` replaces parts of its definition."""
+    definition = {
         "uuid": "0123456789abcdef",
         "question": "?",
-        "objectives": [{"metric": METRIC, "direction": "maximize"}],
+        "objectives": [{"metric": METRIC, "direction": direction}],
         "constraints": [],
         "bases": {"svm": {"model": {"kind": "svm"}}},
         "experiment": "gestures",
+        **stored,
     }
-    study.set_user_attr(DEFINITION, json.dumps(stored))
-    opened = OpenStudy(study, storage, stored, store)
+    study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    study.set_user_attr(DEFINITION, json.dumps(definition))
+    return OpenStudy(study, storage, definition, store)
+
+
+def make_optuna_study(store: Store) -> OpenStudy:
+    """A study with one complete trial, which has its folder and its run."""
+    opened = fabricated(store, open_storage(store), "search")
     own = opened.own_attempt
     own.create(Identity(opened.attempt_id(), "gestures", "search", None, STARTED, {}, {"objective": METRIC}))
     end(own)

@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
     """Imports what the five names need when the first of them is used: torch alone takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'vidclf' has no attribute {name!r}")
-    from vidclf import api  # noqa: PLC0415
+    from vidclf import api
 
     return getattr(api, name)

@@ -10,7 +10,6 @@ import pandas as pd
 
 from vidclf.cli.console import show_messages
 from vidclf.comparison.data import build
-from vidclf.evaluation import ranking
 from vidclf.exceptions import InputError
 from vidclf.inference.predict import Prediction, predict_files
 from vidclf.models import load_model as load_saved
@@ -22,7 +21,8 @@ from vidclf.runs.folder import Status
 from vidclf.runs.store import find_store, open_store
 from vidclf.search.execution import tune
 from vidclf.search.execution.budget import Ending
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
+from vidclf.search.report.data import best_of
 from vidclf.tracking.train import train
 
 PathLike = str | Path
@@ -188,26 +188,15 @@ def run_study(
     request = tune.TuneRequest(Path(path), overrides or {}, trials, workers)
     definition = tune.plan(request, opened_store)
     warnings = tune.check(definition)
-    opened, ending = tune.tune(definition, opened_store, NoDisplay(), warnings)
+    opened, ending = tune.tune(definition, opened_store, Display(), warnings)
     rows = opened.rows()
-    best = ranking.ranked(rows, opened.objective.direction)[:1]
-    found = (
-        {
-            "number": best[0].number,
-            "base": best[0].base,
-            "value": best[0].value,
-            "params": dict(best[0].params),
-        }
-        if best
-        else None
-    )
     table = pd.DataFrame(
         {"trial": row.number, "state": row.state, "base": row.base, "value": row.value}
         | dict(row.params)
         | dict(row.metrics)
         for row in rows
     )
-    return Study(opened.name, ending, found, table)
+    return Study(opened.name, ending, best_of(opened, rows), table)
 
 
 def compare(

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,8 @@ import psutil
 import pytest
 import typer
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment, write_squares, write_study
 from tests.command import run
-from vidclf.cli import console
 from vidclf.cli import study as study_command
 from vidclf.cli.app import app
 from vidclf.runs import store
@@ -32,16 +31,6 @@ from vidclf.tracking.deliverer import Deliverer
 COMMANDS = ["init", "data demo", "data import", "data check", "data report", "data store"]
 COMMANDS += ["train", "tune", "status", "compare", "confirm", "promote"]
 COMMANDS += ["rollback", "predict", "bench", "export", "ui", "doctor"]
-
-
-@pytest.fixture
-def migrated(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Store:
-    """A store whose MLflow database need not be made first, as the commands' store."""
-    store = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(store.folder))
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +129,7 @@ def test_our_own_bug_is_one_line_and_a_log(monkeypatch: pytest.MonkeyPatch, tmp_
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr(store, "open_store", broken)
-    monkeypatch.setattr(console.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = run("promote", "x", "--as", "y", expect=70)
     assert "a bug in vidclf: ZeroDivisionError: surprise" in result.stderr
     assert "ZeroDivisionError: surprise" in next(tmp_path.glob("vidclf-*.log")).read_text()
@@ -205,7 +194,7 @@ def test_a_plan_runs_nothing(folder: Path) -> None:
     assert json.loads(run("status", "--json").stdout) == []
 
 
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("store")
 def test_train_then_predict(folder: Path) -> None:
     first = json.loads(run("train", folder / "svm.toml", "--json").stdout)
     assert first["status"] == "complete"
@@ -238,7 +227,7 @@ def test_train_then_predict(folder: Path) -> None:
     assert len(table.read_text().splitlines()) == 3
 
 
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("store")
 def test_a_failed_run_exits_1(folder: Path) -> None:
     result = run("train", folder / "tiny.toml", "--set", "train.lr=1e30", "--json", expect=1)
     answer = json.loads(result.stdout)
@@ -246,7 +235,7 @@ def test_a_failed_run_exits_1(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("store")
 def test_from_study_to_prediction(folder: Path) -> None:
     answer = json.loads(run("tune", folder / "study.toml", "--json").stdout)
     assert answer["ending"] == "finished"
@@ -297,7 +286,7 @@ def test_from_study_to_prediction(folder: Path) -> None:
 
 
 @pytest.fixture
-def process(folder: Path, migrated: Store) -> Iterator[subprocess.Popen[str]]:
+def process(folder: Path, store: Store) -> Iterator[subprocess.Popen[str]]:
     """A study that would take long, in a process of its own."""
     text = (folder / "study.toml").read_text().replace("trials = 4", "trials = 200")
     (folder / "long.toml").write_text(text)
@@ -342,7 +331,7 @@ def settled(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("store")
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     folder: Path, process: subprocess.Popen[str]
 ) -> None:
@@ -361,7 +350,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("store")
 def test_a_killed_supervisor_leaves_no_orphan_and_no_zombie(
     folder: Path, process: subprocess.Popen[str]
 ) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from vidclf.cli.app import app
+from tests import command
+from tests.studies import fabricated
 from vidclf.comparison import verdict_text
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, GroupReport
@@ -23,7 +23,6 @@ from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store
 from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import DEFINITION
 
 BASES = CategoricalDistribution(["svm", "tiny"])
 C = FloatDistribution(0.01, 100.0, log=True)
@@ -52,22 +51,20 @@ def identity(name: str, digest: str, **tags: str) -> Identity:
 def add_study(
     store: Store, name: str, bases: Mapping[str, Any], digest: str, trials: Sequence[Any] = TRIALS
 ) -> None:
-    storage = open_storage(store)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    stored = {
-        "uuid": f"{name}-0123456789",
-        "question": "Which?",
-        "objectives": [{"metric": "val/macro_f1", "direction": "maximize"}],
-        "constraints": [],
-        "bases": bases,
-        "experiment": "squares",
-        "fingerprint": {f"base {stem}: clips": digest for stem in bases},
-    }
-    study.set_user_attr(DEFINITION, json.dumps(stored))
+    opened = fabricated(
+        store,
+        open_storage(store),
+        name,
+        uuid=f"{name}-0123456789",
+        question="Which?",
+        bases=bases,
+        experiment="squares",
+        fingerprint={f"base {stem}: clips": digest for stem in bases},
+    )
     for number, (base, value, ms, mb) in enumerate(trials):
         key, kind = ("model.C", C) if base == "svm" else ("train.lr", LR)
         scores = {"val/macro_f1": value, "val/accuracy": value, SIZE: mb, LATENCY: ms} if value else {}
-        study.add_trial(
+        opened.study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE if value else TrialState.PRUNED,
                 value=value,
@@ -76,12 +73,12 @@ def add_study(
                 user_attrs={"metrics": scores},
             )
         )
-        attempt = store.attempt(f"{name}-{stored['uuid'][:8]}", f"{number:05d}")
-        attempt.create(
+        opened.attempt(number).create(
             identity(f"{name}-{number}", digest, **{"vidclf.study": name, "vidclf.trial": str(number)})
         )
-    own = store.attempt(f"{name}-{stored['uuid'][:8]}", "study")
-    own.create(identity(f"{name}-study", digest, **{"vidclf.study": name, "vidclf.role": "study"}))
+    opened.own_attempt.create(
+        identity(f"{name}-study", digest, **{"vidclf.study": name, "vidclf.role": "study"})
+    )
 
 
 def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[float]) -> None:
@@ -121,10 +118,7 @@ def confirmed(folder: Path, wrong: set[int], groups: int = 12, repeats: int = 2)
 
 
 def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result:
-    every = ["compare", *map(str, arguments), "--store", str(made[0].folder)]
-    result = CliRunner().invoke(app, every)
-    assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
-    return result
+    return command.run("compare", *arguments, "--store", made[0].folder, expect=expect)
 
 
 def comparison_of(store: Store, group: RowGroup, measured: Baselines) -> Comparison:

@@ -15,8 +15,8 @@ from tests.comparison.fabricated import TRIALS, comparison_of, confirmed, labels
 from vidclf.cli import compare
 from vidclf.comparison import label_errors, learning_curve, verdict_text
 from vidclf.comparison.baselines import Baselines, baselines
+from vidclf.comparison.data import separate
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
-from vidclf.comparison.significance import separate
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of

@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment
 from tests.comparison.fabricated import add_study, confirmed, labels, measured_of, run
 from tests.pages import read_page
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
-from vidclf.comparison.data import build
+from vidclf.comparison.data import build, separate
 from vidclf.comparison.page import write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
-from vidclf.comparison.significance import separate
 from vidclf.data.manifest import Manifest
 from vidclf.registry.confirm_report import REPORT, FinalistReport, finalists_of
 from vidclf.registry.promote import find_candidate
@@ -36,11 +34,10 @@ REVERSED = {SMALLER: 0.86, LED: 0.576}
 
 
 @pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, squares: Manifest) -> Store:
+def store(store: Store, tmp_path: Path, squares: Manifest) -> Store:
     """The study ``s``, which nobody confirmed."""
-    made = fresh_store(tmp_path, tmp_path_factory)
-    add_study(made, "s", trees(tmp_path, squares), squares.digest())
-    return made
+    add_study(store, "s", trees(tmp_path, squares), squares.digest())
+    return store
 
 
 def trees(folder: Path, squares: Manifest) -> dict[str, Any]:

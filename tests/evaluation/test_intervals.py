@@ -98,8 +98,6 @@ def test_an_interval_by_hand() -> None:
     half = stats.t.ppf(0.975, freedom) * error
     ends = [1 / (1 + math.exp(-(math.log(3) + sign * half))) for sign in (-1, 1)]
     assert [found.low, found.high] == pytest.approx(ends)
-    assert found.method == "cluster-robust on the logit scale, 6 groups"
-    assert found.confidence == 0.95
 
 
 @pytest.mark.parametrize(("count", "freedom"), [(4, 3), (5, 4 + WEIGHT), (6, 5 + WEIGHT)])
@@ -110,7 +108,6 @@ def test_all_right_is_no_certainty(count: int, freedom: int) -> None:
     quantile = stats.t.ppf(0.975, freedom)
     assert (found.estimate, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(effective / (effective + quantile**2))
-    assert found.method == f"Wilson with {effective:.0f} effective clips, {count} groups"
     wrong = made("accuracy", labels, (labels + 1) % 3, groups)
     assert (wrong.low, wrong.high) == pytest.approx((0.0, 1 - found.low))
 
@@ -133,9 +130,8 @@ def test_three_groups_by_hand(hits: tuple[int, ...]) -> None:
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
 
 
-def test_few_groups_say_so_or_nothing() -> None:
+def test_two_groups_say_nothing() -> None:
     labels, guesses, groups = clips(1, 4)
-    assert made("accuracy", labels, guesses, groups).method.startswith("Wilson with ")
     two = np.isin(groups, ["g0", "g1"])
     assert interval("accuracy", labels[two], guesses[:, two], groups[two]) is None
     assert paired("accuracy", labels[two], guesses[0, two], guesses[0, two], groups[two]) is None
@@ -158,7 +154,6 @@ def test_equal_groups_by_luck_are_no_certainty() -> None:
     guesses = np.tile([0, 0, 0, 1], 5)
     found = made("accuracy", np.zeros(20, np.int64), guesses, np.repeat(list("abcde"), 4))
     assert found.high - found.low > 0.25
-    assert found.method == "cluster-robust on the logit scale, 5 groups"
 
 
 @settings(max_examples=60)
@@ -238,7 +233,6 @@ def test_a_comparison_by_hand(metric: str) -> None:
     # All seven differences are positive: of 128 flips two are as far from 0.
     assert found.p == pytest.approx(max(2 / 128, 2 * stats.t.sf(difference / error, 6)))
     assert (found.verdict, found.groups, found.alpha) == ("better", 7, 0.05)
-    assert found.method == "t on the differences of 7 groups, and flips of their signs"
     assert compared(metric, labels, champion, challenger, groups).verdict == "worse"
 
 
@@ -249,7 +243,6 @@ def test_what_t_cannot_tell_is_not_flipped() -> None:
     t = stats.ttest_1samp(mended, 0)
     assert (found.p, found.verdict) == (pytest.approx(t.pvalue), "cannot tell")
     assert (found.low, found.high) == pytest.approx(tuple(t.confidence_interval() / np.array(10)))
-    assert found.method == "t on the differences of 7 groups"
 
 
 def test_flips_are_of_what_unequal_groups_add() -> None:
@@ -271,10 +264,6 @@ def test_five_groups_cannot_tell() -> None:
     found = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10))
     assert (found.difference, found.verdict, found.p) == (1.0, "cannot tell", 1 / 16)
     assert found.low == 0
-    assert found.method == (
-        "t on the differences of 5 groups, and flips of their signs "
-        "(p = 0.062, so the interval is drawn out to 0)"
-    )
     edge = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10), alpha=1 / 16)
     assert (edge.verdict, edge.low) == ("cannot tell", 0)
 

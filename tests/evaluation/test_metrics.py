@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 import vidclf
 from vidclf.evaluation import metrics
-from vidclf.evaluation.predictions import predictions_table, read_predictions, wrong_clips
+from vidclf.evaluation.predictions import predictions_table, read_predictions, write_predictions
 
 CLASSES = ("a", "b", "c")
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -180,7 +180,7 @@ def test_report_names_every_class() -> None:
     assert rows["c"] == ["0.000", "0.000", "0.000", "1"]
 
 
-def test_tables_of_clips() -> None:
+def test_tables_of_clips(tmp_path: Path) -> None:
     paths = [Path(f"/clips/{index}.avi") for index in range(6)]
     table = predictions_table(paths, LABELS, PROBABILITIES, CLASSES, list("uvwxyz"))
     assert table["group"].tolist() == list("uvwxyz")
@@ -188,17 +188,19 @@ def test_tables_of_clips() -> None:
     assert table["predicted"].tolist() == ["a", "a", "b", "b", "b", "a"]
     assert table["correct"].tolist() == [True, True, False, True, True, False]
     np.testing.assert_array_equal(table[[f"probability/{name}" for name in CLASSES]], PROBABILITIES)
-    wrong = wrong_clips(table)
+    write_predictions(table, tmp_path)
+    wrong = read_predictions(tmp_path / "wrong_clips.csv")
     assert wrong["clip_path"].tolist() == ["/clips/2.avi", "/clips/5.avi"]
     assert wrong["confidence"].tolist() == [0.9, 0.7]
 
 
-def test_equally_sure_errors_keep_their_order() -> None:
+def test_equally_sure_errors_keep_their_order(tmp_path: Path) -> None:
     paths = [Path(f"/{index:03}.avi") for index in range(200)]
     shares = np.tile([[0.9, 0.1], [0.7, 0.3]], (100, 1))
     table = predictions_table(paths, np.ones(200, np.int64), shares, ["a", "b"], ["g"] * 200)
     wanted = [str(path) for path in [*paths[::2], *paths[1::2]]]
-    assert wrong_clips(table)["clip_path"].tolist() == wanted
+    write_predictions(table, tmp_path)
+    assert read_predictions(tmp_path / "wrong_clips.csv")["clip_path"].tolist() == wanted
 
 
 def test_a_table_wants_a_name_for_every_probability() -> None:

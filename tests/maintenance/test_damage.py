@@ -13,27 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.attempts import fresh_store
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from tests.rounds import rounds
 from vidclf.cli.app import app
 
 CUTS = int(os.environ.get("VIDCLF_CUTS", rounds(brief="6", full="20")))
 """Files that are cut, each in a copy of its own."""
-STUDY = """
-base = "forest.toml"
-keep = 1
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = 2
-[sampler]
-name = "random"
-[pruner]
-name = "none"
-[space]
-"model.min_leaf" = { low = 1, high = 2 }
-"""
 
 
 def answer(arguments: list[str], answers: "Queue[tuple[int, str]]") -> None:
@@ -59,8 +44,14 @@ def test_a_file_cut_at_any_byte(
 ) -> None:
     manifest = write_squares(tmp_path / "squares", groups=6)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
-    study = tmp_path / "study.toml"
-    study.write_text(STUDY)
+    study = write_study(
+        tmp_path / "study.toml",
+        "forest.toml",
+        trials=2,
+        top="keep = 1",
+        sampler='name = "random"',
+        space='"model.min_leaf" = { low = 1, high = 2 }',
+    )
     whole = fresh_store(tmp_path, tmp_path_factory).folder
     monkeypatch.setenv("VIDCLF_STORE", str(whole))
     monkeypatch.setenv("VIDCLF_CACHE", str(whole / "cache"))

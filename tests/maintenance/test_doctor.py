@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
-from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial, shipped
+from tests.attempts import ENDED, STARTED, end, make_study, make_trial, shipped
 from tests.command import run
 from tests.saved_models import make_kept
 from tests.studies import METRIC, add_trial, make_folder, make_optuna_study
@@ -41,12 +41,9 @@ from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 
 
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+@pytest.fixture(autouse=True)
+def _no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    made = fresh_store(tmp_path, tmp_path_factory)
-    monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
-    return made
 
 
 LONG_AGO = time.time() - 7200
@@ -514,7 +511,7 @@ def test_a_newer_store_is_refused_everywhere(store: Store) -> None:
     with pytest.raises(InputError, match="a later vidclf made this store"):
         find_store(store.folder)
     assert locate_store(store.folder) == store
-    assert CliRunner().invoke(app, ["status"]).exit_code == 2
+    run("status", expect=2)
     store.format_file.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         find_store(store.folder)
@@ -597,5 +594,5 @@ def test_the_command_tells_and_exits(store: Store) -> None:
     assert table.exit_code == 1
     assert "abc.npy" in table.stdout
     assert "vidclf doctor --fix" in table.stderr
-    assert runner.invoke(app, ["doctor", "--fix"]).exit_code == 0
-    assert "Nothing is wrong" in runner.invoke(app, ["doctor"]).stdout
+    run("doctor", "--fix")
+    assert "Nothing is wrong" in run("doctor").stdout

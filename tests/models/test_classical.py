@@ -24,7 +24,7 @@ from vidclf.models.classical_config import (
     SvmExperiment,
     WeightedConfig,
 )
-from vidclf.models.features import FEATURES
+from vidclf.models.features import FEATURES, compute_features
 from vidclf.runs.experiment import load_experiment, portable
 from vidclf.search.definition.space import build_space
 
@@ -176,7 +176,7 @@ def test_majority_gives_the_training_shares(tmp_path: Path) -> None:
 def test_block_lengths_are_those_of_the_features(name: str) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
     lengths = classical.block_lengths([name, "difference"] if name != "difference" else [name], 40)
-    assert lengths[0] == len(classical.compute_features(frames, [name])[name])
+    assert lengths[0] == len(compute_features(frames, [name])[name])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, feature_store, training
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import feature_matrix
-from vidclf.models.features import DEEP
+from vidclf.models.features import DEEP, FEATURES
 from vidclf.models.networks import KINETICS, NETWORKS
 from vidclf.runs.experiment import parse_experiment, portable
 
@@ -254,4 +254,4 @@ def test_warming_leaves_networks_to_those_who_train(
     assert cache.usage().entries["features"] == VAL
     experiment().warm(split(squares, "val"), lambda: done.append(1))
     assert (len(done), counted.since()) == (VAL, 0)
-    assert DEEP not in feature_store.FEATURES
+    assert DEEP not in FEATURES

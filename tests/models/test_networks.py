@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidclf.exceptions import InputError
-from vidclf.models.networks import NETWORKS, Preprocessing, preprocessing, published_weights
+from vidclf.models.networks import NETWORKS, Pooling, Preprocessing, preprocessing, published_weights
 from vidclf.models.own_networks import build_network
-from vidclf.models.video_network import Pooling, VideoNetwork
+from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 
 TINY = ["tiny2d", "tiny3d"]

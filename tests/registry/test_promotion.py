@@ -167,7 +167,7 @@ def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, s
 
 
 def verdict(difference: float, low: float, word: str) -> PairedComparison:
-    return PairedComparison(difference, low, 2 * difference - low, 0.5, 9, 0.01, word, "")  # type: ignore[arg-type]
+    return PairedComparison(difference, low, 2 * difference - low, 0.5, 9, 0.01, word)  # type: ignore[arg-type]
 
 
 def case(**known: Any) -> Candidacy:

@@ -15,8 +15,9 @@ import skops.io
 import torch
 from typer.testing import CliRunner
 
-from tests.attempts import fresh_store, shipped
+from tests.attempts import shipped
 from tests.clips import write_experiment
+from tests.command import run
 from tests.saved_models import make_kept, save_model, save_network
 from vidclf import config
 from vidclf.cli.app import app
@@ -162,7 +163,7 @@ def test_a_card_of_odd_types_is_refused(estimator: Path, change: dict[str, objec
     (estimator / CARD).write_text(json.dumps({**card, **change}))
     with pytest.raises(InputError):
         load_model(estimator)
-    assert CliRunner().invoke(app, ["bench", str(estimator)]).exit_code == 2
+    run("bench", estimator, expect=2)
 
 
 def _foreign_type(path: Path) -> None:
@@ -215,11 +216,8 @@ def test_an_estimator_with_a_malicious_archive_is_refused(
         load_model(estimator)
 
 
-def test_a_link_in_a_models_folder_is_not_published(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_link_in_a_models_folder_is_not_published(tmp_path: Path, store: Store) -> None:
     """Packaging copies what links point to: a private key, say, into the registry."""
-    store = fresh_store(tmp_path, tmp_path_factory)
     trial = make_kept(store)
     (tmp_path / "private").write_text("key")
     (trial.model / "notes.txt").symlink_to(tmp_path / "private")
@@ -306,8 +304,7 @@ def test_an_absurd_file_of_settings_is_bad_input(tmp_path: Path, text: str) -> N
     with pytest.raises(InputError, match=r"experiment\.toml: "):
         config.read_toml(path)
     for command in ("train", "tune"):
-        result = CliRunner().invoke(app, [command, str(path), "--store", str(tmp_path / "s")])
-        assert result.exit_code == 2, result.output
+        run(command, path, "--store", tmp_path / "s", expect=2)
 
 
 def test_a_file_of_settings_as_deep_as_any_of_ours_is_read(tmp_path: Path) -> None:
@@ -336,10 +333,7 @@ def test_a_name_that_leads_out_of_the_store_is_bad_input(
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "a:b", ""])
-def test_a_registered_name_that_is_a_path_is_bad_input(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
-    store = fresh_store(tmp_path, tmp_path_factory)
+def test_a_registered_name_that_is_a_path_is_bad_input(tmp_path: Path, store: Store, name: str) -> None:
     before = {path for path in tmp_path.rglob("*") if "a store" not in path.parts}
     with pytest.raises(InputError):
         shipped(store, make_kept(store), name)
@@ -374,17 +368,13 @@ def test_a_manifest_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_class_that_is_a_path_stays_in_the_store(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, squares: Manifest
-) -> None:
-    store = fresh_store(tmp_path, tmp_path_factory)
+def test_a_class_that_is_a_path_stays_in_the_store(tmp_path: Path, store: Store, squares: Manifest) -> None:
     shutil.copytree(squares.path.parent, tmp_path / "clips" / "inner")
     manifest = tmp_path / "clips" / "inner" / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",down,", ",../../../down,"))
     file = write_experiment(tmp_path / "svm.toml", "svm", manifest)
     arguments = ["train", str(file), "--store", str(store.folder), "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    run(*arguments)
     assert {path.name for path in tmp_path.iterdir()} == {"a store", "clips", "svm.toml"}
     assert not list((tmp_path / "clips").glob("*down*"))
 
@@ -403,7 +393,6 @@ def test_the_ui_warns_where_others_can_reach_it(
         ui, "serve_ui", lambda store, port, announce, study, host: served.append((port, host))
     )
     arguments = ["ui", "--port", "5055", "--host", host, "--store", str(tmp_path / "store")]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0
+    result = run(*arguments)
     assert served == [(5055, host)]
     assert ("warning: on 0.0.0.0 everyone" in result.stderr) == warned

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.runs.folder import Attempt
@@ -18,23 +18,19 @@ from vidclf.runs.store import Store
 from vidclf.search.record.study import find_study
 from vidclf.tracking.deliverer import Deliverer
 
-STUDY = """
-base = "forest.toml"
-keep = 1
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-repeats = 2
-repeat_by = "fold"
-[budget]
-trials = 2
-[sampler]
-name = "random"
-[pruner]
-name = "none"
-[space]
-"model.min_leaf" = { low = 1, high = 2 }
-"""
+BY_FOLD = 'repeats = 2\nrepeat_by = "fold"'
+
+
+def write_forest_study(folder: Path, objective: str = "") -> Path:
+    return write_study(
+        folder / "study.toml",
+        "forest.toml",
+        trials=2,
+        top="keep = 1",
+        objective=objective,
+        sampler='name = "random"',
+        space='"model.min_leaf" = { low = 1, high = 2 }',
+    )
 
 
 @pytest.mark.slow
@@ -48,8 +44,7 @@ def test_by_fold_the_kept_trial_gets_one_model_at_the_end(val: bool, tmp_path: P
         ]
         write_manifest(entries, manifest)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
-    (tmp_path / "study.toml").write_text(STUDY)
-    ended = run("tune", tmp_path / "study.toml", "--json")
+    ended = run("tune", write_forest_study(tmp_path, BY_FOLD), "--json")
     answer = json.loads(ended.stdout)
     number = answer["best"]["number"]
     assert "training the models of 1 kept trial …" in ended.stderr
@@ -91,9 +86,7 @@ def test_a_model_that_was_not_kept_is_trained_again(
 ) -> None:
     manifest = write_squares(tmp_path / "squares", groups=6)
     write_experiment(tmp_path / "forest.toml", "forest", manifest)
-    text = STUDY.replace('repeats = 2\nrepeat_by = "fold"\n', "")
-    (tmp_path / "study.toml").write_text(text)
-    run("tune", tmp_path / "study.toml")
+    run("tune", write_forest_study(tmp_path))
     opened = find_study("study", store)
     dropped = next(row.number for row in opened.rows() if not opened.attempt(row.number).model.is_dir())
     run_id = Deliverer(store).receipt(opened.attempt(dropped)).run_id

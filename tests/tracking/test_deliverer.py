@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from tests.attempts import ENDED, STARTED, end, fresh_store, make_study, make_trial
+from tests.attempts import ENDED, STARTED, end, make_study, make_trial
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import Store, open_store
@@ -23,16 +23,6 @@ from vidclf.tracking import deliverer as module
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import Deliverer, metric_key, prepare
 from vidclf.tracking.delivery_state import DeliveryState
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return fresh_store(tmp_path, tmp_path_factory)
-
-
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return MlflowClient(store.mlflow_uri)
 
 
 def all_runs(client: MlflowClient) -> list[Run]:

@@ -11,7 +11,6 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tests.attempts import fresh_store
 from tests.clips import write_experiment
 from vidclf.data.manifest import Manifest
 from vidclf.inference import profiling
@@ -24,11 +23,6 @@ from vidclf.tracking.train import TrainResult, train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EPOCHS = 4
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return fresh_store(tmp_path, tmp_path_factory)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.attempts import STARTED, end, fresh_store, make_study, make_trial
+from tests.attempts import STARTED, end, make_study, make_trial
 from vidclf.exceptions import InputError
 from vidclf.reports.plots import write_grid_image
 from vidclf.runs.folder import Identity
@@ -42,16 +42,6 @@ needs_chromium = pytest.mark.skipif(
     not CHROMIUM and os.environ.get("VIDCLF_REQUIRE_SERVICES") != "1", reason="Debian's chromium is missing"
 )
 PARAMS = {"svm": ["data.frames", "model.C", "model.gamma"], "small": ["train.lr"], "large": ["train.lr"]}
-
-
-@pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return fresh_store(tmp_path, tmp_path_factory)
-
-
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return MlflowClient(store.mlflow_uri)
 
 
 def deliver_study(store: Store) -> dict[str, str]:

@@ -17,7 +17,7 @@ from vidclf.data.manifest import Manifest
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, now_ms
 from vidclf.search.execution.context import SessionContext
-from vidclf.search.execution.display import NoDisplay
+from vidclf.search.execution.display import Display
 from vidclf.search.execution.finalize import StudyFinalizer
 from vidclf.search.execution.latency import LatencyMeter, measure_latencies
 from vidclf.workers.local import LocalWorker, _Line, _run
@@ -87,7 +87,7 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_finishes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Late()
-    session = SessionContext(in_memory(tmp_path), None, None, NoDisplay(), lambda _: None)  # type: ignore[arg-type]
+    session = SessionContext(in_memory(tmp_path), None, None, Display(), lambda _: None)  # type: ignore[arg-type]
     StudyFinalizer(session, [worker]).run_tasks(  # type: ignore[list-item]
         [Attempt(tmp_path / "00003")], "drawn"
     )

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from tests import interruptions
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
+from tests.command import run
 from tests.rounds import rounds
 from vidclf import config
 from vidclf.cli.app import app
@@ -36,22 +37,6 @@ from vidclf.workers.sync import read_folder
 
 pytest.importorskip("ray")
 Cluster = Any
-STUDY = """
-question = "Does it travel?"
-base = {base}
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = {trials}
-retries = 5
-[sampler]
-name = "random"
-[resources]
-{resources}
-[space]
-{space}
-"""
 SPACE = {
     "svm.toml": '"model.C" = { low = 0.1, high = 10.0, log = true }',
     "tiny.toml": '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
@@ -63,7 +48,7 @@ pytestmark = pytest.mark.xdist_group("ray")  # a cluster is as much as two cores
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster whose head takes no worker; each test adds its nodes."""
-    from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
+    from ray.cluster_utils import Cluster as RayCluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a cluster before has set it in this process
@@ -81,7 +66,7 @@ def add_node(cluster: Cluster, cpus: int, gpus: int = 0) -> Any:
     return cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=100 * 2**20)
 
 
-def write_study(
+def travelling_study(
     folder: Path, trials: int, resources: str, bases: Sequence[str] = tuple(SPACE), epochs: int = 3
 ) -> Path:
     manifest = write_squares(folder / "squares")
@@ -92,10 +77,15 @@ def write_study(
         manifest,
         train=f"epochs = {epochs}\nmin_epochs = {epochs}\nbatch_size = 2",
     )
-    path = folder / "travels.toml"
-    space = "\n".join(SPACE[base] for base in bases)
-    path.write_text(STUDY.format(base=list(bases), trials=trials, resources=resources, space=space))
-    return path
+    return write_study(
+        folder / "travels.toml",
+        list(bases),
+        trials=trials,
+        budget="retries = 5",
+        sampler='name = "random"',
+        resources=resources,
+        space="\n".join(SPACE[base] for base in bases),
+    )
 
 
 class Driver:
@@ -170,7 +160,7 @@ def test_a_study_on_two_nodes_leaves_what_it_leaves_on_one_machine(
     for _ in range(2):
         add_node(cluster, cpus=1)
     trials = rounds(3, 10)
-    study = write_study(tmp_path, trials, resources="cpus = 1.0", epochs=1)
+    study = travelling_study(tmp_path, trials, resources="cpus = 1.0", epochs=1)
     document = Driver(study, store, "--ray", cluster.address).finished()
     assert document["trials"]["complete"] == trials
     alone = Store(tmp_path / "alone")
@@ -214,7 +204,7 @@ def test_a_study_survives_lost_nodes_workers_and_its_driver(
     tmp_path: Path, store: Store, cluster: Cluster
 ) -> None:
     trials = rounds(9, 14)
-    study = write_study(tmp_path, trials, "max_workers = 3", bases=["tiny.toml"], epochs=rounds(25, 80))
+    study = travelling_study(tmp_path, trials, "max_workers = 3", bases=["tiny.toml"], epochs=rounds(25, 80))
     lost = add_node(cluster, cpus=1)
     add_node(cluster, cpus=1)
     options = ("--ray", cluster.address)
@@ -249,7 +239,7 @@ def test_small_trials_share_a_gpu_and_one_more_waits(tmp_path: Path, store: Stor
     add_node(cluster, cpus=8, gpus=1)
     places = rounds(2, 4)
     resources = f"cpus = 0.5\ngpus = {1 / places}\nmax_workers = {places + 1}"
-    study = write_study(tmp_path, 3 * places, resources, bases=["svm.toml"])
+    study = travelling_study(tmp_path, 3 * places, resources, bases=["svm.toml"])
     driver = Driver(study, store, "--ray", cluster.address)
     driver.until(lambda: len(worker_processes()) == places, "as many workers")
     devices = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in worker_processes()]
@@ -285,7 +275,7 @@ def tune(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("cluster")  # beside which a local one is started
 def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: Store) -> None:
-    study = write_study(tmp_path, 2, "gpus = 64", bases=["svm.toml"])
+    study = travelling_study(tmp_path, 2, "gpus = 64", bases=["svm.toml"])
     for options, words in [
         (("--ray", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
         (("--ray", "ray://127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1"),
@@ -301,7 +291,7 @@ def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: 
 
 @pytest.mark.slow
 def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, store: Store) -> None:
-    study = str(write_study(tmp_path, 1, "gpus = 64", bases=["svm.toml"]))
+    study = str(travelling_study(tmp_path, 1, "gpus = 64", bases=["svm.toml"]))
     for options, words in [
         (("--ray", "nonsense"), "an address is HOST:6379, ray://HOST:10001, auto or local"),
         (("--ray", "local", "--per-gpu", "2"), "as gpus = 0.25 for four on each GPU"),
@@ -314,8 +304,7 @@ def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, sto
     assert json.loads(plan.stdout)["resources"] == (
         "workers on Ray (local): up to 3, each with 1 CPU, 64 GPU"
     )
-    here = CliRunner().invoke(app, ["tune", study])
-    assert here.exit_code == 0, here.stderr
+    here = run("tune", study)
     assert "[resources] are for --ray" in here.stderr
 
 

@@ -76,10 +76,9 @@ def tune(
     config.read_toml(study)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.runs.store import find_store, open_store
-    from vidclf.search.definition.dry_run import describe_plan
     from vidclf.search.execution import tune as search
-    from vidclf.search.execution.display import display_for
-    from vidclf.search.report.status import status as state_of
+    from vidclf.search.execution.display import Display
+    from vidclf.search.report.data import status as state_of
 
     opened_store = find_store(store) if dry_run else open_store(store)
     request = search.TuneRequest(
@@ -91,10 +90,10 @@ def tune(
     if dry_run:
         for warning in warnings:
             say(f"warning: {warning}", "yellow")
-        _print_plan(describe_plan(definition, opened_store), json_)
+        _print_plan(search.describe_plan(definition, opened_store), json_)
         return
     with messages_above(make_console()) as console:
-        opened, ending = search.tune(definition, opened_store, display_for(console), warnings)
+        opened, ending = search.tune(definition, opened_store, Display(console), warnings)
     if json_:
         print_json({**state_of(opened), "ending": ending})
     else:
@@ -159,14 +158,14 @@ def _again(study: Path, given: Mapping[str, Any]) -> str:
 
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
-    from vidclf.evaluation import ranking
     from vidclf.reports.tables import study_leaderboard
-    from vidclf.search.report.status import test_words
+    from vidclf.search.report.data import test_words
 
     console = make_console(stderr=False)
     rows = opened.rows()
     objective = opened.objective
-    if ranking.ranked(rows, objective.direction):
+    best = opened.ranked(rows)
+    if best:
         test = test_words(opened)
         console.print(study_leaderboard(rows, objective.metric, objective.direction, test=test))
     failed = [row for row in rows if row.state == "failed"]
@@ -183,7 +182,7 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
     say(words[ending])
     if ending == "interrupted":
         say(f"Go on with the same command: {_again(study, given)}")
-    elif ending != "errors" and ranking.ranked(rows, objective.direction):
+    elif ending != "errors" and best:
         name = shlex.quote(opened.name)
         say(
             f"Look at it:     {_where_to_look(opened)}\nCheck the best: vidclf confirm {name}\n"
@@ -227,8 +226,8 @@ def status(
     from vidclf.reports.tables import study_leaderboard
     from vidclf.runs.store import find_store
     from vidclf.search.record.study import find_study, study_names
-    from vidclf.search.report.status import status as state_of
-    from vidclf.search.report.status import test_words
+    from vidclf.search.report.data import status as state_of
+    from vidclf.search.report.data import test_words
 
     opened_store = find_store(store)
     names = [study] if study else study_names(opened_store)

@@ -1,7 +1,6 @@
 """Baselines of a comparison: the most frequent class, and published figures."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ import numpy as np
 
 from vidclf import config
 from vidclf.comparison.rows import ModelRow, RowGroup
-from vidclf.data.manifest import Entry, read_manifest
+from vidclf.data.manifest import read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
 from vidclf.models.base import Published
+from vidclf.runs.experiment import clip_counts
 from vidclf.runs.folder import Attempt
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -68,16 +68,16 @@ def _counts(group: RowGroup) -> list[Counts]:
         return [recorded]
     manifest = read_manifest(group.rows[0].manifest)
     entries = manifest.entries
-    if recorded is not None and _counted(entries) != recorded:
+    if recorded is not None and clip_counts(entries) != recorded:
         raise InputError(f"{manifest.name}: holds other clips now")
     match group.clips.folds.split():
         case []:
-            return [_counted(entries)]
+            return [clip_counts(entries)]
         case ["fold", fold, "of", folds]:
-            return [_counted(split_by_fold(entries, int(folds), int(fold), seed=0))]
+            return [clip_counts(split_by_fold(entries, int(folds), int(fold), seed=0))]
         case [folds, *_]:
             every = range(int(folds))
-            return [_counted(split_by_fold(entries, int(folds), fold, seed=0)) for fold in every]
+            return [clip_counts(split_by_fold(entries, int(folds), fold, seed=0)) for fold in every]
     raise AssertionError(group.clips.folds)
 
 
@@ -92,13 +92,6 @@ def _records(group: RowGroup) -> Iterator[Counts]:
             continue
         if dataset.get("digest") and group.clips.digest.startswith(dataset["digest"]):
             yield json.loads(dataset["profile"])
-
-
-def _counted(entries: Sequence[Entry]) -> Counts:
-    counts: dict[str, Counter[str]] = {}
-    for entry in entries:
-        counts.setdefault(entry.split, Counter())[entry.label] += 1
-    return {split: dict(found) for split, found in counts.items()}
 
 
 def _majority(group: RowGroup, counts: Sequence[Counts]) -> ModelRow:

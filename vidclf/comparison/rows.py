@@ -1,6 +1,6 @@
 """Rows of a comparison: trials from Optuna's database, and the folders of single runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +95,7 @@ class ModelRow(TrialRow):
 
     def identity(self) -> Identity | None:
         """What its attempt recorded when it began; ``None`` where that is not on this machine."""
-        if self.attempt is None or not (self.attempt.folder / "attempt.json").exists():
+        if self.attempt is None or not self.attempt.exists():
             return None
         return self.attempt.identity()
 
@@ -255,21 +255,20 @@ class _Selection:
 
 def _find(names: Sequence[str], store: Store) -> _Selection:
     found = _Selection({}, set(), {}, {})
+    files = sorted((store.attempts / TRAIN).glob("*/attempt.json"))
+    single = {file.parent.name: Attempt(file.parent) for file in files}
     if not names:
         found.studies.update({study.name: study for study in all_studies(store)})
         found.whole.update(found.studies)
-        single = (store.attempts / TRAIN).glob("*/attempt.json")
-        found.runs.update({identity.parent: False for identity in sorted(single)})
+        found.runs.update({attempt.folder: False for attempt in single.values()})
         return found
     known = study_names(store)
     studies = [name for name in names if name in known or name.endswith(".toml")]
     found.studies.update({study.name: study for study in (find_study(name, store) for name in studies)})
     found.whole.update(found.studies)
-    others = [name for name in names if name not in studies]
-    attempts = _attempts_by_name(store) if others else {}
     problems = []
-    for name in others:
-        attempt = attempts.get(name)
+    for name in (name for name in names if name not in studies):
+        attempt = single.get(name) or _of_run(name, store)
         tags = attempt.identity().tags if attempt else {}
         if attempt and attempt.folder.parent.name == TRAIN:
             found.runs[attempt.folder] = True
@@ -281,27 +280,19 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
             else:
                 found.numbers.setdefault(study.name, set()).add(int(tags["vidclf.trial"]))
         else:
-            problems.append(_unknown(name, store, known, attempts))
+            problems.append(_unknown(name, store, known, list(single)))
     if problems:
         raise InputError(*problems)
     return found
 
 
-def _attempts_by_name(store: Store) -> dict[str, Attempt]:
-    """Every attempt by its run's id, single runs also by the name of their folder."""
-    run_id_of = _run_id_lookup(store)
-    found = {}
-    for attempt in store.all_attempts():
-        run_id = run_id_of(attempt)
-        if run_id is not None:
-            found[run_id] = attempt
-        if attempt.folder.parent.name == TRAIN:
-            found[attempt.folder.name] = attempt
-    return found
+def _of_run(run_id: str, store: Store) -> Attempt | None:
+    from vidclf.tracking.deliverer import Deliverer  # imports mlflow: some seconds
+
+    return Deliverer(store).attempt_of(run_id)
 
 
-def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[str, Attempt]) -> str:
-    runs = [run for run, attempt in attempts.items() if run == attempt.folder.name]
+def _unknown(name: str, store: Store, studies: Sequence[str], runs: Sequence[str]) -> str:
     known = [
         f"studies: {', '.join(studies)}" if studies else "no study",
         f"runs: {', '.join(runs)}" if runs else "no single run",
@@ -311,7 +302,7 @@ def _unknown(name: str, store: Store, studies: Sequence[str], attempts: Mapping[
 
 
 def _trials(study: OpenStudy, metric: str, found: _Selection) -> Iterator[ModelRow]:
-    from vidclf.registry.confirm_report import finalists_of  # noqa: PLC0415  (imports mlflow: some seconds)
+    from vidclf.registry.confirm_report import finalists_of  # imports mlflow: some seconds
 
     whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
     bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
@@ -377,12 +368,7 @@ def _run(attempt: Attempt, metric: str, named: bool) -> ModelRow | None:
 
 def run_ids(rows: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
     """The MLflow run of each row, by `id` of the row."""
-    run_id_of = _run_id_lookup(store)
-    return {id(row): run_id_of(row.attempt) for row in rows if row.attempt is not None}
+    from vidclf.tracking.deliverer import Deliverer
 
-
-def _run_id_lookup(store: Store) -> Callable[[Attempt], str | None]:
-    from vidclf.tracking.deliverer import Deliverer  # noqa: PLC0415  (imports mlflow: some seconds)
-
-    deliverer = Deliverer(store)
-    return lambda attempt: deliverer.receipt(attempt).run_id
+    receipt = Deliverer(store).receipt
+    return {id(row): receipt(row.attempt).run_id for row in rows if row.attempt is not None}

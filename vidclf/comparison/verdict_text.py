@@ -196,10 +196,7 @@ def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
         else "Figures on val may have chosen the model or its epoch, so expect less on new clips."
     )
     if measured.val_clips and group.metric.startswith("val/"):
-        yield (
-            f"val has {measured.val_clips} clips: one of them right or wrong moves accuracy by "
-            f"{100 / measured.val_clips:.1f} points."
-        )
+        yield ranking.clips_words(measured.val_clips)
 
 
 def tags(group: RowGroup) -> Mapping[str, str]:

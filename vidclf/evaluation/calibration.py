@@ -43,7 +43,7 @@ def apply_temperature(probabilities: Values, temperature: float) -> Values:
     """The probabilities with their logits divided by ``temperature``: above 1 less sure, below 1 surer."""
     if temperature == 1.0:
         return probabilities
-    from scipy.special import softmax  # noqa: PLC0415
+    from scipy.special import softmax
 
     scaled: Values = softmax(_logits(probabilities) / temperature, axis=1)
     return scaled
@@ -59,8 +59,8 @@ def fit_temperature(labels: Labels, probabilities: Values) -> float:
     Returns:
         Within `BOUNDS`; 1.0 without clips.
     """
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # scipy takes half a second
-    from scipy.special import log_softmax  # noqa: PLC0415
+    from scipy.optimize import minimize_scalar  # scipy takes half a second
+    from scipy.special import log_softmax
 
     clips, classes = probabilities.shape
     if not clips:
@@ -84,7 +84,7 @@ def calibrate(labels: Labels, probabilities: Values, groups: Sequence[str]) -> C
         probabilities: Of a model that was not trained on these clips.
         groups: Name of each clip's group; up to 20 folds of whole groups take turns in being scored.
     """
-    from sklearn.model_selection import GroupKFold  # noqa: PLC0415  # it takes a second
+    from sklearn.model_selection import GroupKFold  # it takes a second
 
     folds = min(len(set(groups)), _MOST_FOLDS)
     if folds < 2:

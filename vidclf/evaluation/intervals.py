@@ -62,15 +62,11 @@ class Interval:
         estimate: On these clips, in [0, 1].
         low: Lower end, at least 0.
         high: Upper end, at most 1.
-        confidence: How often such an interval holds the true value.
-        method: How it was made, in words.
     """
 
     estimate: float
     low: float
     high: float
-    confidence: float
-    method: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,6 @@ class PairedComparison:
         alpha: How often equal models may be told apart.
         verdict: Whether the challenger is ``better`` or ``worse``: only where the interval leaves out 0,
             which is so exactly where ``p`` is below ``alpha``.
-        method: How it was found, in words.
     """
 
     difference: float
@@ -96,7 +91,11 @@ class PairedComparison:
     groups: int
     alpha: float
     verdict: Verdict
-    method: str
+
+    @property
+    def relation(self) -> str:
+        """As ``better than``."""
+        return "not distinguishable from" if self.verdict == "cannot tell" else f"{self.verdict} than"
 
 
 @dataclass(frozen=True)
@@ -200,14 +199,12 @@ def interval(
             clips = min(clips, estimate * (1 - estimate) / max(measured, 1e-300))
         freedom = ratios.groups - 1 + (_ASSUMED_WEIGHT if ratios.groups >= _FEW_GROUPS else 0)
         low, high = _wilson(estimate, clips, _quantile(confidence, freedom))
-        words = f"Wilson with {clips:.0f} effective clips, {ratios.groups} groups"
     else:
         freedom = ratios.groups - 1 + _ASSUMED_WEIGHT
         variance = ((ratios.groups - 1) * measured + _ASSUMED_WEIGHT * assumed) / freedom
         half = _quantile(confidence, freedom) * math.sqrt(variance) / (estimate * (1 - estimate))
         low, high = special.expit(special.logit(estimate) + np.array([-half, half]))
-        words = f"cluster-robust on the logit scale, {ratios.groups} groups"
-    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), confidence, words)
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
 
 
 def paired(  # noqa: PLR0917  (who against whom reads best in order)
@@ -252,19 +249,16 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     error = math.sqrt(max(alone, between))
     p = float(2 * special.stdtr(count - 1, -abs(difference) / error))
     half = _quantile(1 - alpha, count - 1) * error
-    words = f"t on the differences of {count} groups"
     if p < alpha:
         influence = one.influence(widened=False) - other.influence(widened=False)
         p = max(p, sign_flip_p(influence + difference * one.shares, alpha))
-        words += ", and flips of their signs"
         if p >= alpha:
             half = abs(difference)
-            words += f" (p = {p:.2g}, so the interval is drawn out to 0)"
     verdict: Verdict = "cannot tell"
     if p < alpha:
         verdict = "better" if difference > 0 else "worse"
     low, high = max(difference - half, -1.0), min(difference + half, 1.0)
-    return PairedComparison(difference, low, high, p, count, alpha, verdict, words)
+    return PairedComparison(difference, low, high, p, count, alpha, verdict)
 
 
 def spent_alpha(read: int, alpha: float = 0.05) -> float:

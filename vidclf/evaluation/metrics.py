@@ -67,7 +67,7 @@ class Predictions:
     @cached_property
     def by_class(self) -> ClassScores:
         """Scores of the present classes, in their order."""
-        from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415
+        from sklearn.metrics import precision_recall_fscore_support
 
         scores = precision_recall_fscore_support(
             self.labels, self.guesses, labels=self.present, zero_division=0
@@ -132,7 +132,7 @@ def _weighted(name: str, of: Predictions) -> float:
 
 def _top(count: int, of: Predictions) -> float | None:
     """Share of clips whose class is among the ``count`` most probable; ``None`` without more classes."""
-    from sklearn.metrics import top_k_accuracy_score  # noqa: PLC0415
+    from sklearn.metrics import top_k_accuracy_score
 
     if of.classes <= count:
         return None
@@ -145,7 +145,7 @@ def _roc_auc(of: Predictions) -> float | None:
     The area is the share of (clip of the class, other clip) pairs in the right order, which is Mann and
     Whitney's U. ``None`` where a class has no clip, or no other class has.
     """
-    from scipy.stats import rankdata  # noqa: PLC0415
+    from scipy.stats import rankdata
 
     if len(of.present) < max(of.classes, 2):
         return None
@@ -225,7 +225,7 @@ def curve_values(labels: Labels, probabilities: Values) -> dict[str, float]:
 
 def cross_entropy(labels: Labels, probabilities: Values) -> float:
     """Mean of -ln of the true class's probability; finite."""
-    from sklearn.metrics import log_loss  # noqa: PLC0415
+    from sklearn.metrics import log_loss
 
     normalized = probabilities / probabilities.sum(axis=1, keepdims=True)
     return float(log_loss(labels, normalized, labels=range(probabilities.shape[1])))
@@ -277,7 +277,7 @@ def macro_f1(labels: Labels, guesses: Labels) -> float:
 
 def confusion(labels: Labels, probabilities: Values) -> NDArray[np.int64]:
     """Clips by true class (row) and predicted class (column), shape (classes, classes)."""
-    from sklearn.metrics import confusion_matrix  # noqa: PLC0415
+    from sklearn.metrics import confusion_matrix
 
     counts: NDArray[np.int64] = confusion_matrix(
         labels, predicted(probabilities), labels=range(probabilities.shape[1])
@@ -293,7 +293,7 @@ def class_shares(counts: NDArray[np.int64]) -> Values:
 
 def report_text(labels: Labels, probabilities: Values, classes: Sequence[str]) -> str:
     """Precision, recall, F1 and number of clips of every class, as a table for people."""
-    from sklearn.metrics import classification_report  # noqa: PLC0415
+    from sklearn.metrics import classification_report
 
     text: str = classification_report(
         labels,

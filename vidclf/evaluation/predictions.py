@@ -44,6 +44,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=texts, keep_default_na=False)
 
 
-def wrong_clips(table: pd.DataFrame) -> pd.DataFrame:
-    """The wrongly predicted rows of a `predictions_table`, the most confident first."""
-    return table[~table["correct"]].sort_values("confidence", ascending=False, kind="stable")
+def write_predictions(table: pd.DataFrame, folder: Path) -> None:
+    """Writes a `predictions_table`, and by itself what is wrong in it, the most confident first."""
+    folder.mkdir(exist_ok=True)
+    table.to_csv(folder / "predictions.csv", index=False)
+    wrong = table[~table["correct"]].sort_values("confidence", ascending=False, kind="stable")
+    wrong.to_csv(folder / "wrong_clips.csv", index=False)

@@ -145,6 +145,11 @@ def cost_words(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{metrics[key]:{form}} {unit}" for key, form, unit in kinds if key in metrics)
 
 
+def clips_words(clips: int) -> str:
+    """How much one clip of val counts."""
+    return f"val has {clips} clips: one of them right or wrong moves accuracy by {100 / clips:.1f} points."
+
+
 def param_words(params: Mapping[str, Any]) -> str:
     """Searched values in words, each under the last part of its dotted path."""
     return ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in params.items())

@@ -128,7 +128,7 @@ def _write_pt2(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
 
 
 def _write_onnx(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
-    import onnxruntime  # noqa: PLC0415  (an extra)
+    import onnxruntime  # an extra
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -114,7 +114,7 @@ def folder_size_mb(folder: Path) -> float:
 @contextlib.contextmanager
 def _all_cores() -> Iterator[None]:
     """Lets torch, OpenCV, BLAS and OpenMP use every core, and takes them back after."""
-    import cv2  # noqa: PLC0415
+    import cv2
 
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 1, cv2.getNumThreads()
@@ -129,7 +129,7 @@ def _all_cores() -> Iterator[None]:
 
 def _set_threads(of_torch: int, of_cv2: int) -> None:
     """Sets the threads of torch, where it is loaded, and of OpenCV."""
-    import cv2  # noqa: PLC0415
+    import cv2
 
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(of_torch)
@@ -207,7 +207,7 @@ def cuda_memory_mb() -> dict[str, float]:
 
 def environment() -> dict[str, str]:
     """The machine, the libraries and the code's version, as text by name; empty where unknown."""
-    import torch  # noqa: PLC0415
+    import torch
 
     versions = {}
     for library in _LIBRARIES:

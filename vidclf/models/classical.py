@@ -146,8 +146,8 @@ def _deep_features(experiment: ClassicalExperiment) -> "DeepFeatures | None":
     deep = experiment.model.deep()
     if deep is None:
         return None
-    from vidclf.models.deep import DeepFeatures  # noqa: PLC0415  # torch takes seconds
-    from vidclf.models.training import auto_precision  # noqa: PLC0415
+    from vidclf.models.deep import DeepFeatures  # torch takes seconds
+    from vidclf.models.training import auto_precision
 
     own = experiment.model.preprocessing()
     statistics = networks.statistics(experiment.data.normalize, own)

@@ -232,7 +232,7 @@ class ClassicalExperiment(ExperimentConfig):
 
     def check_weights(self) -> None:
         if deep := self.model.deep():
-            from vidclf.models.weights import load_backbone  # noqa: PLC0415  # torch takes seconds
+            from vidclf.models.weights import load_backbone  # torch takes seconds
 
             load_backbone(*deep)
 

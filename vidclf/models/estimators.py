@@ -204,7 +204,7 @@ class ClassicalClassifier:
 
     def save(self, directory: Path) -> None:
         """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
-        import skops.io  # noqa: PLC0415  (a second of imports, which most processes never need)
+        import skops.io  # a second of imports, which most processes never need
 
         skops.io.dump(self.estimator_, directory / ESTIMATOR)
         arguments = {
@@ -294,8 +294,8 @@ def load(directory: Path) -> ClassicalClassifier:
     Raises:
         InputError: Its files hold types that no classifier here consists of, or more than they seem to.
     """
-    import skops.io  # noqa: PLC0415
-    from skops.io.exceptions import UntrustedTypesFoundException  # noqa: PLC0415
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
 
     arguments = json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8"))
     check_archive(directory / ESTIMATOR)
@@ -323,6 +323,6 @@ def load(directory: Path) -> ClassicalClassifier:
 
 
 def _load_deep(directory: Path, framing: Framing, **arguments: Any) -> "DeepFeatures":
-    from vidclf.models.deep import DeepFeatures  # noqa: PLC0415  # torch takes seconds
+    from vidclf.models.deep import DeepFeatures  # torch takes seconds
 
     return DeepFeatures.load(directory, framing, **arguments)

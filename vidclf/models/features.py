@@ -95,7 +95,7 @@ def gradient_histograms(pixels: Pixels) -> Vector:
         Shape (2592,) where S is a multiple of 7 (a rest may add cells), values 0 to 1: means, then
         deviations.
     """
-    from skimage.feature import hog  # noqa: PLC0415  # it takes half a second
+    from skimage.feature import hog  # it takes half a second
 
     histograms = np.stack([hog(frame, **_hog_arguments(frame)) for frame in pixels.grey])
     return np.concatenate([histograms.mean(axis=0), histograms.std(axis=0)])
@@ -103,7 +103,7 @@ def gradient_histograms(pixels: Pixels) -> Vector:
 
 def gradient_drawing(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The cells that `gradient_histograms` sees in a grey frame, (S, S), each as a star of edges; (S, S)."""
-    from skimage.feature import hog  # noqa: PLC0415  # it takes half a second
+    from skimage.feature import hog  # it takes half a second
 
     drawing: NDArray[np.float64] = hog(frame, **_hog_arguments(frame), visualize=True)[1]
     return drawing
@@ -201,7 +201,7 @@ def binary_patterns(pixels: Pixels) -> Vector:
     Returns:
         Shape (944,), values 0 to 1: for each of 4 x 4 cells the shares of 59 patterns, which sum to 1.
     """
-    from skimage.feature import local_binary_pattern  # noqa: PLC0415  # it takes half a second
+    from skimage.feature import local_binary_pattern  # it takes half a second
 
     codes: Callable[..., NDArray[np.float64]] = local_binary_pattern  # untyped
     patterns = np.stack([codes(frame, P=8, R=1, method="nri_uniform") for frame in pixels.grey])

@@ -226,7 +226,7 @@ def published_weights(network: str) -> "WeightsEnum":
         InputError: There are none.
     """
     name = _weights_name(network)
-    from torchvision.models import get_model_weights  # noqa: PLC0415
+    from torchvision.models import get_model_weights
 
     weights: WeightsEnum = get_model_weights(network)[name]
     return weights

@@ -148,7 +148,7 @@ class NeuralExperiment(ExperimentConfig):
         normalize = "imagenet" if untrained and self.data.normalize == "weights" else self.data.normalize
         precision = self.train.precision
         if precision == "auto":
-            from vidclf.models.training import auto_precision  # noqa: PLC0415  # torch takes seconds
+            from vidclf.models.training import auto_precision  # torch takes seconds
 
             precision = auto_precision()
         data = self.data.model_copy(update={"size": size, "resize": resize, "normalize": normalize})
@@ -166,7 +166,7 @@ class NeuralExperiment(ExperimentConfig):
         model, settings = self.model, self.train
         if settings.cache == "off" or model.frozen_stages == 0 or model.frozen_norm == "train":
             return []
-        from vidclf.models.neural import kept_bytes  # noqa: PLC0415  # torch takes seconds
+        from vidclf.models.neural import kept_bytes  # torch takes seconds
 
         views = settings.views * train + model.eval_views * val
         needed = views * kept_bytes(self)
@@ -181,7 +181,7 @@ class NeuralExperiment(ExperimentConfig):
 
     def check_weights(self) -> None:
         if self.model.weights != "none":
-            from vidclf.models.weights import load_backbone  # noqa: PLC0415  # torch takes seconds
+            from vidclf.models.weights import load_backbone  # torch takes seconds
 
             load_backbone(self.model.network, self.model.weights)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import RegisteredModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
@@ -181,8 +181,8 @@ def _yield_to_first(
 def _point_previous(client: MlflowClient, name: str) -> None:
     """Points `PREVIOUS` to the champion before the present one, where that is still there."""
     try:
-        versions = _existing(client, name)
-        earlier = [version for version in champions(history(client, name))[:-1] if version in versions]
+        existing = _numbers(client, name)
+        earlier = [version for version in champions(history(client, name))[:-1] if version in existing]
         if earlier:
             client.set_registered_model_alias(name, PREVIOUS, str(earlier[-1]))
         else:
@@ -191,9 +191,14 @@ def _point_previous(client: MlflowClient, name: str) -> None:
         logger.warning(f"{name}@{PREVIOUS} could not be set: {error.message}")
 
 
-def _existing(client: MlflowClient, name: str) -> set[int]:
+def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """The versions of a registered model that have not been deleted; none where there is no such model."""
     quoted = name.replace("'", "''")
-    return {int(found.version) for found in client.search_model_versions(f"name = '{quoted}'")}
+    return list(client.search_model_versions(f"name = '{quoted}'"))
+
+
+def _numbers(client: MlflowClient, name: str) -> set[int]:
+    return {int(found.version) for found in versions(client, name)}
 
 
 def champions(moves: Sequence[AliasChange]) -> list[int]:
@@ -219,10 +224,10 @@ def rollback(store: Store, client: MlflowClient, name: str) -> AliasChange:
     """
     with taking_turns(store, name):
         reigns = champions(history(client, name))
-        now, versions = current(client, name, CHAMPION), _existing(client, name)
+        now, existing = current(client, name, CHAMPION), _numbers(client, name)
         if now is not None and reigns[-1:] != [now]:
             reigns.append(now)  # moved by hand
-        earlier = [version for version in reigns[: -1 if now else None] if version in versions - {now}]
+        earlier = [version for version in reigns[: -1 if now else None] if version in existing - {now}]
         if not earlier:
             state = f"version {now} is the only champion there is of it" if now else "it has no champion"
             raise InputError(f"{name}: there is nothing to go back to: {state}")

@@ -106,8 +106,8 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
             f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
-    rows = opened.ranked()[:top]
-    if not (opened.own_attempt.folder / "attempt.json").exists():
+    rows = opened.require_ranked()[:top]
+    if not opened.own_attempt.exists():
         raise InputError(
             f"the study {opened.name} ran in another store than {opened.store.folder}, and what is confirmed "
             "is written beside it: confirm it with --store where it ran; promote works from anywhere"
@@ -238,7 +238,7 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
 def _own_attempt(opened: OpenStudy, row: TrialRow, experiment: ExperimentConfig) -> Attempt:
     """The folder of a finalist's new figures; its run stands under the study's."""
     attempt = opened.store.attempt(opened.series, f"confirm-{row.number:05d}")
-    if (attempt.folder / "attempt.json").exists():
+    if attempt.exists():
         attempt.reopen()
         return attempt
     attempt.create(
@@ -280,9 +280,7 @@ def _fitted(
         scored.paths, scored.labels, classifier.predict_proba(scored), scored.classes, scored.groups
     )
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    config.write_text(table.to_csv(index=False), path)
     attempt.drop_checkpoint()
     return read_predictions(path)
 

@@ -110,11 +110,10 @@ def _verdicts(found: Confirmation) -> Iterator[str]:
         if against is None:
             yield f"Against {name}: too few groups to tell."
             continue
-        unclear = against.verdict == "cannot tell"
-        relation = "Not distinguishable from" if unclear else f"{against.verdict.capitalize()} than"
         yield (
-            f"{relation} {name} at {100 * CONFIDENCE:.0f} %{pairs}: {measure}{against.difference:+.4f} "
-            f"[{against.low:+.4f}, {against.high:+.4f}], {against.groups} groups."
+            f"{against.relation.capitalize()} {name} at {100 * CONFIDENCE:.0f} %{pairs}: "
+            f"{measure}{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}], "
+            f"{against.groups} groups."
         )
 
 

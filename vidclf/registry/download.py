@@ -42,7 +42,7 @@ def fetch_trial(opened: OpenStudy, number: int) -> Attempt:
         InputError: MLflow does not have it either.
     """
     attempt = opened.attempt(number)
-    if (attempt.folder / "attempt.json").exists():
+    if attempt.exists():
         return attempt
     deliverer = Deliverer(opened.store)
     run = _run(deliverer, opened.attempt_id(number), opened.stored["experiment"])
@@ -80,7 +80,7 @@ def fetch_run(store: Store, run_id: str) -> Attempt | None:
 def fetch_study_file(opened: OpenStudy, name: str) -> None:
     """Has a file of the study's own folder as MLflow has it now, where the study ran in another store."""
     own = opened.own_attempt
-    if (own.folder / "attempt.json").exists():
+    if own.exists():
         return
     deliverer = Deliverer(opened.store)
     run = _run(deliverer, opened.attempt_id(), opened.stored["experiment"])

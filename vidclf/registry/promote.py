@@ -61,13 +61,9 @@ def find_candidate(study_or_run: str, store: Store) -> Candidate:
     names = study_names(store)
     if study_or_run in names or study_or_run.endswith(".toml"):
         return _best_of_study(study_or_run, store)
-    deliverer = Deliverer(store)
-    for attempt in store.all_attempts():
-        if deliverer.receipt(attempt).run_id == study_or_run:
-            return _of_run(attempt, study_or_run, store, names)
-    fetched = fetch_run(store, study_or_run)
-    if fetched is not None:
-        return _of_run(fetched, study_or_run, store, names)
+    attempt = Deliverer(store).attempt_of(study_or_run) or fetch_run(store, study_or_run)
+    if attempt is not None:
+        return _of_run(attempt, study_or_run, store, names)
     known = f"studies here: {', '.join(names)}" if names else "there is no study here yet"
     raise InputError(f"{study_or_run}: no study or run of {store.folder} ({known})")
 
@@ -99,7 +95,7 @@ def _gates(opened: OpenStudy) -> Gates:
 
 def _best_of_study(name: str, store: Store) -> Candidate:
     opened = find_study(name, store)
-    best = opened.ranked()
+    best = opened.require_ranked()
     judged = finalists_of(opened)
     winner = next((row for row in best if row.number in judged and judged[row.number].won), None)
     row = winner or best[0]
@@ -221,7 +217,7 @@ def _figures(attempt: Attempt) -> Mapping[str, float]:
 def _champion(deliverer: Deliverer, request: PromoteRequest) -> Champion | None:
     """Who has the alias now."""
     client = deliverer.client
-    for version in _versions(client, request.name):
+    for version in aliases.versions(client, request.name):
         if request.alias in client.get_model_version(request.name, version.version).aliases:
             number = int(version.version)
             attempt = version.tags.get(ATTEMPT_TAG, "")
@@ -304,7 +300,7 @@ def register(
     run_id = str(deliverer.receipt(attempt).run_id)
     client, name = deliverer.client, request.name
     try:
-        own = next((version for version in _versions(client, name) if version.run_id == run_id), None)
+        own = next((version for version in aliases.versions(client, name) if version.run_id == run_id), None)
         version = own or _create(client, attempt, name, model_id, run_id)
         number = int(version.version)
         for key, value in tags.items():
@@ -314,11 +310,6 @@ def register(
     except MlflowException as error:
         raise _not_taken(request, error) from None
     return number
-
-
-def _versions(client: MlflowClient, name: str) -> Sequence[ModelVersion]:
-    quoted = name.replace("'", "''")
-    return list(client.search_model_versions(f"name = '{quoted}'"))
 
 
 def _create(client: MlflowClient, attempt: Attempt, name: str, model_id: str, run_id: str) -> ModelVersion:

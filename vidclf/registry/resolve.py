@@ -73,9 +73,9 @@ def version_folder(deliverer: Deliverer, name: str, version: int) -> Path:
 
 
 def _of_run(deliverer: Deliverer, run_id: str) -> Path:
-    for attempt in deliverer.store.all_attempts():
-        if deliverer.receipt(attempt).run_id == run_id and attempt.model.is_dir():
-            return attempt.model
+    attempt = deliverer.attempt_of(run_id)
+    if attempt is not None and attempt.model.is_dir():
+        return attempt.model
     if not mlflow_exists(deliverer.store):
         raise InputError(_unknown(deliverer, run_id))
     try:
@@ -116,7 +116,7 @@ def _download(deliverer: Deliverer, location: str) -> Path:
 
 
 def _unknown(deliverer: Deliverer, reference: str) -> str:
-    from vidclf.search.record.study import study_names  # noqa: PLC0415  (imports optuna: half a second)
+    from vidclf.search.record.study import study_names  # imports optuna: half a second
 
     study = reference.removesuffix(".toml").rpartition("/")[2]
     if study in study_names(deliverer.store):

@@ -32,8 +32,8 @@ class VideoClassifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Loads the model; MLflow calls it once before the first prediction."""
-        from vidclf import models  # noqa: PLC0415  MLflow runs this file to package it, without the model
-        from vidclf.data.guarded import GuardedDecoder, Limits  # noqa: PLC0415
+        from vidclf import models  # MLflow runs this file to package it, without the model
+        from vidclf.data.guarded import GuardedDecoder, Limits
 
         self._limits = Limits.of_environment()
         self._model = models.load_model(Path(context.artifacts["model"]))

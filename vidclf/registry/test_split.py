@@ -14,7 +14,7 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE
-from vidclf.evaluation.predictions import predictions_table, wrong_clips
+from vidclf.evaluation.predictions import predictions_table, write_predictions
 from vidclf.exceptions import NotComparableError
 from vidclf.models import load_model
 from vidclf.models.saved import read_card
@@ -51,7 +51,7 @@ class TestSplit:
     @cached_property
     def entries(self) -> list[Entry]:
         """Its clips, in the order of the manifest."""
-        return [entry for entry in self.manifest.entries if entry.split == "test"]
+        return list(self.manifest.split("test"))
 
     def check(self, model: Path) -> None:
         """Refuses a model whose figures on this split would mean nothing.
@@ -76,7 +76,7 @@ class TestSplit:
         """A `predictions_table` of every test clip, by the saved model in a folder."""
         saved = load_model(model)
         store = ClipStore(saved.card.grid, saved.card.store_side)
-        clips = ClipSet.of_entries(self.entries, self.manifest.classes, store)
+        clips = ClipSet.of_split(self.manifest, "test", store)
         store.build(clips.paths, counted(progress, len(clips)))
         return predictions_table(
             clips.paths, clips.labels, saved.probabilities(clips), clips.classes, clips.groups
@@ -194,8 +194,5 @@ def read_test(
 
 
 def _keep(attempt: Attempt, table: pd.DataFrame, figures: Mapping[str, float]) -> None:
-    folder = attempt.artifacts / "test"
-    folder.mkdir(exist_ok=True)
-    table.to_csv(folder / "predictions.csv", index=False)
-    wrong_clips(table).to_csv(folder / "wrong_clips.csv", index=False)
+    write_predictions(table, attempt.artifacts / "test")
     attempt.add_metrics(figures)

@@ -1,6 +1,7 @@
-"""What a fitted model sees, what it rests on and what it mistakes, as pictures among a run's artifacts."""
+"""What a run writes of its model: scores, figures and tables, and pictures of what it sees and rests on."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.remote import named
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
-from vidclf.evaluation.predictions import read_predictions
+from vidclf.evaluation.calibration import Calibration
+from vidclf.evaluation.predictions import predictions_table, read_predictions, write_predictions
+from vidclf.inference import profiling
 from vidclf.models import Classifier
-from vidclf.models.base import FeatureClassifier
+from vidclf.models.base import FeatureClassifier, Probabilities
 from vidclf.models.features import STILL, Pixels, gradient_drawing
 from vidclf.reports import plots
 
@@ -34,6 +37,49 @@ _MOTION = {"flow", "hof", "mbh"}
 _COLOURS = 256
 _MOST_WRONG = 24
 """Wrong clips on a contact sheet."""
+
+
+def write_scores(
+    probabilities: Probabilities, clips: ClipSet, split: str, artifacts: Path
+) -> dict[str, float]:
+    """Metrics of one split, with its confusion, report and per-clip predictions as artifacts."""
+    folder = artifacts / split
+    table = predictions_table(clips.paths, clips.labels, probabilities, clips.classes, clips.groups)
+    write_predictions(table, folder)
+    figure = plots.confusion_matrix(
+        metrics.confusion(clips.labels, probabilities), clips.classes, f"{split}, {len(clips)} clips"
+    )
+    _write(figure, artifacts, f"{split}/confusion_matrix")
+    report = metrics.report_text(clips.labels, probabilities, clips.classes)
+    (folder / "classification_report.txt").write_text(report, encoding="utf-8")
+    scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
+    return {f"{split}/{name}": value for name, value in scores.items()}
+
+
+def draw_reliability(
+    probabilities: Probabilities, scaled: Calibration | None, clips: ClipSet, split: str, artifacts: Path
+) -> None:
+    """How far the probabilities can be taken at their word, as they are and, for a network, scaled."""
+    drawn = {"as the model gives them": probabilities}
+    if scaled is not None and scaled.crossed is not None:
+        kept = f"T = {scaled.temperature:.2f} is kept" if scaled.temperature != 1.0 else "not kept: no better"
+        drawn[f"scaled as clips of other groups ask for ({kept})"] = scaled.crossed
+    panels = {}
+    for name, each in drawn.items():
+        error = metrics.expected_calibration_error(clips.labels, each)
+        panels[f"{name}\nexpected calibration error {error:.3f}"] = metrics.reliability(clips.labels, each)
+    figure = plots.reliability(panels, f"{split}, {len(clips)} clips")
+    plots.write_png(figure, artifacts / split / "reliability.png")
+
+
+def write_environment_and_curves(
+    records: Iterable[tuple[int, Mapping[str, float]]], monitor: str, artifacts: Path
+) -> None:
+    """The machine and its libraries, and a picture of what each epoch reported: (step, metrics)."""
+    environment = json.dumps(profiling.environment(), indent=1)
+    (artifacts / "environment.json").write_text(environment + "\n", encoding="utf-8")
+    if curves := [(step, values) for step, values in records if step > 0]:
+        plots.write_png(plots.learning_curves(curves, monitor), artifacts / "learning_curves.png")
 
 
 def write_pictures(

@@ -9,7 +9,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -119,16 +119,20 @@ def clip_store(experiment: ExperimentConfig) -> ClipStore:
 
 def dataset_record(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
     """The data set as MLflow lists it beside a run."""
-    counts = Counter((entry.split, entry.label) for entry in manifest.entries)
-    profile: dict[str, dict[str, int]] = {}
-    for (split, label), count in sorted(counts.items()):
-        profile.setdefault(split, {})[label] = count
     return {
         "name": Path(experiment.data.manifest).parent.name,
         "digest": manifest.digest()[:32],
         "source": manifest.name,
-        "profile": json.dumps(profile),
+        "profile": json.dumps(clip_counts(manifest.entries)),
     }
+
+
+def clip_counts(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
+    """Clips by split and class."""
+    counts: dict[str, dict[str, int]] = {}
+    for (split, label), count in sorted(Counter((entry.split, entry.label) for entry in entries).items()):
+        counts.setdefault(split, {})[label] = count
+    return counts
 
 
 def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, list[Entry]]:
@@ -137,6 +141,13 @@ def divided(experiment: ExperimentConfig, manifest: Manifest) -> dict[Split, lis
     if experiment.data.folds:
         entries = split_by_fold(entries, experiment.data.folds, experiment.data.fold, seed=0)
     return {split: [entry for entry in entries if entry.split == split] for split in ("train", "val")}
+
+
+def clip_sets(experiment: ExperimentConfig, manifest: Manifest) -> tuple[ClipSet, ClipSet]:
+    """The clips of train and of val, see `divided`."""
+    splits, store = divided(experiment, manifest), clip_store(experiment)
+    train, val = (ClipSet.of_entries(splits[split], manifest.classes, store) for split in ("train", "val"))
+    return train, val
 
 
 def provenance(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
@@ -265,14 +276,10 @@ def train_and_score(
         record: Called at every report of the model.
         draw: Whether to write pictures of the model, beside the confusion matrix that all have.
     """
-    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
-    from vidclf.runs import artifacts  # noqa: PLC0415
+    from vidclf.reports import diagnostics  # matplotlib and scikit-learn take seconds
 
     manifest = read_manifest(experiment.data.manifest)
-    store = clip_store(experiment)
-    splits = divided(experiment, manifest)
-    train = ClipSet.of_entries(splits["train"], manifest.classes, store)
-    val = ClipSet.of_entries(splits["val"], manifest.classes, store)
+    train, val = clip_sets(experiment, manifest)
     classifier = MODELS[experiment.kind].build(experiment, manifest.classes)
 
     profiling.reset_peak_memory()
@@ -282,10 +289,10 @@ def train_and_score(
     fit_seconds = time.perf_counter() - started
 
     probabilities = classifier.predict_proba(val)
-    scores = artifacts.write_scores(probabilities, val, "val", attempt)
+    scores = diagnostics.write_scores(probabilities, val, "val", attempt.artifacts)
     scaled = None if classifier.calibrated else calibrate(val.labels, probabilities, val.groups)
     if draw:
-        artifacts.draw_reliability(probabilities, scaled, val, "val", attempt)
+        diagnostics.draw_reliability(probabilities, scaled, val, "val", attempt.artifacts)
     _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
     final = {
         **scores,
@@ -298,7 +305,8 @@ def train_and_score(
         "cost/cache_hits": float(cache.lookups.found - lookups.found),
         **profiling.cuda_memory_mb(),
     }
-    artifacts.write_environment_and_curves(experiment, attempt)
+    monitor = config.lookup(config.dump(experiment), "train.monitor") or "val/macro_f1"
+    diagnostics.write_environment_and_curves(attempt.records(), monitor, attempt.artifacts)
     if draw:
         diagnostics.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
         diagnostics.write_wrong_clips(attempt.artifacts, val.read)

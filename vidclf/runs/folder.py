@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -112,6 +112,10 @@ class Attempt:
         """Marks that the pictures of its model are among the artifacts."""
         return self.folder / "drawn"
 
+    def exists(self) -> bool:
+        """Whether it was begun, on this machine."""
+        return (self.folder / "attempt.json").exists()
+
     def create(self, identity: Identity) -> None:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         _write_json(asdict(identity), self.folder / "attempt.json")
@@ -199,8 +203,7 @@ class Attempt:
         if outcome is None:
             raise FileNotFoundError(f"{self.folder} has no result yet")
         self.record(0, metrics)
-        merged = {**outcome.metrics, **metrics}
-        self.finish(Outcome(outcome.status, outcome.reason, merged, outcome.ended_ms, outcome.fingerprint))
+        self.finish(replace(outcome, metrics={**outcome.metrics, **metrics}))
 
 
 def journal_entry(line: bytes) -> dict[str, Any] | None:

@@ -31,6 +31,9 @@ class Repeats:
     count: int
     by: RepeatBy
 
+    def __str__(self) -> str:
+        return f"{self.count} by {self.by}"
+
     def variant(self, experiment: "ExperimentConfig", index: int) -> "ExperimentConfig":
         """The experiment of run ``index``."""
         if self.by == "seed":

@@ -3,13 +3,12 @@
 import shutil
 
 from vidclf.data import remote
-from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
 from vidclf.models import load_model
 from vidclf.models.base import Report
-from vidclf.runs.experiment import ExperimentConfig, clip_store, divided, experiment_of, train_and_score
+from vidclf.runs.experiment import ExperimentConfig, clip_sets, divided, experiment_of, train_and_score
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 
@@ -39,13 +38,10 @@ def train_model(attempt: Attempt, repeats: Repeats | None, report: Report = lamb
 
 def draw(attempt: Attempt, repeats: Repeats | None) -> None:
     """Writes the pictures of a complete trial's model that cost too much to have of every trial."""
-    from vidclf.reports import diagnostics  # noqa: PLC0415  # matplotlib and scikit-learn take seconds
+    from vidclf.reports import diagnostics  # matplotlib and scikit-learn take seconds
 
     experiment = _final_experiment(attempt, repeats)
-    manifest = read_manifest(experiment.data.manifest)
-    splits = divided(experiment, manifest)
-    store = clip_store(experiment)
-    train, val = (ClipSet.of_entries(splits[split], manifest.classes, store) for split in ("train", "val"))
+    train, val = clip_sets(experiment, read_manifest(experiment.data.manifest))
     classifier = load_model(attempt.model).classifier
     diagnostics.write_pictures(classifier, train, val, attempt.artifacts, seed=experiment.seed)
     diagnostics.write_wrong_clips(attempt.artifacts, val.read)

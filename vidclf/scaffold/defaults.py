@@ -35,7 +35,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        import torch  # noqa: PLC0415
+        import torch
 
         gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
         return cls(cpu_count(), gpu)

@@ -100,7 +100,7 @@ def half_sent_models(store: Store, note: Note) -> Iterator[Problem]:
 
 
 def _deliver_model(store: Store, attempt: Attempt) -> None:
-    from vidclf.tracking.model_package import deliver_model  # noqa: PLC0415  (imports mlflow.pyfunc: a second)
+    from vidclf.tracking.model_package import deliver_model  # imports mlflow.pyfunc: a second
 
     deliver_model(Deliverer(store), attempt)
 

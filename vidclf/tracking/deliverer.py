@@ -152,6 +152,11 @@ class Deliverer:
         """What this store's MLflow has of the attempt."""
         return DeliveryState.load(attempt, self.store.mlflow_uri)
 
+    def attempt_of(self, run_id: str) -> Attempt | None:
+        """The attempt that a run mirrors; ``None`` where this store has none."""
+        attempts = self.store.all_attempts()
+        return next((attempt for attempt in attempts if self.receipt(attempt).run_id == run_id), None)
+
     def experiment(self, name: str) -> Experiment | None:
         """The experiment, created where it does not exist; ``None`` where the user deleted it."""
         if name not in self._experiments:

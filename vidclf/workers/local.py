@@ -139,7 +139,7 @@ def work(connection: Connection, threads: int, environment: Mapping[str, str]) -
     signal.signal(signal.SIGUSR1, line.on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     _end_with_parent()
-    from vidclf.inference import profiling  # noqa: PLC0415
+    from vidclf.inference import profiling
 
     profiling.use_cores(threads)
     gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
@@ -221,17 +221,17 @@ def _do(task: Task, line: _Line) -> Message:
 
 
 def _introduce() -> Ready:
-    from vidclf.inference import profiling  # noqa: PLC0415
-    from vidclf.models.training import auto_precision  # noqa: PLC0415
+    from vidclf.inference import profiling
+    from vidclf.models.training import auto_precision
 
     machine = {**profiling.environment(), "precision": auto_precision()}
     return Ready(socket.gethostname(), own_version(), machine)
 
 
 def _run(task: RunTask, line: _Line) -> Outcome:
-    from vidclf.exceptions import TrialPruned  # noqa: PLC0415
-    from vidclf.runs.experiment import parse_experiment, run_experiment  # noqa: PLC0415
-    from vidclf.runs.folder import Attempt  # noqa: PLC0415
+    from vidclf.exceptions import TrialPruned
+    from vidclf.runs.experiment import parse_experiment, run_experiment
+    from vidclf.runs.folder import Attempt
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         line.send(StepReport(step, dict(metrics)))
@@ -255,9 +255,9 @@ def _free_memory() -> None:
 
 
 def _measure(task: LatencyTask) -> Measured:
-    from vidclf.inference import profiling  # noqa: PLC0415
-    from vidclf.models import load_model, untrained_model  # noqa: PLC0415
-    from vidclf.runs.experiment import parse_experiment  # noqa: PLC0415
+    from vidclf.inference import profiling
+    from vidclf.models import load_model, untrained_model
+    from vidclf.runs.experiment import parse_experiment
 
     try:
         if task.folder is not None:
@@ -270,8 +270,8 @@ def _measure(task: LatencyTask) -> Measured:
 
 
 def _finish(task: FinishTask) -> Finished:
-    from vidclf.runs import retrain  # noqa: PLC0415
-    from vidclf.runs.folder import Attempt  # noqa: PLC0415
+    from vidclf.runs import retrain
+    from vidclf.runs.folder import Attempt
 
     attempt = Attempt(task.folder)
     try:

@@ -8,7 +8,7 @@ import torchvision  # noqa: F401
 
 import vidclf.models.classical
 import vidclf.models.neural
-import vidclf.runs.artifacts
+import vidclf.reports.diagnostics
 import vidclf.runs.retrain  # noqa: F401
 
 gc.collect()

@@ -238,7 +238,7 @@ def load(task: RunTask | LatencyTask | FinishTask) -> tuple[dict[str, bytes], di
         InputError: The folder's ``config.toml`` cannot be read.
         OSError: Another file cannot.
     """
-    from vidclf.runs.experiment import parse_experiment  # noqa: PLC0415
+    from vidclf.runs.experiment import parse_experiment
 
     files = read_folder(task.folder) if task.folder else {}
     tree: Mapping[str, Any] = {}

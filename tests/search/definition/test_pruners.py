@@ -25,10 +25,10 @@ from vidclf.search.definition.pruners import (
     WilcoxonConfig,
     build_pruner,
     compares_repeats,
+    pruner_problems,
 )
-from vidclf.search.definition.samplers import TPEConfig
 from vidclf.search.definition.space import Space, build_space
-from vidclf.search.definition.study_file import StudyFile, check_strategies
+from vidclf.search.definition.study_file import StudyFile
 from vidclf.search.execution.recovery import inherited
 
 STUDY: dict[str, Any] = {
@@ -326,12 +326,11 @@ def test_pruner_options_are_checked(table: dict[str, Any], message: str) -> None
 
 
 def test_a_pruner_that_could_never_prune_is_refused(three: Space) -> None:
-    sampler = TPEConfig()
-    [found] = check_strategies(sampler, WilcoxonConfig(), three)
+    [found] = pruner_problems(WilcoxonConfig(), three, 1)
     assert found == "the pruner wilcoxon compares repeats; set objective.repeats"
-    [found] = check_strategies(sampler, WilcoxonConfig(), three, repeats=4)
+    [found] = pruner_problems(WilcoxonConfig(), three, 4)
     assert "where p is at least 0.125; it takes objective.repeats = 5" in found
-    assert check_strategies(sampler, WilcoxonConfig(), three, repeats=5) == []
-    [found] = check_strategies(sampler, ASHAConfig(min_epochs=27), three)
+    assert list(pruner_problems(WilcoxonConfig(), three, 5)) == []
+    [found] = pruner_problems(ASHAConfig(min_epochs=27), three, 1)
     assert found == "pruner.min_epochs = 27 leaves nothing to prune: the longest trial has 27"
-    assert check_strategies(sampler, HyperbandConfig(min_epochs=26), three) == []
+    assert list(pruner_problems(HyperbandConfig(min_epochs=26), three, 1)) == []

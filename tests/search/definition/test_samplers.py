@@ -14,7 +14,6 @@ from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.search.definition.grid import every_point, exhausted
-from vidclf.search.definition.pruners import NoPrunerConfig
 from vidclf.search.definition.samplers import (
     SAMPLERS,
     BruteForceConfig,
@@ -23,9 +22,10 @@ from vidclf.search.definition.samplers import (
     SamplerConfig,
     TPEConfig,
     build_sampler,
+    sampler_problems,
 )
 from vidclf.search.definition.space import Space, build_space
-from vidclf.search.definition.study_file import StudyFile, check_strategies
+from vidclf.search.definition.study_file import StudyFile
 
 STUDY: dict[str, Any] = {
     "base": "a.toml",
@@ -103,7 +103,7 @@ def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
 @pytest.mark.parametrize(("name", "table"), ACCEPTED)
 def test_proposals_are_valid_and_follow_the_seed(name: str, table: str, tmp_path: Path) -> None:
     space, settings = space_of(tmp_path, table), settings_of(name)
-    assert check_strategies(settings, NoPrunerConfig(), space) == []
+    assert list(sampler_problems(settings, space, 1)) == []
     first, again = (
         proposed(optuna.create_study(sampler=build_sampler(settings, space, 0)), space, 8) for _ in range(2)
     )
@@ -239,19 +239,19 @@ def test_values_that_exclude_each_other_are_no_point_of_a_grid(tmp_path: Path) -
 def test_a_space_that_a_sampler_cannot_search_is_refused(
     name: str, table: str, problem: str, tmp_path: Path
 ) -> None:
-    [found] = check_strategies(settings_of(name), NoPrunerConfig(), space_of(tmp_path, table))
+    [found] = sampler_problems(settings_of(name), space_of(tmp_path, table), 1)
     assert problem in found
 
 
 def test_a_grid_needs_points_and_has_not_too_many(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
-    [found] = check_strategies(GridConfig(), NoPrunerConfig(), space)
+    [found] = sampler_problems(GridConfig(), space, 1)
     assert found.endswith("train.lr has no step; give it one, or set sampler.points")
-    [found] = check_strategies(GridConfig(points=2501), NoPrunerConfig(), space)
+    [found] = sampler_problems(GridConfig(points=2501), space, 1)
     assert found == "the sampler grid would try up to 10004 points; the most it takes is 10000"
     seeds = {("svm", "seed"): config.Range(low=0, high=10**12 - 1)}
     huge = Space(space_of(tmp_path, "choices").bases, seeds)
-    [found] = check_strategies(BruteForceConfig(), NoPrunerConfig(), huge)
+    [found] = sampler_problems(BruteForceConfig(), huge, 1)
     assert "up to 1000000000000 points" in found
 
 
@@ -260,8 +260,7 @@ def test_several_objectives(tmp_path: Path) -> None:
     refused = {
         name
         for name in SAMPLERS
-        if name != "brute_force"
-        and check_strategies(settings_of(name), NoPrunerConfig(), space, objectives=2)
+        if name != "brute_force" and list(sampler_problems(settings_of(name), space, 2))
     }
     assert refused == {"cmaes"}
     for name in set(SAMPLERS) - refused - {"brute_force"}:

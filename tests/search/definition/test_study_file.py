@@ -16,9 +16,8 @@ from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store, open_store
 from vidclf.search.definition import study_file
-from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.definition.study_file import StudyFile, load_study, open_study
-from vidclf.search.execution.tune import TuneRequest, check, plan
+from vidclf.search.execution.tune import TuneRequest, check, describe_plan, plan
 from vidclf.search.record import study
 from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import DEFINITION, OpenStudy

@@ -43,7 +43,7 @@ from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
 from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
-from vidclf.search.report.status import status
+from vidclf.search.report.data import status
 from vidclf.workers.protocol import LatencyTask, Measured, Message, RunTask, StepDecision, StepReport, Task
 
 CUT = Outcome("interrupted", "interrupted: asked to stop", {}, now_ms())

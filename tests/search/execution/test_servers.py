@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.clips import write_experiment, write_squares
+from tests.clips import write_experiment, write_squares, write_study
 from tests.interruptions import SESSION_SECONDS, STUDY, TRIALS, InterruptedStudy, check_survival
 from tests.rounds import rounds
 from tests.s3 import S3Server, s3_server
@@ -39,18 +40,6 @@ from vidclf.tracking.deliverer import Deliverer
 
 MORE, FEWER = rounds(brief=10, full=20), rounds(brief=8, full=12)
 LONGER, SHORTER = (STUDY.replace(f"trials = {TRIALS}", f"trials = {count}") for count in (MORE, FEWER))
-AFAR = """
-base = "svm.toml"
-[objective]
-metric = "val/macro_f1"
-direction = "maximize"
-[budget]
-trials = 3
-[gates]
-min = { "test/macro_f1" = 0.5 }
-[space]
-"model.C" = { low = 0.1, high = 10.0, log = true }
-"""
 
 pytestmark = pytest.mark.timeout(900)  # several servers and sessions each
 
@@ -176,7 +165,7 @@ def test_commands_that_start_a_study_at_once_make_one(
     write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares"))
     names = [f"race{number}" for number in range(rounds(3, 20))]
     for name in names:
-        (tmp_path / f"{name}.toml").write_text(AFAR)
+        write_study(tmp_path / f"{name}.toml", "svm.toml", space='"model.C" = { low = 0.1, high = 10.0 }')
     with contextlib.ExitStack() as stack:
         if where != "sqlite":
             uri = stack.enter_context(PostgreSQL(tmp_path / "pg")).uri
@@ -226,7 +215,13 @@ def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         manifest = write_squares(tmp_path / "squares", groups=14)
         write_experiment(tmp_path / "svm.toml", "svm", manifest)
-        (tmp_path / "afar.toml").write_text(AFAR)
+        write_study(
+            tmp_path / "afar.toml",
+            "svm.toml",
+            trials=3,
+            gates='min = { "test/macro_f1" = 0.5 }',
+            space='"model.C" = { low = 0.1, high = 10.0, log = true }',
+        )
         assert vidclf("tune", str(tmp_path / "afar.toml"), "--json", store=store)["ending"] == "finished"
         here = open_store(tmp_path / "here")
         monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "cache"))
@@ -279,7 +274,7 @@ def vidclf(*arguments: str, store: Store) -> Any:
 
 
 def test_s3_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliverer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     deliverer.check_reachable("mlflow-artifacts:/1")
     with pytest.raises(InputError, match=r's3://b/1, which needs pip install "vidclf\[server\]"'):
         deliverer.check_reachable("s3://b/1")

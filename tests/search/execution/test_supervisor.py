@@ -17,8 +17,8 @@ from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
-from vidclf.search.definition.dry_run import describe_plan
 from vidclf.search.execution import budget
+from vidclf.search.execution.tune import describe_plan
 from vidclf.search.record.study import AHEAD
 from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tests.clips import write_experiment
+from tests.studies import METRIC, fabricated
 from vidclf import config
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.runs.experiment import load_experiment
@@ -19,7 +20,6 @@ from vidclf.runs.folder import Identity
 from vidclf.runs.store import open_store
 from vidclf.search.record.study import OpenStudy
 
-METRIC = "val/macro_f1"
 START = datetime(2026, 1, 2, 3, 4, 5)
 SPACE: dict[str, BaseDistribution] = {
     "base": CategoricalDistribution(["svm", "tiny"]),
@@ -51,18 +51,17 @@ def fabricated_study(
         "svm": write_experiment(folder / "svm.toml", "svm", folder / "m.csv"),
         "tiny": write_experiment(folder / "tiny.toml", "frames2d", folder / "m.csv"),
     }
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(study_name="s", storage=storage, direction=direction)
-    study.add_trials(trials)
-    stored = {
-        "uuid": "0123456789abcdef",
-        "question": question,
-        "objectives": [{"metric": metric, "direction": direction, "repeats": repeats}],
-        "constraints": [{"metric": SIZE, "max": 100.0}],
-        "bases": {stem: config.dump(load_experiment(path)) for stem, path in bases.items()},
-        "experiment": "squares",
-    }
-    opened = OpenStudy(study, storage, stored, open_store())
+    opened = fabricated(
+        open_store(),
+        optuna.storages.InMemoryStorage(),
+        direction=direction,
+        question=question,
+        objectives=[{"metric": metric, "direction": direction, "repeats": repeats}],
+        constraints=[{"metric": SIZE, "max": 100.0}],
+        bases={stem: config.dump(load_experiment(path)) for stem, path in bases.items()},
+        experiment="squares",
+    )
+    opened.study.add_trials(trials)
     profile = json.dumps({"train": {"a": 9}, "val": {"a": 10, "b": 10}})
     dataset = {"name": "squares", "digest": "0", "source": "m.csv", "profile": profile}
     opened.own_attempt.create(Identity("id", "squares", "s", None, 0, dataset=dataset))

@@ -167,7 +167,7 @@ def test_what_mattered_is_told_of_each_base_by_itself(data_of: DataOf) -> None:
     assert figure is not None
     assert [note.text for note in figure.layout.annotations] == ["svm", "tiny"]
     for bars, stem, colour in zip(figure.data, ("svm", "tiny"), (SVM, TINY), strict=True):
-        shares = data.importances(stem)
+        shares = data.importances[stem]
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
         assert (bars.y, bars.x) == (tuple(shares)[::-1], tuple(shares.values())[::-1])  # the last is on top
         assert sum(bars.x) == pytest.approx(1, abs=0.01)

@@ -18,7 +18,7 @@ from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.runs.experiment import load_experiment, parse_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import AHEAD, SEEDED_FROM, OpenStudy
-from vidclf.search.report.data import StudyData, best_config, trials_csv
+from vidclf.search.report.data import StudyData, trials_csv
 from vidclf.search.report.page import refresh
 from vidclf.search.report.text import description
 
@@ -249,7 +249,7 @@ def test_few_trials_are_too_few_to_say_anything(make: Make) -> None:
     assert "In tiny: 1 trial complete, too few" in text
     assert "correlation" not in text
     assert "Nothing yet. No trial has started yet." in description(StudyData.of(make(0)))
-    assert best_config(StudyData.of(make(0))) is None
+    assert StudyData.of(make(0)).best_config is None
 
 
 def test_without_latency_it_says_when_that_comes(make: Make, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_best_configuration_claims_no_published_figure(make: Make) -> None:
     opened = make(3)
     for base in opened.stored["bases"].values():
         base["published"] = {"val/accuracy": 0.9}
-    text = best_config(StudyData.of(opened))
+    text = StudyData.of(opened).best_config
     assert text is not None
     assert "published" not in text
 

@@ -19,9 +19,10 @@ from vidclf.evaluation.metrics import CURVES
 from vidclf.exceptions import InputError
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.experiment import experiment_name, load_experiment, portable
+from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, check_name, locked, without_password
-from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, PrunerConfig, pruner_problems
-from vidclf.search.definition.samplers import Sampler, SamplerConfig, TPEConfig, sampler_problems
+from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, pruner_problems
+from vidclf.search.definition.samplers import Sampler, TPEConfig, sampler_problems
 from vidclf.search.definition.space import Space, build_space
 from vidclf.search.definition.warm_start import base_of, enqueue_first, start_problems
 from vidclf.search.record.settings import Budget, Constraint, Gates, Objective
@@ -72,11 +73,14 @@ class StudyFile(Section):
     def objectives(self) -> tuple[Objective, ...]:
         return self.objective if isinstance(self.objective, tuple) else (self.objective,)
 
+    @property
+    def repetition(self) -> Repeats | None:
+        return self.objectives[0].repetition
+
     def aims(self) -> str:
         """The objectives in words."""
-        first = self.objectives[0]
         aims = ", ".join(f"{objective.direction} {objective.metric}" for objective in self.objectives)
-        return f"{aims}, mean of {first.repeats} by {first.repeat_by}" if first.repeats > 1 else aims
+        return f"{aims}, mean of {self.repetition}" if self.repetition else aims
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -143,10 +147,9 @@ class StudyDefinition:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal on resume, by a readable key; free of paths."""
-        first = self.file.objectives[0]
         flat: dict[str, Any] = {
             "objective": ", ".join(f"{item.direction} {item.metric}" for item in self.file.objectives),
-            "repeats": f"{first.repeats} by {first.repeat_by}" if first.repeats > 1 else "none",
+            "repeats": str(self.file.repetition or "none"),
             "constraints": sorted(str(config.dump(constraint)) for constraint in self.file.constraint),
         }
         for dimension, value in config.flatten(self.space.describe()).items():
@@ -195,12 +198,9 @@ def load_study(
     problems = list(start_problems(file.start, space, str(path)))
     problems += [
         f"{path}: {problem}"
-        for problem in check_strategies(
-            file.sampler,
-            file.pruner,
-            space,
-            objectives=len(file.objectives),
-            repeats=file.objectives[0].repeats,
+        for problem in (
+            *sampler_problems(file.sampler, space, len(file.objectives)),
+            *pruner_problems(file.pruner, space, file.objectives[0].repeats),
         )
     ]
     if problems:
@@ -363,18 +363,3 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterabl
         known = base is None or all(base in each for each in bases)
         if known and before.get(key) != after.get(key):
             yield f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-
-
-def check_strategies(
-    sampler: SamplerConfig, pruner: PrunerConfig, space: Space, *, objectives: int = 1, repeats: int = 1
-) -> list[str]:
-    """What is wrong between a study's sampler, its pruner and what they are to search.
-
-    Args:
-        sampler: Who proposes configurations.
-        pruner: Who stops trials early.
-        space: What is searched.
-        objectives: How many objectives there are.
-        repeats: How often each configuration is run.
-    """
-    return [*sampler_problems(sampler, space, objectives), *pruner_problems(pruner, space, repeats)]

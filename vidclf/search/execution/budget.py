@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vidclf import config
-from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.runs.folder import Outcome
 from vidclf.search.execution.display import StudyState
@@ -109,7 +108,7 @@ class BudgetCounter:
             if found[state]
         }
         self.count(trials)
-        best = ranking.ranked(rows, self._opened.objective.direction)[:1]
+        best = self._opened.ranked(rows)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
         self._state.since_best = _since(trials, best[0].number) if best else 0
         return rows

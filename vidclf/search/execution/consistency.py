@@ -88,7 +88,7 @@ def abandoned_trials(store: Store, note: Note) -> Iterator[Problem]:
     for opened in _idle_studies(store, note):
         running = [trial.number for trial in opened.trials([TrialState.RUNNING])]
         own = opened.own_attempt
-        open_ = (own.folder / "attempt.json").exists() and own.outcome() is None
+        open_ = own.exists() and own.outcome() is None
         if running or open_:
             numbers = f"; trials {', '.join(map(str, running))} are shown as running" if running else ""
             yield Problem(
@@ -166,8 +166,7 @@ def _without_run(opened: OpenStudy, live: Container[str] = ()) -> Iterator[Probl
     missing = [
         trial
         for trial in opened.trials(_FINISHED)
-        if not (opened.attempt(trial.number).folder / "attempt.json").exists()
-        and trial.user_attrs.get(OWNER) not in live
+        if not opened.attempt(trial.number).exists() and trial.user_attrs.get(OWNER) not in live
     ]
     runs = runs_by_attempt(opened.store) if missing else {}
     for trial in missing:
@@ -187,7 +186,7 @@ def _without_run(opened: OpenStudy, live: Container[str] = ()) -> Iterator[Probl
 def _disagreements(opened: OpenStudy) -> Iterator[Problem]:
     for trial in opened.trials(_FINISHED):
         attempt = opened.attempt(trial.number)
-        if not (attempt.folder / "attempt.json").exists():
+        if not attempt.exists():
             continue
         try:
             outcome = attempt.outcome()
@@ -249,7 +248,7 @@ def _take_over(opened: OpenStudy) -> None:
     try:
         reconcile(opened)
         own = opened.own_attempt
-        if (own.folder / "attempt.json").exists() and own.outcome() is None:
+        if own.exists() and own.outcome() is None:
             total = opened.budget()
             if total is not None and opened.logical() >= total:  # others have finished it
                 own.finish(Outcome("complete", "", {}, now_ms()))

@@ -1,6 +1,6 @@
 """The context of a session: the study, its definition, and what this process reports to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,10 +8,11 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from vidclf.data.manifest import read_manifest
+from vidclf.evaluation import ranking
+from vidclf.evaluation.ranking import TrialRow
 from vidclf.progress import silent
 from vidclf.runs.experiment import dataset_record, divided, provenance
 from vidclf.runs.folder import Attempt
-from vidclf.runs.repeats import Repeats
 from vidclf.search.definition.study_file import StudyDefinition
 from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.record.owners import Ownership
@@ -61,17 +62,21 @@ class SessionContext:
     def latency_clip(self) -> Path:
         """What latencies are measured on: the first clip of val."""
         base = next(iter(self.definition.space.bases.values()))
-        first = self.definition.file.objectives[0]
-        if first.repeats > 1:
-            base = Repeats(first.repeats, first.repeat_by).variant(base, 0)
+        if self.opened.repeats is not None:
+            base = self.opened.repeats.variant(base, 0)
         return divided(base, read_manifest(base.data.manifest))["val"][0].clip_path
+
+    def kept(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Those whose models are kept for the registry."""
+        direction, keep = self.opened.objective.direction, self.definition.file.keep
+        return ranking.kept(rows, direction, keep)
 
     def own_trials(self) -> Callable[[FrozenTrial], bool]:
         """Which trials this process finishes: its own, and those of dead ones whose folders are here."""
         others = self.ownership.others()
 
         def own(trial: FrozenTrial) -> bool:
-            here = (self.opened.attempt(trial.number).folder / "attempt.json").exists()
+            here = self.opened.attempt(trial.number).exists()
             return here and trial.user_attrs.get(OWNER) not in others
 
         return own

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from vidclf.evaluation import ranking
 
 
 @dataclass
@@ -79,47 +81,26 @@ class StudyState:
         return elapsed / self.finished_here * max(0, self.total - self.used)
 
 
-class Display(Protocol):
-    """Shows a study's progress."""
+class Display:
+    """Shows a study's progress on a terminal, in a panel that is redrawn in place; nothing elsewhere."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __init__(self, console: Console | None = None) -> None:
+        shown = console is not None and console.is_terminal
+        self._live = Live(console=console, transient=True, refresh_per_second=4) if shown else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
     def refresh(self, state: StudyState) -> None:
         """The state has changed, or time has passed."""
-
-
-class LiveDisplay:
-    """A panel that is redrawn in place, for terminals."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, transient=True, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def refresh(self, state: StudyState) -> None:
-        self._live.update(_panel(state))
-
-
-class NoDisplay:
-    """Nothing beside the messages on finished trials, for logs and pipes."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def refresh(self, state: StudyState) -> None:
-        """Nothing."""
-
-
-def display_for(console: Console) -> Display:
-    return LiveDisplay(console) if console.is_terminal else NoDisplay()
+        if self._live is not None:
+            self._live.update(_panel(state))
 
 
 def _panel(state: StudyState) -> Group:
@@ -137,7 +118,7 @@ def _panel(state: StudyState) -> Group:
         running.add_column(heading, justify="left" if heading == "base" else "right")
     now = time.monotonic()
     for number, trial in sorted(state.running.items()):
-        value = "–" if trial.value is None else f"{trial.value:.4f}"
+        value = ranking.figure(trial.value, ".4f")
         running.add_row(str(number), trial.base, str(trial.step or "–"), value, clock(now - trial.started))
     best = "best so far: –"
     if state.best:
@@ -167,12 +148,7 @@ def finished_line(
     params: Mapping[str, object],
 ) -> str:
     """One finished trial in one line."""
-    figure = f"{value:.4f}" if value is not None else "–"
-    values = " ".join(
-        f"{key.rpartition('.')[2]}={item:.3g}"
-        if isinstance(item, float)
-        else f"{key.rpartition('.')[2]}={item}"
-        for key, item in params.items()
-    )
+    figure = ranking.figure(value, ".4f")
+    values = " ".join(f"{key.rpartition('.')[2]}={ranking.short(item)}" for key, item in params.items())
     why = f"  ({note.splitlines()[0]})" if note and value is None else ""
     return f"trial {number:>3}  {state:<11} {figure:<6} {seconds:6.1f} s  {base}  {values}{why}"

@@ -59,9 +59,7 @@ class StudyFinalizer:
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
-        rows, direction = self.opened.rows(trials), self.opened.objective.direction
-        kept = ranking.kept(rows, direction, self.session.definition.file.keep)
-        own = self.session.own_trials()
+        kept, own = self.session.kept(self.opened.rows(trials)), self.session.own_trials()
         return [self.opened.attempt(row.number) for row in kept if own(trials[row.number])]
 
     def _ensure_worker(self) -> None:
@@ -172,7 +170,7 @@ def show_in_ui(opened: OpenStudy, definition: StudyDefinition, run_id: str | Non
 def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], stay: list[TrialRow]) -> None:
     """Tags in MLflow the best, Pareto-optimal, kept and infeasible trials."""
     deliverer = Deliverer(opened.store)
-    best = ranking.ranked(rows, opened.objective.direction)
+    best = opened.ranked(rows)
     front = ranking.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
     run_ids = _run_ids(opened, deliverer, rows)

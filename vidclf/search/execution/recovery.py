@@ -206,7 +206,7 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str, *, que
     wanted = {objective.metric for objective in opened.objectives}
     if outcome is None or (outcome.status == "complete" and not wanted <= outcome.metrics.keys()):
         outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
-        if (attempt.folder / "attempt.json").exists():
+        if attempt.exists():
             attempt.finish(outcome)
     settle(opened, trial, outcome)
     settled = opened.frozen(trial.number)

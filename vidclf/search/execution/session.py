@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from vidclf import config
-from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
@@ -127,7 +126,7 @@ def _open_own_attempt(session: SessionContext) -> Attempt:
     """The folder behind the study's parent run, made or reopened."""
     opened, definition = session.opened, session.definition
     own, file = opened.own_attempt, definition.file
-    if (own.folder / "attempt.json").exists():
+    if own.exists():
         own.reopen()
     else:
         own.create(
@@ -146,7 +145,10 @@ def _open_own_attempt(session: SessionContext) -> Attempt:
                     "objective": file.aims(),
                     "bases": ", ".join(definition.space.bases),
                     **_strategies(file),
-                    **{f"space: {key}": _short_json(value) for key, value in file.space.items()},
+                    **{
+                        f"space: {key}": value if isinstance(value, str) else json.dumps(value)
+                        for key, value in file.space.items()
+                    },
                 },
                 dataset=session.dataset,
             )
@@ -177,10 +179,6 @@ def _strategies(file: StudyFile) -> dict[str, Any]:
     }
 
 
-def _short_json(value: Any) -> str:
-    return json.dumps(value) if not isinstance(value, str) else value
-
-
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Turns Ctrl-C, SIGTERM and the SIGHUP of a closed terminal into a clean stop; under nohup not."""
@@ -202,7 +200,7 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) -> None:
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
-    opened, ownership, keep = session.opened, session.ownership, session.definition.file.keep
+    opened, ownership = session.opened, session.ownership
     try:
         ownership.renew()  # or finds that another has taken the study over: then nothing of it is written
         rows = opened.rows()
@@ -218,7 +216,7 @@ def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) 
             f"{plural(deliverer.undelivered, 'run')} could not be delivered to MLflow; the next tune does it"
         )
     elif ending != "interrupted":
-        stay = ranking.kept(rows, opened.objective.direction, keep)
+        stay = session.kept(rows)
         _keep_models(session, rows, stay)
         try:
             if ownership.leads and ownership.shared:
@@ -256,7 +254,7 @@ def _keep_models(session: SessionContext, rows: list[TrialRow], stay: list[Trial
 
 
 def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
-    best = ranking.ranked(rows, opened.objective.direction)
+    best = opened.ranked(rows)
     return {"study/best": best[0].value} if best and best[0].value is not None else {}
 
 
@@ -296,7 +294,7 @@ class PageRefresher:
 def _refresh(opened: OpenStudy) -> bool:
     """Rewrites the study's page; a failure, as on a full disk, does not end the study."""
     try:
-        from vidclf.search.report import page  # noqa: PLC0415  # plotly and scikit-learn take seconds
+        from vidclf.search.report import page  # plotly and scikit-learn take seconds
 
         page.refresh(opened, opened.own_attempt)
     except DatabaseUnavailableError:

@@ -13,7 +13,6 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from vidclf import config
-from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, FencedError
 from vidclf.labels import trial_name
@@ -289,7 +288,6 @@ class TrialFinisher:
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
-        stay = ranking.kept(rows, self._opened.objective.direction, self._session.definition.file.keep)
-        for number in self._with_model - {row.number for row in stay}:
+        for number in self._with_model - {row.number for row in self._session.kept(rows)}:
             self._opened.attempt(number).drop_model()
             self._with_model.discard(number)

@@ -39,7 +39,7 @@ def start_workers(definition: StudyDefinition, count: int) -> list[Worker]:
         InputError: There is no GPU, or no node of a local cluster can hold such a worker.
     """
     if definition.ray is not None:
-        from vidclf.workers import ray  # noqa: PLC0415
+        from vidclf.workers import ray
 
         return list(ray.start_workers(definition.file.resources, count, definition.ray))
     threads = max(1, cpu_count() // definition.file.workers)
@@ -55,7 +55,7 @@ def gpu_count() -> int:
     Raises:
         InputError: There is none.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     count = torch.cuda.device_count()
     if count == 0:
@@ -69,7 +69,7 @@ def check_ray(address: str) -> None:
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError("--ray: Ray is not installed here; install it with: pip install 'vidclf[ray]'")
-    from vidclf.workers.ray import check_address  # noqa: PLC0415
+    from vidclf.workers.ray import check_address
 
     check_address(address)
 
@@ -80,7 +80,7 @@ def on_cluster(definition: StudyDefinition) -> Iterator[StudyDefinition]:
     if definition.ray is None:
         yield definition
         return
-    from vidclf.workers import ray  # noqa: PLC0415
+    from vidclf.workers import ray
 
     file = definition.file
     with ray.connected(definition.ray):

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from vidclf import config
 from vidclf.config import Section, did_you_mean
 from vidclf.evaluation.metrics import METRICS
-from vidclf.runs.repeats import RepeatBy
+from vidclf.runs.repeats import RepeatBy, Repeats
 
 Direction = Literal["maximize", "minimize"]
 SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
@@ -32,6 +32,11 @@ class Objective(Section):
     """How often each configuration is run; the metric is then the mean."""
     repeat_by: RepeatBy = "seed"
     """What differs between repeats: the ``seed``, or the ``fold`` of train and val that is judged on."""
+
+    @property
+    def repetition(self) -> Repeats | None:
+        """How each configuration is repeated; ``None`` where it is run once."""
+        return Repeats(self.repeats, self.repeat_by) if self.repeats > 1 else None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -139,7 +139,7 @@ def _open_database(url: URL, shown: str) -> BaseStorage:
 def _open_proxy(url: URL, shown: str) -> BaseStorage:
     host, port = url.host or "localhost", url.port or _PROXY_PORT
     try:
-        import grpc  # noqa: F401, PLC0415
+        import grpc  # noqa: F401
     except ImportError:
         raise InputError(
             f'VIDCLF_STUDY_STORAGE={shown}: gRPC is missing: pip install "vidclf[server]"'
@@ -179,7 +179,7 @@ def database_is_away(error: Exception) -> bool:
 
 def proxy_is_away(error: Exception) -> bool:
     """Whether gRPC says that the proxy, or the database behind it, did not answer."""
-    import grpc  # noqa: PLC0415
+    import grpc
 
     if not isinstance(error, grpc.RpcError) or not isinstance(error, grpc.Call):
         return False
@@ -354,9 +354,9 @@ class _Proxy(_RetryingStorage, GrpcStorageProxy):
 
     def _setup(self) -> None:
         """Optuna's channel tries again after up to two minutes, and waits for an answer without end."""
-        import grpc  # noqa: PLC0415
-        from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub  # noqa: PLC0415
-        from optuna.storages._grpc.client import GrpcClientCache  # noqa: PLC0415
+        import grpc
+        from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
+        from optuna.storages._grpc.client import GrpcClientCache
 
         deadline = {"methodConfig": [{"name": [{}], "timeout": f"{_ANSWER_SECONDS:.0f}s"}]}
         options = [

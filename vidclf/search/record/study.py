@@ -108,8 +108,7 @@ class OpenStudy:
     @property
     def repeats(self) -> Repeats | None:
         """How often each configuration is run, where that is more than once."""
-        objective = self.objective
-        return Repeats(objective.repeats, objective.repeat_by) if objective.repeats > 1 else None
+        return self.objective.repetition
 
     @cached_property
     def constraints(self) -> tuple[Constraint, ...]:
@@ -191,18 +190,21 @@ class OpenStudy:
         trials = self.trials() if trials is None else trials
         return [self._row(trial, latencies) for trial in trials if _is_own(trial)]
 
-    def ranked(self) -> list[TrialRow]:
-        """The complete trials that keep every constraint, best first.
+    def ranked(self, rows: Sequence[TrialRow] | None = None) -> list[TrialRow]:
+        """Complete, feasible trials, best first; of all attempts, or of these."""
+        return ranking.ranked(self.rows() if rows is None else rows, self.objective.direction)
+
+    def require_ranked(self) -> list[TrialRow]:
+        """As `ranked`.
 
         Raises:
-            InputError: There are none; says which constraints all of them break.
+            InputError: There is none; says which constraints all break.
         """
         rows = self.rows()
-        best = ranking.ranked(rows, self.objective.direction)
-        if not best:
-            reason = self.nothing_feasible(rows) or "no trial is complete yet; run vidclf tune first"
-            raise InputError(f"the study {self.name}: {reason}")
-        return best
+        if best := self.ranked(rows):
+            return best
+        reason = self.nothing_feasible(rows) or "no trial is complete yet; run vidclf tune first"
+        raise InputError(f"the study {self.name}: {reason}")
 
     def nothing_feasible(self, rows: Sequence[TrialRow]) -> str:
         """What no trial keeps, in words; empty where one keeps all, or none is far enough to tell."""

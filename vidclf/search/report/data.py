@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.search.record.owners import live_owners, silent_owners
 from vidclf.search.record.study import OpenStudy
-from vidclf.search.report.status import test_words
+from vidclf.tracking import ledger
+from vidclf.tracking.deliverer import Deliverer
 
 MIN_TRIALS = 10
 """Complete trials from which on something is said about searched values."""
@@ -77,17 +80,17 @@ class StudyData:
             if row.value is not None and row.reused_from is None and stem in (None, row.base)
         ]
 
-    def importances_by_base(self) -> dict[str, dict[str, float]]:
-        """The importances of each base of which there are enough trials: bases differ by more than values."""
-        found = {stem: self.importances(stem) for stem in self.stems}
-        return {stem: shares for stem, shares in found.items() if shares}
+    @cached_property
+    def importances(self) -> dict[str, dict[str, float]]:
+        """The importances of each base, empty where trials are few: bases differ by more than values."""
+        return {stem: self._importances(stem) for stem in self.stems}
 
-    def importances(self, stem: str) -> dict[str, float]:
+    def _importances(self, stem: str) -> dict[str, float]:
         """Share of each value that a base searches in being among its best (PED-ANOVA), largest first.
 
         Values that only some trials have are weighed by how many have them. Empty where trials are few.
         """
-        from optuna.importance import (  # noqa: PLC0415  # they import scikit-learn
+        from optuna.importance import (  # they import scikit-learn
             PedAnovaImportanceEvaluator,
             get_param_importances,
         )
@@ -135,10 +138,8 @@ class StudyData:
 
     def seconds(self, row: TrialRow) -> float | None:
         """How long an attempt took."""
-        trial = self.trials[row.number]
-        if trial.datetime_start is None or trial.datetime_complete is None:
-            return None
-        return (trial.datetime_complete - trial.datetime_start).total_seconds()
+        duration = self.trials[row.number].duration
+        return None if duration is None else duration.total_seconds()
 
     def counts(self) -> str:
         """How many attempts there are of each kind, in words."""
@@ -161,28 +162,65 @@ class StudyData:
         parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
         return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
 
+    @cached_property
+    def best_config(self) -> str | None:
+        """The best trial's configuration as a whole TOML file; ``None`` where nothing feasible has finished.
 
-def best_config(overview: StudyData) -> str | None:
-    """The best trial's configuration as a complete TOML file; ``None`` where nothing feasible has finished.
+        Values that depend on the machine stay as the base has them, as ``auto``.
+        """
+        if not self.ranked:
+            return None
+        best = self.ranked[0]
+        base = {
+            key: value for key, value in self.opened.stored["bases"][best.base].items() if key != "published"
+        }
+        tree = config.override(base, best.params)
+        data = Path(config.expand_path("$VIDCLF_DATA", Path.cwd()))
+        manifest = Path(tree["data"]["manifest"])
+        if manifest.is_relative_to(data):
+            tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
+        origin = f"trial {best.number} of the study {self.opened.name}, base {best.base}"
+        figure = f"{self.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
+        comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
+        scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
+        return comment + tomli_w.dumps({**scalars, **tree})
 
-    Values that depend on the machine stay as the base has them, as ``auto``.
-    """
-    if not overview.ranked:
-        return None
-    best = overview.ranked[0]
-    base = {
-        key: value for key, value in overview.opened.stored["bases"][best.base].items() if key != "published"
+
+def status(opened: OpenStudy) -> dict[str, Any]:
+    """Where a study stands, in the shape of ``--json``."""
+    rows = opened.rows()
+    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
+    for row in rows:
+        found[row.state] += 1
+    best = best_of(opened, rows)
+    if best is not None:
+        best["run_id"] = Deliverer(opened.store).receipt(opened.attempt(best["number"])).run_id
+    return {
+        "study": opened.name,
+        "question": opened.stored["question"],
+        "objective": dict(opened.stored["objectives"][0]),
+        "trials": found,
+        "budget": {"total": opened.budget(), "used": opened.logical()},
+        "best": best,
+        "owners": [{"host": owner.host, "pid": owner.pid} for owner in live_owners(opened)],
+        "silent": [{"host": owner.host, "pid": owner.pid} for owner in silent_owners(opened)],
     }
-    tree = config.override(base, best.params)
-    data = Path(config.expand_path("$VIDCLF_DATA", Path.cwd()))
-    manifest = Path(tree["data"]["manifest"])
-    if manifest.is_relative_to(data):
-        tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
-    origin = f"trial {best.number} of the study {overview.opened.name}, base {best.base}"
-    figure = f"{overview.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
-    comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
-    scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
-    return comment + tomli_w.dumps({**scalars, **tree})
+
+
+def best_of(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """The best of a study's trials; ``None`` where nothing feasible has finished."""
+    for row in opened.ranked(rows):
+        return {"number": row.number, "value": row.value, "base": row.base, "params": dict(row.params)}
+    return None
+
+
+def test_words(opened: OpenStudy) -> str:
+    """How often the study's test split was read."""
+    for trial in opened.trials():
+        attempt = opened.attempt(trial.number)
+        if attempt.exists():
+            return ledger.words_for(opened.store, attempt)
+    return ledger.words(0)
 
 
 def trials_csv(overview: StudyData) -> str:
@@ -190,38 +228,19 @@ def trials_csv(overview: StudyData) -> str:
     params = sorted({key for row in overview.rows for key in row.params})
     metrics = sorted({key for row in overview.rows for key in row.metrics})
     ranks = {row.number: rank for rank, row in enumerate(overview.ranked, start=1)}
+    columns = ["trial", "state", "base", "value", "rank", "reason", "feasible", "reused_from"]
+    columns += ["started", "seconds"]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = [
-        "trial",
-        "state",
-        "base",
-        "value",
-        "rank",
-        "reason",
-        "feasible",
-        "reused_from",
-        "started",
-        "seconds",
-    ]
-    writer.writerow([*head, *params, *metrics])
+    writer = csv.DictWriter(text, [*columns, *params, *metrics], lineterminator="\n")
+    writer.writeheader()
     for row in overview.rows:
         start = overview.trials[row.number].datetime_start
-        fields = {
+        own = {
             "trial": row.number,
-            "state": row.state,
-            "base": row.base,
-            "value": row.value,
             "rank": ranks.get(row.number),
-            "reason": row.reason,
-            "feasible": row.feasible,
-            "reused_from": row.reused_from,
             "started": start and start.isoformat(timespec="seconds"),
             "seconds": overview.seconds(row),
         }
-        writer.writerow(
-            [fields[name] for name in head]
-            + [row.params.get(key) for key in params]
-            + [row.metrics.get(key) for key in metrics]
-        )
+        known = {name: value for name, value in vars(row).items() if name in columns}
+        writer.writerow({**known, **own, **row.params, **row.metrics})
     return text.getvalue()

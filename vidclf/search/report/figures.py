@@ -82,7 +82,8 @@ def pareto(overview: StudyData) -> Figure | None:
 
 def importances(overview: StudyData) -> Figure | None:
     """A bar for each searched value, the largest on top, base by base; ``None`` where trials are few."""
-    found, colours = overview.importances_by_base(), series_colours(overview.stems)
+    found = {stem: shares for stem, shares in overview.importances.items() if shares}
+    colours = series_colours(overview.stems)
     if not found:
         return None
     counts = [len(shares) for shares in found.values()]
@@ -110,7 +111,7 @@ def parameter_figures(overview: StudyData, stem: str) -> dict[str, list[Figure]]
     kinds = {name: kind for row in rows for name, kind in overview.trials[row.number].distributions.items()}
     names = [
         name
-        for name in overview.importances(stem) or sorted(kinds)
+        for name in overview.importances[stem] or sorted(kinds)
         if name != BASE and not kinds[name].single()
     ]
     names = [name for name in names if len({row.params[name] for row in rows if name in row.params}) > 1]

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.reports.rendering import PageSection, render
@@ -12,7 +13,7 @@ from vidclf.reports.tables import PARAMS, html_table, trial_columns
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
-from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config, trials_csv
+from vidclf.search.report.data import MIN_TRIALS, StudyData, trials_csv
 from vidclf.search.report.text import description
 
 
@@ -27,19 +28,15 @@ def refresh(opened: OpenStudy, own: Attempt) -> None:
     own.artifacts.mkdir(parents=True, exist_ok=True)
     _replace(own.artifacts / "trials.csv", trials_csv(overview))
     _replace(own.artifacts / "README.md", description(overview))
-    best = best_config(overview)
-    if best:
-        _replace(own.artifacts / "best.toml", best)
+    if overview.best_config:
+        _replace(own.artifacts / "best.toml", overview.best_config)
     _replace(own.artifacts / "study.html", _page(overview))
 
 
 def _replace(path: Path, text: str) -> None:
-    """A reader sees the file before or after; an unchanged one is left, so that it is not sent again."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Writes a file; an unchanged one is left, so that it is not sent again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        config.write_text(text, path)
 
 
 def _page(overview: StudyData) -> str:
@@ -60,7 +57,7 @@ def _page(overview: StudyData) -> str:
         sections=sections,
         leaderboard=board if shown else None,
         hidden=len(overview.ranked) - len(shown),
-        best_config=best_config(overview),
+        best_config=overview.best_config,
     )
 
 

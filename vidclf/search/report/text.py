@@ -23,7 +23,7 @@ from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.reports.tables import markdown_table, trial_columns
 from vidclf.search.record.study import BASE, OpenStudy
-from vidclf.search.report.data import MIN_TRIALS, StudyData, best_config
+from vidclf.search.report.data import MIN_TRIALS, StudyData
 
 _CLEAR = 0.5
 """Rank correlation from which on a direction is named."""
@@ -47,8 +47,7 @@ def description(overview: StudyData) -> str:
     name = shlex.quote(opened.name)
     commands = f"vidclf status {name}\nvidclf promote {name} --as NAME"
     parts += ["## Next", f"```bash\n{commands}\n```"]
-    best = best_config(overview)
-    if best:
+    if best := overview.best_config:
         parts += ["## The best configuration", "A file for `experiments/`:", f"```toml\n{best}```"]
     return "\n\n".join(parts) + "\n"
 
@@ -80,7 +79,7 @@ def _mattered(overview: StudyData, stem: str) -> Iterator[str]:
     rows = overview.completed(stem)
     if not rows:
         return
-    shares = overview.importances(stem)
+    shares = overview.importances[stem]
     where = f"In {escaped(stem)}" if len(overview.stems) > 1 else "In this study"
     if not shares:
         why = "too few" if len(rows) < MIN_TRIALS else "too much alike"
@@ -112,7 +111,7 @@ def _trend(overview: StudyData, rows: Sequence[TrialRow], name: str) -> str:
     given, values = zip(*pairs, strict=True)
     if len(pairs) < MIN_TRIALS or len(set(values)) == 1 or len(set(given)) == 1:
         return ""
-    from scipy.stats import spearmanr  # noqa: PLC0415  # it takes a second
+    from scipy.stats import spearmanr  # it takes a second
 
     correlation = float(spearmanr(given, values).statistic)
     if abs(correlation) < _CLEAR:
@@ -129,7 +128,7 @@ def _doubts(overview: StudyData) -> Iterator[str]:
     clips = _val_clips(overview.opened)
     score = overview.metric.startswith("val/") and overview.metric != "val/loss"
     if clips and score:
-        yield f"val has {clips} clips: one of them right or wrong moves accuracy by {100 / clips:.1f} points."
+        yield ranking.clips_words(clips)
     if clips and score and len(overview.ranked) > 1:
         best = overview.ranked[0].value or 0.0
         near = [row for row in overview.ranked[1:] if abs(best - (row.value or 0.0)) <= 1 / clips]
@@ -144,8 +143,7 @@ def _doubts(overview: StudyData) -> Iterator[str]:
         words = f"trial {busy[0].number}'s while {ranking.disturbed(busy[0].metrics)}"
         yield f"Latencies of {plural(len(busy), 'trial')} are too high, measured beside other work: {words}."
     seeds = {config.lookup(base, "seed") for base in overview.opened.stored["bases"].values()}
-    repeats = overview.opened.repeats
-    if repeats:
+    if repeats := overview.opened.repeats:
         yield f"Each value is the mean of {repeats.count} runs that differ by {repeats.by}."
     elif len(seeds) == 1:
         yield "Every configuration was run once, with one seed."
