@@ -17,7 +17,7 @@ from joblib import cpu_count
 from vidclf.data import remote, video
 from vidclf.data.fingerprints import examine, known_facts
 from vidclf.data.guarded import Child
-from vidclf.data.manifest import Entry, read_entries, relative_path
+from vidclf.data.manifest import Entry, read_entries, readable_digest, relative_path
 from vidclf.data.remote import named
 from vidclf.data.tables import read_table
 from vidclf.data.video import Verdict, VideoInfo
@@ -216,7 +216,7 @@ def _inspect_on_one_core(path: Path) -> ClipCheck:
 
 
 def _known(path: Path) -> ClipCheck | None:
-    facts = known_facts(path) if path.is_file() else None
+    facts = known_facts(path) if readable_digest(path) else None
     return _judged(path, facts) if facts else None
 
 

@@ -28,7 +28,7 @@ def test_where_no_trial_keeps_the_constraints_that_is_said(tmp_path: Path) -> No
     words = "no trial keeps all constraints: size/file_mb is 2 to 3.5 in 2 of 2 (max 1)"
     assert opened.nothing_feasible(opened.rows()) == words
     with pytest.raises(InputError) as caught:
-        opened.ranked()
+        opened.require_ranked()
     assert str(caught.value) == f"the study s: {words}"
 
 
