@@ -171,9 +171,14 @@ def _suggested(path: Path) -> str:
 
 
 def write_toml(tree: Mapping[str, Any], path: Path) -> None:
-    """Writes ``tree``, its ``None`` values left out; a reader sees the whole file or none."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(tomli_w.dumps(_without_none(tree)), encoding="utf-8")
+    """Writes ``tree``, its ``None`` values left out, as `write_text` does."""
+    write_text(tomli_w.dumps(_without_none(tree)), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Writes a file; a reader sees all of it, or what was there before."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -1,12 +1,10 @@
 """Registering, finding and serving models, with pickle switched off."""
 
 import contextlib
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow.artifacts
@@ -24,7 +22,6 @@ from vidclf.exceptions import InputError
 from vidclf.registry import resolve
 from vidclf.registry.aliases import history
 from vidclf.registry.resolve import resolve_model
-from vidclf.registry.serving import VideoClassifier
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.tracking import model_package
@@ -41,13 +38,6 @@ def _no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
 def trial(store: Store) -> Attempt:
     make_study(store)
     return make_kept(store)
-
-
-def written(path: Path) -> Path:
-    write_video(
-        path, np.arange(0, 200, 20, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 32, 32, 3), np.uint8)
-    )
-    return path
 
 
 def test_a_kept_model_is_logged_once(store: Store, client: MlflowClient, trial: Attempt) -> None:
@@ -127,7 +117,8 @@ def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attem
     shipped(store, trial, "gestures")
     mlflow.set_tracking_uri(store.mlflow_uri)
     served = mlflow.pyfunc.load_model("models:/gestures@champion")
-    clip = written(tmp_path / "clip.avi")
+    clip = tmp_path / "clip.avi"
+    write_video(clip, np.zeros((4, 32, 32, 3), dtype=np.uint8))
     good, bad = served.predict([data_url(clip.read_bytes()), str(clip)])
     assert good == {
         "label": "jump",
@@ -218,73 +209,6 @@ def test_an_unknown_model_is_answered_with_what_there_is(
         assert str(caught.value) == (
             "gesture: no such registered model, did you mean gestures? (there are gestures)"
         )
-
-
-class Looker:
-    """Takes the frames that real models take."""
-
-    def __init__(self) -> None:
-        self.card = SimpleNamespace(classes=CLASSES, grid=8, store_side=64)
-
-    def predict_frames(self, name: Path, frames: np.ndarray) -> np.ndarray:
-        assert (frames.shape, frames.dtype) == ((8, 32, 32, 3), np.uint8)
-        return np.array([[0.1, 0.2, 0.7]])
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VideoClassifier:
-    monkeypatch.setattr(models, "load_model", lambda directory: Looker())
-    monkeypatch.delenv("VIDCLF_SERVE_ROOT", raising=False)
-    classifier = VideoClassifier()
-    classifier.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
-    return classifier
-
-
-def test_serving_takes_data_urls(server: VideoClassifier, tmp_path: Path) -> None:
-    url = data_url(written(tmp_path / "clip.avi").read_bytes())
-    (answer,) = server.predict([url])
-    assert answer == {
-        "label": "run",
-        "probabilities": pytest.approx({"climb": 0.1, "jump": 0.2, "run": 0.7}),
-        "error": None,
-    }
-    json.dumps(answer)
-
-
-@pytest.mark.parametrize(
-    ("item", "reason"),
-    [
-        ("clip.avi", "not a data: URL"),
-        ("/etc/passwd", "not a data: URL"),
-        ("https://example.org/clip.avi", "not a data: URL"),
-        ("", "not a data: URL"),
-        ("data:video/mp4,AAAA", "must be in base64"),
-        ("data:video/mp4;base64", "must be in base64"),
-        ("data:video/mp4;base64,!!", "not valid base64"),
-        (data_url(b"no video at all"), "unreadable"),
-        (data_url(b""), "unreadable"),
-        ("file:///etc/passwd", "VIDCLF_SERVE_ROOT is not set"),
-    ],
-)
-def test_serving_answers_a_bad_item_with_its_error(server: VideoClassifier, item: str, reason: str) -> None:
-    (answer,) = server.predict([item])
-    assert (answer["label"], answer["probabilities"]) == (None, {})
-    assert reason in answer["error"]
-    assert "/tmp" not in answer["error"]
-
-
-def test_serving_reads_files_below_its_root_only(
-    server: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "the root"
-    root.mkdir()
-    inside, outside = written(root / "in.avi"), written(tmp_path / "out.avi")
-    (root / "link.avi").symlink_to(outside)
-    monkeypatch.setenv("VIDCLF_SERVE_ROOT", str(root))
-    items = [inside.as_uri(), outside.as_uri(), f"{root.as_uri()}/../out.avi", f"{root.as_uri()}/link.avi"]
-    items += [f"file://elsewhere{inside}", f"{root.as_uri()}/none.avi", root.as_uri(), str(inside)]
-    labels = [answer["label"] for answer in server.predict(items)]
-    assert labels == ["run", *[None] * 7]
 
 
 def test_the_package_pins_what_is_installed_and_holds_no_pickle(

@@ -77,10 +77,14 @@ def test_hostile_items_are_errors_of_their_own(served: VideoClassifier, tmp_path
         f"{good[:-400]}": "",
         "file:///etc/passwd": "VIDCLF_SERVE_ROOT is not set",
         "file:///%00": "VIDCLF_SERVE_ROOT is not set",
+        **dict.fromkeys(("clip.avi", "/etc/passwd", "https://example.org/clip.avi", ""), "not a data: URL"),
+        **dict.fromkeys(("data:video/mp4,AAAA", "data:video/mp4;base64"), "must be in base64"),
+        "data:video/mp4;base64,!!": "not valid base64",
+        data_url(b""): "unreadable",
     }
     answers = served.predict([*reasons, good])
     for answer, reason in zip(answers, reasons.values(), strict=False):
-        assert answer["label"] is None
+        assert (answer["label"], answer["probabilities"]) == (None, {})
         assert reason in answer["error"]
         assert str(tmp_path) not in answer["error"]
     assert (answers[-1]["label"], answers[-1]["error"]) == ("jump", None)
@@ -103,10 +107,31 @@ def test_an_item_is_refused_before_anything_is_made_of_it(served: VideoClassifie
 def test_escaped_base64_is_read_and_padding_ends_it(served: VideoClassifier, tmp_path: Path) -> None:
     good = data_url(render(tmp_path / "good.mp4", 10, 64))
     escaped = good.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D").replace("video%2f", "video/")
-    expected = served.predict([good])
-    assert expected[0]["label"] == "jump"
-    assert served.predict([escaped]) == expected
+    answer = {
+        "label": "jump",
+        "probabilities": pytest.approx({"climb": 0.0, "jump": 0.75, "run": 0.25}),
+        "error": None,
+    }
+    answers = served.predict([good, escaped])
+    assert answers == [answer, answer]
+    json.dumps(answers)
     assert not list(served._decoder.scratch.glob("tmp*"))
+
+
+def test_files_are_read_below_the_root_only(
+    served: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside = tmp_path / "the root", tmp_path / "out.mp4"
+    root.mkdir()
+    for path in (root / "in.mp4", outside):
+        render(path, 2, 16)
+    (root / "link.mp4").symlink_to(outside)
+    monkeypatch.setenv("VIDCLF_SERVE_ROOT", str(root))
+    inside = (root / "in.mp4").as_uri()
+    items = [inside, outside.as_uri(), f"{root.as_uri()}/../out.mp4", f"{root.as_uri()}/link.mp4"]
+    items += [inside.replace("file://", "file://elsewhere"), f"{root.as_uri()}/none.mp4", root.as_uri()]
+    items += [str(root / "in.mp4")]
+    assert [answer["label"] for answer in served.predict(items)] == ["jump", *[None] * 7]
 
 
 def test_a_request_has_an_end(

@@ -280,9 +280,7 @@ def _fitted(
         scored.paths, scored.labels, classifier.predict_proba(scored), scored.classes, scored.groups
     )
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    config.write_text(table.to_csv(index=False), path)
     attempt.drop_checkpoint()
     return read_predictions(path)
 

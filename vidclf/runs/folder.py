@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -203,8 +203,7 @@ class Attempt:
         if outcome is None:
             raise FileNotFoundError(f"{self.folder} has no result yet")
         self.record(0, metrics)
-        merged = {**outcome.metrics, **metrics}
-        self.finish(Outcome(outcome.status, outcome.reason, merged, outcome.ended_ms, outcome.fingerprint))
+        self.finish(replace(outcome, metrics={**outcome.metrics, **metrics}))
 
 
 def journal_entry(line: bytes) -> dict[str, Any] | None:

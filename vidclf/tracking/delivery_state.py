@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow.entities import RunStatus
 
+from vidclf import config
 from vidclf.runs.folder import Attempt, Outcome
 
 STATUS = {
@@ -60,9 +61,7 @@ class DeliveryState:
 
     def save(self, attempt: Attempt) -> None:
         """Writes it into the attempt's folder; a reader sees the whole file or the one before."""
-        partial = attempt.folder / "delivery.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(attempt.folder / "delivery.json")
+        config.write_text(json.dumps(asdict(self), indent=1) + "\n", attempt.folder / "delivery.json")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ numbered, and promotion asks more of a challenger the more often its test split 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +123,7 @@ class Ledger:
         shown = [Metric(metric_key(key), value, now_ms(), 0) for key, value in metrics.items()]
         client.log_batch(read.run_id, metrics=shown)
         client.set_terminated(read.run_id, RunStatus.to_string(RunStatus.FINISHED))
-        return TestRead(**{**vars(read), "metrics": dict(metrics)})
+        return replace(read, metrics=dict(metrics))
 
     def predictions(self, read: TestRead, name: str) -> "pd.DataFrame":
         """A table that `finish` was given."""

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.reports.rendering import PageSection, render
@@ -33,12 +34,9 @@ def refresh(opened: OpenStudy, own: Attempt) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """A reader sees the file before or after; an unchanged one is left, so that it is not sent again."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Writes a file; an unchanged one is left, so that it is not sent again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        config.write_text(text, path)
 
 
 def _page(overview: StudyData) -> str:
