@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from tests.clips import write_squares
-from vidclf.cli.app import app
+from tests.command import run
 from vidclf.data import check, video
 from vidclf.data.check import ClipCheck, check_clips
 from vidclf.data.guarded import Child
@@ -106,9 +105,7 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
     bad = read_manifest(manifest).entries[0].clip_path
     bad.write_bytes(b"")
     clean = tmp_path / "elsewhere/clean.csv"
-    runner = CliRunner()
-    result = runner.invoke(app, ["data", "check", str(manifest), "--drop", str(clean), "--json"])
-    assert result.exit_code == 1
+    result = run("data", "check", manifest, "--drop", clean, "--json", expect=1)
     answer = json.loads(result.stdout)
     assert [item["clip_path"] for item in answer["clips"] if item["verdict"] != "ok"] == [str(bad)]
     assert answer["clips"][0].keys() >= {
@@ -123,9 +120,8 @@ def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path,
     assert answer["leaks"] == []
     assert "with 7 clips; dropped 1" in result.stderr
     assert bad not in {entry.clip_path for entry in read_manifest(clean).entries}
-    assert runner.invoke(app, ["data", "check", str(clean)]).exit_code == 0
-    table = runner.invoke(app, ["data", "check", str(manifest)])
-    assert table.exit_code == 1
+    run("data", "check", clean)
+    table = run("data", "check", manifest, expect=1)
     assert "8 clips: 7 decode to their end, 1 do not" in table.stderr
 
 
@@ -134,9 +130,7 @@ def test_the_command_says_how_a_choice_was_made(tmp_path: Path) -> None:
     video.write_video(tmp_path / "part.mpg", picture, codec="mpeg1video")
     (tmp_path / "twice.mpg").write_bytes((tmp_path / "part.mpg").read_bytes() * 2)
     (tmp_path / "clips.csv").write_text("clip_path,group\npart.mpg,g\ntwice.mpg,g\n")
-    runner = CliRunner()
-    said = runner.invoke(app, ["data", "check", str(tmp_path / "clips.csv")])
-    assert said.exit_code == 0
+    said = run("data", "check", tmp_path / "clips.csv")
     note = f"note: {tmp_path / 'twice.mpg'}: its clock jumps after frame 9, which is taken out"
     assert [line for line in said.stderr.splitlines() if "note:" in line] == [note]
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from tests.clips import write_squares
-from vidclf.cli.app import app
+from tests.command import run
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import read_manifest
@@ -114,11 +113,11 @@ def test_sizes_are_predicted_from_headers(manifest: Path) -> None:
 def test_the_caches_can_be_shown_and_cleared(manifest: Path) -> None:
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     ClipStore(6, 16).build(paths)
-    shown = json.loads(CliRunner().invoke(app, ["data", "store", "--json"]).stdout)
+    shown = json.loads(run("data", "store", "--json").stdout)
     assert shown["entries"] == {"clips": 8}
     assert shown["bytes"]["clips"] == sum(path.stat().st_size for path in entries())
     assert shown["limit"] > 0
-    assert CliRunner().invoke(app, ["data", "store", "--clear"]).exit_code == 0
+    run("data", "store", "--clear")
     assert entries() == []
 
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.clips import write_furnished, write_scene, write_squares
+from tests.command import run
 from tests.pages import read_page
 from vidclf.cli.app import app
 from vidclf.data import scenes, video
@@ -75,16 +76,14 @@ def test_where_groups_are_unknown_or_guessed_leaks_are_never_excluded(two_takes:
 def test_the_first_line_of_check_and_report_says_what_cannot_be_known(
     two_takes: Path, tmp_path: Path
 ) -> None:
-    runner = CliRunner()
-    result = runner.invoke(app, ["data", "check", str(two_takes)])
-    assert result.exit_code == 1
+    result = run("data", "check", two_takes, expect=1)
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     headline = "groups unknown: leaks cannot be excluded; 6 suspected pairs"
     assert lines[0] == headline
     assert sum(line.startswith("suspected: same scene in test and train: ") for line in lines) == 6
-    answer = json.loads(runner.invoke(app, ["data", "check", str(two_takes), "--json"]).stdout)
+    answer = json.loads(run("data", "check", two_takes, "--json", expect=1).stdout)
     assert (answer["leak_notice"], len(answer["suspected"]), answer["leaks"]) == (headline, 6, [])
-    runner.invoke(app, ["data", "report", str(two_takes), "--to", str(tmp_path / "r.html")])
+    run("data", "report", two_takes, "--to", tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text().count(headline) == 2
 
 

@@ -14,12 +14,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from tests.clips import write_experiment
+from tests.command import run
 from tests.memory import Memory
 from tests.s3 import need_module
-from vidclf.cli.app import app
 from vidclf.config import expand_path, is_url
 from vidclf.data import cache, remote
 from vidclf.exceptions import InputError
@@ -300,8 +299,7 @@ def test_what_stands_in_the_way_is_said(
             raise error
 
         monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
-    answer = CliRunner().invoke(app, ["data", "check", url])
-    assert answer.exit_code == 2
+    answer = run("data", "check", url, expect=2)
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
 

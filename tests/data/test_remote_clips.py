@@ -7,11 +7,10 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from tests.clips import moving_square, write_experiment
+from tests.command import run
 from tests.memory import Memory
-from vidclf.cli.app import app
 from vidclf.comparison.label_errors import middle_frame
 from vidclf.data import video
 from vidclf.data.check import check_clips as checked
@@ -149,8 +148,7 @@ def test_clips_without_groups_are_split_alike_wherever_copies_lie(
     ],
 )
 def test_nothing_is_written_behind_a_url(behind: Memory, arguments: list[str]) -> None:
-    answer = CliRunner().invoke(app, ["data", *arguments, "memory://sets/out.csv"])
-    assert answer.exit_code == 2
+    answer = run("data", *arguments, "memory://sets/out.csv", expect=2)
     assert "memory://sets/out.csv: files are written on this machine only" in answer.stderr
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.clips import write_scene
-from vidclf.cli.app import app
+from tests.command import run
 from vidclf.data import check, scenes, video
 from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.importing import import_clips
@@ -103,8 +102,7 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
     monkeypatch.setattr(dataset_page, "check_clips", checked)
     monkeypatch.setattr(video, "decode", decode)
     to = ["--to", str(tmp_path / "r.html")] if command == "report" else []
-    result = CliRunner().invoke(app, ["data", command, str(tmp_path / "m.csv"), *to])
-    assert result.exit_code == (command == "check"), result.output
+    run("data", command, tmp_path / "m.csv", *to, expect=int(command == "check"))
     assert set(decoded) == set(folder.rglob("*.avi")) - {fatal}
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from tests.command import run
 from tests.saved_models import save_model, save_network
-from vidclf.cli.app import app
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
 from vidclf.inference import benchmark, export
@@ -112,8 +111,7 @@ def test_bench_shows_what_was_measured_and_how(tmp_path: Path, squares: Manifest
     assert measured.metrics["cost/macs"] > 0
     assert measured.metrics["size/file_mb"] == pytest.approx(0.27, abs=0.02)
     assert ("cost/cuda_allocated_mb" in measured.metrics) == torch.cuda.is_available()
-    result = CliRunner().invoke(app, ["bench", str(folder), "--batch", "2"])
-    assert result.exit_code == 0, result.stderr
+    result = run("bench", folder, "--batch", "2")
     for words in (
         "a rendered clip",
         "tensor to probabilities",

@@ -511,7 +511,7 @@ def test_a_newer_store_is_refused_everywhere(store: Store) -> None:
     with pytest.raises(InputError, match="a later vidclf made this store"):
         find_store(store.folder)
     assert locate_store(store.folder) == store
-    assert CliRunner().invoke(app, ["status"]).exit_code == 2
+    run("status", expect=2)
     store.format_file.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         find_store(store.folder)
@@ -594,5 +594,5 @@ def test_the_command_tells_and_exits(store: Store) -> None:
     assert table.exit_code == 1
     assert "abc.npy" in table.stdout
     assert "vidclf doctor --fix" in table.stderr
-    assert runner.invoke(app, ["doctor", "--fix"]).exit_code == 0
-    assert "Nothing is wrong" in runner.invoke(app, ["doctor"]).stdout
+    run("doctor", "--fix")
+    assert "Nothing is wrong" in run("doctor").stdout

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.attempts import shipped
 from tests.clips import write_experiment
+from tests.command import run
 from tests.saved_models import make_kept, save_model, save_network
 from vidclf import config
 from vidclf.cli.app import app
@@ -162,7 +163,7 @@ def test_a_card_of_odd_types_is_refused(estimator: Path, change: dict[str, objec
     (estimator / CARD).write_text(json.dumps({**card, **change}))
     with pytest.raises(InputError):
         load_model(estimator)
-    assert CliRunner().invoke(app, ["bench", str(estimator)]).exit_code == 2
+    run("bench", estimator, expect=2)
 
 
 def _foreign_type(path: Path) -> None:
@@ -303,8 +304,7 @@ def test_an_absurd_file_of_settings_is_bad_input(tmp_path: Path, text: str) -> N
     with pytest.raises(InputError, match=r"experiment\.toml: "):
         config.read_toml(path)
     for command in ("train", "tune"):
-        result = CliRunner().invoke(app, [command, str(path), "--store", str(tmp_path / "s")])
-        assert result.exit_code == 2, result.output
+        run(command, path, "--store", tmp_path / "s", expect=2)
 
 
 def test_a_file_of_settings_as_deep_as_any_of_ours_is_read(tmp_path: Path) -> None:
@@ -374,8 +374,7 @@ def test_a_class_that_is_a_path_stays_in_the_store(tmp_path: Path, store: Store,
     manifest.write_text(manifest.read_text().replace(",down,", ",../../../down,"))
     file = write_experiment(tmp_path / "svm.toml", "svm", manifest)
     arguments = ["train", str(file), "--store", str(store.folder), "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    run(*arguments)
     assert {path.name for path in tmp_path.iterdir()} == {"a store", "clips", "svm.toml"}
     assert not list((tmp_path / "clips").glob("*down*"))
 
@@ -394,7 +393,6 @@ def test_the_ui_warns_where_others_can_reach_it(
         ui, "serve_ui", lambda store, port, announce, study, host: served.append((port, host))
     )
     arguments = ["ui", "--port", "5055", "--host", host, "--store", str(tmp_path / "store")]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0
+    result = run(*arguments)
     assert served == [(5055, host)]
     assert ("warning: on 0.0.0.0 everyone" in result.stderr) == warned

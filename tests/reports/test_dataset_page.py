@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from plotly.graph_objects import Figure
-from typer.testing import CliRunner
 
 from tests.clips import moving_square, write_squares
+from tests.command import run
 from tests.pages import Page, read_page
-from vidclf.cli.app import app
 from vidclf.data import video
 from vidclf.data.check import inspect_clip
 from vidclf.data.manifest import Entry, read_manifest
@@ -43,8 +42,7 @@ def report_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReportOf:
 
 
 def command(manifest: Path, target: Path) -> Page:
-    result = CliRunner().invoke(app, ["data", "report", str(manifest), "--to", str(target)])
-    assert result.exit_code == 0, result.output
+    run("data", "report", manifest, "--to", target)
     return read_page(target)
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.clips import write_squares
+from tests.command import run
 from vidclf.cli.app import app
 from vidclf.data.check import inspect_clip
 from vidclf.data.demo import render_demo_set
@@ -222,12 +223,10 @@ def test_nothing_is_overwritten_unless_asked(clips: Path) -> None:
 def test_the_command_teaches(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clips.parent)
     monkeypatch.setattr("vidclf.cli.init._answers", lambda url: False)
-    shown = CliRunner().invoke(app, ["init", str(clips)])
-    assert shown.exit_code == 0, shown.stderr
+    shown = run("init", clips)
     assert "20 clips: down 10, right 10" in shown.stdout
     assert "vidclf tune studies/my_clips.toml" in shown.stderr
-    again = CliRunner().invoke(app, ["init", str(clips)])
-    assert again.exit_code == 2
+    again = run("init", clips, expect=2)
     again = CliRunner().invoke(app, ["init", str(clips), "--force"])
     assert "has a study" not in again.stderr
     stored = open_storage(open_store())
