@@ -159,7 +159,7 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
 def _resources(definition: StudyDefinition) -> str:
     file = definition.file
     if definition.ray is None:
-        return f"{file.workers} worker{'s' * (file.workers > 1)} on this machine"
+        return f"{plural(file.workers, 'worker')} on this machine"
     most = file.resources.max_workers
     count = f"up to {most}" if most else "as many as the cluster holds now"
     return f"workers on Ray ({definition.ray}): {count}, each with {file.resources.words()}"
