@@ -272,11 +272,12 @@ def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: S
     again = json.loads(run("train", experiment, "--test", "--json").stdout)
     assert again["reused"] is True
     assert again["metrics"]["test/accuracy"] > 0.5
-    [read] = Ledger(store).reads(read_manifest(manifest).digest(["test"]))
+    digest = read_manifest(manifest).digest(["test"])
+    [read] = Ledger(store).reads(digest)
     mirrored = Deliverer(store).client.get_run(first["run_id"])
     assert mirrored.data.metrics["test/accuracy"] == read.metrics["test/accuracy"]
     assert json.loads(run("train", experiment, "--test", "--json").stdout)["metrics"] == again["metrics"]
-    assert len(Ledger(store).reads(read.split)) == 1
+    assert len(Ledger(store).reads(digest)) == 1
     told = run("train", experiment, "--test").stdout.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in told if line.strip()}
     value, low, high = (again["metrics"][f"test/macro_f1{end}"] for end in ("", "_low", "_high"))

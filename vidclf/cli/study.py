@@ -1,7 +1,7 @@
 """``vidclf tune`` and ``vidclf status``."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from vidclf.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from vidclf.evaluation.ranking import TrialRow
     from vidclf.search.record.study import OpenStudy
 
 
@@ -158,16 +159,10 @@ def _again(study: Path, given: Mapping[str, Any]) -> str:
 
 
 def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[str, Any]) -> None:
-    from vidclf.reports.tables import study_leaderboard
-    from vidclf.search.report.data import test_words
-
-    console = make_console(stderr=False)
     rows = opened.rows()
-    objective = opened.objective
     best = opened.ranked(rows)
     if best:
-        test = test_words(opened)
-        console.print(study_leaderboard(rows, objective.metric, objective.direction, test=test))
+        _print_leaderboard(opened, rows)
     failed = [row for row in rows if row.state == "failed"]
     for row in failed[:3]:
         say(f"trial {row.number} failed: {row.reason.splitlines()[0]}", "red")
@@ -190,6 +185,15 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
         )
     elif reason := opened.nothing_feasible(rows):
         say(f"{reason[0].upper()}{reason[1:]}. Loosen a constraint, or search for smaller models.", "yellow")
+
+
+def _print_leaderboard(opened: "OpenStudy", rows: "Sequence[TrialRow]") -> None:
+    from vidclf.reports.tables import study_leaderboard
+    from vidclf.search.report.data import test_words
+
+    objective = opened.objective
+    table = study_leaderboard(rows, objective.metric, objective.direction, test=test_words(opened))
+    make_console(stderr=False).print(table)
 
 
 def _all_done(opened: "OpenStudy", study: Path, given: Mapping[str, Any]) -> str:
@@ -223,11 +227,9 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Where a study stands; without a name, all studies."""
-    from vidclf.reports.tables import study_leaderboard
     from vidclf.runs.store import find_store
     from vidclf.search.record.study import find_study, study_names
     from vidclf.search.report.data import status as state_of
-    from vidclf.search.report.data import test_words
 
     opened_store = find_store(store)
     names = [study] if study else study_names(opened_store)
@@ -251,7 +253,4 @@ def status(
             running += f", no sign of process {owner['pid']} on {owner['host']} (the next tune takes it over)"
         tell(f"{opened.name}: {budget['used']}/{budget['total']} trials ({counts}){running}")
         if study and state["best"]:
-            objective = opened.objective
-            test = test_words(opened)
-            table = study_leaderboard(opened.rows(), objective.metric, objective.direction, test=test)
-            make_console(stderr=False).print(table)
+            _print_leaderboard(opened, opened.rows())

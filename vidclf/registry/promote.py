@@ -44,7 +44,6 @@ class Candidate:
 
     attempt: Attempt
     label: str
-    metrics: Mapping[str, float]
     repeats: Repeats | None = None
     metric: str = "macro_f1"
     gates: Gates = field(default_factory=Gates)
@@ -75,14 +74,14 @@ def _of_run(attempt: Attempt, run_id: str, store: Store, names: Sequence[str]) -
         raise InputError(f"run {run_id} has no finished model ({attempt.folder})")
     study = identity.tags.get("vidclf.study")
     if study is None or study not in names:
-        return Candidate(attempt, identity.run_name, outcome.metrics)
+        return Candidate(attempt, identity.run_name)
     opened = find_study(study, store)
-    return _in_study(opened, attempt, identity.run_name, outcome.metrics)
+    return _in_study(opened, attempt, identity.run_name)
 
 
-def _in_study(opened: OpenStudy, attempt: Attempt, label: str, metrics: Mapping[str, float]) -> Candidate:
+def _in_study(opened: OpenStudy, attempt: Attempt, label: str) -> Candidate:
     metric = opened.objective.metric.removeprefix("val/")
-    return Candidate(attempt, label, metrics, opened.repeats, metric, _gates(opened))
+    return Candidate(attempt, label, opened.repeats, metric, _gates(opened))
 
 
 def _gates(opened: OpenStudy) -> Gates:
@@ -104,7 +103,7 @@ def _best_of_study(name: str, store: Store) -> Candidate:
     if seal and best[0].number not in judged:
         seal += f"; trial {best[0].number} has come since, vidclf confirm judges it"
     label = f"trial {row.number} of {opened.name} ({row.base}, {value}{seal})"
-    return _in_study(opened, fetch_trial(opened, row.number), label, row.metrics)
+    return _in_study(opened, fetch_trial(opened, row.number), label)
 
 
 _ALPHA = 0.05

@@ -38,7 +38,6 @@ class TestRead:
     Attributes:
         number: Its place among the reads of that split, from 1.
         run_id: The ledger's run.
-        split: Digest of the test split.
         model: Attempt that was read for.
         champion: Attempt that it was compared with, empty where there was none.
         when_ms: Milliseconds since the epoch.
@@ -47,7 +46,6 @@ class TestRead:
 
     number: int
     run_id: str
-    split: str
     model: str
     champion: str
     when_ms: int
@@ -148,7 +146,6 @@ def _read(run: Run, number: int) -> TestRead:
     return TestRead(
         number=number,
         run_id=run.info.run_id,
-        split=tags[_SPLIT],
         model=tags[_MODEL],
         champion=tags[_CHAMPION],
         when_ms=run.info.start_time,

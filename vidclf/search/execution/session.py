@@ -234,7 +234,9 @@ def _finish_own_attempt(session: SessionContext, ending: Ending, rows: list[Tria
         "failed" if ending == "errors" else "interrupted" if ending == "interrupted" else "complete"
     )
     reason = "" if status == "complete" else ending
-    own.finish(Outcome(status, reason, _best_metrics(session.opened, rows), now_ms()))
+    best = session.opened.ranked(rows)
+    metrics = {"study/best": best[0].value or 0.0} if best else {}
+    own.finish(Outcome(status, reason, metrics, now_ms()))
 
 
 def _keep_models(session: SessionContext, rows: list[TrialRow], stay: list[TrialRow]) -> None:
@@ -251,11 +253,6 @@ def _keep_models(session: SessionContext, rows: list[TrialRow], stay: list[Trial
             deliver_model(Deliverer(opened.store), opened.attempt(row.number))
         except InputError as error:
             logger.warning(error)
-
-
-def _best_metrics(opened: OpenStudy, rows: list[TrialRow]) -> dict[str, float]:
-    best = opened.ranked(rows)
-    return {"study/best": best[0].value} if best and best[0].value is not None else {}
 
 
 class PageRefresher:

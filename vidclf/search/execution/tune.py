@@ -81,31 +81,30 @@ def plan(request: TuneRequest, store: Store) -> StudyDefinition:
             )
         check_ray(request.ray)
     definition = load_study(request.path, request.overrides, store, request.continue_as)
-    definition = dataclasses.replace(definition, join=request.join, ray=request.ray)
-    file = definition.file
+    file, changes = definition.file, dict[str, Any]()
     if request.trials is not None:
-        file = file.model_copy(update={"budget": file.budget.model_copy(update={"trials": request.trials})})
+        changes["budget"] = file.budget.model_copy(update={"trials": request.trials})
     workers = request.workers
     if request.per_gpu is not None:
         workers = workers or request.per_gpu * gpu_count()
     if workers is not None:
-        file = file.model_copy(update={"workers": workers})
-    if workers is not None and request.ray is not None:
-        resources = file.resources.model_copy(update={"max_workers": workers})
-        file = file.model_copy(update={"resources": resources})
+        changes["workers"] = workers
+        if request.ray is not None:
+            changes["resources"] = file.resources.model_copy(update={"max_workers": workers})
+    definition = dataclasses.replace(
+        definition,
+        file=file.model_copy(update=changes),
+        join=request.join,
+        ray=request.ray,
+        per_gpu=request.per_gpu,
+    )
     if request.continue_as is None:
-        return dataclasses.replace(definition, file=file, per_gpu=request.per_gpu)
+        return definition
     if request.continue_as == definition.name:
         raise InputError(f"--continue-as {definition.name}: that is the study to go on from; choose another")
     check_name(request.continue_as)
     check_alike(definition.fingerprint(), find_study(definition.name, store))
-    return dataclasses.replace(
-        definition,
-        name=request.continue_as,
-        file=file,
-        per_gpu=request.per_gpu,
-        continued=definition.name,
-    )
+    return dataclasses.replace(definition, name=request.continue_as, continued=definition.name)
 
 
 def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
 def _resources(definition: StudyDefinition) -> str:
     file = definition.file
     if definition.ray is None:
-        return f"{file.workers} worker{'s' * (file.workers > 1)} on this machine"
+        return f"{plural(file.workers, 'worker')} on this machine"
     most = file.resources.max_workers
     count = f"up to {most}" if most else "as many as the cluster holds now"
     return f"workers on Ray ({definition.ray}): {count}, each with {file.resources.words()}"

@@ -172,7 +172,7 @@ def _searched(overview: StudyData) -> Iterator[str]:
         first, last = min(starts), max(ends)
         yield (
             f"From {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}; "
-            f"all trials together took {_duration(spent)}."
+            f"all trials together took {timedelta(seconds=round(spent))}."
         )
     try:
         file = config.read_toml(opened.own_attempt.artifacts / "study.toml")
@@ -212,10 +212,6 @@ def _range(kind: BaseDistribution) -> str:
         return " or ".join(escaped(ranking.short(choice)) for choice in kind.choices)
     assert isinstance(kind, FloatDistribution | IntDistribution)
     return f"{kind.low:g} to {kind.high:g}" + (", logarithmic" if kind.log else "")
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _bullets(texts: Iterable[str]) -> str:
