@@ -1,11 +1,13 @@
 """Decoding in a child process: what it gives, what it refuses, and what it survives."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -146,10 +148,18 @@ def test_a_decoder_that_died_is_replaced(clip: Path) -> None:
 
 @pytest.fixture
 def endless(clip: Path) -> Path:
-    """A clip that takes until something is written to it."""
+    """A clip that takes until `end`."""
     path = clip.with_name("endless.avi")
     os.mkfifo(path)
     return path
+
+
+def end(endless: Path, busy: Sequence[Future[bool]]) -> None:
+    """Ends the clip for those who read it, also for one that has yet to open it."""
+    while not all(done.done() for done in busy):
+        with contextlib.suppress(OSError):  # nobody reads it now
+            os.close(os.open(endless, os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.01)
 
 
 def unreadable(decoder: GuardedDecoder, path: Path) -> bool:
@@ -167,7 +177,7 @@ def test_a_few_slow_clips_do_not_hold_up_the_others(clip: Path, endless: Path) -
             time.sleep(0.01)
         assert decoder.decode(clip).shape == (8, 32, 32, 3)
         assert not any(done.done() for done in busy)
-        endless.write_bytes(b"")
+        end(endless, busy)
         assert all(done.result() for done in busy)
     decoder.close()
 
@@ -183,7 +193,7 @@ def test_what_waits_counts_as_its_own_time_and_too_many_do_not_wait(clip: Path, 
         time.sleep(0.2)
         with pytest.raises(ItemError, match="busy: 1 clips wait for a decoder already"):
             decoder.decode(clip)
-        endless.write_bytes(b"")
+        end(endless, [busy])
         assert busy.result()
         assert waits.result().shape == (8, 32, 32, 3)
     decoder.close()
