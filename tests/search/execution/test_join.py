@@ -551,7 +551,7 @@ class Pair(InterruptedStudy):
         return process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_supervisors_run_a_study_and_one_of_them_dies(tmp_path: Path, store: Store) -> None:
     ordeal = Pair(tmp_path, store, 3)
     pair = [ordeal.join(), ordeal.join()]

@@ -163,7 +163,7 @@ def test_commands_that_start_a_study_at_once_make_one(
     where: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares"))
-    names = [f"race{number}" for number in range(rounds(3, 20))]
+    names = [f"race{number}" for number in range(rounds(1, 20))]
     for name in names:
         write_study(tmp_path / f"{name}.toml", "svm.toml", space='"model.C" = { low = 0.1, high = 10.0 }')
     with contextlib.ExitStack() as stack:
