@@ -23,7 +23,7 @@ from tests.interruptions import InterruptedStudy, check_survival
 from tests.scripted_study import ScriptedStudy, complete, in_memory
 from vidclf.evaluation.ranking import CONTENDED
 from vidclf.exceptions import FencedError, InputError
-from vidclf.runs.folder import Outcome, now_ms
+from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
 from vidclf.search.execution import recovery
 from vidclf.search.execution.budget import BudgetCounter
@@ -164,6 +164,24 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(scripted: Scr
     assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
     assert [trial.user_attrs.get("retry_of") for trial in others].count(0) == 1
     assert opened.logical() == 4
+
+
+def test_what_whoever_took_over_has_settled_as_complete_stays_complete(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+
+    def script(task: RunTask, _: Connection) -> Outcome:
+        if task.folder.name == "00000":
+            Attempt(task.folder).finish(complete(0.7))
+            take_over(scripted.open())
+            return complete(0.7)
+        return complete(0.5)
+
+    opened, _ = scripted.run(script)
+    assert scripted.states(opened) == ["complete"] * 4
+    assert opened.trials()[0].value == 0.7
+    outcome = opened.attempt(0).outcome()
+    assert outcome is not None
+    assert outcome.status == "complete"
 
 
 def test_a_trial_that_was_taken_over_before_it_had_its_values_is_let_go(

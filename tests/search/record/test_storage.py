@@ -78,7 +78,7 @@ class Faults:
         return len(self.moments) - 1 == self.at
 
     def chosen(self) -> list[int]:
-        """All at which an answer is lost, and every seventh at which nothing was done yet; briefly, a third."""
+        """All at which an answer is lost, every seventh of the others; in brief, a third of these."""
         moments = [at for at, name in enumerate(self.moments) if name == "answer" or at % 7 == 0]
         return moments[:: rounds(3, 1)]
 

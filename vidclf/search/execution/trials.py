@@ -11,6 +11,7 @@ from typing import Self
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from vidclf import config
 from vidclf.evaluation.ranking import TrialRow
@@ -276,15 +277,23 @@ class TrialFinisher:
             running: The trial; its worker has been stopped.
             queue: Others run the study, and are to run it again; else the next session does.
         """
-        with contextlib.suppress(FencedError, DatabaseUnavailableError):
-            settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
+        with contextlib.suppress(DatabaseUnavailableError):
+            try:
+                settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
+            except FencedError:
+                self._disown(running)
 
     def abandon(self, running: RunningTrial) -> None:
-        """Marks the folder of a trial that was taken over as interrupted."""
-        running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
+        """Gives up a trial that was taken over."""
+        self._disown(running)
         self._session.state.running.pop(running.trial.number, None)
         self._counter.count()
         logger.info(f"trial {running.trial.number} was {FENCED}")
+
+    def _disown(self, running: RunningTrial) -> None:
+        """Marks the folder of a trial that was taken over as interrupted, unless its outcome was kept."""
+        if self._opened.frozen(running.trial.number).state != TrialState.COMPLETE:
+            running.attempt.finish(Outcome("interrupted", f"{INTERRUPTED}: {FENCED}", {}, now_ms()))
 
     def _drop_models(self, rows: Sequence[TrialRow]) -> None:
         """Deletes the models of trials that have fallen out of those that are kept."""
