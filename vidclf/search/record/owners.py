@@ -201,17 +201,20 @@ class Ownership:
     def renew(self) -> None:
         """Shows others that this supervisor lives; comes every 15 s by itself."""
         with self._lock:
-            if self._leaving.is_set() or self._taken_over_by():
+            if self._leaving.is_set():
+                return
+            attributes = self._study.user_attrs
+            if self._taken_over_by(attributes):
                 return
             owner = replace(self._owner, counter=self._owner.counter + 1)
-            if not any(uuid_ == self.uuid for uuid_, _ in _owners(self._study.user_attrs)):
+            if attributes.get(f"{_PREFIX}{self.uuid}") is None:
                 owner = replace(owner, leads=False)  # struck off by those that run it too: one of them leads
             self._owner = owner
             self._write(owner)
 
-    def _taken_over_by(self) -> str:
-        """Who has taken the study over; empty where nobody has."""
-        by = str(self._study.user_attrs.get(f"{_FENCED}{self.uuid}", ""))
+    def _taken_over_by(self, attributes: Mapping[str, Any]) -> str:
+        """Who has taken the study over, by its attributes; empty where nobody has."""
+        by = str(attributes.get(f"{_FENCED}{self.uuid}", ""))
         self.fenced = bool(by)
         return by
 
@@ -221,7 +224,7 @@ class Ownership:
         Raises:
             InputError: Another supervisor has taken it over; names its host and process.
         """
-        if by := self._taken_over_by():
+        if by := self._taken_over_by(self._study.user_attrs):
             raise InputError(
                 f"the study {self._opened.name} was taken over by {by}, as this process had given no sign "
                 f"for {STANDSTILL_SECONDS:.0f} s; it goes on there: to help, run the same command with --join"
