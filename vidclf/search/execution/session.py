@@ -235,7 +235,8 @@ def _finish_own_attempt(session: SessionContext, ending: Ending, rows: list[Tria
     )
     reason = "" if status == "complete" else ending
     best = session.opened.ranked(rows)
-    metrics = {"study/best": best[0].value or 0.0} if best else {}
+    value = best[0].value if best else None
+    metrics = {} if value is None else {"study/best": value}
     own.finish(Outcome(status, reason, metrics, now_ms()))
 
 
