@@ -110,8 +110,7 @@ def start(
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
-    _refuse_lost_classes(entries, unusable)
-    entries = [entry for entry in entries if entry.clip_path not in unusable]
+    entries = _usable(entries, unusable)
     if by_scene:
         entries = group_by_scene(entries, answers=read_answers(manifest))
     division = choose_division(entries)
@@ -143,9 +142,14 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
         )
 
 
-def _refuse_lost_classes(entries: Sequence[Entry], unusable: Mapping[Path, str]) -> None:
-    """A class without a clip that can be read would be missing without a word from all that follows."""
-    kept = {entry.label for entry in entries if entry.clip_path not in unusable}
+def _usable(entries: Sequence[Entry], unusable: Mapping[Path, str]) -> list[Entry]:
+    """The clips that can be read.
+
+    Raises:
+        InputError: There are none of a class, which all that follows would do without, unsaid.
+    """
+    usable = [entry for entry in entries if entry.clip_path not in unusable]
+    kept = {entry.label for entry in usable}
     lost = sorted({entry.label for entry in entries} - kept)
     if lost:
         named = [f"  {path}: {reason}" for path, reason in unusable.items()]
@@ -155,6 +159,7 @@ def _refuse_lost_classes(entries: Sequence[Entry], unusable: Mapping[Path, str])
             *([f"  and {len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []),
             f"Mend them, or leave the class out: --classes {','.join(sorted(kept)) or 'A,B'}",
         )
+    return usable
 
 
 def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[Path, str]) -> FolderSummary:
