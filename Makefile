@@ -25,8 +25,8 @@ demo: .venv     ## set up, tune on rendered clips, promote the best, label a new
 	$(BIN)/vidclf predict demo@champion "$${VIDCLF_DATA:-data}/demo/new_clip.avi"
 	@echo "Took $$(( $$(date +%s) - $$(cat .venv/.demo-started) )) s. Now open the study in MLflow's UI:  make ui"
 
-# All of them where CI says that it is CI, or asks for every service.
-test: .venv     ## run the quick tests (make test CI=true: all of them, ordeals in brief)
+# All but those marked long where CI says that it is CI, or asks for every service.
+test: .venv     ## run the quick tests (make test CI=true: all but the longest, ordeals in brief)
 	$(BIN)/python -m pytest $(if $(CI)$(VIDCLF_REQUIRE_SERVICES),,-m "not slow") $(PYTEST_ARGS)
 
 test-long: .venv ## run all tests, kill storms and outages in full
