@@ -372,6 +372,14 @@ def test_looking_beside_a_live_study_never_fails(store: Store) -> None:
         churning.result()
 
 
+def test_an_attempt_that_is_deleted_while_all_are_read_is_left_out(store: Store) -> None:
+    first, second = make_trial(store, 0), make_trial(store, 1)
+    seen = store.all_attempts()
+    assert next(seen) == (first, first.identity())
+    shutil.rmtree(second.folder)
+    assert not list(seen)
+
+
 def test_a_running_train_is_left_alone(store: Store) -> None:
     abandoned_run(store)
     attempt = store.attempt(TRAIN, "svm-1")

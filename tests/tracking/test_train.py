@@ -77,7 +77,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(
     session = Session(experiment, store)
     with pytest.raises(KeyboardInterrupt):
         session(report=interrupt_at(2))
-    (cut,) = store.all_attempts()
+    ((cut, _),) = store.all_attempts()
     assert (cut.checkpoint / "epoch.pt").exists()
     done = session()
     assert caplog.messages == ["going on from the last epoch of the same run, which was cut short"]
@@ -143,7 +143,7 @@ train(load_experiment(pathlib.Path({str(experiment)!r})), {experiment.stem!r},
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "epoch 2\n"
-        (cut,) = store.all_attempts()
+        ((cut, _),) = store.all_attempts()
         running = session()  # beside the other, which is not touched
         assert cut.outcome() is None
         assert running.outcome.status == "complete"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidclf.exceptions import InputError
-from vidclf.runs.folder import Attempt
+from vidclf.runs.folder import Attempt, Identity
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +105,15 @@ class Store:
         check_name(name)
         return Attempt(self.attempts / series / name)
 
-    def all_attempts(self) -> Iterator[Attempt]:
-        """Every attempt folder, sorted by path."""
-        for identity in sorted(self.attempts.glob("*/*/attempt.json")):
-            yield Attempt(identity.parent)
+    def all_attempts(self) -> Iterator[tuple[Attempt, Identity]]:
+        """Every attempt folder and whose it is, sorted by path.
+
+        One that is deleted meanwhile is left out, as is one whose identity is damaged: `torn_files` tells.
+        """
+        for path in sorted(self.attempts.glob("*/*/attempt.json")):
+            attempt = Attempt(path.parent)
+            with contextlib.suppress(FileNotFoundError, InputError):
+                yield attempt, attempt.identity()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Checks of a store's own files and of the caches; needs neither Optuna nor MLflow."""
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -215,11 +216,9 @@ def _is_whole(path: Path) -> bool:
 
 def readable_attempts(store: Store) -> Iterator[tuple[Attempt, Identity, Outcome | None]]:
     """Every attempt with its identity and outcome, but for those of `torn_files`."""
-    for attempt in store.all_attempts():
-        try:
-            yield attempt, attempt.identity(), attempt.outcome()
-        except (InputError, FileNotFoundError):
-            continue
+    for attempt, identity in store.all_attempts():
+        with contextlib.suppress(InputError):
+            yield attempt, identity, attempt.outcome()
 
 
 def filled(database: Path) -> bool:

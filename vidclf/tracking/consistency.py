@@ -46,8 +46,8 @@ def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:
     """Finished attempts that MLflow lacks, or has only a part of; not those that the user deleted there."""
     lost = not mlflow_exists(store)
     candidates = [
-        attempt
-        for attempt, _, outcome in readable_attempts(store)
+        (attempt, identity)
+        for attempt, identity, outcome in readable_attempts(store)
         if outcome and not _is_settling(outcome) and (lost or _has_news(store, attempt))
     ]
     if not candidates:
@@ -56,8 +56,8 @@ def undelivered_attempts(store: Store, note: Note) -> Iterator[Problem]:
     deleted = [] if lost else Deliverer(store).client.search_experiments(ViewType.DELETED_ONLY)
     gone = {experiment.name for experiment in deleted}
     # Studies first: a trial's run names its study's, and must not be given that of a lost MLflow.
-    for attempt in sorted(candidates, key=lambda attempt: attempt.identity().parent is not None):
-        identity, receipt = attempt.identity(), Deliverer(store).receipt(attempt)
+    for attempt, identity in sorted(candidates, key=lambda candidate: candidate[1].parent is not None):
+        receipt = Deliverer(store).receipt(attempt)
         run = runs.get(identity.id)
         hidden = run is not None and run.info.lifecycle_stage != LifecycleStage.ACTIVE
         purged = run is None and receipt.run_id is not None and not lost

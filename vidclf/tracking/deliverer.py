@@ -155,7 +155,7 @@ class Deliverer:
     def attempt_of(self, run_id: str) -> Attempt | None:
         """The attempt that a run mirrors; ``None`` where this store has none."""
         attempts = self.store.all_attempts()
-        return next((attempt for attempt in attempts if self.receipt(attempt).run_id == run_id), None)
+        return next((attempt for attempt, _ in attempts if self.receipt(attempt).run_id == run_id), None)
 
     def experiment(self, name: str) -> Experiment | None:
         """The experiment, created where it does not exist; ``None`` where the user deleted it."""
@@ -190,8 +190,8 @@ class Deliverer:
         if identity.parent is None:
             return None
         if identity.parent not in self._runs:
-            for attempt in self.store.all_attempts():
-                if attempt.identity().id == identity.parent:
+            for attempt, whose in self.store.all_attempts():
+                if whose.id == identity.parent:
                     self.deliver(attempt)
                     run_id = self.receipt(attempt).run_id
                     if run_id is not None:

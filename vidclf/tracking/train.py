@@ -170,10 +170,13 @@ def _settle_dead(store: Store, fingerprint: str) -> list[Attempt]:
 
 def _runs(store: Store, fingerprint: str) -> Iterator[Attempt]:
     """Runs of the same config on the same clips, the newest first."""
-    folders = [attempt for attempt in store.all_attempts() if attempt.folder.parent.name == TRAIN]
-    for attempt in sorted(folders, key=lambda attempt: -attempt.identity().started_ms):
-        if attempt.identity().tags.get(_FINGERPRINT) == fingerprint:
-            yield attempt
+    found = [
+        (identity.started_ms, attempt)
+        for attempt, identity in store.all_attempts()
+        if attempt.folder.parent.name == TRAIN and identity.tags.get(_FINGERPRINT) == fingerprint
+    ]
+    for _, attempt in sorted(found, key=lambda run: -run[0]):
+        yield attempt
 
 
 def _earlier(store: Store, fingerprint: str) -> TrainResult | None:
