@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -130,19 +130,21 @@ def test_a_connection_lost_at_any_moment_loses_and_doubles_nothing(tmp_path: Pat
 
 
 class Interceptor(grpc.ServerInterceptor):
-    """A proxy that is gone before it has done something, or before it could say so."""
+    """A proxy that is restarted before it has done something, or before it could say so."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
+    def __init__(self, faults: Faults, restart: Callable[[], None]) -> None:
+        self.faults, self.restart = faults, restart
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = continuation(details)
 
         def behave(request: Any, context: Any) -> Any:
             if self.faults.moment("request"):
+                self.restart()
                 context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             answer = handler.unary_unary(request, context)
             if self.faults.moment("answer"):
+                self.restart()
                 context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             return answer
 
@@ -155,8 +157,12 @@ class Interceptor(grpc.ServerInterceptor):
 def proxy(database: Path, faults: Faults) -> Iterator[BaseStorage]:
     """Optuna's proxy in this process, and vidclf's storage over it."""
     port = free_port()
-    server = grpc.server(ThreadPoolExecutor(2), interceptors=[Interceptor(faults)])
     service = OptunaStorageProxyService(optuna.storages.get_storage(f"sqlite:///{database}"))
+
+    def restart() -> None:  # it has forgotten which trials there are
+        service._backend = optuna.storages.get_storage(f"sqlite:///{database}")
+
+    server = grpc.server(ThreadPoolExecutor(2), interceptors=[Interceptor(faults, restart)])
     api_pb2_grpc.add_StorageServiceServicer_to_server(service, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, get_storage
 from optuna.storages._rdb import models
@@ -377,6 +378,20 @@ class _Proxy(_RetryingStorage, GrpcStorageProxy):
             return create(study_id, marked) if made is None else made
 
         return self.retry.call(ask)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """As Optuna's; a proxy that was restarted knows no trial (`KeyError`) until it has listed all."""
+        ask = functools.partial(
+            super().set_trial_param, trial_id, param_name, param_value_internal, distribution
+        )
+        try:
+            ask()
+        except KeyError:
+            for study in self.get_all_studies():
+                self.get_all_trials(study._study_id, deepcopy=False)
+            ask()
 
     def _made_by(self, call: str, study_id: int) -> int | None:
         trials = self.get_all_trials(study_id, deepcopy=False)
