@@ -11,19 +11,22 @@ from tests.clips import write_experiment
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest
 from vidclf.models import MODELS
-from vidclf.models.base import Classifier
+from vidclf.models.base import Classifier, ExperimentConfig
 from vidclf.runs.experiment import clip_store, divided, load_experiment
 
 ROOT = Path(vidclf.__file__).parent
 
 
-def fitted(kind: str, squares: Manifest, folder: Path) -> tuple[Classifier, ClipSet]:
+def made(kind: str, squares: Manifest, folder: Path) -> ExperimentConfig:
     path = write_experiment(folder / f"{kind}.toml", kind, Path(squares.name))
     neural = MODELS[kind].initialise is not None
-    experiment = load_experiment(path, {"train.epochs": 1, "train.batch_size": 4} if neural else {})
+    return load_experiment(path, {"train.epochs": 1, "train.batch_size": 4} if neural else {})
+
+
+def fitted(experiment: ExperimentConfig, squares: Manifest) -> tuple[Classifier, ClipSet]:
     splits, store = divided(experiment, squares), clip_store(experiment)
     train, val = (ClipSet.of_entries(splits[name], squares.classes, store) for name in ("train", "val"))
-    classifier = MODELS[kind].build(experiment, squares.classes)
+    classifier = MODELS[experiment.kind].build(experiment, squares.classes)
     classifier.fit(train, val, lambda step, metrics: None)
     return classifier, val
 
@@ -31,10 +34,13 @@ def fitted(kind: str, squares: Manifest, folder: Path) -> tuple[Classifier, Clip
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.usefixtures("one_thread")
 def test_a_kind_says_what_can_be_made_of_it(kind: str, squares: Manifest, tmp_path: Path) -> None:
-    classifier, val = fitted(kind, squares, tmp_path)
+    experiment = made(kind, squares, tmp_path)
+    classifier, val = fitted(experiment, squares)
     neural = MODELS[kind].initialise is not None
     expected = classifier.predict_proba(val)
     np.testing.assert_allclose(expected.sum(axis=1), 1)
+    reseeded, _ = fitted(experiment.model_copy(update={"seed": 7}), squares)
+    assert np.array_equal(reseeded.predict_proba(val), expected) is not experiment.seeded
     assert classifier.calibrated is not neural
     assert {"precision", "layout"} <= classifier.computation().keys()
     alone = classifier.batched(1)

@@ -29,7 +29,7 @@ CALIBRATED = ["svm", "forest", "boosting", "knn"]
     ],
 )
 def test_calibration_folds(labels: list[int], groups: list[str], method: str, folds: int) -> None:
-    found, splits = calibration_folds(np.array(labels), groups, seed=0)
+    found, splits = calibration_folds(np.array(labels), groups)
     assert (found, len(splits)) == (method, folds)
     for fitted_on, held_out in splits:
         assert {labels[index] for index in fitted_on} == set(labels)
@@ -74,7 +74,6 @@ def test_an_estimator_may_keep_its_own_probabilities() -> None:
         classes=CLASSES,
         features=("flow",),
         framing=experiment().framing,
-        seed=0,
         calibrate=False,
     )
     classifier.fit(train, train, silent)

@@ -63,7 +63,7 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     by_base = {each["base"]: each for each in answer["finalists"]}
     assert (answer["winner"], answer["optimistic"]) == (by_base["svm"]["trial"], False)
     assert by_base["majority"]["mean"] == pytest.approx(1 / 3)  # one of two classes, always
-    assert len(by_base["svm"]["scores"]) == 2
+    assert len(by_base["svm"]["scores"]) == 1  # no seed changes it
     assert by_base["svm"]["low"] <= by_base["svm"]["mean"] <= by_base["svm"]["high"]
     assert "own weights would ship" in " ".join(answer["notes"])
 
@@ -71,7 +71,7 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     for finalist in answer["finalists"]:
         attempt = opened.attempt(finalist["trial"])
         table = pd.read_csv(attempt.artifacts / "confirm" / "predictions.csv")
-        assert set(table["repeat"]) == {1000, 1001}
+        assert set(table["repeat"]) == {1000}
         for _, part in table.groupby("repeat"):
             assert sorted(part["clip_path"]) == of_train
         first = table[table["repeat"] == 1000]

@@ -69,6 +69,16 @@ def test_by_seed_the_figures_are_means_over_runs_with_their_own_seeds(
     assert not attempt.checkpoint.exists()
 
 
+def test_what_no_seed_changes_is_run_once(squares: Manifest, tmp_path: Path) -> None:
+    tree = {"data": {"manifest": str(squares.path)}, "model": {"kind": "logistic", "features": "color"}}
+    attempt, outcome, reports = run(parse_experiment(tree, "test"), tmp_path / "r", Repeats(3, "seed"))
+    assert outcome.metrics["val/accuracy"] == outcome.metrics["repeat/0/val/accuracy"]
+    assert outcome.metrics["val/accuracy_std"] == 0
+    assert "repeat/1/val/accuracy" not in outcome.metrics
+    assert reports[-1][0] == 1
+    assert attempt.model.is_dir()
+
+
 def test_by_fold_every_clip_is_judged_once_and_no_model_is_kept(squares: Manifest, tmp_path: Path) -> None:
     attempt, outcome, _ = run(tiny(squares), tmp_path / "r", Repeats(5, "fold"))
     assert outcome.status == "complete", outcome.reason

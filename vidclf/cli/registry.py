@@ -56,10 +56,8 @@ def confirm(
     opened_store = open_store(store)
     opened = find_study(study, opened_store)
     planned = work.plan(opened, top, seeds)
-    fold_count = len(next(iter(planned.folds.values())))
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
-    factors = (plural(len(planned.rows), "trial"), plural(seeds, "seed"), plural(fold_count, "fold"))
-    say(f"{planned.fits} fits: {' x '.join(factors)}{minutes}")
+    say(f"{planned.fits} fits for {plural(len(planned.rows), 'finalist')}, in folds{minutes}")
     with resumable(), counted_bar("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress)
     deliverer = Deliverer(opened_store)

@@ -167,6 +167,11 @@ class ExperimentConfig(Section):
         """``model.kind``: the key into `vidclf.models.MODELS`."""
         return self.model.kind
 
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed makes another model; where none does, repeats by seed are one run."""
+        return True
+
     def resolved(self) -> Self:
         """This config with every ``auto`` and weight-dependent default replaced by its value here."""
         return self

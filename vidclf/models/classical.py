@@ -108,7 +108,6 @@ def build_majority(experiment: MajorityExperiment, classes: Sequence[str]) -> Cl
         classes=classes,
         features=(),
         framing=Framing(experiment.data.frames, _DEFAULT_SIZE, _DEFAULT_SIZE),
-        seed=experiment.seed,
         calibrate=False,
     )
 
@@ -135,7 +134,6 @@ def _classifier(
         classes=classes,
         features=model.features,
         framing=experiment.framing,
-        seed=experiment.seed,
         balanced=isinstance(model, WeightedConfig) and model.class_weight == "balanced",
         deep=deep,
     )

@@ -217,6 +217,11 @@ class ClassicalExperiment(ExperimentConfig):
         """The frames and pixels that the features see."""
         return Framing(self.data.frames, *self.model.preprocessing().edges(self.data.size, self.data.resize))
 
+    @property
+    def seeded(self) -> bool:
+        deep = self.model.deep()
+        return deep is not None and deep[1] == "none"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         networks.check_crop(self.framing.size, self.framing.resize, self.data.store_side)
@@ -273,6 +278,10 @@ class ForestExperiment(ClassicalExperiment):
 
     model: ForestConfig
     """The classifier and its features."""
+
+    @property
+    def seeded(self) -> bool:
+        return True
 
 
 class BoostingExperiment(ClassicalExperiment):

@@ -70,7 +70,6 @@ class ClassicalClassifier:
         classes: All classes, sorted.
         features: Names of `FEATURES`, or ``deep``; at least one unless the estimator looks at none.
         framing: The frames and pixels that the features see.
-        seed: Of the folds of the calibration.
         calibrate: Whether to calibrate; else the estimator's own probabilities are kept.
         balanced: Whether clips of rarer classes weigh more in the calibration, as they should where the
             estimator was fitted so: sigmoids of unweighted clips would undo that.
@@ -86,7 +85,6 @@ class ClassicalClassifier:
     classes: Sequence[str]
     features: tuple[str, ...]
     framing: Framing
-    seed: int
     calibrate: bool = True
     balanced: bool = False
     deep: "DeepFeatures | None" = None
@@ -99,7 +97,7 @@ class ClassicalClassifier:
         values = self._matrix(train, self.features)
         self.calibration_, self.folds_ = "own", 0
         if self.calibrate:
-            self.calibration_, folds = calibration_folds(train.labels, train.groups, self.seed)
+            self.calibration_, folds = calibration_folds(train.labels, train.groups)
             if folds:
                 self.estimator_ = self._calibrated(values, train.labels, folds)
                 if all(sigmoid.a_ < 0 for sigmoid in _sigmoids(self.estimator_)):
@@ -213,7 +211,6 @@ class ClassicalClassifier:
             "frames": self.framing.frames,
             "size": self.framing.size,
             "resize": self.framing.resize,
-            "seed": self.seed,
             "calibration": self.calibration_,
             "folds": self.folds_,
             **({DEEP: self.deep.save(directory)} if self.deep else {}),
@@ -222,21 +219,21 @@ class ClassicalClassifier:
 
 
 def calibration_folds(
-    labels: NDArray[np.int64], groups: Sequence[str], seed: int
+    labels: NDArray[np.int64], groups: Sequence[str]
 ) -> tuple[Literal["groups", "clips", "none"], list[Fold]]:
     """Folds to calibrate on, five at most, each with every class to fit on; see `ClassicalClassifier`."""
     present = np.unique(labels)
     group_array = np.array(groups)
     fewest_groups = min(len(np.unique(group_array[labels == label])) for label in present)
     for count in range(min(5, fewest_groups), 1, -1):
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
         folds = list(splitter.split(labels, labels, group_array))
         if all(len(held_out) and np.isin(present, labels[fitted]).all() for fitted, held_out in folds):
             return "groups", folds
     fewest_clips = min(np.count_nonzero(labels == label) for label in present)
     if fewest_clips < 2:
         return "none", []
-    splitter = StratifiedKFold(min(5, fewest_clips), shuffle=True, random_state=seed)
+    splitter = StratifiedKFold(min(5, fewest_clips), shuffle=True, random_state=0)
     return "clips", list(splitter.split(labels, labels))
 
 
@@ -314,7 +311,6 @@ def load(directory: Path) -> ClassicalClassifier:
         classes=arguments["classes"],
         features=tuple(arguments["features"]),
         framing=framing,
-        seed=arguments["seed"],
         deep=_load_deep(directory, framing, **arguments[DEEP]) if DEEP in arguments else None,
     )
     classifier.estimator_ = estimator

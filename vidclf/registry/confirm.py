@@ -61,26 +61,28 @@ class Plan:
 
     Attributes:
         rows: The finalists.
+        seeds: Of each finalist, by its number: one where no seed makes another model.
         folds: Of each finalist, by its number: bases may divide clips differently.
         optimistic: Whether the search has scored these clips before.
     """
 
     rows: Sequence[TrialRow]
-    seeds: Sequence[int]
+    seeds: Mapping[int, Sequence[int]]
     folds: Mapping[int, Sequence[Fold]]
     optimistic: bool
 
     @property
     def fits(self) -> int:
         """How many models there are to train."""
-        return len(self.seeds) * sum(map(len, self.folds.values()))
+        return sum(map(self._fits_of, self.rows))
 
     @property
     def seconds(self) -> float:
         """How long they will take at most, by what the trials took; 0 where that is not known."""
-        return len(self.seeds) * sum(
-            row.metrics.get("cost/fit_seconds", 0.0) * len(self.folds[row.number]) for row in self.rows
-        )
+        return sum(row.metrics.get("cost/fit_seconds", 0.0) * self._fits_of(row) for row in self.rows)
+
+    def _fits_of(self, row: TrialRow) -> int:
+        return len(self.seeds[row.number]) * len(self.folds[row.number])
 
 
 def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
@@ -120,7 +122,11 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
         number: _searched_folds(opened, made) if by_fold else _fresh_folds(made)
         for number, made in experiments.items()
     }
-    return Plan(rows, range(FIRST_SEED, FIRST_SEED + seeds), folds, by_fold)
+    fresh = {
+        number: range(FIRST_SEED, FIRST_SEED + (seeds if made.seeded else 1))
+        for number, made in experiments.items()
+    }
+    return Plan(rows, fresh, folds, by_fold)
 
 
 def _searched_folds(opened: OpenStudy, experiment: ExperimentConfig) -> list[Fold]:
@@ -177,7 +183,7 @@ def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Con
     latencies = _latencies(opened, planned.rows)
     finalists = [replace(each, figures={**each.figures, **latencies[each.row.number]}) for each in judged]
     for finalist in finalists:
-        finalist.attempt.record(len(planned.seeds), finalist.figures)
+        finalist.attempt.record(len(finalist.scores), finalist.figures)
         finalist.attempt.finish(Outcome("complete", "", finalist.figures, now_ms()))
     sign = -1 if opened.objective.direction == "maximize" else 1
     metric = _metric(opened)
@@ -205,7 +211,7 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
     attempt = _own_attempt(opened, row, experiment)
     folds, tables = planned.folds[row.number], []
     manifest = manifest_of(experiment)
-    for seed in planned.seeds:
+    for seed in planned.seeds[row.number]:
         parts = []
         for index, fold in enumerate(folds):
             name = f"{seed}-{index}-of-{len(folds)}"
@@ -292,7 +298,7 @@ def _paired(
     tables = [read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)]
     first = tables[0][tables[0]["repeat"] == FIRST_SEED]
     same = set(tables[0]["clip_path"]) == set(tables[1]["clip_path"])
-    if not same or winner.guesses.shape != other.guesses.shape:
+    if not same:
         return None
     classes = manifest_of(experiment_of(opened.attempt(winner.row.number))).classes
     judged = ScoredClips.of(first, classes)

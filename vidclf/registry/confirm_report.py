@@ -82,8 +82,8 @@ class Confirmation:
 def _notes(found: Confirmation) -> Iterator[str]:
     winner, best = found.winner, found.leader
     clips, seeds = winner.guesses.shape[1], len(winner.scores)
-    basis = f"{found.metric} over {clips} clips out of fold, mean of {plural(seeds, 'fresh seed')}"
-    yield f"Trial {winner.row.number} wins by its mean: {basis}."
+    basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
+    yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips out of fold, {basis}."
     if found.optimistic:
         yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
     if not found.grouped:

@@ -47,6 +47,8 @@ def run_repeats(
 ) -> dict[str, float]:
     """Runs the variants one after another; those that an earlier try finished are not run again.
 
+    By seed a model that no seed changes is run once: its deviation is 0.
+
     The journal has the curves of run i as ``repeat/i/epoch/…``. After run i, ``report`` is
     called with step i + 1, ``repeat/val/…`` of the run and ``mean/val/…`` so far. By seed the
     model of run 0 is kept, by fold none.
@@ -62,8 +64,10 @@ def run_repeats(
         ``val/…``: the mean over the runs that have it (a fold may lack a class), with ``val/…_std`` (of a
         sample) and ``repeat/i/val/…``; all else as run 0 had it, but for the time, which is that of all.
     """
+    same = repeats.by == "seed" and not experiment.seeded
+    count = 1 if same else repeats.count
     finals: list[Mapping[str, float]] = []
-    for index in range(repeats.count):
+    for index in range(count):
         part = _part(attempt, index)
         done = part.outcome()
         if done is None:
@@ -79,11 +83,11 @@ def run_repeats(
             f"mean/{name}": statistics.mean(each[name] for each in finals if name in each) for name in scores
         }
         report(index + 1, {**{f"repeat/{name}": value for name, value in scores.items()}, **means})
-    for index in range(repeats.count):
+    for index in range(count):
         # Only now: until all are there, a later try must find each in its folder.
         _collect(_part(attempt, index), attempt, index, keep_model=repeats.by == "seed")
-    summary = _summary(finals)
-    attempt.record(repeats.count, summary)
+    summary = _summary(finals, same=same)
+    attempt.record(count, summary)
     return summary
 
 
@@ -117,13 +121,13 @@ def _collect(part: Attempt, attempt: Attempt, index: int, *, keep_model: bool) -
         shutil.copytree(part.model, attempt.model, dirs_exist_ok=True)
 
 
-def _summary(finals: list[Mapping[str, float]]) -> dict[str, float]:
+def _summary(finals: list[Mapping[str, float]], *, same: bool) -> dict[str, float]:
     summary = {name: value for name, value in finals[0].items() if not name.startswith("val/")}
     summary[_SUMMED] = sum(final[_SUMMED] for final in finals)
     for name in sorted({name for final in finals for name in final if name.startswith("val/")}):
         values = {index: final[name] for index, final in enumerate(finals) if name in final}
         summary[name] = statistics.mean(values.values())
-        if len(values) > 1:
-            summary[f"{name}_std"] = statistics.stdev(values.values())
+        if same or len(values) > 1:
+            summary[f"{name}_std"] = 0.0 if same else statistics.stdev(values.values())
         summary |= {f"repeat/{index}/{name}": value for index, value in values.items()}
     return summary
