@@ -304,6 +304,10 @@ class MajorityExperiment(ExperimentConfig):
     model: MajorityConfig
     """The majority class."""
 
+    @property
+    def seeded(self) -> bool:
+        return False
+
 
 _C = Range(low=1e-4, high=1e2, log=True)
 _SHARED_SPACE: dict[str, Dimension] = {
