@@ -123,5 +123,9 @@ def run(made: tuple[Store, Path], *arguments: object, expect: int = 0) -> Result
 
 def comparison_of(store: Store, group: RowGroup, measured: Baselines) -> Comparison:
     """A comparison of one group, without notes and learning curves."""
+    return Comparison([report_of(group, measured)], False, store)
+
+
+def report_of(group: RowGroup, measured: Baselines) -> GroupReport:
     name, answer = verdict_text.name_of(group, [group]), verdict_text.answer(group, measured)
-    return Comparison([GroupReport(name, group, measured, answer, [], [])], False, store)
+    return GroupReport(name, group, measured, answer, [], {}, [])

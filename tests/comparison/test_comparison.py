@@ -399,7 +399,7 @@ def test_the_table_marks_the_front_and_says_what_to_ship(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     shown = " ".join(run(made, "s").stdout.split())
-    assert "1* svm trial 0 of s 0.9000 20.0 – 2.00 C 0.05" in shown
+    assert "1* svm trial 0 of s 0.9000 – 20.0 – 2.00 C 0.05" in shown
     assert "– majority always the most frequent class 0.3333" in shown
     assert "Ship svm: trial 0 of s" in shown
 

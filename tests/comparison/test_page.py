@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.comparison.fabricated import comparison_of, measured_of, run
+from tests.comparison.fabricated import comparison_of, measured_of, report_of, run
 from tests.pages import Page, read_page, trace
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, build
 from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.page import confusion, leaderboard, learning_curves, pareto, write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
+from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports.charts import COLOURS
-from vidclf.reports.tables import MarkedCell
+from vidclf.reports.tables import BarCell, MarkedCell
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 
@@ -43,11 +44,14 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     published = ModelRow(
         "", 0, "published", "p", "volume3d", None, {}, {"test/accuracy": 0.99}, origin="published", source="A"
     )
-    table = leaderboard(grouped(ROW, slower, pruned, large), [ROW, slower, pruned, large, published])
+    report = report_of(grouped(ROW, slower, pruned, large), measured_of())
+    reached = replace(report, intervals={id(ROW): Interval(0.9, 0.7, 0.98)})
+    table = leaderboard(reached, [ROW, slower, pruned, large, published])
     assert table.headings == [
         "rank",
         "model",
         "macro F1",
+        "95 % interval",
         "accuracy",
         "ms a clip",
         "ms a file",
@@ -61,12 +65,16 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     blue, outside = COLOURS[0], "outside a constraint"
     first, second = cell("svm", "trial 0 of s", blue), cell("svm", "trial 1 of s", blue)
     third, fourth = cell("svm", "trial 2 of s, pruned", blue), cell("tiny net", f"trial 3 of s, {outside}")
+    bar = BarCell("0.70 to 0.98", 0.7, 0.9, 0.98)
     assert table.rows == [
-        ("front best", ["1", first, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
-        ("", ["2", second, "0.8000", "0.750", "3.0", "4.0", "2.00", "C 0.5"]),
-        ("", ["", third, "–", "–", "–", "–", "–", "C 0.5"]),
-        ("", ["", fourth, "0.9000", "–", "1.0", "–", "1.00", "C 0.5"]),
-        ("base", ["", cell("volume3d", "published, p"), "–", "0.990 (test)", "–", "–", "–", "A"]),
+        (
+            "front best",
+            ["1", first, "0.9000", bar, "–", "1.0", "–", "1.00", "C 0.5"],
+        ),
+        ("", ["2", second, "0.8000", "–", "0.750", "3.0", "4.0", "2.00", "C 0.5"]),
+        ("", ["", third, "–", "–", "–", "–", "–", "–", "C 0.5"]),
+        ("", ["", fourth, "0.9000", "–", "–", "1.0", "–", "1.00", "C 0.5"]),
+        ("base", ["", cell("volume3d", "published, p"), "–", "–", "0.990 (test)", "–", "–", "–", "A"]),
     ]
     assert table.left == {"model", "searched values"}
 
@@ -95,10 +103,11 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
         "Clips that all 2 families get wrong",
         "Labels to look at",
         "Would more clips help?",
-        "Which values mattered in s",
+        "Not shown",
     ]
     assert comparison.reports[0].answer.headline in page["Which classifier to ship"].texts
-    assert page["How sure this is"].texts == list(comparison.reports[0].notes)
+    notes = comparison.reports[0].notes
+    assert page["How sure this is"].texts == [*notes[:5], "1 more", *notes[5:]]
     assert [row["model"] for row in page["Side by side"].table][:2] == [
         "svm trial 0 of s",
         "svm trial 1 of s",
@@ -117,19 +126,20 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
     assert wrong.texts[1:] == ["down, called right", "v_down_g05_c00.avi"]
     assert doubts.texts[0].startswith("1 of 4 clips: models that were not trained on them find")
     assert doubts.texts[1] == "labelled down (15 %), rather right (85 %)?"
-    assert page["Which values mattered in s"].texts == [
-        "Needs 10 complete trials of a base with different values."
+    assert page["Not shown"].texts == [
+        "Which values mattered in s: Needs 10 complete trials of a base with different values."
     ]
 
 
 def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> None:
     page = page_of(comparison_of(made[0], grouped(replace(ROW, metrics={})), measured_of()), tmp_path)
-    assert "Needs a finished model whose size or latency is known." in page["What accuracy costs"].texts
-    assert page["What each confuses"].texts == ["No predictions are on disk."]
-    assert page["Would more clips help?"].texts == [
-        "Not measured: vidclf compare --learning-curve trains the best on ever more of the groups."
+    assert page["Not shown"].texts == [
+        "What accuracy costs: Needs a finished model whose size or latency is known.",
+        "What each confuses: No predictions are on disk.",
+        "Would more clips help? Not measured: vidclf compare --learning-curve trains the best on ever more "
+        "of the groups.",
     ]
-    assert "Labels to look at" not in page.headings
+    assert page.headings[-1] == "Not shown"
     assert page.figures == []
 
 
@@ -138,15 +148,18 @@ def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_
     attempt = Attempt(tmp_path / "right")
     (attempt.artifacts / "val").mkdir(parents=True)
     table = "clip_path,label,predicted,probability/a,probability/b\ngone.avi,a,{},{}\n"
+    heading, right = "Clips that the one model gets wrong", "No val clip of 1 is got wrong by every family."
     for predicted, probabilities, texts in (
-        ("a", "0.9,0.1", ["None of 1 val clips."]),
+        ("a", "0.9,0.1", []),
         ("b", "0.1,0.9", ["no picture", "a, called b", "gone.avi"]),
     ):
         (attempt.artifacts / "val" / "predictions.csv").write_text(table.format(predicted, probabilities))
         alone = replace(group, rows=[replace(ROW, attempt=attempt)], studies={})
         page = page_of(comparison_of(made[0], alone, measured_of()), tmp_path)
-        assert page["Clips that the one model gets wrong"].texts[-len(texts) :] == texts
-        assert page["Labels to look at"].texts == ["None of 1 labels looks wrong."]
+        assert (heading in page.headings) == bool(texts) == (right not in page["Not shown"].texts)
+        if texts:
+            assert page[heading].texts[-3:] == texts
+        assert page["Not shown"].texts[-1] == "None of 1 labels looks wrong."
 
 
 def test_names_are_text_on_the_page(made: tuple[Store, Path], tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def _write(comparison: "Comparison", to: Path) -> None:
 
 
 def _print(comparison: "Comparison") -> None:
+    from vidclf.comparison.data import MOST_NOTES
+    from vidclf.labels import plural
+
     console = make_console(stderr=False)
     for report in comparison.reports:
         if report.doubt:
@@ -133,12 +136,14 @@ def _print(comparison: "Comparison") -> None:
         for curve in report.learning_curves:
             tell(f"  {curve.words}")
         tell("")
-    for note in comparison.notes:
+    for note in comparison.notes[:MOST_NOTES]:
         say(f"note: {note}")
+    if further := comparison.notes[MOST_NOTES:]:
+        say(f"{plural(len(further), 'more note')}: --to FILE.html and --json have all")
 
 
 def _table(report: "GroupReport", rows: "list[ModelRow]") -> "Table":
-    from vidclf.comparison.verdict_text import values_of
+    from vidclf.comparison.verdict_text import INTERVAL, interval_words, values_of
     from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
     from vidclf.reports.tables import PARAMS, Column, cost_columns, rich_table, score_column
 
@@ -150,13 +155,14 @@ def _table(report: "GroupReport", rows: "list[ModelRow]") -> "Table":
         return f"{number}{'*' if id(row) in front else ' '}" if number else "– "
 
     def which(row: "ModelRow") -> str:
-        return row.marked + ("" if row.state in ("complete", "published") else f" ({row.state})")
+        return report.marked(row) + ("" if row.state in ("complete", "published") else f" ({row.state})")
 
     columns = [
         Column("rank", rank),
         Column("model", lambda row: row.family, left=True),
         Column("which", which, left=True, wrap=1),
         score_column(group.metric.partition("/")[2]),
+        Column(INTERVAL, lambda row: interval_words(report.intervals.get(id(row)))),
         *cost_columns(LATENCY, FILE_LATENCY, SIZE),
         Column("searched values", values_of, left=True, wrap=PARAMS.wrap),
     ]

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
 from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
-from vidclf.comparison.verdict_text import Recommendation, answer, leak_doubt, name_of, notes
+from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes
+from vidclf.evaluation import intervals
+from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
 
 _EXPERIMENTS = Path("experiments")
 """Files whose published figures are looked at; where there is no such folder, none are."""
+MOST_NOTES = 5
+"""Notes that are shown at once; the others are folded, or in the page."""
 _ALPHA = 0.05
 """How often any verdict on confirmed models is wrong where all are equal."""
 _KEYS = ["clip_path", "repeat"]
@@ -29,6 +33,8 @@ class GroupReport:
 
     Attributes:
         name: Of its clips, unlike any other group's.
+        intervals: Where the score of each leader lies on new groups, by `id` of the row; those of confirm
+            where it gave one, else of val.
         learning_curves: Empty where they were not asked for.
     """
 
@@ -37,6 +43,7 @@ class GroupReport:
     baselines: Baselines
     answer: Recommendation
     notes: Sequence[str]
+    intervals: Mapping[int, Interval]
     learning_curves: Sequence[LearningCurve]
 
     @property
@@ -45,11 +52,26 @@ class GroupReport:
         return leak_doubt(self.group)
 
     def rows(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
-        """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines."""
-        unranked = [row for row in self.group.rows if self.group.rank(row) is None]
-        shown = [*self.group.ranked, *unranked] if every else self.group.leaders
+        """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines.
+
+        Of leaders that predict the same the first stands for all, beside the front, the confirmed, and what
+        was asked for by itself.
+        """
+        group = self.group
+        unranked = [row for row in group.rows if group.rank(row) is None]
+        front = {id(row) for row in group.front}
+        twins = {id(row) for rows in group.twins.values() for row in rows if not row.named and not row.won}
+        leaders = [row for row in group.leaders if id(row) not in twins - front]
+        shown = [*group.ranked, *unranked] if every else leaders
         majority = [self.baselines.majority] if self.baselines.majority else []
         return [*shown[:most], *majority, *self.baselines.published]
+
+    def marked(self, row: ModelRow) -> str:
+        """Which row it is, and how many others predict the same."""
+        others = len(self.group.twins.get(id(row), ()))
+        return (
+            f"{row.marked}, and {others} that predict{'s' * (others == 1)} the same" if others else row.marked
+        )
 
 
 @dataclass(frozen=True)
@@ -91,12 +113,13 @@ class Comparison:
         return {
             "rows": [_row(report, row, runs.get(id(row))) for report, row in rows],
             "pareto": [run for run in fronts if run is not None],
-            "notes": [*(report.doubt for report in self.reports if report.doubt), *self.notes],
+            "notes": self.notes,
             "answers": [
                 {
                     "dataset": report.name,
                     "metric": report.group.metric,
                     "headline": report.answer.headline,
+                    "doubt": report.doubt or None,
                     "others": list(report.answer.others),
                     "val_clips": report.baselines.val_clips,
                     "learning_curves": [_curve(curve) for curve in report.learning_curves],
@@ -138,9 +161,26 @@ def build(
     for group, (_, found) in zip(groups, measured, strict=True):
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
         said = notes(group, found, verdicts, lambda digest: len(ledger.reads(digest)))
-        name, shipped = name_of(group, groups), answer(group, found)
-        reports.append(GroupReport(name, group, found, shipped, said, curves.get(id(group), [])))
+        name, shipped = name_of(group, groups), answer(group, found, apart(group, groups))
+        ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group.metric))}
+        reports.append(GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), [])))
     return Comparison(reports, every, store)
+
+
+def interval_of(row: ModelRow, metric: str) -> Interval | None:
+    """Where a row's score lies on new groups; ``None`` where no interval is known or it has no predictions.
+
+    On val it is as if val had not chosen the row.
+    """
+    done = row.confirmed
+    if done is not None and done.low is not None and done.high is not None:
+        return Interval(done.mean, done.low, done.high)
+    split, _, name = metric.partition("/")
+    if split != "val" or intervals.comparable(name) != name or (table := row.predictions("val")) is None:
+        return None
+    classes = {label: index for index, label in enumerate(sorted({*table["label"], *table["predicted"]}))}
+    labels, guesses = (table[column].map(classes).to_numpy(np.int64) for column in ("label", "predicted"))
+    return intervals.interval(name, labels, guesses, list(table["group"]), CONFIDENCE)
 
 
 def _curves(groups: Sequence[RowGroup], progress: Progress) -> Mapping[int, list[LearningCurve]]:
@@ -164,7 +204,7 @@ def _curve(curve: LearningCurve) -> dict[str, Any]:
 
 
 def _row(report: GroupReport, row: ModelRow, run_id: str | None) -> dict[str, Any]:
-    group, trial = report.group, row.origin == "trial"
+    group, trial, reached = report.group, row.origin == "trial", report.intervals.get(id(row))
     return {
         "study": row.study if trial else None,
         "trial": row.number if trial else None,
@@ -178,7 +218,10 @@ def _row(report: GroupReport, row: ModelRow, run_id: str | None) -> dict[str, An
         "dataset": report.name,
         "rank": group.rank(row),
         "confirmed": row.confirmed.mean if row.confirmed else None,
-        "ship": row is group.choice and group.useful(row),
+        "low": reached.low if reached else None,
+        "high": reached.high if reached else None,
+        "twins": [other.label for other in group.twins.get(id(row), ())],
+        "ship": report.answer.ship is row,
         "pareto": any(row is other for other in group.front),
         "state": row.state,
         "feasible": row.feasible,
@@ -196,8 +239,6 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
         rows: Best first.
         metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
     """
-    from vidclf.evaluation import intervals
-
     tables = [(row, table) for row in rows if (table := row.predictions("confirm")) is not None]
     metric = intervals.comparable(metric)
     verdicts = []

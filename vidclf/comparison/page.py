@@ -10,16 +10,25 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
-from vidclf.comparison.data import Comparison, GroupReport
-from vidclf.comparison.label_errors import PooledPredictions, middle_frame, pool
+from vidclf.comparison.data import MOST_NOTES, Comparison, GroupReport
+from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, middle_frame, pool
 from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.rows import ModelRow, RowGroup
-from vidclf.comparison.verdict_text import judged_on, metric_words, values_of
+from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
 from vidclf.evaluation import ranking
+from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports import charts
 from vidclf.reports.rendering import PageSection, render
-from vidclf.reports.tables import Column, HtmlTable, MarkedCell, cost_columns, html_table, score_column
+from vidclf.reports.tables import (
+    BarCell,
+    Column,
+    HtmlTable,
+    MarkedCell,
+    cost_columns,
+    html_table,
+    score_column,
+)
 from vidclf.runs.folder import Identity, Outcome, now_ms
 from vidclf.runs.store import open_store
 from vidclf.search.report.data import MIN_TRIALS, StudyData
@@ -53,18 +62,37 @@ def _group(report: GroupReport, every: bool) -> dict[str, Any]:
     group = report.group
     rows = report.rows(every=every, most=_MAX_ROWS)
     pooled, confirmed = pool(group.best), pool(group.ranked, "confirm")
+    figures, importance = _figures(report), list(_importances(group))
+    wrong = _wrong_clips(pooled) if pooled else None
+    doubts = _doubted_labels([each for each in (pooled, confirmed) if each])
     return {
         "name": report.name,
         "answer": report.answer,
         "facts": _facts(report),
-        "notes": [*filter(None, [report.doubt]), *report.notes],
-        "leaderboard": leaderboard(group, rows),
+        "doubt": report.doubt,
+        "notes": report.notes[:MOST_NOTES],
+        "further_notes": report.notes[MOST_NOTES:],
+        "leaderboard": leaderboard(report, rows),
         "hidden": len(report.rows(every=every)) - len(rows),
-        **_figures(report),
-        "wrong": _wrong_clips(pooled) if pooled else None,
-        "doubts": _doubted_labels([each for each in (pooled, confirmed) if each]),
-        "importances": list(_importances(group)),
+        **figures,
+        "wrong": wrong,
+        "doubts": doubts,
+        "importances": importance,
+        "left_out": list(_left_out([*figures.values(), *importance], wrong, doubts)),
     }
+
+
+def _left_out(
+    sections: Sequence[PageSection], wrong: Mapping[str, Any] | None, doubts: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """What the page has no section for, and why."""
+    for section in sections:
+        if not section.figures:
+            yield f"{section.title}{'' if section.title.endswith('?') else ':'} {section.lacking}"
+    if wrong and not wrong["clips"]:
+        yield f"No val clip of {wrong['of']} is got wrong by every family."
+    if doubts and not doubts["clips"]:
+        yield f"None of {doubts['of']} labels looks wrong."
 
 
 def _figures(report: GroupReport) -> dict[str, PageSection]:
@@ -120,8 +148,9 @@ def _facts(report: GroupReport) -> Mapping[str, str]:
     return facts
 
 
-def leaderboard(group: RowGroup, rows: Sequence[ModelRow]) -> HtmlTable:
+def leaderboard(report: GroupReport, rows: Sequence[ModelRow]) -> HtmlTable:
     """The table of a page: models as they rank, the Pareto front shaded, baselines in italics."""
+    group = report.group
     front, colours = {id(row) for row in group.front}, family_colours(group)
 
     def model(row: ModelRow) -> MarkedCell:
@@ -129,7 +158,7 @@ def leaderboard(group: RowGroup, rows: Sequence[ModelRow]) -> HtmlTable:
         state = f", {row.state}" if ours and row.state != "complete" else ""
         state += "" if row.feasible else ", outside a constraint"
         colour = colours.get(row.family, "transparent") if ours else "transparent"
-        return MarkedCell(row.family, colour, row.marked + state)
+        return MarkedCell(row.family, colour, report.marked(row) + state)
 
     def classes(row: ModelRow) -> str:
         baseline = row.origin not in ("trial", "run")
@@ -140,11 +169,18 @@ def leaderboard(group: RowGroup, rows: Sequence[ModelRow]) -> HtmlTable:
         Column("rank", lambda row: str(group.rank(row) or "")),
         Column("model", model, left=True),
         score_column(metric_words(group.metric)),
+        Column(INTERVAL, lambda row: _bar(report.intervals.get(id(row)))),
         Column("accuracy", _accuracy),
         *cost_columns(LATENCY, FILE_LATENCY, SIZE),
         Column("searched values", values_of, left=True),
     ]
     return html_table(columns, rows, classes)
+
+
+def _bar(reached: Interval | None) -> BarCell | str:
+    if reached is None:
+        return "–"
+    return BarCell(interval_words(reached), reached.low, reached.estimate, reached.high)
 
 
 def _accuracy(row: ModelRow) -> str:
@@ -168,11 +204,13 @@ def _doubted_labels(judged: Sequence[PooledPredictions]) -> dict[str, Any] | Non
     """Labels that look wrong: of val, and where `vidclf confirm` has judged the clips of train, of train."""
     if not judged:
         return None
-    doubts = sorted(
-        (doubt for pooled in judged for doubt in pooled.doubts()), key=lambda doubt: doubt.given - doubt.other
-    )
-    clips = [{**_picture(doubt.clip_path), **vars(doubt)} for doubt in doubts[:_MAX_CLIPS]]
-    return {"count": len(doubts), "of": sum(len(pooled.table) for pooled in judged), "clips": clips}
+    every = (doubt for pooled in judged for doubt in pooled.doubts())
+    worst: dict[str, LabelDoubt] = {}
+    for doubt in sorted(every, key=lambda doubt: doubt.given - doubt.other):
+        worst.setdefault(doubt.clip_path, doubt)
+    clips = [{**_picture(doubt.clip_path), **vars(doubt)} for doubt in [*worst.values()][:_MAX_CLIPS]]
+    of = len(set().union(*(pooled.table.index for pooled in judged)))
+    return {"count": len(worst), "of": of, "clips": clips}
 
 
 def _picture(clip_path: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
+
 from vidclf import config
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.predictions import read_predictions
@@ -16,13 +18,14 @@ from vidclf.runs.store import TRAIN, Store
 from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vidclf.registry.confirm_report import FinalistReport
 
 Origin = Literal["trial", "run", "majority", "published"]
 PredictionSource = Literal["val", "confirm"]
 """Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
+FOLDS = " folds"
+_MOST_TWINS = 200
+"""Predictions that are read to find the twins of a model, at most."""
 METRIC = "val/macro_f1"
 """What rows are ranked by where their studies have no objective in common."""
 
@@ -34,7 +37,8 @@ class EvaluationClips:
     Attributes:
         name: The data set's folder.
         digest: Of its manifest: content, label, group and split of every clip.
-        folds: How train and val were divided anew, as ``fold 0 of 5``; empty: as the manifest says.
+        folds: How train and val were divided anew, as ``fold 0 of 5``, or ``5 folds`` where each was val
+            once; empty: as the manifest says.
     """
 
     name: str
@@ -99,14 +103,21 @@ class ModelRow(TrialRow):
             return None
         return self.attempt.identity()
 
-    def predictions(self, source: PredictionSource) -> "pd.DataFrame | None":
-        """As `read_predictions`, with a column ``repeat`` from confirm; ``None`` where none are on disk."""
+    def predictions(self, source: PredictionSource) -> pd.DataFrame | None:
+        """As `read_predictions`, with a column ``repeat`` from confirm; ``None`` where none are on disk.
+
+        After a search by folds val is every fold's: each clip was judged by the model that had not seen it.
+        """
         if self.attempt is None:
             return None
+        folders = [self.attempt.artifacts / source]
+        if source == "val" and self.clips.folds.endswith(FOLDS):
+            folders += sorted((self.attempt.artifacts / "repeats").glob("*/val"))
         try:
-            return read_predictions(self.attempt.artifacts / source / "predictions.csv")
+            tables = [read_predictions(folder / "predictions.csv") for folder in folders]
         except FileNotFoundError:
             return None
+        return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,26 @@ class RowGroup:
         chosen = {id(row) for row in (*first.values(), *self.front)}
         unranked = [row for row in self.rows if row.named and self.rank(row) is None]
         return [row for row in self.ranked if row.named or row.won or id(row) in chosen] + unranked
+
+    @cached_property
+    def twins(self) -> dict[int, list[ModelRow]]:
+        """By `id` of a leader: the ranked rows after it that say the same of every clip of val."""
+        known = [name for name, metric in metrics.METRICS.items() if metric.ratio]
+        alike: dict[tuple[float | None, ...], list[ModelRow]] = {}
+        for row in self.ranked:  # who says the same scores the same
+            alike.setdefault(tuple(row.metrics.get(f"val/{name}") for name in known), []).append(row)
+        leaders = {id(row) for row in self.leaders}
+        found: dict[int, list[ModelRow]] = {}
+        for rows in alike.values():
+            if len(rows) > 1 and any(id(row) in leaders for row in rows):
+                said: dict[str, ModelRow] = {}
+                for row in rows[:_MOST_TWINS]:
+                    if (table := row.predictions("val")) is not None:
+                        by_clip = table.sort_values("clip_path")["predicted"]
+                        first = said.setdefault("\n".join(by_clip), row)
+                        if first is not row:
+                            found.setdefault(id(first), []).append(row)
+        return found
 
     def rank(self, row: ModelRow) -> int | None:
         """From 1; ``None`` where the row is not ranked."""
@@ -309,7 +340,7 @@ def _trials(study: OpenStudy, metric: str, found: _Selection) -> Iterator[ModelR
     digests = {stem: study.stored.get("fingerprint", {}).get(f"base {stem}: clips", "") for stem in bases}
     repeats, own = study.repeats, study.objective.metric == metric
     judged = finalists_of(study) if own else {}
-    parts = f"{repeats.count} folds" if repeats and repeats.by == "fold" else ""
+    parts = f"{repeats.count}{FOLDS}" if repeats and repeats.by == "fold" else ""
     for row in study.rows():
         if not whole and row.number not in asked:
             continue

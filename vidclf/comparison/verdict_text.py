@@ -8,6 +8,7 @@ from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
+from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.labels import plural
 
@@ -21,10 +22,12 @@ class Recommendation:
 
     Attributes:
         others: What else deserves a thought, a sentence each.
+        ship: The one row of a whole comparison that is to be shipped; ``None`` for all other groups.
     """
 
     headline: str
     others: Sequence[str]
+    ship: ModelRow | None = None
 
 
 def name_of(group: RowGroup, groups: Sequence[RowGroup]) -> str:
@@ -41,14 +44,27 @@ def metric_words(metric: str) -> str:
     return f"{name.replace('_', ' ').replace('f1', 'F1')}{mark}{label}"
 
 
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+"""Heading of `interval_words`."""
+
+
+def interval_words(reached: Interval | None) -> str:
+    """As ``0.62 to 0.91``; a dash where there is none."""
+    return "–" if reached is None else f"{reached.low:.2f} to {reached.high:.2f}"
+
+
 def judged_on(metric: str) -> str:
     """`` on val`` for ``val/macro_f1``; empty for what no split decides, as ``size/file_mb``."""
     split = metric.partition("/")[0]
     return f" on {split}" if split in SPLITS else ""
 
 
-def answer(group: RowGroup, measured: Baselines) -> Recommendation:
-    """What to ship, what val put before it, and which cheaper models come near."""
+def answer(group: RowGroup, measured: Baselines, apart: str = "") -> Recommendation:
+    """What to ship, what val put before it, and which cheaper models come near.
+
+    Args:
+        apart: Why the group cannot be compared with that of which one model is to be shipped.
+    """
     best = group.choice
     if best is None:
         return Recommendation("Nothing to ship: no model has finished within its constraints.", [])
@@ -64,13 +80,30 @@ def answer(group: RowGroup, measured: Baselines) -> Recommendation:
     near = _near(group, best, measured.val_clips)
     if near:
         families = ", ".join(dict.fromkeys(row.family for row in near))
-        apart = plural(len(near), "other model")
+        models = plural(len(near), "other model")
         others.append(
-            f"No more than one val clip lies between it and {apart}, a difference within chance: {families}."
+            f"No more than one val clip lies between it and {models}, a difference within chance: {families}."
         )
     if len({row.model for row in group.rows}) == 1:
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
-    return Recommendation(f"Ship {best.family}: {best.label}, {found}.{_overturned(group, best)}", others)
+    which = f"{best.family}: {best.label}, {found}.{_overturned(group, best)}"
+    if apart:
+        return Recommendation(f"{apart} The best here is {which}", others)
+    return Recommendation(f"Ship {which}", others, best)
+
+
+def apart(group: RowGroup, groups: Sequence[RowGroup]) -> str:
+    """Why no row of a group can be compared with those of the first; empty of the first."""
+    if group is groups[0]:
+        return ""
+    own, first = group.clips, groups[0].clips
+    if own.name != first.name:
+        why = "another data set"
+    elif own.digest != first.digest:
+        why = "the clips, labels, groups or splits were others"
+    else:
+        why = f"val was {own.folds or 'that of the manifest'}, there {first.folds or 'that of the manifest'}"
+    return f"Not comparable with {name_of(groups[0], groups)}: {why}."
 
 
 def _score_words(group: RowGroup, row: ModelRow, measured: Baselines) -> str:
@@ -154,6 +187,8 @@ def _near(group: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
 def leak_doubt(group: RowGroup) -> str:
     """Whether the splits leak or may do so, which no figure shows; empty where groups exclude it."""
     said = tags(group)
+    if said.get("split/leak") == "true":
+        return "Groups of clips stand in several splits: all figures and intervals are too good."
     unknown = "groups unknown: leaks cannot be excluded" if said.get("split/grouped") == "false" else ""
     found = said.get("split/doubt") or unknown
     return found and (
@@ -275,5 +310,3 @@ def _left_out(group: RowGroup) -> Iterator[str]:
         yield f"{infeasible:,} {are} not ranked."
     if ended:
         yield f"Not ranked because not complete: {ended}."
-    if tags(group).get("split/leak") == "true":
-        yield "Groups of clips stand in several splits, so all figures are too good."

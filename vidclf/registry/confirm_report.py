@@ -157,11 +157,15 @@ class FinalistReport:
         mean: Of the objective over the fresh seeds.
         won: Whether no other finalist has a better one.
         optimistic: Whether the search had scored the same clips.
+        low: Lower end of its interval; ``None`` where it has none.
+        high: Upper end.
     """
 
     mean: float
     won: bool
     optimistic: bool
+    low: float | None = None
+    high: float | None = None
 
 
 def finalists_of(opened: OpenStudy) -> dict[int, FinalistReport]:
@@ -174,7 +178,9 @@ def finalists_of(opened: OpenStudy) -> dict[int, FinalistReport]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
-            int(each["trial"]): FinalistReport(float(each["mean"]), place == 0, bool(found["optimistic"]))
+            int(each["trial"]): FinalistReport(
+                float(each["mean"]), place == 0, bool(found["optimistic"]), each.get("low"), each.get("high")
+            )
             for place, each in enumerate(found["finalists"])
         }
     except (FileNotFoundError, ValueError, KeyError):

@@ -35,13 +35,13 @@ class HtmlTable:
     Attributes:
         headings: Of its columns.
         left: Those of columns that are aligned left, as words are.
-        rows: Each row's CSS classes, of those that the page's style knows, and its cells: texts or
-            `MarkedCell`.
+        rows: Each row's CSS classes, of those that the page's style knows, and its cells: texts,
+            `MarkedCell` or `BarCell`.
     """
 
     headings: Sequence[str]
     left: Collection[str]
-    rows: Sequence[tuple[str, Sequence["str | MarkedCell"]]]
+    rows: Sequence[tuple[str, Sequence["str | MarkedCell | BarCell"]]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class MarkedCell:
     text: str
     colour: str
     note: str
+
+
+@dataclass(frozen=True)
+class BarCell:
+    """A cell with an interval as a text and as a bar on a scale from 0 to 1."""
+
+    text: str
+    low: float
+    value: float
+    high: float
 
 
 def score_column(heading: str) -> Column:
