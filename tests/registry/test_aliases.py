@@ -1,8 +1,11 @@
 """Where aliases point to, whoever moves them, and what is written down of it."""
 
 import contextlib
+import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,22 @@ def test_a_move_that_was_cut_anywhere_is_mended_by_the_next(
     promoted(client, 4)
     assert state(client) == (4, now, [1, 2, 4] if now == 2 else [1, 2, 3, 4])
     assert aliases.rollback(store, client, NAME).version == now
+
+
+def test_what_others_are_about_to_take_back_is_not_the_previous_champion(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted(client, 1)
+    monkeypatch.setattr(MlflowClient, "tracking_uri", "http://127.0.0.1:1")  # of a server: moves may cross
+
+    def two_others_move(_: float) -> None:
+        for version in (3, 4):
+            late = AliasChange("champion", version, 1, "promote", 2**60 + version)
+            client.set_registered_model_tag(NAME, f"vidclf.history.{late.when_ms}", json.dumps(asdict(late)))
+
+    monkeypatch.setattr(time, "sleep", two_others_move)
+    promoted(client, 2)
+    assert state(client)[:2] == (2, 1)
 
 
 @pytest.mark.slow

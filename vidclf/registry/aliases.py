@@ -129,7 +129,7 @@ def move(
         time.sleep(_SETTLE_SECONDS)
         _yield_to_first(client, name, own, moves, changes[-1])
     if alias == CHAMPION:
-        _point_previous(client, name)
+        _point_previous(client, name, own[-1] if own else "")
     return changes[-1]
 
 
@@ -178,11 +178,17 @@ def _yield_to_first(
         raise AliasMovedError(name, change.alias, holds)
 
 
-def _point_previous(client: MlflowClient, name: str) -> None:
-    """Points `PREVIOUS` to the champion before the present one, where that is still there."""
+def _point_previous(client: MlflowClient, name: str, key: str) -> None:
+    """Points `PREVIOUS` to the champion before the one of a move, where that is still there.
+
+    Moves after that one are other clients', who are about to take them back.
+    """
     try:
-        existing = _numbers(client, name)
-        earlier = [version for version in champions(history(client, name))[:-1] if version in existing]
+        existing, moves = _numbers(client, name), _moves(_registered(client, name))
+        keys = list(moves)
+        until = keys.index(key) + 1 if key in moves else len(keys)
+        reigns = champions([moves[each] for each in keys[:until]])
+        earlier = [version for version in reigns[:-1] if version in existing]
         if earlier:
             client.set_registered_model_alias(name, PREVIOUS, str(earlier[-1]))
         else:
