@@ -16,14 +16,14 @@ from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.evaluation.intervals import PairedComparison
 from vidclf.exceptions import InputError
+from vidclf.models.saved import read_card
 from vidclf.registry import aliases, card, gates
 from vidclf.registry import promote as promotion
 from vidclf.registry.gates import Acceptance, Candidacy, Gate
-from vidclf.registry.test_split import ScoredClips, TestResult, read_test
+from vidclf.registry.test_split import ScoredClips, TestResult, TestSplit, read_test
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
-from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger, words
 
@@ -62,8 +62,8 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     answer = promote(floor)
     assert (answer["version"], answer["test_reads"], failed(answer)) == (1, 1, [])
     [read] = reads.reads(digest)
-    assert read.metrics["test/accuracy"] == 0.5
     client = Deliverer(store).client
+    assert client.get_run(read.run_id).data.metrics["test/accuracy"] == 0.5
     version = client.get_model_version_by_alias("squares", "champion")
     assert version.tags["test/accuracy"] == "0.5"
     assert version.tags["test"] == "test read once"
@@ -81,8 +81,18 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert metrics["test/accuracy"] > 0.9
     assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
 
-    answer = promote(floor, expect=3)
+    refused = run("promote", floor, "--as", "squares", "--json", expect=3)
+    answer = json.loads(refused.stdout)
     assert failed(answer) == ["better than version 2"]
+    assert [gate["value"] for gate in answer["gates"] if gate["gate"].startswith("better")] == [None]
+    assert "p =" not in refused.stderr
+    third = reads.reads(digest)[2]
+    noted = client.get_run(third.run_id).data
+    assert (third.comparison, noted.tags["vidclf.shown"], noted.metrics) == (2, "verdict", {})
+    shown = run("promote", floor, "--as", "squares", "--show", expect=3)
+    assert "p =" in shown.stderr
+    noted = client.get_run(third.run_id).data
+    assert (noted.tags["vidclf.shown"], noted.metrics["test/accuracy"]) == ("figures", 0.5)
     assert len(reads.reads(digest)) == 3
     assert failed(promote(floor, "--accept", "not-worse=0.9", expect=3)) == ["better than version 2"]
     assert len(reads.reads(digest)) == 3  # the same model against the same champion
@@ -127,16 +137,33 @@ def test_of_two_promotions_at_once_the_better_model_is_champion(
     assert client.get_model_version_by_alias("squares", "previous").run_id == floor
 
 
-def test_reads_are_numbered_in_their_order_whatever_a_clock_says(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_before_a_comparison_that_can_decide_nothing_test_is_not_read(tmp_path: Path, store: Store) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=20)  # 5 of them in test
+    floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
+    promote(floor)
+    refused = run("promote", better, "--as", "squares", expect=3).stderr
+    assert "comparison 1 on these clips asks for p < 0.025, and 5 groups give no less than 0.062" in refused
+    assert "7 groups could tell; test was not read" in refused
+    assert len(TestSplit.of(find(store, better)).reads(store)) == 1
+
+
+def test_a_champion_that_knows_groups_of_the_split_is_not_compared_without_a_word(
+    tmp_path: Path, store: Store
 ) -> None:
-    ledger_ = Ledger(store)
-    numbers = []
-    for hour, model in ((3, "first"), (1, "second"), (2, "third")):
-        monkeypatch.setattr(ledger, "now_ms", lambda hour=hour: hour * 3_600_000)
-        numbers.append(ledger_.begin("0" * 64, model, "", "a test").number)
-    assert numbers == [1, 2, 3]
-    assert [read.model for read in ledger_.reads("0" * 64)] == ["first", "second", "third"]
+    manifest = write_squares(tmp_path / "squares", groups=32)
+    floor = train(tmp_path, manifest, "majority")
+    promote(floor)
+    known = read_card(find(store, floor).model).trained_on[0][1]
+    entries = read_manifest(manifest).entries
+    taken = next(entry.group for entry in entries if entry.split == "test")
+    write_manifest([replace(e, group=known if e.group == taken else e.group) for e in entries], manifest)
+    answer = promote(train(tmp_path, manifest, "svm"), "--accept", "untested")
+    (gate,) = (gate for gate in answer["gates"] if gate["gate"] == "version 1 and the groups of test")  # type: ignore[union-attr]
+    assert gate["detail"].startswith(f"it had clips of 1 group of this split in training ({known})")
+
+
+def find(store: Store, run_id: str) -> Attempt:
+    return promotion.find_candidate(run_id, store).attempt
 
 
 def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
@@ -155,7 +182,7 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
 
 
 def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, store: Store) -> None:
-    manifest = write_squares(tmp_path / "squares", groups=12)
+    manifest = write_squares(tmp_path / "squares", groups=28)
     assert promote(train(tmp_path, manifest, "majority"))["version"] == 1
     turned = {"train": "test", "test": "train", "val": "val"}
     entries = read_manifest(manifest).entries
@@ -275,7 +302,8 @@ def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: S
     digest = read_manifest(manifest).digest(["test"])
     [read] = Ledger(store).reads(digest)
     mirrored = Deliverer(store).client.get_run(first["run_id"])
-    assert mirrored.data.metrics["test/accuracy"] == read.metrics["test/accuracy"]
+    noted = Deliverer(store).client.get_run(read.run_id)
+    assert mirrored.data.metrics["test/accuracy"] == noted.data.metrics["test/accuracy"]
     assert json.loads(run("train", experiment, "--test", "--json").stdout)["metrics"] == again["metrics"]
     assert len(Ledger(store).reads(digest)) == 1
     told = run("train", experiment, "--test").stdout.splitlines()

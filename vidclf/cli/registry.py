@@ -132,6 +132,13 @@ def promote(
             "more than that; untested: also where test has too few groups to tell anything.",
         ),
     ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            help="Tell the figures on test of a refused model too; the ledger notes it. Who tries on until "
+            "they please ships what was lucky."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     store: StoreOption = None,
     json_: JsonOption = False,
@@ -139,8 +146,9 @@ def promote(
     """Judges a study's best trial, or one run, on the test split, and registers it as NAME@champion.
 
     Gates come from the study's `[gates]` and from here. The test split is read once, and the read is written
-    down: the more often it was read, the more certain a challenger must be to be better than the champion,
-    on the same clips, group by group. Without a champion yet, the gates alone decide. A refusal is exit 3.
+    down: the more often models were compared on its clips, the more certain a challenger must be to be better
+    than the champion, on the same clips, group by group. Without a champion yet, the gates alone decide. A
+    refusal is exit 3, and tells the verdict alone.
     """
     from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance
@@ -151,7 +159,7 @@ def promote(
     opened_store = open_store(store)
     gates, accepted = _flags(min_ or [], max_ or [], class_recall), Acceptance.parse(accept or [])
     candidate = find_candidate(study_or_run, opened_store)
-    request = PromoteRequest(name, alias, candidate.gates.merged(gates), accepted)
+    request = PromoteRequest(name, alias, candidate.gates.merged(gates), accepted, show)
     asks = not yes and not json_ and sys.stdin.isatty()
     if not candidate.attempt.model.is_dir():
         _train_again(candidate, asks=asks, yes=yes)

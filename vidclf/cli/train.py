@@ -106,7 +106,7 @@ def _check_test(experiment: "ExperimentConfig", progress: Progress) -> None:
 def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
     """Judges a trained model by the test split; its figures are added to the attempt's."""
     from vidclf.exceptions import InputError, NotComparableError
-    from vidclf.registry.test_split import read_test
+    from vidclf.registry.test_split import read_test, show
     from vidclf.tracking.deliverer import Deliverer
     from vidclf.tracking.ledger import words
 
@@ -115,6 +115,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
             result = read_test(store, attempt, progress=progress)
     except NotComparableError as why:
         raise InputError(f"--test: {why}") from None
+    show(store, attempt, result)
     say(f"{words(result.reads)}: each further read makes its figures mean less")
     Deliverer(store).deliver(attempt)
     outcome = attempt.outcome()

@@ -9,6 +9,7 @@ several models of one configuration, whose metrics are averaged; ``groups`` (cli
 `benchmarks/intervals.py` simulates how often the intervals hold.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -266,6 +267,16 @@ def spent_alpha(read: int, alpha: float = 0.05) -> float:
     if read < 1:
         raise ValueError(f"reads count from 1, not {read}")
     return alpha / (read * (read + 1))
+
+
+def smallest_p(groups: int) -> float:
+    """The least p that `paired` can find with so many groups: one of all flips of their signs, either way."""
+    return 2.0 ** (1 - groups)
+
+
+def groups_needed(alpha: float) -> int:
+    """The fewest groups whose `smallest_p` is below ``alpha``."""
+    return next(groups for groups in itertools.count(FEWEST_GROUPS) if smallest_p(groups) < alpha)
 
 
 def pair_alpha(models: int, alpha: float = 0.05) -> float:

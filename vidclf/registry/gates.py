@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.exceptions import InputError
+from vidclf.labels import plural
 from vidclf.registry.test_split import ScoredClips
 from vidclf.search.record.settings import COSTS, Gates
 
@@ -80,7 +81,9 @@ class Candidacy:
         grouped: Whether the clips name groups; where they do not, each counts as one.
         metrics: The model's final figures; after the test split was read, with those on test.
         own: The model's predictions of the test clips, once they were read.
-        champion: As ``version 3``; empty where there is none, and before test was read.
+        champion: As ``version 3``; empty where there is none.
+        comparison: The place of this comparison with it among all on clips of this split, from 1.
+        shared_groups: Groups of the test split by whose names the champion had clips in training.
         compared_by: The metric, as ``test/macro_f1``.
         paired: Against the champion on the same test clips; ``None`` with too few groups.
     """
@@ -93,6 +96,8 @@ class Candidacy:
     metrics: Mapping[str, float] = field(default_factory=dict)
     own: ScoredClips | None = None
     champion: str = ""
+    comparison: int = 1
+    shared_groups: Sequence[str] = ()
     compared_by: str = ""
     paired: PairedComparison | None = None
 
@@ -119,6 +124,24 @@ def group_gate(case: Candidacy) -> Iterator[Gate]:
     if count:
         passed = enough or case.accepted.untested
         yield Gate("groups in test", passed, count, intervals.FEWEST_GROUPS, detail)
+
+
+def verdict_gate(case: Candidacy) -> Iterator[Gate]:
+    """A comparison that cannot decide anything costs no read: so few groups give no small enough p."""
+    groups, margin = len(set(case.groups)), case.accepted.margin
+    if not case.champion or groups < intervals.FEWEST_GROUPS or margin is not None:
+        return
+    alpha = intervals.spent_alpha(case.comparison)
+    least, needed = intervals.smallest_p(groups), intervals.groups_needed(alpha)
+    if least >= alpha:
+        yield Gate(
+            f"groups to compare with {case.champion}",
+            False,
+            groups,
+            needed,
+            f"comparison {case.comparison} on these clips asks for p < {alpha:.2g}, and {groups} groups give "
+            f"no less than {least:.2g}: {needed} groups could tell; test was not read",
+        )
 
 
 def cost_gates(case: Candidacy) -> Iterator[Gate]:
@@ -169,6 +192,13 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
     if not champion:
         return
     gate = f"better than {champion}"
+    if case.shared_groups:
+        some = ", ".join(case.shared_groups[:3])
+        detail = (
+            f"it had clips of {plural(len(case.shared_groups), 'group')} of this split in training ({some}), "
+            "so that its figures may be too good"
+        )
+        yield Gate(f"{champion} and the groups of test", True, len(case.shared_groups), None, detail)
     if compared is None:
         yield Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
         return
@@ -191,7 +221,7 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
 
 
 GateCheck = Callable[[Candidacy], Iterator[Gate]]
-BEFORE_TEST: tuple[GateCheck, ...] = (test_split_gate, group_gate, cost_gates)
+BEFORE_TEST: tuple[GateCheck, ...] = (test_split_gate, group_gate, verdict_gate, cost_gates)
 """Checked first: a model that is too slow or too large costs no read of the test split."""
 ON_TEST: tuple[GateCheck, ...] = (score_gates, recall_gates, champion_gate)
 """Checked on what the read of the test split found."""

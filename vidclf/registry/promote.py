@@ -20,7 +20,7 @@ from vidclf.registry.confirm_report import finalists_of
 from vidclf.registry.download import fetch_run, fetch_study_file, fetch_trial
 from vidclf.registry.gates import Acceptance, Candidacy, Gate
 from vidclf.registry.resolve import CARD_TAG, version_folder
-from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test
+from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_test, show
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store
@@ -106,8 +106,6 @@ def _best_of_study(name: str, store: Store) -> Candidate:
     return _in_study(opened, fetch_trial(opened, row.number), label)
 
 
-_ALPHA = 0.05
-"""How often, over all reads of one test split together, an equal challenger may be promoted."""
 _CARD = "model_card.md"
 _MOST_TRIES = 5
 """Where other clients of a server promote models meanwhile: the candidate is judged against each of them."""
@@ -115,12 +113,17 @@ _MOST_TRIES = 5
 
 @dataclass(frozen=True)
 class PromoteRequest:
-    """What is asked of a promotion: a version of the registered model ``name`` that gets ``alias``."""
+    """What is asked of a promotion: a version of the registered model ``name`` that gets ``alias``.
+
+    Attributes:
+        show: Whether a refusal tells the figures on test too. Who tries on until they please chooses by luck.
+    """
 
     name: str
     alias: str = aliases.CHAMPION
     gates: Gates = field(default_factory=Gates)
     accepted: Acceptance = field(default_factory=Acceptance)
+    show: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,9 @@ def _judge(
         raise _not_taken(request, error) from None
     if champion is not None and champion.attempt == attempt.identity().id:
         run_id = str(deliverer.receipt(attempt).run_id)
-        metrics, reads = _figures(attempt), len(Ledger(store).reads(TestSplit.of(attempt).digest))
+        metrics, reads = _figures(attempt), len(TestSplit.of(attempt).reads(store))
         return Promotion(champion.version, run_id, False, (), metrics, reads)
-    case = _candidacy(attempt, request)
+    case = _candidacy(store, attempt, request, champion)
     first = gates.check(gates.BEFORE_TEST, case)
     if not all(gate.passed for gate in first):
         raise GateRefusedError(first)
@@ -197,11 +200,20 @@ def _judge(
         raise GateRefusedError([*first, Gate(gate, False, None, None, str(why))]) from None
     case = _after_test(case, candidate.metric, champion, result)
     judged = [*first, *gates.check(gates.ON_TEST, case)]
-    if not all(gate.passed for gate in judged):
+    refused = not all(gate.passed for gate in judged)
+    if refused and not request.show:
+        Ledger(store).shown(result.read, {})
+        raise GateRefusedError([*first, *map(_verdict_alone, judged[len(first) :])])
+    show(store, attempt, result)
+    if refused:
         deliverer.deliver(attempt)
         raise GateRefusedError(judged)
     expected = champion.version if champion else None
     return _register(deliverer, candidate, request, result, judged, expected=expected)
+
+
+def _verdict_alone(gate: Gate) -> Gate:
+    return replace(gate, value=None, detail="not shown; --show does, and the ledger notes that")
 
 
 def _not_taken(request: PromoteRequest, error: MlflowException) -> InputError:
@@ -224,10 +236,22 @@ def _champion(deliverer: Deliverer, request: PromoteRequest) -> Champion | None:
     return None
 
 
-def _candidacy(attempt: Attempt, request: PromoteRequest) -> Candidacy:
+def _candidacy(
+    store: Store, attempt: Attempt, request: PromoteRequest, champion: Champion | None
+) -> Candidacy:
     """What is known before the test split is read."""
     split = TestSplit.of(attempt)
+    against = (attempt.identity().id, champion.attempt) if champion else ()
+    compared = [read for read in split.reads(store) if read.comparison]
+    known = (
+        read.comparison
+        for read in compared
+        if (read.split, read.model, read.champion) == (split.digest, *against)
+    )
     return Candidacy(
+        champion=f"version {champion.version}" if champion else "",
+        comparison=next(known, len(compared) + 1),
+        shared_groups=split.shared_groups(champion.model) if champion else (),
         rules=request.gates,
         accepted=request.accepted,
         manifest=split.manifest.name,
@@ -240,12 +264,12 @@ def _candidacy(attempt: Attempt, request: PromoteRequest) -> Candidacy:
 def _after_test(case: Candidacy, metric: str, champion: Champion | None, result: TestResult) -> Candidacy:
     """What is known after the test split was read."""
     own, theirs = result.own, result.champion
-    case = replace(case, metrics={**case.metrics, **result.read.metrics}, own=own)
+    case = replace(case, metrics={**case.metrics, **result.figures}, own=own)
     if champion is None or theirs is None:
         return case
-    metric, alpha = intervals.comparable(metric), intervals.spent_alpha(result.read.number, _ALPHA)
+    metric, alpha = intervals.comparable(metric), intervals.spent_alpha(result.read.comparison)
     paired = intervals.paired(metric, own.labels, own.guesses, theirs.guesses, own.groups, alpha)
-    return replace(case, champion=f"version {champion.version}", compared_by=f"test/{metric}", paired=paired)
+    return replace(case, compared_by=f"test/{metric}", paired=paired)
 
 
 def _register(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vidclf import config
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
+from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, write_predictions
@@ -53,6 +54,20 @@ class TestSplit:
         """Its clips, in the order of the manifest."""
         return list(self.manifest.split("test"))
 
+    @cached_property
+    def contents(self) -> list[str]:
+        """Digests of its clips' contents."""
+        return [content_digest(entry.clip_path) for entry in self.entries]
+
+    def reads(self, store: Store) -> list[TestRead]:
+        """Every read of one of its clips, the first one first."""
+        return Ledger(store).reads(self.digest, self.contents)
+
+    def shared_groups(self, model: Path) -> list[str]:
+        """Groups that a model had in training too, by their names: clips of the same scene or person."""
+        trained = {group for _, group in read_card(model).trained_on}
+        return sorted({group_of(entry) for entry in self.entries} & trained)
+
     def check(self, model: Path) -> None:
         """Refuses a model whose figures on this split would mean nothing.
 
@@ -66,7 +81,8 @@ class TestSplit:
                 f"{self.manifest.name} has {', '.join(self.manifest.classes)}"
             )
         trained = {clip for clip, _ in card.trained_on}
-        known = [entry.name for entry in self.entries if content_digest(entry.clip_path) in trained]
+        pairs = zip(self.entries, self.contents, strict=True)
+        known = [entry.name for entry, content in pairs if content in trained]
         if known:
             raise NotComparableError(
                 f"it was trained on {len(known)} of the {len(self.entries)} test clips, one is {known[0]}"
@@ -136,16 +152,24 @@ class TestResult:
     """What a read of the test split found.
 
     Attributes:
+        table: The model's `vidclf.evaluation.predictions.predictions_table`.
+        own: The same as arrays.
         champion: The champion's on the same clips, where there is one.
-        reads: How often the split has been read by now.
+        reads: How often its clips have been read by now.
     """
 
     __test__ = False
 
     read: TestRead
+    table: pd.DataFrame
     own: ScoredClips
     champion: ScoredClips | None
     reads: int
+
+    @cached_property
+    def figures(self) -> Mapping[str, float]:
+        """See `ScoredClips.metrics`."""
+        return self.own.metrics()
 
 
 def read_test(
@@ -156,8 +180,8 @@ def read_test(
 ) -> TestResult:
     """Reads the test split for an attempt's model, after having written down that it does.
 
-    The same model against the same champion is not read again: what was found then is taken. The figures
-    are added to the attempt's as ``test/…``, its predictions to its artifacts.
+    The same model against the same champion is not read again: what was found then is taken. Nothing is
+    shown of it, see `show`.
 
     Args:
         store: Where the ledger is.
@@ -174,7 +198,8 @@ def read_test(
     ledger, identity = Ledger(store), attempt.identity()
     against = f" beside version {champion.version}" if champion else ""
     words = f"{split.name}: {len(split.entries)} test clips for {identity.run_name}{against}"
-    read = ledger.begin(split.digest, identity.id, champion.attempt if champion else "", words)
+    against_id = champion.attempt if champion else ""
+    read = ledger.begin(split.digest, split.contents, identity.id, against_id, words)
     if read.complete:
         tables = {"model": ledger.predictions(read, "model")}
         tables |= {"champion": ledger.predictions(read, "champion")} if champion else {}
@@ -183,16 +208,16 @@ def read_test(
         tables |= {"champion": split.predictions(champion.model)} if champion else {}
     classes = split.manifest.classes
     scored = {name: ScoredClips.of(table, classes) for name, table in tables.items()}
-    figures = scored["model"].metrics()
     if not read.complete:
-        read = ledger.finish(read, figures, tables)
+        ledger.finish(read, tables)
+    reads = len(split.reads(store))
+    return TestResult(read, tables["model"], scored["model"], scored.get("champion"), reads)
+
+
+def show(store: Store, attempt: Attempt, result: TestResult) -> None:
+    """Adds what was found to the attempt, its figures as ``test/…``; the ledger notes that people see it."""
+    Ledger(store).shown(result.read, result.figures)
     outcome = attempt.outcome()
-    if outcome is None or not figures.keys() <= outcome.metrics.keys():  # also where a read was cut short
-        _keep(attempt, tables["model"], figures)
-    reads = len(ledger.reads(split.digest))
-    return TestResult(read, scored["model"], scored.get("champion"), reads)
-
-
-def _keep(attempt: Attempt, table: pd.DataFrame, figures: Mapping[str, float]) -> None:
-    write_predictions(table, attempt.artifacts / "test")
-    attempt.add_metrics(figures)
+    if outcome is None or not result.figures.keys() <= outcome.metrics.keys():
+        write_predictions(result.table, attempt.artifacts / "test")
+        attempt.add_metrics(result.figures)
