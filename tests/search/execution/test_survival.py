@@ -37,7 +37,7 @@ from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer
 from vidclf.workers.local import LocalWorker
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "17")))
