@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from tests import interruptions
 from tests.clips import write_experiment, write_squares, write_study
-from tests.command import run
 from tests.rounds import rounds
 from vidclf import config
 from vidclf.cli.app import app
@@ -333,8 +332,6 @@ def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, sto
     assert json.loads(plan.stdout)["resources"] == (
         "workers on Ray (local): up to 3, each with 1 CPU, 64 GPU"
     )
-    here = run("tune", study)
-    assert "[resources] are for --ray" in here.stderr
 
 
 @pytest.mark.parametrize(
