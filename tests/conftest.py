@@ -1,12 +1,14 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
+from sqlalchemy import Engine, event
 
 from tests.attempts import fresh_store
 from tests.clips import write_squares
@@ -36,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
+
+
+@event.listens_for(Engine, "connect")
+def unsynced(connection: object, _: object) -> None:
+    """No test cuts the power, so that SQLite need not wait for the disk."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(autouse=True)
