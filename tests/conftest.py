@@ -1,6 +1,7 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
+from PIL import Image
 from sqlalchemy import Engine, event
 
 from tests.attempts import fresh_store
@@ -18,6 +20,7 @@ from vidclf.data import scenes
 from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.progress import Advance
+from vidclf.reports import plots
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking.deliverer import Deliverer
 
@@ -63,6 +66,20 @@ def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.
     """Clips are decoded for comparison in this process, which is quicker, but where a test is marked so."""
     if not request.node.get_closest_marker("guarded"):
         monkeypatch.setattr(scenes, "check_clips", inspected)
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("blank") / "blank.png"
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, blank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are blank, but where a test is marked so: to draw those of a tiny run takes longer than it."""
+    if not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr(plots, "write_png", lambda figure, path, colours=64: shutil.copyfile(blank, path))
 
 
 def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:
