@@ -1,7 +1,7 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
+import multiprocessing
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
-from PIL import Image
 from sqlalchemy import Engine, event
 
+from tests import undrawn
 from tests.attempts import fresh_store
 from tests.clips import write_squares
 from tests.memory import Memory
@@ -23,6 +23,7 @@ from vidclf.progress import Advance
 from vidclf.reports import plots
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking.deliverer import Deliverer
+from vidclf.workers import local
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
+
+
+multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, undrawn.__name__])
 
 
 @event.listens_for(Engine, "connect")
@@ -68,18 +72,11 @@ def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.
         monkeypatch.setattr(scenes, "check_clips", inspected)
 
 
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("blank") / "blank.png"
-    Image.new("RGB", (8, 8)).save(path)
-    return path
-
-
 @pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, blank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are blank, but where a test is marked so: to draw those of a tiny run takes longer than it."""
-    if not request.node.get_closest_marker("drawn"):
-        monkeypatch.setattr(plots, "write_png", lambda figure, path, colours=64: shutil.copyfile(blank, path))
+def drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, and not blank, where a test is marked so."""
+    if request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr(plots, "write_png", undrawn.write_drawn)
 
 
 def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:
