@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, settings
 from sqlalchemy import Engine, event
 
-from tests import undrawn
+from tests import brief
 from tests.attempts import fresh_store
 from tests.clips import write_squares
 from tests.memory import Memory
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
-multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, undrawn.__name__])
+multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
 
 
 @event.listens_for(Engine, "connect")
@@ -76,7 +76,7 @@ def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.
 def drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, and not blank, where a test is marked so."""
     if request.node.get_closest_marker("drawn"):
-        monkeypatch.setattr(plots, "write_png", undrawn.write_drawn)
+        monkeypatch.setattr(plots, "write_png", brief.write_drawn)
 
 
 def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:
