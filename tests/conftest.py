@@ -38,6 +38,7 @@ settings.load_profile("vidclf")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "slow" not in item.keywords)  # the quick ones fill what is left of the time
     if not LONG:
         for item in items:
             if "long" in item.keywords:
