@@ -184,7 +184,7 @@ def test_a_cut_file_of_the_store_is_named_or_does_no_harm(store: Store) -> None:
         Deliverer(store).deliver(attempt)
     assert not examine(store, fix=False).findings
     done = 0
-    while done < rounds(40, 120):
+    while done < rounds(20, 120):
         cuts = {}
         for number, name in zip(range(1, 6), generator.sample(OWN_FILES, 5), strict=True):
             path = opened.attempt(number).folder / name
