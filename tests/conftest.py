@@ -1,13 +1,17 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
+import multiprocessing
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
+from sqlalchemy import Engine, event
 
+from tests import brief
 from tests.attempts import fresh_store
 from tests.clips import write_squares
 from tests.memory import Memory
@@ -16,8 +20,10 @@ from vidclf.data import scenes
 from vidclf.data.check import ClipCheck, inspect_clip
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.progress import Advance
+from vidclf.reports import plots
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking.deliverer import Deliverer
+from vidclf.workers import local
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,10 +38,21 @@ settings.load_profile("vidclf")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "slow" not in item.keywords)  # the quick ones fill what is left of the time
     if not LONG:
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
+
+
+multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
+
+
+@event.listens_for(Engine, "connect")
+def unsynced(connection: object, _: object) -> None:
+    """No test cuts the power, so that SQLite need not wait for the disk."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +71,13 @@ def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.
     """Clips are decoded for comparison in this process, which is quicker, but where a test is marked so."""
     if not request.node.get_closest_marker("guarded"):
         monkeypatch.setattr(scenes, "check_clips", inspected)
+
+
+@pytest.fixture(autouse=True)
+def drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, and not blank, where a test is marked so."""
+    if request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr(plots, "write_png", brief.write_drawn)
 
 
 def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:

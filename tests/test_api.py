@@ -1,5 +1,7 @@
 """vidclf from Python: the five names, and the notebook that shows them."""
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -79,13 +81,33 @@ def test_a_study(tmp_path: Path, squares: Manifest, caplog: pytest.LogCaptureFix
         vidclf.run_study(tmp_path / "nothing.toml")
 
 
-@pytest.mark.slow
+def notebook() -> list[str]:
+    """The code of its cells."""
+    cells = json.loads((ROOT / "examples" / "from_python.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "outputs are not kept in the file"
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_calls_what_there_is() -> None:
+    calls = [node for cell in notebook() for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call)]
+    found = set()
+    for call in calls:
+        owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and owner.id == "vidclf":
+            assert isinstance(call.func, ast.Attribute)
+            found.add(call.func.attr)
+            arguments = inspect.signature(getattr(vidclf, call.func.attr))
+            arguments.bind(*call.args, **{str(keyword.arg): keyword for keyword in call.keywords})
+            files = [each.value for each in call.args if isinstance(each, ast.Constant)]
+            assert all((ROOT / str(file)).exists() for file in files), files
+    assert found == {"compare", "load_experiment", "run_experiment", "run_study"}
+
+
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path: Path) -> None:
     """Its cells one after another, as a notebook would, on a small rendered set."""
-    cells = json.loads((ROOT / "examples" / "from_python.ipynb").read_text())["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code = notebook()
     assert len(code) >= 6
-    assert not any(cell.get("outputs") for cell in cells), "outputs are not kept in the file"
     for folder in ("experiments", "studies"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     demo = [sys.executable, "-m", "vidclf", "data", "demo", "data/demo", "--subjects", "6", "--takes", "1"]

@@ -16,24 +16,11 @@ import psutil
 import pytest
 
 from tests.clips import moving_square
+from tests.deeds import act
 from vidclf.data import video
 from vidclf.data.container import DecodeLimits
 from vidclf.data.guarded import Child, GuardedDecoder, Limits
 from vidclf.exceptions import ClipError, GuardError, InputError, ItemError
-
-
-def act(task: str) -> str:
-    """Does what the task says."""
-    match task:
-        case "crash":
-            os.abort()
-        case "hang":
-            time.sleep(60)
-        case "flood":
-            bytearray(2**31)
-        case "raise":
-            raise ValueError(task)
-    return task
 
 
 @pytest.fixture
@@ -80,7 +67,7 @@ def test_the_kernel_ends_a_child_whose_parent_does_not_come_back() -> None:
 def test_a_limit_of_the_surroundings_is_kept() -> None:
     """As a batch system sets it: a hard limit on the address space, which no process may raise."""
     code = (
-        "import resource; from tests.data.test_guarded import act; from vidclf.data.guarded import Child;"
+        "import resource; from tests.deeds import act; from vidclf.data.guarded import Child;"
         "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36));"
         "child = Child(act, time_limit_s=20, memory_limit_mb=2**20); child.give('done'); print(child.take());"
         "print(resource.prlimit(child._process.pid, resource.RLIMIT_AS)); child.stop()"

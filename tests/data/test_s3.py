@@ -1,6 +1,7 @@
 """Clips in a real S3 server: each object is read once, whoever asks, and refusals are told."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.clips import CLASSES, write_experiment, write_study
+from tests.command import run
 from tests.s3 import S3Server, need_module, s3_server
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.evaluation.predictions import read_predictions
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
-from vidclf.runs.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +37,6 @@ def s3(
     return url
 
 
-def vidclf(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vidclf", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def answer_of(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == code, err
-    return out if code == 0 else err
-
-
 def once_each(squares: Manifest) -> dict[str, int]:
     """One fetch of the manifest and of each clip."""
     folder = squares.path.parent
@@ -64,35 +54,32 @@ def key_of(url: str, server: S3Server) -> str:
 def test_processes_at_once_and_later_fetch_each_object_once(
     s3: str, server: S3Server, squares: Manifest
 ) -> None:
-    together = [vidclf("data", "check", f"{s3}/manifest.csv", "--json") for _ in range(2)]
+    command = [sys.executable, "-m", "vidclf", "data", "check", f"{s3}/manifest.csv", "--json"]
+    together = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in together:
-        clips = json.loads(answer_of(process))["clips"]
+        clips = json.loads(process.communicate(timeout=200)[0])["clips"]
         assert {clip["verdict"] for clip in clips} == {"ok"}
         assert all(clip["clip_path"].startswith(f"{s3}/") for clip in clips)
-    assert server.reads(key_of(s3, server)) == once_each(squares)
-    answer_of(vidclf("data", "check", f"{s3}/manifest.csv"))
     assert server.reads(key_of(s3, server)) == once_each(squares)
 
     changed, other = "right/v_right_g05_c00.avi", squares.entries[0].clip_path
     server.put(f"{key_of(s3, server)}/{changed}", other.read_bytes())
-    process = vidclf("data", "check", f"{s3}/manifest.csv", "--json")
-    leaks = json.loads(process.communicate(timeout=200)[0])["leaks"]
+    # This process has asked for nothing yet.
+    leaks = json.loads(run("data", "check", f"{s3}/manifest.csv", "--json", expect=1).stdout)["leaks"]
     copied = {"a": f"{s3}/down/v_down_g00_c00.avi", "b": f"{s3}/{changed}"}
     assert leaks == [{**copied, "splits": ["train", "val"], "why": "same file"}]
     assert server.reads(key_of(s3, server)) == once_each(squares) | {changed: 2}
 
 
-@pytest.mark.slow
-def test_a_run_on_clips_in_s3(
-    s3: str, server: S3Server, squares: Manifest, store: Store, tmp_path: Path
-) -> None:
-    answer_of(vidclf("data", "import", s3, "--to", str(tmp_path / "own.csv"), "--shares", "50,25,25"))
+@pytest.mark.usefixtures("store")
+def test_a_run_on_clips_in_s3(s3: str, server: S3Server, squares: Manifest, tmp_path: Path) -> None:
+    run("data", "import", s3, "--to", tmp_path / "own.csv", "--shares", "50,25,25")
     manifest = f"{s3}/manifest.csv"
     path = write_experiment(tmp_path / "tiny.toml", "frames2d", Path("x"), train="epochs = 1\nbatch_size = 2")
     path.write_text(path.read_text().replace('"x"', f'"{manifest}"'))
-    trained = json.loads(answer_of(vidclf("train", str(path), "--json")))
+    trained = json.loads(run("train", path, "--json").stdout)
     assert (trained["status"], trained["reused"]) == ("complete", False)
-    again = json.loads(answer_of(vidclf("train", str(path), "--json")))
+    again = json.loads(run("train", path, "--json").stdout)
     assert (again["run_id"], again["reused"]) == (trained["run_id"], True)
     assert server.reads(key_of(s3, server)) == once_each(squares)
 
@@ -103,28 +90,27 @@ def test_a_run_on_clips_in_s3(
     assert sorted(judged) == sorted(entry.name for entry in read_manifest(manifest).split("val"))
     assert all(name.startswith(f"{s3}/") for name in judged)
     clip, none = f"{s3}/down/v_down_g02_c00.avi", f"{s3}/down/none.avi"
-    said = vidclf("predict", trained["model_dir"], clip, none, "--json")
-    found, missing = json.loads(said.communicate(timeout=200)[0])
-    assert said.returncode == 1
+    said = run("predict", trained["model_dir"], clip, none, "--json", expect=1)
+    found, missing = json.loads(said.stdout)
     assert (found["clip_path"], found["error"], found["label"] in CLASSES) == (clip, None, True)
     assert (missing["clip_path"], missing["error"]) == (none, "unreadable: no such file")
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("store")
 def test_the_workers_of_a_study_fetch_each_clip_once(
-    s3: str, server: S3Server, squares: Manifest, store: Store, tmp_path: Path
+    s3: str, server: S3Server, squares: Manifest, tmp_path: Path
 ) -> None:
     path = write_experiment(tmp_path / "svm.toml", "svm", Path("x"))
     path.write_text(path.read_text().replace('"x"', f'"{s3}/manifest.csv"'))
     space = '"model.C" = { low = 0.1, high = 10.0, log = true }'
     sampler = 'name = "random"'
     write_study(tmp_path / "study.toml", "svm.toml", top="workers = 2", sampler=sampler, space=space)
-    study = json.loads(answer_of(vidclf("tune", str(tmp_path / "study.toml"), "--json")))
+    study = json.loads(run("tune", tmp_path / "study.toml", "--json").stdout)
     assert (study["trials"]["complete"], study["trials"]["failed"]) == (4, 0)
     assert server.reads(key_of(s3, server)) == once_each(squares)
 
 
-@pytest.mark.slow
 def test_what_s3_refuses_is_said(s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.client.delete_object(Bucket=server.bucket, Key=f"{key_of(s3, server)}/down/v_down_g03_c00.avi")
     with pytest.raises(InputError) as caught:
@@ -136,6 +122,6 @@ def test_what_s3_refuses_is_said(s3: str, server: S3Server, monkeypatch: pytest.
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
-    said = answer_of(vidclf("data", "check", f"{s3}/manifest.csv"), 2)
-    assert f"{s3}/manifest.csv: NoCredentialsError: Unable to locate credentials" in said
-    assert "Traceback" not in said
+    need_module("s3fs").S3FileSystem.clear_instance_cache()
+    said = run("data", "check", f"{s3}/manifest.csv", expect=2).stderr
+    assert re.match(f"error: {s3}/\\S+: NoCredentialsError: Unable to locate credentials", said)

@@ -116,7 +116,7 @@ def test_what_the_model_itself_computes_is_no_other_load(clip: Path, monkeypatch
 
 def test_a_slow_model_has_fewer_runs(clip: Path) -> None:
     sleeper = Sleeper(0.05)
-    measured = profiling.measure_latency(saved(sleeper), clip, limit_s=0)
+    measured = profiling.measure_latency(saved(sleeper), clip, runs=30, warmup=3, limit_s=0)
     assert measured["latency/runs"] == 3
     assert len(sleeper.stores) == 8
 

@@ -17,7 +17,7 @@ from vidclf.reports import plots
 from vidclf.reports.diagnostics import block_importance, project, write_pictures, write_wrong_clips
 from vidclf.runs.experiment import parse_experiment
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.drawn]
 NEURAL = {"frames2d": "tiny2d", "volume3d": "tiny3d"}
 
 

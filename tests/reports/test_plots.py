@@ -9,6 +9,8 @@ from PIL import Image
 from vidclf.evaluation import metrics
 from vidclf.reports import plots
 
+pytestmark = pytest.mark.drawn
+
 
 @pytest.mark.parametrize("number", [3, 22, 101])
 def test_confusion_matrix_is_small_and_names_every_class(number: int, tmp_path: Path) -> None:

@@ -20,18 +20,20 @@ from typer.testing import CliRunner
 
 from tests import interruptions
 from tests.clips import write_experiment, write_squares, write_study
-from tests.command import run
 from tests.rounds import rounds
 from vidclf import config
 from vidclf.cli.app import app
+from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
+from vidclf.runs.experiment import load_experiment, parse_experiment, run_experiment
+from vidclf.runs.folder import Attempt, Identity, Outcome
 from vidclf.runs.store import Store
 from vidclf.search.definition.study_file import StudyFile
 from vidclf.search.execution import worker_pool
 from vidclf.search.execution.worker_pool import StartingWorkers
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.workers import ray
-from vidclf.workers.protocol import Ready, Resources, own_version
+from vidclf.workers.protocol import Ready, Resources, RunTask, StepDecision, StepReport, own_version
 from vidclf.workers.ray import RayWorker, _fitting, connected
 from vidclf.workers.sync import read_folder
 
@@ -153,6 +155,33 @@ def check(opened: OpenStudy, trials: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_on_ray_leaves_the_folder_that_one_here_leaves(
+    tmp_path: Path, squares: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    experiment = config.dump(load_experiment(write_experiment(tmp_path / "svm.toml", "svm", squares.path)))
+    there, here = Attempt(tmp_path / "there"), Attempt(tmp_path / "here")
+    for attempt in (there, here):
+        attempt.create(Identity("u/0", "e", "r", "u/study", 0))
+    with connected(ray.LOCAL):
+        worker = RayWorker(Resources())
+        worker_pool.wait_until_ready(worker)
+        worker.send(RunTask(experiment, there.folder))
+        while isinstance(answer := worker.receive(), StepReport):
+            worker.send(StepDecision())
+        worker.stop()
+    assert isinstance(answer, Outcome), worker.exit_reason()
+    assert answer == there.outcome()
+    assert _scores(answer.metrics) == _scores(
+        run_experiment(parse_experiment(experiment, "here"), here, lambda step, values: None).metrics
+    )
+    assert _names(there.folder) == _names(here.folder)
+    assert config.read_toml(there.config) == config.read_toml(here.config)
+    for name, content in read_folder(there.folder).items():
+        assert b"vidclf-workers" not in content, name
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_on_two_nodes_leaves_what_it_leaves_on_one_machine(
     tmp_path: Path, store: Store, cluster: Cluster
@@ -289,7 +318,6 @@ def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: 
         assert words in found.stderr
 
 
-@pytest.mark.slow
 def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, store: Store) -> None:
     study = str(travelling_study(tmp_path, 1, "gpus = 64", bases=["svm.toml"]))
     for options, words in [
@@ -304,8 +332,6 @@ def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, sto
     assert json.loads(plan.stdout)["resources"] == (
         "workers on Ray (local): up to 3, each with 1 CPU, 64 GPU"
     )
-    here = run("tune", study)
-    assert "[resources] are for --ray" in here.stderr
 
 
 @pytest.mark.parametrize(

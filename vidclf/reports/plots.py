@@ -1,6 +1,5 @@
 """Figures as small PNGs; matplotlib's `Figure` without pyplot, so nothing is global."""
 
-import io
 import shutil
 import time
 import uuid
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -343,9 +343,10 @@ def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
     """Writes a figure in so many colours; in 64 a third of the size of matplotlib's own PNG."""
     for text in figure.findobj(Text):  # a class may be called $a_$, which is no formula
         text.set_parse_math(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    Image.open(picture).convert("RGB").quantize(colours).save(path, optimize=True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once; `Figure.savefig` does it twice
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(colours).save(path, optimize=True)
 
 
 def write_grid_image(picture: Path, folder: Path, key: str) -> None:

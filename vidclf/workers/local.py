@@ -38,7 +38,8 @@ from vidclf.workers.protocol import (
 )
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["vidclf.workers.preloaded"])
+PRELOADED = ["vidclf.workers.preloaded"]
+_CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def preload() -> None:

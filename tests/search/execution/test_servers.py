@@ -6,13 +6,17 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +32,11 @@ from tests.interruptions import SESSION_SECONDS, STUDY, TRIALS, InterruptedStudy
 from tests.rounds import rounds
 from tests.s3 import S3Server, s3_server
 from tests.services import MlflowServer, OptunaProxy, PostgreSQL, Server, wait_until
+from tests.starting import start_studies
 from vidclf.cli.app import app
 from vidclf.exceptions import InputError
 from vidclf.registry import download
 from vidclf.runs.store import Store, open_store
-from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import find_study
 from vidclf.tracking import deliverer
@@ -140,20 +144,23 @@ def test_ctrl_c_stops_a_study_whose_database_is_away(
     check_survival(ordeal, FEWER)
 
 
-def start_studies(folder: Path, names: list[str], barrier: Any, answers: Any) -> None:
-    """What a command does first, for one study after another, each at the same moment as others do."""
-    store = open_store()
-    for name in names:
-        definition = load_study(folder / f"{name}.toml", {}, store)
-        barrier.wait(60)
-        answers.put((name, open_study(definition, store).stored["uuid"]))
+def test_threads_that_start_a_study_at_once_make_one(tmp_path: Path, store: Store) -> None:
+    write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares", groups=3))
+    write_study(tmp_path / "race.toml", "svm.toml", space='"model.C" = { low = 0.1, high = 10.0 }')
+    barrier, answers = threading.Barrier(4), queue.Queue[tuple[str, str]]()
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(start_studies, tmp_path, ["race"], barrier, answers)
+    made = [answers.get_nowait() for _ in range(4)]
+    assert len(set(made)) == 1
+    assert [trial.number for trial in find_study("race", store).trials()] == [0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
-        "sqlite",
+        pytest.param("sqlite", marks=pytest.mark.long),
         "postgresql, of two stores",
         pytest.param("postgresql", marks=pytest.mark.long),
         pytest.param("proxy", marks=pytest.mark.long),
@@ -172,18 +179,18 @@ def test_commands_that_start_a_study_at_once_make_one(
             if where == "proxy":
                 uri = stack.enter_context(OptunaProxy(tmp_path / "proxy", uri)).uri
             monkeypatch.setenv("VIDCLF_STUDY_STORAGE", uri)
-        context = multiprocessing.get_context("spawn")
-        barrier, answers = context.Barrier(4), context.Queue()
+        context, count = multiprocessing.get_context("spawn"), rounds(2, 4)
+        barrier, answers = context.Barrier(count), context.Queue()
         starters = []
-        for number in range(4):
+        for number in range(count):
             if "two stores" in where:
                 monkeypatch.setenv("VIDCLF_STORE", str(tmp_path / f"store{number % 2}"))
             starters.append(context.Process(target=start_studies, args=(tmp_path, names, barrier, answers)))
             starters[-1].start()
-        made = [answers.get(timeout=120) for _ in range(4 * len(names))]
+        made = [answers.get(timeout=120) for _ in range(count * len(names))]
         for starter in starters:
             starter.join(60)
-        assert [starter.exitcode for starter in starters] == [0] * 4
+        assert [starter.exitcode for starter in starters] == [0] * count
         assert len(set(made)) == len(names)
         storage = open_storage(open_store())
         for name in names:
@@ -192,14 +199,20 @@ def test_commands_that_start_a_study_at_once_make_one(
 
 
 @pytest.mark.slow
+def test_a_study_that_ran_elsewhere_is_promoted_and_used_here(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stores with the same databases, as two machines have them that share servers."""
+    shutil.copy(store.folder / "mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)  # where MLflow puts what belongs to such a database
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("VIDCLF_STUDY_STORAGE", f"sqlite:///{tmp_path / 'optuna.db'}")
+    use_elsewhere(tmp_path, store, monkeypatch)
+
+
+@pytest.mark.long
 @pytest.mark.usefixtures("database")
-@pytest.mark.parametrize(
-    "served",
-    [
-        pytest.param(True, id="artifacts by the server"),
-        pytest.param(False, id="artifacts by the client", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize("served", [True, False], ids=["artifacts by the server", "artifacts by the client"])
 def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
     served: bool,
     tmp_path: Path,
@@ -213,57 +226,62 @@ def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
         tmp_path / "mlflow", *(("--artifacts-destination", place) if served else by_client)
     ) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        manifest = write_squares(tmp_path / "squares", groups=14)
-        write_experiment(tmp_path / "svm.toml", "svm", manifest)
-        write_study(
-            tmp_path / "afar.toml",
-            "svm.toml",
-            trials=3,
-            gates='min = { "test/macro_f1" = 0.5 }',
-            space='"model.C" = { low = 0.1, high = 10.0, log = true }',
-        )
-        assert vidclf("tune", str(tmp_path / "afar.toml"), "--json", store=store)["ending"] == "finished"
-        here = open_store(tmp_path / "here")
-        monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "cache"))
-
-        state = vidclf("status", "afar", "--json", store=here)
-        assert state["budget"] == {"total": 3, "used": 3}
-        rows = vidclf("compare", "afar", "--json", store=here)["rows"]
-        assert any(row["trial"] == state["best"]["number"] for row in rows)
-        refused = CliRunner().invoke(app, ["confirm", "afar", "--store", str(here.folder)])
-        assert refused.exit_code == 2
-        assert "ran in another store" in refused.output
-
-        promoted = vidclf("promote", "afar", "--as", "far", "--yes", "--json", store=here)
-        assert [gate["gate"] for gate in promoted["gates"]] == ["groups in test", "test/macro_f1 at least"]
-        attempt = find_study("afar", here).attempt(state["best"]["number"])
-        original = find_study("afar", store).attempt(state["best"]["number"])
-        assert attempt.identity() == original.identity()
-        assert attempt.config.read_text() == original.config.read_text()
-        assert (attempt.model / "vidclf.json").read_text() == (original.model / "vidclf.json").read_text()
-        assert attempt.outcome().metrics["val/macro_f1"] == original.outcome().metrics["val/macro_f1"]  # type: ignore[union-attr]
-        runs = Deliverer(here).client.search_runs(["1"])
-        assert len(runs) == 4, "the study and its trials: none was delivered anew"
-        run = next(run for run in runs if run.info.run_id == promoted["run_id"])
-        assert run.data.metrics["test/macro_f1"] == promoted["metrics"]["test/macro_f1"]
-        assert vidclf("doctor", "--json", store=here)["problems"] == []
-
-        clip = str(next((tmp_path / "squares" / "right").iterdir()))
-        third = open_store(tmp_path / "third")
-        assert vidclf("predict", "far@champion", clip, "--json", store=third)[0]["label"] == "right"
-        assert vidclf("predict", promoted["run_id"], clip, "--json", store=third)[0]["label"] == "right"
-        again = vidclf("promote", promoted["run_id"], "--as", "far", "--yes", "--json", store=third)
-        assert (again["version"], again["run_id"]) == (promoted["version"], promoted["run_id"])
-
-        mlflow.set_tracking_uri(server.uri)
-        try:
-            pyfunc = mlflow.pyfunc.load_model("models:/far@champion")
-            sent = base64.b64encode(Path(clip).read_bytes()).decode()
-            assert pyfunc.predict([f"data:video/avi;base64,{sent}"])[0]["label"] == "right"
-        finally:
-            mlflow.set_tracking_uri(None)
+        use_elsewhere(tmp_path, store, monkeypatch)
         artifacts = [key for key in bucket.objects() if key.startswith("mlflow/")]
         assert sum(key.endswith("/MLmodel") for key in artifacts) == 3
+
+
+def use_elsewhere(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a study in one store, promotes its best from a second one, and uses that from a third."""
+    manifest = write_squares(tmp_path / "squares", groups=14)
+    write_experiment(tmp_path / "svm.toml", "svm", manifest)
+    write_study(
+        tmp_path / "afar.toml",
+        "svm.toml",
+        trials=3,
+        gates='min = { "test/macro_f1" = 0.5 }',
+        space='"model.C" = { low = 0.1, high = 10.0, log = true }',
+    )
+    assert vidclf("tune", str(tmp_path / "afar.toml"), "--json", store=store)["ending"] == "finished"
+    here = open_store(tmp_path / "here")
+    monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "cache"))
+
+    state = vidclf("status", "afar", "--json", store=here)
+    assert state["budget"] == {"total": 3, "used": 3}
+    rows = vidclf("compare", "afar", "--json", store=here)["rows"]
+    assert any(row["trial"] == state["best"]["number"] for row in rows)
+    refused = CliRunner().invoke(app, ["confirm", "afar", "--store", str(here.folder)])
+    assert refused.exit_code == 2
+    assert "ran in another store" in refused.output
+
+    promoted = vidclf("promote", "afar", "--as", "far", "--yes", "--json", store=here)
+    assert [gate["gate"] for gate in promoted["gates"]] == ["groups in test", "test/macro_f1 at least"]
+    attempt = find_study("afar", here).attempt(state["best"]["number"])
+    original = find_study("afar", store).attempt(state["best"]["number"])
+    assert attempt.identity() == original.identity()
+    assert attempt.config.read_text() == original.config.read_text()
+    assert (attempt.model / "vidclf.json").read_text() == (original.model / "vidclf.json").read_text()
+    assert attempt.outcome().metrics["val/macro_f1"] == original.outcome().metrics["val/macro_f1"]  # type: ignore[union-attr]
+    runs = Deliverer(here).client.search_runs(["1"])
+    assert len(runs) == 4, "the study and its trials: none was delivered anew"
+    run = next(run for run in runs if run.info.run_id == promoted["run_id"])
+    assert run.data.metrics["test/macro_f1"] == promoted["metrics"]["test/macro_f1"]
+    assert vidclf("doctor", "--json", store=here)["problems"] == []
+
+    clip = str(next((tmp_path / "squares" / "right").iterdir()))
+    third = open_store(tmp_path / "third")
+    assert vidclf("predict", "far@champion", clip, "--json", store=third)[0]["label"] == "right"
+    assert vidclf("predict", promoted["run_id"], clip, "--json", store=third)[0]["label"] == "right"
+    again = vidclf("promote", promoted["run_id"], "--as", "far", "--yes", "--json", store=third)
+    assert (again["version"], again["run_id"]) == (promoted["version"], promoted["run_id"])
+
+    mlflow.set_tracking_uri(here.mlflow_uri)
+    try:
+        pyfunc = mlflow.pyfunc.load_model("models:/far@champion")
+        sent = base64.b64encode(Path(clip).read_bytes()).decode()
+        assert pyfunc.predict([f"data:video/avi;base64,{sent}"])[0]["label"] == "right"
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 def vidclf(*arguments: str, store: Store) -> Any:

@@ -37,7 +37,7 @@ from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer
 from vidclf.workers.local import LocalWorker
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_study_survives_the_death_of_its_workers_and_of_itself(tmp_path: Path, store: Store) -> None:
     ordeal = InterruptedStudy(tmp_path, store, int(os.environ.get("VIDCLF_TEST_SEED", "17")))
@@ -184,7 +184,7 @@ def test_a_cut_file_of_the_store_is_named_or_does_no_harm(store: Store) -> None:
         Deliverer(store).deliver(attempt)
     assert not examine(store, fix=False).findings
     done = 0
-    while done < rounds(40, 120):
+    while done < rounds(20, 120):
         cuts = {}
         for number, name in zip(range(1, 6), generator.sample(OWN_FILES, 5), strict=True):
             path = opened.attempt(number).folder / name

@@ -78,9 +78,9 @@ class Faults:
         return len(self.moments) - 1 == self.at
 
     def chosen(self) -> list[int]:
-        """All at which an answer is lost, every seventh of the others; in brief, a third of these."""
+        """All at which an answer is lost, every seventh of the others; in brief, a sixth of these."""
         moments = [at for at, name in enumerate(self.moments) if name == "answer" or at % 7 == 0]
-        return moments[:: rounds(3, 1)]
+        return moments[:: rounds(6, 1)]
 
 
 def break_statements(opened: RDBStorage, faults: Faults) -> None:
@@ -327,6 +327,7 @@ def test_a_server_that_cannot_be_used_is_one_clear_message(
     uri: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
+    monkeypatch.setattr(storage, "_CONNECT_SECONDS", 1)
     monkeypatch.setenv("VIDCLF_STUDY_STORAGE", uri.format(port=port))
     with pytest.raises(InputError) as caught:
         open_storage(Store(tmp_path))
@@ -383,7 +384,7 @@ def test_of_several_processes_only_one_makes_the_tables_of_a_fresh_store(tmp_pat
         with locked(store.folder):  # as another process has it that makes them
             opened = pool.submit(open_storage, store)
             with pytest.raises(TimeoutError):
-                opened.result(timeout=1.0)
+                opened.result(timeout=0.3)
             assert not (store.folder / "optuna.db").exists()
         assert opened.result().get_all_studies() == []
 

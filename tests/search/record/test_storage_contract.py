@@ -85,6 +85,7 @@ class TestPostgreSQL(ServerTestCase):
             yield server
 
 
+@pytest.mark.long  # in brief, test_storage.py asks the proxy what a session asks
 @pytest.mark.xdist_group("storage-proxy")
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 class TestProxy(ServerTestCase):
