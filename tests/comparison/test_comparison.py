@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
+from vidclf.evaluation.intervals import PairedComparison
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
@@ -333,19 +335,25 @@ def test_a_learning_curve_trains_on_more_and_more(made: tuple[Store, Path]) -> N
 
 
 @pytest.mark.parametrize(
-    ("scores", "said"),
+    ("half", "gain", "said"),
     [
-        ((0.5, 0.6, 0.7, 0.8), "still rises"),
-        ((0.5, 0.7, 0.8, 0.8), "levelled off"),
-        ((0.5, 0.6, 0.8, 0.7), "falls at the end"),
+        ((0.7, 0.7, 0.7), (0.10, 0.04, 0.16, "better"), "It still rises"),
+        (
+            (0.7, 0.7, 0.7),
+            (0.10, -0.01, 0.21, "cannot tell"),
+            "cannot be decided: the last half of the groups",
+        ),
+        ((0.5, 0.7, 0.9), (0.10, 0.04, 0.16, "better"), "cannot be decided"),
+        ((0.8, 0.8, 0.8), (0.00, -0.01, 0.01, "cannot tell"), "It has levelled off"),
+        ((0.9, 0.9, 0.9), (-0.10, -0.16, -0.04, "worse"), "It falls at the end"),
+        ((0.7, 0.7, 0.7), None, "val has too few groups"),
     ],
 )
-def test_a_curve_says_what_it_shows(scores: Sequence[float], said: str) -> None:
+def test_a_curve_says_what_it_shows(half: Sequence[float], gain: Any, said: str) -> None:
     row = ModelRow("s", 1, "complete", "svm", "svm", 0.8, {}, {})
-    curve = learning_curve.LearningCurve(row, "val/macro_f1", (2, 4, 6, 8), [[score] * 3 for score in scores])
-    assert said in curve.words
-    noisy = replace(curve, scores=[*curve.scores[:2], [0.5, 0.8, 0.9], [0.7, 0.7, 0.8]])
-    assert "this cannot be decided" in noisy.words
+    found = gain and PairedComparison(*gain[:3], 0.01, 12, 0.05, gain[3])
+    scores = [[0.5] * 3, half, [0.8] * 3, [0.8] * 3]
+    assert said in learning_curve.LearningCurve(row, "val/macro_f1", (2, 4, 6, 8), scores, found).words
 
 
 def test_expensive_models_are_left_out_of_curves(

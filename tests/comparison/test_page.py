@@ -89,7 +89,7 @@ def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_pa
 def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
     comparison = build(["s"], made[0], metric=None, every=True)
     curve = LearningCurve(
-        comparison.reports[0].group.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]]
+        comparison.reports[0].group.ranked[0], "val/macro_f1", (2, 4), [[0.5, 0.7], [0.6, 0.8]], None
     )
     comparison = replace(comparison, reports=[replace(comparison.reports[0], learning_curves=[curve])])
     page = page_of(comparison, tmp_path)
@@ -311,8 +311,8 @@ def test_confusion_counts_true_classes_in_rows(tmp_path: Path) -> None:
 def test_learning_curves_draw_every_draw_and_their_means() -> None:
     scores = [[0.4, 0.5, 0.9], [0.6, 0.7, 0.8]]
     curves = [
-        LearningCurve(ROWS[0], "val/macro_f1", (2, 4), scores),
-        LearningCurve(ROWS[2], "val/macro_f1", (2, 4), [[0.1] * 3, [0.2] * 3]),
+        LearningCurve(ROWS[0], "val/macro_f1", (2, 4), scores, None),
+        LearningCurve(ROWS[2], "val/macro_f1", (2, 4), [[0.1] * 3, [0.2] * 3], None),
     ]
     figure = learning_curves(curves)
     draws, means, _, others = figure.data

@@ -344,8 +344,8 @@ def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
     for text in figure.findobj(Text):  # a class may be called $a_$, which is no formula
         text.set_parse_math(False)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # once; `Figure.savefig` does it twice
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()  # type: ignore[no-untyped-call]  # once; `Figure.savefig` does it twice
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
     picture.quantize(colours).save(path, optimize=True)
 
 
