@@ -66,13 +66,14 @@ class Design:
 
     def frequencies(self) -> Values:
         """Of the classes, where all groups have them."""
-        found = np.linspace(3, 1, self.classes)
-        return found / found.sum()
+        found: Values = np.linspace(3, 1, self.classes)
+        found /= found.sum()
+        return found
 
     def fixed_sizes(self) -> Labels:
         if self.sizes == "geometric":
             steps = 20 ** (-np.arange(self.groups) / (self.groups - 1))
-            return np.maximum(np.rint(MEAN_SIZE * steps / steps.mean()), 1).astype(np.int64)
+            return np.array(np.rint(MEAN_SIZE * steps / steps.mean()).clip(1), dtype=np.int64)
         sizes = np.full(self.groups, MEAN_SIZE)
         if self.sizes == "giant":
             sizes[0] = MEAN_SIZE * (self.groups - 1)
@@ -95,7 +96,8 @@ class Design:
             return generator.beta(self.accuracy * size, (1 - self.accuracy) * size, shape)
         latent = latent_correlation(self.accuracy, self.correlation)
         limit = special.ndtri(self.accuracy) + math.sqrt(latent) * generator.normal(size=shape)
-        return special.ndtr(limit / math.sqrt(1 - latent))
+        found: Values = special.ndtr(limit / math.sqrt(1 - latent))
+        return found
 
     def ease(self, shares: Values, generator: np.random.Generator) -> Values:
         """What informative sizes go by: where no group is harder than others, nothing."""
@@ -130,8 +132,9 @@ class Design:
                 accuracy = float((sizes * shares).sum() / sizes.sum())
         true = self.frequencies()
         if self.nested:
-            sizes = np.ones(self.groups) if self.sizes == "informative" else self.fixed_sizes()
-            true = np.bincount(np.arange(self.groups) % self.classes, sizes, self.classes) / sizes.sum()
+            # Informative sizes do not go with the group's number.
+            clips = np.ones(self.groups) if self.sizes == "informative" else self.fixed_sizes()
+            true = np.bincount(np.arange(self.groups) % self.classes, clips, self.classes) / clips.sum()
         said = true * accuracy + (1 - accuracy) * (1 - true) / (self.classes - 1)
         macro_f1 = (2 * true * accuracy / (true + said))[true > 0].mean()
         return {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_f1": float(macro_f1)}
@@ -171,7 +174,7 @@ def covered(design: Design, sets: int) -> dict[str, tuple[float, float]]:
         for metric, value in wanted.items():
             _, low, high = ends(metric, tallies)
             found[metric].append(np.stack([(low <= value) & (value <= high), high - low], axis=-1))
-    return {metric: tuple(np.concatenate(each).mean(0)) for metric, each in found.items()}  # type: ignore[misc]
+    return {metric: tuple(np.concatenate(each).mean(0)) for metric, each in found.items()}
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def compared(design: Design, metric: str, challengers: Sequence[float], sets: in
             made.append(design.tallied(some, group, labels, design.guessed(labels, rights[-1], generator)))
         each = []
         for one, right in zip(made[1:], rights[1:], strict=True):
-            differing = np.bincount(group // design.groups, right != rights[0], some)
+            differing = np.bincount(group // design.groups, right != rights[0], some).astype(np.float64)
             found = contrast(metric, one, made[0], differing)
             p, half = found.p.copy(), special.stdtrit(found.freedom, 1 - ALPHA / 2) * np.sqrt(found.error)
             for place in np.flatnonzero(p < ALPHA):
@@ -268,8 +271,8 @@ def coverage(designs: Sequence[Design], sets: int) -> None:
             + ", ".join(f"{w:.2f}" for w in widths)
         )
     print("* in percent of the cells; from 12 groups on, at a correlation of 0.2")
-    for design, metric, held, width in sorted(cells, key=lambda cell: cell[2])[:8]:
-        print(f"  {100 * held:.1f} (width {width:.2f}): {metric}, {design}")
+    for design, metric, share, width in sorted(cells, key=lambda cell: cell[2])[:8]:
+        print(f"  {100 * share:.1f} (width {width:.2f}): {metric}, {design}")
 
 
 def errors(designs: Sequence[Design], sets: int) -> None:
@@ -328,8 +331,8 @@ def main() -> None:
     options = parser.parse_args()
     assert set(METRICS) <= set(KNOWN)
     designs = [
-        Design(classes, nested, *rest)
-        for (classes, nested), *rest in itertools.product(
+        Design(*classes, groups, sizes, correlation, accuracy, beta)
+        for classes, groups, sizes, correlation, accuracy, beta in itertools.product(
             CLASSES, GROUPS, SIZES, CORRELATIONS, ACCURACIES, (True, False)
         )
     ]

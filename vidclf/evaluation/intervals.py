@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from vidclf.evaluation.metrics import METRICS, Labels
+from vidclf.evaluation.metrics import METRICS, Labels, Predictions
 
 Values = NDArray[np.float64]
 Groups = Sequence[str] | NDArray[np.int64]
@@ -27,7 +27,9 @@ Groups = Sequence[str] | NDArray[np.int64]
 Verdict = Literal["better", "worse", "cannot tell"]
 
 KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
-"""Metrics that intervals are known for, beside ``recall/<index of the class>``."""
+"""Metrics that intervals and comparisons are known for, beside ``recall/<index of the class>``."""
+MEANS = tuple(name for name, metric in METRICS.items() if metric.by_clip is not None)
+"""Metrics of probabilities that intervals are known for: see `mean_interval`."""
 CONFIDENCE = 0.95
 """Of every interval and verdict that is shown."""
 FEWEST_GROUPS = 5
@@ -138,9 +140,10 @@ class _Ratios:
         clips = true.sum(-2, keepdims=True)
         self.groups = int(true.shape[-2])
         self.over, self.under = over / totals, under / totals
-        self.ratios: Values = self.over.sum(-2, keepdims=True)
-        self.weights: Values = (clips > 0) / (clips > 0).sum(-1, keepdims=True)
-        self.estimate: Values = (self.ratios * self.weights).sum((-2, -1)).mean(-1)
+        self.ratios: Values = over.sum(-2, keepdims=True) / totals
+        present = clips > 0
+        self.weights: Values = present / present.sum(-1, keepdims=True)
+        self.estimate: Values = ((self.ratios * present).sum(-1) / present.sum(-1)).mean((-2, -1))
         each = self.weights / np.maximum(clips, 1)
         self.alone: Values = (each**2 * clips).sum((-2, -1))[..., 0]
         self.together: Values = ((each * true).sum(-1) ** 2).sum(-1)[..., 0]
@@ -234,6 +237,64 @@ def ends(metric: str, tallies: Tallies, confidence: float = CONFIDENCE) -> tuple
     low = np.where(certain, np.where(estimate > 0.5, edge, 0), np.minimum(low, estimate))
     high = np.where(certain, np.where(estimate > 0.5, 1, 1 - edge), np.maximum(high, estimate))
     return estimate, low, high
+
+
+def mean_interval(
+    metric: str, labels: Labels, probabilities: Values, groups: Groups, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """As `interval`, of a metric that is the mean of a value of each clip; what has no bound on a log scale.
+
+    Args:
+        metric: One of `MEANS`.
+        labels: True classes.
+        probabilities: Shape (clips, classes).
+        groups: Name of each clip's group.
+        confidence: In (0, 1).
+    """
+    row = METRICS[metric]
+    values = row.by_clip(Predictions(labels, probabilities)) if row.by_clip else None
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    clips = np.bincount(group).astype(np.float64)[None, :, None]
+    if values is None or clips.size < FEWEST_GROUPS:
+        return None
+    tallies = Tallies(np.bincount(group, values).astype(np.float64)[None, :, None], clips, clips)
+    if row.bounded:
+        return Interval(*(float(value) for value in ends("accuracy", tallies, confidence)))
+    ratios = _Ratios("accuracy", tallies)
+    error, freedom = _error(ratios.influence, values.var() * ratios.spread(_ASSUMED_CORRELATION))
+    factor = math.exp(float(_quantile(confidence, freedom) * np.sqrt(error) / ratios.estimate))
+    estimate = float(ratios.estimate)
+    return Interval(estimate, estimate / factor, estimate * factor)
+
+
+def correlation(labels: Labels, guesses: Labels, groups: Groups) -> float | None:
+    """Of whether clips of one group are right (intraclass, by analysis of variance: Ridout 1999).
+
+    ``None`` where that cannot be told: all are right, or all wrong, or groups have one clip each.
+    """
+    right = (np.atleast_2d(guesses) == labels).mean(axis=0)
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(group)
+    means = np.bincount(group, right) / sizes
+    if len(sizes) in {1, len(right)} or np.ptp(right) == 0:
+        return None
+    between = float(sizes @ (means - right.mean()) ** 2) / (len(sizes) - 1)
+    within = float(((right - means[group]) ** 2).sum()) / (len(right) - len(sizes))
+    clips = (len(right) - float(sizes @ sizes) / len(right)) / (len(sizes) - 1)
+    return (between - within) / (between + (clips - 1) * within)
+
+
+def basis(labels: Labels, guesses: Labels, groups: Groups) -> str:
+    """What intervals of these clips are for and rest on, in words."""
+    sizes = np.unique(np.asarray(groups), return_counts=True)[1]
+    least, most = int(sizes.min()), int(sizes.max())
+    clips = f"{least} to {most}" if least < most else f"{most}"
+    alike = correlation(labels, guesses, groups)
+    known = "an unknown amount" if alike is None else f"{alike:.2f}"
+    return (
+        f"for clips of new groups, weighed by clips; from {len(sizes)} groups of {clips} clips, whose "
+        f"outcomes correlate inside a group by {known}"
+    )
 
 
 def paired(  # noqa: PLR0917  (who against whom reads best in order)
