@@ -155,7 +155,7 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
 
 
 def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, store: Store) -> None:
-    manifest = write_squares(tmp_path / "squares", groups=12)
+    manifest = write_squares(tmp_path / "squares", groups=20)
     assert promote(train(tmp_path, manifest, "majority"))["version"] == 1
     turned = {"train": "test", "test": "train", "val": "val"}
     entries = read_manifest(manifest).entries
@@ -212,7 +212,7 @@ def test_a_class_is_refused_only_where_it_is_certainly_below_the_floor() -> None
 
 
 def test_groups_that_clips_do_not_name_are_no_silent_evidence() -> None:
-    names = ["/a.avi", "/b.avi", "/c.avi"]
+    names = [f"/{name}.avi" for name in "abcde"]
     [named], [unnamed] = (gates.group_gate(case(groups=names, grouped=grouped)) for grouped in (True, False))
     assert named.passed
     assert unnamed.passed
@@ -265,7 +265,7 @@ def test_how_often_test_was_read_in_words() -> None:
 
 
 def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: Store) -> None:
-    manifest = write_squares(tmp_path / "squares", groups=12)
+    manifest = write_squares(tmp_path / "squares", groups=20)
     experiment = write_experiment(tmp_path / "svm.toml", "svm", manifest)
     first = json.loads(run("train", experiment, "--json").stdout)
     assert not [name for name in first["metrics"] if name.startswith("test/")]

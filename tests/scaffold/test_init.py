@@ -101,7 +101,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert "train.views" not in server
 
 
-def test_test_gets_three_groups_where_there_are_so_many(clips: Path, tmp_path: Path) -> None:
+def test_test_gets_five_groups_where_there_are_so_many(clips: Path, tmp_path: Path) -> None:
     assert begin(clips).look.groups["test"] == 3
     for groups, wanted in ((6, 3), (7, 3), (9, 3), (15, 3), (4, 1)):
         folder = tmp_path / f"of{groups}"

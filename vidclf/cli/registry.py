@@ -45,6 +45,8 @@ def confirm(
     The best of many trials is partly lucky. Here each finalist is judged out of fold on clips of train,
     which the search never scored, and the winner is who is best on average. Nothing that was done before is
     done again, so an interrupted call goes on. Test is not read.
+
+    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 groups there are none.
     """
     from vidclf.labels import plural
     from vidclf.registry import confirm as work
@@ -143,6 +145,8 @@ def promote(
     Gates come from the study's `[gates]` and from here. The test split is read once, and the read is written
     down: the more often it was read, the more certain a challenger must be to be better than the champion,
     on the same clips, group by group. Without a champion yet, the gates alone decide. A refusal is exit 3.
+
+    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 test groups there are none.
     """
     from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance
@@ -208,11 +212,16 @@ def _print_gates(gates: Sequence["Gate"]) -> None:
 
 
 def _print_test(metrics: Any) -> None:
+    from vidclf.evaluation.intervals import FEWEST_GROUPS
+
     for name in ("accuracy", "macro_f1"):
         value = metrics.get(f"test/{name}")
         low, high = (metrics.get(f"test/{name}_{end}") for end in ("low", "high"))
         if value is not None:
-            reached = f", 95 % interval {low:.3f} to {high:.3f}" if low is not None else ", no interval"
+            few = f", no interval: fewer than {FEWEST_GROUPS} groups"
+            reached = (
+                few if low is None else f", 95 % interval {low:.3f} to {high:.3f} for clips of new groups"
+            )
             tell(f"test/{name} {value:.4f}{reached}")
 
 

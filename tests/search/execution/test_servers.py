@@ -213,7 +213,7 @@ def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
         tmp_path / "mlflow", *(("--artifacts-destination", place) if served else by_client)
     ) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        manifest = write_squares(tmp_path / "squares", groups=14)
+        manifest = write_squares(tmp_path / "squares", groups=20)
         write_experiment(tmp_path / "svm.toml", "svm", manifest)
         write_study(
             tmp_path / "afar.toml",
