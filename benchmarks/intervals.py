@@ -323,6 +323,18 @@ def promotions(sets: int, tries: int = 10) -> None:
         )
 
 
+def not_worse(sets: int, margin: float = 0.05) -> None:
+    """Prints how often a challenger passes as no worse than the champion by a margin."""
+    lost = (0.0, 0.02, 0.05, 0.1)
+    print(f"\nPassed as not worse by {margin} than 0.8, correlation 0.2, accuracy, percent, by points lost")
+    print(f"{'groups':>12} " + " ".join(f"{100 * points:6.0f}" for points in lost))
+    for groups in (12, 25, 50, 100):
+        design = Design(3, False, groups, "equal", 0.2, 0.8)
+        found = compared(design, "accuracy", [0.8 - points for points in lost], sets, ALPHA)
+        passed = (found.difference - found.half > -margin).mean(0)
+        print(f"{groups:12d} " + " ".join(f"{100 * share:6.1f}" for share in passed))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=1000, help="simulated test sets of each cell")
@@ -345,6 +357,7 @@ def main() -> None:
     if options.only in (None, "power"):
         power(options.sets)
         promotions(options.sets)
+        not_worse(options.sets)
 
 
 if __name__ == "__main__":

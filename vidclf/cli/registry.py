@@ -132,8 +132,8 @@ def promote(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="not-worse=0.01: also a model that cannot be told from the champion, measured worse by no "
-            "more than that; untested: also where test has too few groups to tell anything.",
+            help="not-worse=0.05: also a model that cannot be told from the champion and is certainly worse "
+            "by less than that; untested: also where test has too few groups to tell anything.",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
