@@ -1,198 +1,363 @@
-"""How often intervals and promotions are right, over simulated test sets: python benchmarks/intervals.py.
+"""How often intervals and verdicts are right, over simulated sets: python benchmarks/intervals.py [--full].
 
-Groups of 4 to 15 clips whose outcomes correlate; five classes of unequal frequency; wrong guesses are even
-over the other classes. True values are those of a million clips. One core, a few minutes with the default
---sets 1000.
+Designs: 5 to 50 groups; their sizes equal, geometric (the largest has 20 times the clips of the smallest),
+one giant that has half of all clips, or informative (4 to 15, the harder a group the more clips); outcomes of
+a group's clips correlate by 0 to 0.6, by beta or probit random effects; 2, 3, 22 and 101 classes, each in all
+groups or each in groups of its own; accuracy 0.6 to 0.97; wrong guesses are even over the other classes. True
+values are of new groups, weighed by clips.
+
+Of 3,840 cells of 1,000 sets (--full) a share is drawn without it: one core, two minutes.
 """
 
 import argparse
 import itertools
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import brentq
 
-from vidclf.evaluation import metrics
-from vidclf.evaluation.intervals import KNOWN, PairedComparison, interval, paired, spent_alpha
+from vidclf.evaluation.intervals import KNOWN, Tallies, contrast, ends, sign_flip_p, spent_alpha
 
-FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
-CLASSES = len(FREQUENCIES)
-SIZES = (4, 15)
-CORRELATION = 0.2
-SHOWN = ("accuracy", "macro_f1")
-GROUPS = (3, 5, 8, 12, 25, 50)
-ACCURACIES = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)
-LEAST, MOST = 0.93, 0.98
-"""Coverage that is asked for: the first everywhere, the second from 12 groups on."""
-CLIPS = (50, 200, 1000)
-CHAMPION = 0.8
-TRIES = 10
+Labels = NDArray[np.int64]
+Values = NDArray[np.float64]
+Sizes = Literal["equal", "geometric", "giant", "informative"]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+GROUPS = (5, 8, 12, 25, 50)
+CORRELATIONS = (0.0, 0.2, 0.4, 0.6)
+SIZES: tuple[Sizes, ...] = ("equal", "geometric", "informative", "giant")
+CLASSES = ((2, False), (3, False), (22, False), (3, True), (22, True), (101, True))
+"""How many, and whether each lives in groups of its own."""
+ACCURACIES = (0.6, 0.8, 0.9, 0.97)
+MEAN_SIZE = 10
+LEAST, MOST = 0.93, 0.99
+"""Coverage that is asked for: the first everywhere, the second from 12 groups on at a correlation of 0.2."""
+ALPHA = 0.05
+_PLACES = 3_000_000
+"""Tallies that are held at a time."""
 _SHARED = 0.5
 """Share of a group's difficulty that all models feel alike."""
 _HARD = 0.3
 """Share of the variance of an outcome that is the clip's, for all models alike."""
 
-Labels = NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Design:
+    """How test sets are drawn; ``beta`` is the kind of random effect, probit otherwise."""
+
+    classes: int
+    nested: bool
+    groups: int
+    sizes: Sizes
+    correlation: float
+    accuracy: float
+    beta: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.classes} classes{', nested' if self.nested else ''}"
+
+    def frequencies(self) -> Values:
+        """Of the classes, where all groups have them."""
+        found: Values = np.linspace(3, 1, self.classes)
+        found /= found.sum()
+        return found
+
+    def fixed_sizes(self) -> Labels:
+        if self.sizes == "geometric":
+            steps = 20 ** (-np.arange(self.groups) / (self.groups - 1))
+            return np.array(np.rint(MEAN_SIZE * steps / steps.mean()).clip(1), dtype=np.int64)
+        sizes = np.full(self.groups, MEAN_SIZE)
+        if self.sizes == "giant":
+            sizes[0] = MEAN_SIZE * (self.groups - 1)
+        return sizes
+
+    def drawn_sizes(self, ease: Values) -> Labels:
+        """Clips of each group, shape of ``ease`` (sets, groups)."""
+        if self.sizes != "informative":
+            return np.broadcast_to(self.fixed_sizes(), ease.shape)
+        rank = ease.argsort(1).argsort(1) / (self.groups - 1)
+        return np.rint(15 - 11 * rank).astype(np.int64)
+
+    def shares(self, sets: int, generator: np.random.Generator) -> Values:
+        """Share of right clips that each group is drawn with, shape (sets, groups)."""
+        shape = (sets, self.groups)
+        if not self.correlation:
+            return np.full(shape, self.accuracy)
+        if self.beta:
+            size = (1 - self.correlation) / self.correlation
+            return generator.beta(self.accuracy * size, (1 - self.accuracy) * size, shape)
+        latent = latent_correlation(self.accuracy, self.correlation)
+        limit = special.ndtri(self.accuracy) + math.sqrt(latent) * generator.normal(size=shape)
+        found: Values = special.ndtr(limit / math.sqrt(1 - latent))
+        return found
+
+    def ease(self, shares: Values, generator: np.random.Generator) -> Values:
+        """What informative sizes go by: where no group is harder than others, nothing."""
+        return shares if self.correlation else generator.random(shares.shape)
+
+    def classes_of(self, group: Labels, generator: np.random.Generator) -> Labels:
+        if self.nested:
+            return group % self.groups % self.classes
+        return generator.choice(self.classes, len(group), p=self.frequencies())
+
+    def guessed(self, labels: Labels, right: NDArray[np.bool_], generator: np.random.Generator) -> Labels:
+        return np.where(
+            right, labels, (labels + generator.integers(1, self.classes, len(labels))) % self.classes
+        )
+
+    def tallied(self, sets: int, group: Labels, labels: Labels, guesses: Labels) -> Tallies:
+        def counts(values: Labels, chosen: NDArray[np.bool_] | slice = slice(None)) -> Values:
+            places = (group * self.classes + values)[chosen]
+            found = np.bincount(places, minlength=sets * self.groups * self.classes)
+            return found.reshape(sets, 1, self.groups, self.classes).astype(np.float64)
+
+        return Tallies(counts(labels, guesses == labels), counts(labels), counts(guesses))
+
+    def true_values(self, accuracy: float | None = None) -> dict[str, float]:
+        """Of new groups, weighed by clips; ``accuracy`` in place of the design's."""
+        if accuracy is None:
+            accuracy = self.accuracy
+            if self.sizes == "informative" and self.correlation:
+                generator = np.random.default_rng(1)
+                shares = self.shares(200_000 // self.groups, generator)
+                sizes = self.drawn_sizes(shares)
+                accuracy = float((sizes * shares).sum() / sizes.sum())
+        true = self.frequencies()
+        if self.nested:
+            # Informative sizes do not go with the group's number.
+            clips = np.ones(self.groups) if self.sizes == "informative" else self.fixed_sizes()
+            true = np.bincount(np.arange(self.groups) % self.classes, clips, self.classes) / clips.sum()
+        said = true * accuracy + (1 - accuracy) * (1 - true) / (self.classes - 1)
+        macro_f1 = (2 * true * accuracy / (true + said))[true > 0].mean()
+        return {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_f1": float(macro_f1)}
+
+    def sets_at_a_time(self, sets: int) -> Iterator[int]:
+        most = max(_PLACES // (self.groups * self.classes), 1)
+        while sets:
+            yield min(sets, most)
+            sets -= min(sets, most)
 
 
-def classes_of(group: Labels, generator: np.random.Generator, *, mixed: bool) -> Labels:
-    """True classes: drawn for each clip, or (not mixed) one for each group, as in UCF-101."""
-    if mixed:
-        return generator.choice(CLASSES, len(group), p=FREQUENCIES)
-    # In turns by frequency, so that few groups have several classes too.
-    order = np.argsort(np.concatenate([(np.arange(20 * f) + 0.5) / f for f in FREQUENCIES]), kind="stable")
-    turns = np.repeat(np.arange(CLASSES), (20 * FREQUENCIES).round().astype(int))[order]
-    return turns[group % len(turns)]
-
-
-def guessed(labels: Labels, right: NDArray[np.bool_], generator: np.random.Generator) -> Labels:
-    others = (labels + generator.integers(1, CLASSES, right.shape)) % CLASSES
-    return np.where(right, labels, others)
-
-
-def grouped(groups: int, generator: np.random.Generator) -> Labels:
-    """Index of each clip's group."""
-    return np.repeat(np.arange(groups), generator.integers(SIZES[0], SIZES[1] + 1, groups))
-
-
-def test_set(
-    groups: int, accuracy: float, correlation: float, generator: np.random.Generator, *, mixed: bool
-) -> tuple[Labels, Labels, Labels]:
-    """Labels, guesses and groups; each group's own accuracy is drawn from a beta distribution."""
-    group = grouped(groups, generator)
-    labels = classes_of(group, generator, mixed=mixed)
-    own = np.full(groups, accuracy)
-    if correlation:
-        size = (1 - correlation) / correlation
-        own = generator.beta(accuracy * size, (1 - accuracy) * size, groups)
-    return labels, guessed(labels, generator.random(len(group)) < own[group], generator), group
-
-
-def true_values(accuracy: float, *, mixed: bool) -> dict[str, float]:
-    generator = np.random.default_rng(1)
-    labels, guesses, _ = test_set(100_000, accuracy, 0.0, generator, mixed=mixed)
-    return {"accuracy": accuracy, "macro_f1": metrics.macro_f1(labels, guesses)}
-
-
-def coverage(sets: int, correlation: float, *, mixed: bool) -> None:
-    """Prints how often the 95 % interval holds the true value, and its mean width."""
-    wanted = {accuracy: true_values(accuracy, mixed=mixed) for accuracy in ACCURACIES}
-    kind = "clips of all classes in a group" if mixed else "each group of one class"
-    print(f"\nCoverage of 95 % intervals in percent (mean width), correlation {correlation}, {kind}")
-    shown = " ".join(f"{accuracy:>12.2f}" for accuracy in ACCURACIES)
-    print(f"{'':9} {'groups':>6} {shown}   (accuracy)")
-    for metric in SHOWN:
-        truth = " ".join(f"{wanted[accuracy][metric]:12.4f}" for accuracy in ACCURACIES)
-        print(f"{metric:9} {'true':>6} {truth}")
-        for groups in GROUPS:
-            cells = []
-            for accuracy in ACCURACIES:
-                generator = np.random.default_rng(groups)
-                found = []
-                for _ in range(sets):
-                    labels, guesses, group = test_set(groups, accuracy, correlation, generator, mixed=mixed)
-                    made = interval(metric, labels, guesses, group)
-                    assert made is not None
-                    found.append((made.low, made.high))
-                low, high = np.array(found).T
-                value = wanted[accuracy][metric]
-                held = float(np.mean((low <= value) & (value <= high)))
-                missed = held < LEAST or (held > MOST and groups >= 12)
-                cells.append(f"{100 * held:5.1f}{'*' if missed else ' '}({np.mean(high - low):.2f})")
-            print(f"{metric:9} {groups:6d} {' '.join(cells)}")
-    print("* outside of 93 % everywhere, 98 % from 12 groups on")
-
-
-def latent_correlation(accuracy: float) -> float:
-    """Correlation of normal difficulties that gives outcomes of `CORRELATION`."""
+@cache
+def latent_correlation(accuracy: float, correlation: float) -> float:
+    """Correlation of normal difficulties that gives outcomes of a correlation."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights /= weights.sum()
 
-    def excess(correlation: float) -> float:
-        limit = special.ndtri(accuracy) + math.sqrt(correlation) * nodes
-        both = weights @ special.ndtr(limit / math.sqrt(1 - correlation)) ** 2
-        return float(both - accuracy**2 - CORRELATION * accuracy * (1 - accuracy))
+    def excess(latent: float) -> float:
+        limit = special.ndtri(accuracy) + math.sqrt(latent) * nodes
+        both = weights @ special.ndtr(limit / math.sqrt(1 - latent)) ** 2
+        return float(both - accuracy**2 - correlation * accuracy * (1 - accuracy))
 
-    return float(brentq(excess, 0.01, 0.95))
+    return float(brentq(excess, 1e-4, 0.9999)) if correlation else 0.0
 
 
-def contests(
-    sets: int, clips: int, challengers: list[float], seed: int
-) -> Iterator[tuple[Labels, Labels, list[Labels], Labels]]:
-    """Labels, the champion's guesses, those of challengers of given accuracies, and groups.
+def covered(design: Design, sets: int) -> dict[str, tuple[float, float]]:
+    """Share of the 95 % intervals that hold the true value, and their mean width, by metric."""
+    generator, wanted = np.random.default_rng(design.groups), design.true_values()
+    found: dict[str, list[Values]] = {metric: [] for metric in METRICS}
+    for some in design.sets_at_a_time(sets):
+        shares = design.shares(some, generator)
+        sizes = design.drawn_sizes(design.ease(shares, generator)).ravel()
+        group = np.repeat(np.arange(some * design.groups), sizes)
+        labels = design.classes_of(group, generator)
+        right = generator.random(len(group)) < shares.ravel()[group]
+        tallies = design.tallied(some, group, labels, design.guessed(labels, right, generator))
+        for metric, value in wanted.items():
+            _, low, high = ends(metric, tallies)
+            found[metric].append(np.stack([(low <= value) & (value <= high), high - low], axis=-1))
+    return {metric: tuple(np.concatenate(each).mean(0)) for metric, each in found.items()}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models against the first of them on many sets.
+
+    Each is of shape (sets, challengers).
+
+    Attributes:
+        p: Of both tests.
+        difference: Challenger's metric less the champion's.
+        half: Half the width of its 95 % interval.
+    """
+
+    p: Values
+    difference: Values
+    half: Values
+
+
+def compared(design: Design, metric: str, challengers: Sequence[float], sets: int, least: float) -> Compared:
+    """Challengers of given accuracies against a champion of the design's.
 
     Models find the same groups and clips hard in part, and are exchangeable where they are equally good.
+
+    Args:
+        least: The smallest alpha that p is told from.
     """
-    generator = np.random.default_rng(seed)
-    together = latent_correlation(CHAMPION)
-    groups = max(round(clips / np.mean(SIZES)), 3)
-    for _ in range(sets):
-        group = grouped(groups, generator)
-        labels = classes_of(group, generator, mixed=True)
-        hard = math.sqrt(_SHARED * together) * generator.normal(size=groups)[group]
-        hard = hard + math.sqrt(_HARD * (1 - together)) * generator.normal(size=len(group))
-        made = []
-        for accuracy in (CHAMPION, *challengers):
-            own = math.sqrt((1 - _SHARED) * together) * generator.normal(size=groups)[group]
-            own = own + math.sqrt((1 - _HARD) * (1 - together)) * generator.normal(size=len(group))
-            made.append(guessed(labels, hard + own < special.ndtri(accuracy), generator))
-        yield labels, made[0], made[1:], group
+    generator = np.random.default_rng(design.groups)
+    parts = []
+    for some in design.sets_at_a_time(sets):
+        shared = generator.normal(size=(some, design.groups))
+        sizes = design.drawn_sizes(design.ease(shared, generator)).ravel()
+        group = np.repeat(np.arange(some * design.groups), sizes)
+        labels = design.classes_of(group, generator)
+        clip = math.sqrt(_HARD) * generator.normal(size=len(group))
+        made, rights = [], []
+        for accuracy in (design.accuracy, *challengers):
+            latent = latent_correlation(accuracy, design.correlation)
+            own = math.sqrt(1 - _SHARED) * generator.normal(size=shared.shape) + math.sqrt(_SHARED) * shared
+            noise = clip + math.sqrt(1 - _HARD) * generator.normal(size=len(group))
+            hard = math.sqrt(latent) * own.ravel()[group] + math.sqrt(1 - latent) * noise
+            rights.append(hard < special.ndtri(accuracy))
+            made.append(design.tallied(some, group, labels, design.guessed(labels, rights[-1], generator)))
+        each = []
+        for one, right in zip(made[1:], rights[1:], strict=True):
+            differing = np.bincount(group // design.groups, right != rights[0], some).astype(np.float64)
+            found = contrast(metric, one, made[0], differing)
+            p, half = found.p.copy(), special.stdtrit(found.freedom, 1 - ALPHA / 2) * np.sqrt(found.error)
+            for place in np.flatnonzero(p < ALPHA):
+                p[place] = max(p[place], sign_flip_p(found.by_group[place], least))
+            refused = (found.p < ALPHA) & (p >= ALPHA)
+            each.append((p, found.difference, np.where(refused, np.abs(found.difference), half)))
+        parts.append(np.array(each))  # (challengers, 3, sets)
+    return Compared(*np.concatenate(parts, axis=2).transpose(1, 2, 0))
 
 
-def compared(  # noqa: PLR0917
-    metric: str, labels: Labels, one: Labels, other: Labels, group: Labels, alpha: float = 0.05
-) -> PairedComparison:
-    found = paired(metric, labels, one, other, group, alpha)
-    assert found is not None, "these sets have enough groups"
-    return found
+def coverage(designs: Sequence[Design], sets: int) -> None:
+    """Prints how often intervals hold: the fewest and the mean over the cells of a kind of design."""
+    cells = [
+        (design, metric, *reached) for design in designs for metric, reached in covered(design, sets).items()
+    ]
+    print(f"\nCoverage of 95 % intervals in percent, {len(cells)} cells of {sets} sets; * see below")
+    print(f"{'':28} {'least':>6} {'mean':>6} {'< 93':>6} {'> 99*':>6}   mean width of 5, 12, 50 groups")
+    rows = [
+        *((f"sizes: {sizes}", [cell for cell in cells if cell[0].sizes == sizes]) for sizes in SIZES),
+        *(
+            (f"correlation: {value}", [cell for cell in cells if cell[0].correlation == value])
+            for value in CORRELATIONS
+        ),
+        *((f"groups: {value}", [cell for cell in cells if cell[0].groups == value]) for value in GROUPS),
+        *(
+            (name, [cell for cell in cells if cell[0].label == name])
+            for name in {d.label: 0 for d in designs}
+        ),
+        *((metric, [cell for cell in cells if cell[1] == metric]) for metric in METRICS),
+        ("all", cells),
+    ]
+    for name, some in rows:
+        if not some:
+            continue
+        held = np.array([cell[2] for cell in some])
+        many = [c[2] for c in some if c[0].groups >= 12 and c[0].correlation == 0.2] or [0.0]
+        widths = [np.mean([c[3] for c in some if c[0].groups == g] or [math.nan]) for g in (5, 12, 50)]
+        shown = (
+            100 * held.min(),
+            100 * held.mean(),
+            100 * np.mean(held < LEAST),
+            100 * np.mean(np.array(many) > MOST),
+        )
+        print(
+            f"{name:28} "
+            + " ".join(f"{value:6.1f}" for value in shown)
+            + "   "
+            + ", ".join(f"{w:.2f}" for w in widths)
+        )
+    print("* in percent of the cells; from 12 groups on, at a correlation of 0.2")
+    for design, metric, share, width in sorted(cells, key=lambda cell: cell[2])[:8]:
+        print(f"  {100 * share:.1f} (width {width:.2f}): {metric}, {design}")
 
 
-def promotions(sets: int) -> None:
+def errors(designs: Sequence[Design], sets: int) -> None:
+    """Prints how often equal models are told apart, and how often intervals of differences hold."""
+    print(f"\nEqual models told apart at 5 %, in percent, {sets} sets a cell")
+    print(f"{'sizes':12} {'most':>6} {'mean':>6} {'cells':>6}   {'at 5 % / 12':>12}")
+    found = [
+        (design, compared(design, metric, [design.accuracy], sets, ALPHA / 12).p)
+        for design in designs
+        for metric in METRICS
+    ]
+    for sizes in SIZES:
+        some = [p for design, p in found if design.sizes == sizes]
+        if some:
+            told = [100 * float((p < ALPHA).mean()) for p in some]
+            strict = [100 * float((p < ALPHA / 12).mean()) for p in some]
+            print(f"{sizes:12} {max(told):6.1f} {np.mean(told):6.1f} {len(some):6d}   {max(strict):12.1f}")
+
+
+def power(sets: int) -> None:
+    """Prints how often a better model is called so, and how often the interval holds its lead."""
+    print("\nA model of 0.9 against 0.8, correlation 0.2, accuracy: told at 5 % (interval holds), in percent")
+    print(f"{'groups':>12} " + " ".join(f"{groups:>14}" for groups in GROUPS))
+    for sizes in ("equal", "geometric", "giant"):
+        cells = []
+        for groups in GROUPS:
+            found = compared(Design(3, False, groups, sizes, 0.2, 0.8), "accuracy", [0.9], sets, ALPHA)
+            told = (found.p < ALPHA) & (found.difference > 0)
+            held = np.abs(found.difference - 0.1) <= found.half
+            cells.append(f"{100 * told.mean():6.1f} ({100 * held.mean():5.1f})")
+        print(f"{sizes:>12} " + " ".join(f"{cell:>14}" for cell in cells))
+
+
+def promotions(sets: int, tries: int = 10) -> None:
     """Prints how often challengers are promoted that are, and are not, better."""
-    print(
-        f"\nPromoted in percent; champion's accuracy {CHAMPION}; 95 %, spent over the reads of a test split"
-    )
-    columns = (f"equal, {TRIES} tries", "without spending", "+5 points", "+10 points", "+10, third read")
-    print(f"{'':9} {'clips':>6} {'groups':>6} " + " ".join(f"{name:>18}" for name in columns))
-    for metric, clips in itertools.product(SHOWN, CLIPS):
-        spent = unspent = 0
-        for labels, champion, equals, group in contests(sets, clips, [CHAMPION] * TRIES, clips):
-            tried = [compared(metric, labels, one, champion, group) for one in equals]
-            unspent += any(result.verdict == "better" for result in tried)
-            spent += any(
-                result.p < spent_alpha(read)
-                and compared(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
-                for read, (one, result) in enumerate(zip(equals, tried, strict=True), start=1)
-            )
-        better = np.zeros(3)
-        for labels, champion, (five, ten), group in contests(
-            sets, clips, [CHAMPION + 0.05, CHAMPION + 0.1], clips + 1
-        ):
-            reads = ((five, 1), (ten, 1), (ten, 3))
-            better += [
-                compared(metric, labels, one, champion, group, spent_alpha(read)).verdict == "better"
-                for one, read in reads
-            ]
-        shares = (100 * value / sets for value in (spent, unspent, *better))
-        cells = " ".join(f"{share:18.1f}" for share in shares)
-        print(f"{metric:9} {clips:6d} {round(clips / np.mean(SIZES)):6d} {cells}")
+    print(f"\nPromoted in percent: champion 0.8, correlation 0.2, macro F1, {ALPHA} spent over comparisons")
+    columns = (f"one of {tries} equal", "+10 first", "+10 third")
+    print(f"{'groups':>12} {'clips':>6} " + " ".join(f"{name:>16}" for name in columns))
+    for groups in GROUPS:
+        design = Design(3, False, groups, "equal", 0.2, 0.8)
+        spent = np.array([spent_alpha(read) for read in range(1, tries + 1)])
+        equal = compared(design, "macro_f1", [0.8] * tries, sets, float(spent[-1]))
+        any_ = ((equal.p < spent) & (equal.difference > 0)).any(1).mean()
+        ten = compared(design, "macro_f1", [0.9], sets, float(spent[2]))
+        first, third = (((ten.p < spent[k]) & (ten.difference > 0)).mean() for k in (0, 2))
+        print(
+            f"{groups:12d} {groups * MEAN_SIZE:6d} {100 * any_:16.1f} {100 * first:16.1f} {100 * third:16.1f}"
+        )
+
+
+def not_worse(sets: int, margin: float = 0.05) -> None:
+    """Prints how often a challenger passes as no worse than the champion by a margin."""
+    lost = (0.0, 0.02, 0.05, 0.1)
+    print(f"\nPassed as not worse by {margin} than 0.8, correlation 0.2, accuracy, percent, by points lost")
+    print(f"{'groups':>12} " + " ".join(f"{100 * points:6.0f}" for points in lost))
+    for groups in (12, 25, 50, 100):
+        design = Design(3, False, groups, "equal", 0.2, 0.8)
+        found = compared(design, "accuracy", [0.8 - points for points in lost], sets, ALPHA)
+        passed = (found.difference - found.half > -margin).mean(0)
+        print(f"{groups:12d} " + " ".join(f"{100 * share:6.1f}" for share in passed))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", type=int, default=1000, help="simulated test sets of each kind")
-    parser.add_argument("--correlation", type=float, default=CORRELATION, help="between clips of a group")
-    parser.add_argument("--only", choices=("coverage", "promotions"), help="one of the tables")
+    parser.add_argument("--sets", type=int, default=1000, help="simulated test sets of each cell")
+    parser.add_argument("--full", action="store_true", help="every cell, not one in twenty: half an hour")
+    parser.add_argument("--only", choices=("coverage", "errors", "power"), help="one of the tables")
     options = parser.parse_args()
-    assert set(SHOWN) <= set(KNOWN)
-    if options.only != "promotions":
-        for mixed in (True, False):
-            coverage(options.sets, options.correlation, mixed=mixed)
-    if options.only != "coverage":
+    assert set(METRICS) <= set(KNOWN)
+    designs = [
+        Design(*classes, groups, sizes, correlation, accuracy, beta)
+        for classes, groups, sizes, correlation, accuracy, beta in itertools.product(
+            CLASSES, GROUPS, SIZES, CORRELATIONS, ACCURACIES, (True, False)
+        )
+    ]
+    if not options.full:
+        designs = random.Random(0).sample(designs, len(designs) // 20)
+    if options.only in (None, "coverage"):
+        coverage(designs, options.sets)
+    if options.only in (None, "errors"):
+        errors([design for design in designs if not design.beta][:: 1 if options.full else 2], options.sets)
+    if options.only in (None, "power"):
+        power(options.sets)
         promotions(options.sets)
+        not_worse(options.sets)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ max = { "size/file_mb" = 1000 }
 
 
 def make_study(tmp_path: Path, text: str = STUDY) -> Path:
-    manifest = write_squares(tmp_path / "squares", groups=16)
+    manifest = write_squares(tmp_path / "squares", groups=20)
     for kind in ("svm", "majority"):
         write_experiment(tmp_path / f"{kind}.toml", kind, manifest)
     (tmp_path / "study.toml").write_text(text)

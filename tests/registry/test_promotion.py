@@ -206,9 +206,11 @@ def case(**known: Any) -> Candidacy:
     [
         (verdict(0.1, 0.01, "better"), [], True),
         (verdict(0.1, -0.01, "cannot tell"), [], False),
-        (verdict(0.1, -0.01, "cannot tell"), ["not-worse=0"], True),
-        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.01"], False),
-        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.02"], True),
+        (verdict(0.1, -0.01, "cannot tell"), ["not-worse=0"], False),
+        (verdict(0.1, -0.01, "cannot tell"), ["not-worse=0.02"], True),
+        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.02"], False),
+        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.2"], False),
+        (verdict(-0.02, -0.2, "cannot tell"), ["not-worse=0.21"], True),
         (verdict(-0.1, -0.2, "worse"), ["not-worse=0.5"], False),
         (None, ["not-worse=0.5"], False),
         (None, ["untested"], True),
@@ -238,8 +240,19 @@ def test_a_class_is_refused_only_where_it_is_certainly_below_the_floor() -> None
     assert judged(None) == []
 
 
+@pytest.mark.parametrize("accept", [[], ["untested"]])
+def test_a_class_that_cannot_be_judged_has_not_passed(accept: list[str]) -> None:
+    labels = np.repeat([0, 1], [40, 4])
+    groups = [f"g{number % 10}" for number in range(44)]  # the second class is in four groups
+    own = ScoredClips(labels, labels, np.eye(2)[labels], groups, ("a", "b"))
+    rules, accepted = Gates(class_recall=0.5), Acceptance.parse(accept)
+    first, second = gates.recall_gates(case(rules=rules, accepted=accepted, own=own))
+    assert (first.passed, second.passed, second.value) == (True, bool(accept), 1.0)
+    assert "cannot be judged" in second.detail
+
+
 def test_groups_that_clips_do_not_name_are_no_silent_evidence() -> None:
-    names = ["/a.avi", "/b.avi", "/c.avi"]
+    names = [f"/{name}.avi" for name in "abcde"]
     [named], [unnamed] = (gates.group_gate(case(groups=names, grouped=grouped)) for grouped in (True, False))
     assert named.passed
     assert unnamed.passed
@@ -292,7 +305,7 @@ def test_how_often_test_was_read_in_words() -> None:
 
 
 def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: Store) -> None:
-    manifest = write_squares(tmp_path / "squares", groups=12)
+    manifest = write_squares(tmp_path / "squares", groups=20)
     experiment = write_experiment(tmp_path / "svm.toml", "svm", manifest)
     first = json.loads(run("train", experiment, "--json").stdout)
     assert not [name for name in first["metrics"] if name.startswith("test/")]

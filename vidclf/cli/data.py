@@ -67,7 +67,7 @@ def listed(text: str | None) -> list[str] | None:
 @data_app.command("demo", epilog="Example: `vidclf data demo data/demo`")
 def data_demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to render into.")],
-    subjects: Annotated[int, typer.Option(min=3, help="Stick figures; each is one group.")] = 15,
+    subjects: Annotated[int, typer.Option(min=3, help="Stick figures; each is one group.")] = 17,
     takes: Annotated[int, typer.Option(min=1, help="Clips of each figure and action.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other figures.")] = 0,
 ) -> None:

@@ -45,6 +45,8 @@ def confirm(
     The best of many trials is partly lucky. Here each finalist is judged out of fold on clips of train,
     which the search never scored, and the winner is who is best on average. Nothing that was done before is
     done again, so an interrupted call goes on. Test is not read.
+
+    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 groups there are none.
     """
     from vidclf.labels import plural
     from vidclf.registry import confirm as work
@@ -128,8 +130,8 @@ def promote(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help="not-worse=0.01: also a model that cannot be told from the champion, measured worse by no "
-            "more than that; untested: also where test has too few groups to tell anything.",
+            help="not-worse=0.05: also a model that cannot be told from the champion and is certainly worse "
+            "by less than that; untested: also where test has too few groups to tell anything.",
         ),
     ] = None,
     show: Annotated[
@@ -149,6 +151,8 @@ def promote(
     down: the more often models were compared on its clips, the more certain a challenger must be to be better
     than the champion, on the same clips, group by group. Without a champion yet, the gates alone decide. A
     refusal is exit 3, and tells the verdict alone.
+
+    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 test groups there are none.
     """
     from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance
@@ -214,11 +218,16 @@ def _print_gates(gates: Sequence["Gate"]) -> None:
 
 
 def _print_test(metrics: Any) -> None:
+    from vidclf.evaluation.intervals import FEWEST_GROUPS
+
     for name in ("accuracy", "macro_f1"):
         value = metrics.get(f"test/{name}")
         low, high = (metrics.get(f"test/{name}_{end}") for end in ("low", "high"))
         if value is not None:
-            reached = f", 95 % interval {low:.3f} to {high:.3f}" if low is not None else ", no interval"
+            few = f", no interval: fewer than {FEWEST_GROUPS} groups"
+            reached = (
+                few if low is None else f", 95 % interval {low:.3f} to {high:.3f} for clips of new groups"
+            )
             tell(f"test/{name} {value:.4f}{reached}")
 
 

@@ -43,7 +43,10 @@ def train(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Trains one experiment as a tracked run, and saves its model."""
+    """Trains one experiment as a tracked run, and saves its model.
+
+    Intervals, of test only, are for clips of new groups, weighed by clips; under 5 groups there are none.
+    """
     from vidclf import config
 
     config.read_toml(experiment)  # a misspelt name is answered before anything slow is loaded
@@ -168,7 +171,8 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _judged(attempt: "Attempt", split: str) -> str:
-    """How many clips of how many groups the model was judged on, in words."""
+    """How many clips of how many groups the model was judged on, and how alike those are, in words."""
+    from vidclf.evaluation.intervals import correlation
     from vidclf.evaluation.predictions import read_predictions
     from vidclf.labels import plural
 
@@ -176,4 +180,6 @@ def _judged(attempt: "Attempt", split: str) -> str:
     clips, groups = f"{len(table)} clips", table["group"].nunique()
     if (table["group"] == "").any():
         return clips
-    return f"{clips} of {plural(groups, 'group')}"
+    alike = correlation(table["label"].to_numpy(), table["predicted"].to_numpy(), table["group"].to_numpy())
+    inside = "" if alike is None else f", correlation inside groups {alike:.2f}"
+    return f"{clips} of {plural(groups, 'group')}{inside}"

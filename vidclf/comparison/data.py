@@ -241,7 +241,7 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
     """
     tables = [(row, table) for row in rows if (table := row.predictions("confirm")) is not None]
     metric = intervals.comparable(metric)
-    verdicts = []
+    verdicts: list[str] = []
     each = intervals.pair_alpha(len(tables), _ALPHA)
     level = f"{100 * (1 - _ALPHA):.0f} %" + (f" over all {len(tables)}" if len(tables) > 2 else "")
     for row, theirs in tables[1:]:
@@ -252,6 +252,9 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
             continue
         figures = f"difference {found.difference:+.3f}, interval {found.low:+.3f} to {found.high:+.3f}"
         tail = f"({metric}, {figures}, {found.groups} groups)"
+        if not verdicts:
+            labels, _, guesses, groups = _arrays(both)
+            tail += f"; {intervals.basis(labels, guesses, groups)}"
         verdicts.append(f"{row.label} is {found.relation} {best.label} at {level} {tail}.")
     return verdicts
 

@@ -252,9 +252,11 @@ def _separated(group: RowGroup, verdicts: Sequence[str]) -> Iterator[str]:
     if verdicts or len(group.ranked) < 2:
         return
     if group.choice is not None and group.choice.won:
+        from vidclf.evaluation.intervals import FEWEST_GROUPS  # imports scipy
+
         yield (
             "Whether the best is really better than the others was not tested: that takes predictions of two "
-            "finalists in this store, for clips of three groups."
+            f"finalists in this store, for clips of {FEWEST_GROUPS} groups."
         )
     else:
         yield (

@@ -122,7 +122,7 @@ def render_demo_set(folder: Path, subjects: int, takes: int, seed: int, progress
     stranger = np.random.default_rng([seed, subjects + 1])
     video.write_video(folder / "new_clip.avi", _render("Punch", _subject(stranger), stranger), RATE)
     manifest = folder / "manifest.csv"
-    import_clips([folder], manifest, classes=CLASSES, shares="60,20,20", seed=seed, group_scope="dataset")
+    import_clips([folder], manifest, classes=CLASSES, shares="53,18,29", seed=seed, group_scope="dataset")
     return manifest
 
 

@@ -1,26 +1,26 @@
 """Confidence intervals and paired tests for clips that come in groups.
 
-The clips of a group resemble each other, so what counts is how many groups there are. Every metric here is
-a mean over classes of ratios of sums over groups (accuracy: one ratio), so that each group's influence on it
-is known in closed form, and a class that only one group has needs no case of its own.
+What they are for: clips of new groups, weighed by clips. The clips of a group resemble each other, so what
+counts is how many groups there are, how alike their clips are, and how much one of them weighs. Every metric
+here is a mean over classes of ratios of sums over groups (accuracy: one ratio), so that each group's
+influence on it is known in closed form.
 
 Shapes throughout: ``labels`` (clips,) with values from 0; ``guesses`` (clips,), or (repeats, clips) for
 several models of one configuration, whose metrics are averaged; ``groups`` (clips,), names.
-`benchmarks/intervals.py` simulates how often the intervals hold.
+`benchmarks/intervals.py` simulates how often intervals and verdicts are right.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from vidclf.evaluation.metrics import METRICS, Labels
+from vidclf.evaluation.metrics import METRICS, Labels, Predictions
 
 Values = NDArray[np.float64]
 Groups = Sequence[str] | NDArray[np.int64]
@@ -28,22 +28,19 @@ Groups = Sequence[str] | NDArray[np.int64]
 Verdict = Literal["better", "worse", "cannot tell"]
 
 KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
-"""Metrics that intervals are known for, beside ``recall/<index of the class>``."""
+"""Metrics that intervals and comparisons are known for, beside ``recall/<index of the class>``."""
+MEANS = tuple(name for name, metric in METRICS.items() if metric.by_clip is not None)
+"""Metrics of probabilities that intervals are known for: see `mean_interval`."""
 CONFIDENCE = 0.95
 """Of every interval and verdict that is shown."""
-FEWEST_GROUPS = 3
-"""Under so many groups nothing can be said."""
-ASSUMED_CORRELATION = 0.2
-"""Correlation between clips of a group that is expected before the groups are looked at."""
-_ASSUMED_WEIGHT = 8
-"""Groups' worth of evidence (degrees of freedom) that the expected variance counts for. Found by simulation:
-the coverage is then 93 to 98 % from 12 groups on, and hardly less where the correlation is really 0.4; with
-2 or less it falls below 93 % near accuracy 1, with 4 it touches 98 %."""
-_LEAST_LEFT = 2 / 3
-"""Least share of a class that is assumed to remain when a group is left out. Found by simulation: lower ones
-make intervals far too wide where a class has two groups, higher ones too narrow."""
-_FEW_GROUPS = 5
-"""Under so many groups their variance is not worth measuring alone."""
+FEWEST_GROUPS = 5
+"""Under so many groups nothing can be said: what holds is then wider than two thirds of the scale."""
+_ASSUMED_CORRELATION = 0.4
+"""Correlation between the outcomes of clips of a group that is expected before the groups are looked at."""
+_ASSUMED_BETWEEN = 0.2
+"""The same of the difference between two models, which find the same groups hard."""
+_ASSUMED_WEIGHT = 3
+"""Groups' worth of evidence (degrees of freedom) that the expected variance counts for."""
 _EXACT_FLIPS = 14
 """Groups up to which all sign flips are tried."""
 _FLIPS_A_CHUNK = 10_000
@@ -100,79 +97,109 @@ class PairedComparison:
 
 
 @dataclass(frozen=True)
-class _Ratios:
-    """A metric as the mean of ratios of sums over groups.
+class Tallies:
+    """Clips of each group and class, each of shape (..., repeats, groups, classes).
 
     Attributes:
-        over: What each group adds to the numerators, shape (repeats, groups, ratios).
-        under: What it adds to the denominators, same shape.
-        right: Share of the repeats that are right on each counted clip, shape (clips,).
-        weights: Share of each counted clip in the metric, shape (clips,), sums to 1.
-        group: Index of each clip's group, shape (clips,).
+        hits: Those that are rightly predicted as the class.
+        true: Those that have it; the same in all repeats.
+        said: Those that are predicted as it.
     """
 
-    over: Values
-    under: Values
-    right: Values
-    weights: Values
-    group: NDArray[np.int64]
+    hits: Values
+    true: Values
+    said: Values
 
-    @cached_property
-    def totals(self) -> Values:
-        """Denominators, at least 1 so that a class that is never said has precision 0."""
-        totals: Values = np.maximum(self.under.sum(axis=1, keepdims=True), 1)
-        return totals
 
-    @cached_property
-    def ratios(self) -> Values:
-        ratios: Values = self.over.sum(axis=1, keepdims=True) / self.totals
-        return ratios
+class _Ratios:
+    """A metric as the mean over classes of ratios of sums over groups, for one or many sets of clips.
 
-    @cached_property
-    def estimate(self) -> float:
-        return float(self.ratios.mean())
+    Attributes:
+        groups: How many there are.
+        estimate: The metric, shape (...).
+        over: Each group's part of the numerators, by the denominators, (..., repeats, groups, classes).
+        under: Each group's share of the denominators, same shape; rows sum to 1.
+        ratios: Shape (..., repeats, 1, classes).
+        weights: Share of each class in the metric, shape (..., 1, 1, classes).
+        influence: Change of the metric by each group, shape (..., groups).
+        alone: Sum of the clips' squared shares in the metric, shape (...).
+        together: Sum of the groups' squared shares in it, shape (...).
+    """
 
-    @property
-    def groups(self) -> int:
-        return int(self.over.shape[1])
+    def __init__(self, metric: str, tallies: Tallies) -> None:
+        ratio = METRICS[metric].ratio if metric in METRICS else None
+        if ratio is None:
+            raise ValueError(
+                f"no interval is known for {metric}: there are {', '.join(KNOWN)}, recall/<index>"
+            )
+        true = tallies.true
+        over, under = ratio.parts(tallies.hits, true, tallies.said)
+        if ratio.average == "micro":
+            over, under, true = (counts.sum(-1, keepdims=True) for counts in (over, under, true))
+        # At least 1, so that a class that is never said has precision 0.
+        totals = np.maximum(under.sum(-2, keepdims=True), 1)
+        clips = true.sum(-2, keepdims=True)
+        self.groups = int(true.shape[-2])
+        self.over, self.under = over / totals, under / totals
+        self.ratios: Values = over.sum(-2, keepdims=True) / totals
+        present = clips > 0
+        self.weights: Values = present / present.sum(-1, keepdims=True)
+        self.estimate: Values = ((self.ratios * present).sum(-1) / present.sum(-1)).mean((-2, -1))
+        each = self.weights / np.maximum(clips, 1)
+        self.alone: Values = (each**2 * clips).sum((-2, -1))[..., 0]
+        self.together: Values = ((each * true).sum(-1) ** 2).sum(-1)[..., 0]
+        self.influence = self._left_out(totals, true / np.maximum(clips, 1))
 
-    @cached_property
-    def shares(self) -> Values:
-        """Share of each group in the metric, shape (groups,)."""
-        return np.bincount(self.group, self.weights, self.groups).astype(np.float64)
+    def _left_out(self, totals: Values, share: Values) -> Values:
+        """What each group does more or less than the others' clips and one of average outcome let expect.
 
-    def influence(self, *, widened: bool) -> Values:
-        """First-order change of the metric by each group, shape (groups,); sums to 0.
-
-        Args:
-            widened: As the metric changes when the group is left out (the delete-one-group jackknife, also
-                known as CR3), which makes up for groups that pull the estimate towards themselves.
+        This is the delete-one-group jackknife (CR3), by the share of a class's clips that a group has. The
+        one clip matters where few others have the class: of a class that one group has, only the average
+        of all classes tells what was to be expected.
         """
-        influence = (self.over - self.ratios * self.under) / self.totals
-        if widened:
-            # A class of one group says nothing of the differences between groups: 0 stays 0.
-            influence = influence / np.maximum(1 - self.under / self.totals, _LEAST_LEFT)
-        found: Values = influence.mean(axis=(0, 2))
+        average = (self.over * totals).sum((-2, -1), keepdims=True) / np.maximum(
+            (self.under * totals).sum((-2, -1), keepdims=True), 1
+        )
+        others = ((self.ratios - self.over) * totals + average) / (totals * (1 - share) + 1)
+        found = self.over - self.ratios * self.under + share * (self.ratios - others)
+        return self.summed(found)
+
+    def summed(self, values: Values) -> Values:
+        """Over the classes and repeats, shape (..., groups)."""
+        found: Values = (values * self.weights).sum(-1).mean(-2)
         return found
 
-    @property
-    def spread(self) -> float:
-        """1 / effective number of clips, at the assumed correlation (Kish's design effect)."""
-        alone = float((self.weights**2).sum())
-        together = float((self.shares**2).sum())
-        return (1 - ASSUMED_CORRELATION) * alone + ASSUMED_CORRELATION * together
+    def spread(self, correlation: float) -> Values:
+        """1 / effective number of clips, at a correlation inside groups (Kish's design effect)."""
+        return (1 - correlation) * self.alone + correlation * self.together
+
+
+def _error(influence: Values, assumed: Values) -> tuple[Values, Values]:
+    """Squared error of a metric, and its degrees of freedom, each of shape (...).
+
+    The groups' variance, and the square of the bias where their influences do not cancel (where large
+    groups are the hard ones), count for as many degrees of freedom as their kurtosis leaves (Satterthwaite
+    1946, doi:10.2307/3002019): few, where few groups have all the mistakes or most of the clips. The
+    assumed variance makes up for what they do not tell.
+
+    Args:
+        influence: Shape (..., groups).
+        assumed: Variance that is expected before the groups are looked at, shape (...).
+    """
+    groups = influence.shape[-1]
+    squares = (groups - 1) / groups * influence**2
+    total = squares.sum(-1)
+    uneven = (squares**2).sum(-1) - total**2 / groups
+    freedom = np.clip(2 * total**2 / np.maximum(uneven, 1e-300), 1, groups - 1)
+    measured = total + (groups - 1) / groups * influence.sum(-1) ** 2
+    error = (freedom * measured + _ASSUMED_WEIGHT * assumed) / (freedom + _ASSUMED_WEIGHT)
+    return error, np.minimum(freedom + _ASSUMED_WEIGHT, groups - 1)
 
 
 def interval(
     metric: str, labels: Labels, guesses: Labels, groups: Groups, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """Where the true value of a metric lies, for clips of new groups.
-
-    On the logit scale, with Student's t. The variance is that between groups (cluster-robust, by the
-    delete-one-group jackknife), moderated towards what groups of a correlation of 0.2 would have, as if that
-    had been seen in 8 more groups (Smyth 2004, doi:10.2202/1544-6115.1027), so that five groups that are
-    alike by luck do not pass for certainty. Under 5 groups, and where all clips are right, or all wrong:
-    Wilson's interval with the effective number of clips.
 
     Args:
         metric: One of `KNOWN`, or ``recall/<index of the class>``.
@@ -182,30 +209,93 @@ def interval(
         confidence: In (0, 1).
 
     Returns:
-        The interval; ``None`` where fewer than 3 groups have clips that the metric counts.
+        The interval; ``None`` where fewer than 5 groups have clips that the metric counts.
 
     Raises:
         ValueError: The metric is none of these.
     """
-    ratios = _ratios(metric, labels, guesses, groups)
-    if ratios.groups < FEWEST_GROUPS:
+    metric, tallies = _tallied(metric, labels, guesses, groups)
+    if tallies.true.shape[-2] < FEWEST_GROUPS:
         return None
-    estimate = ratios.estimate
-    measured = _jackknife_variance(ratios.influence(widened=True))
-    assumed = estimate * (1 - estimate) * ratios.spread
-    certain = math.isclose(estimate * (1 - estimate), 0, abs_tol=1e-12)
-    if certain or ratios.groups < _FEW_GROUPS:
-        clips = 1 / ratios.spread
-        if not certain:
-            clips = min(clips, estimate * (1 - estimate) / max(measured, 1e-300))
-        freedom = ratios.groups - 1 + (_ASSUMED_WEIGHT if ratios.groups >= _FEW_GROUPS else 0)
-        low, high = _wilson(estimate, clips, _quantile(confidence, freedom))
-    else:
-        freedom = ratios.groups - 1 + _ASSUMED_WEIGHT
-        variance = ((ratios.groups - 1) * measured + _ASSUMED_WEIGHT * assumed) / freedom
-        half = _quantile(confidence, freedom) * math.sqrt(variance) / (estimate * (1 - estimate))
-        low, high = special.expit(special.logit(estimate) + np.array([-half, half]))
-    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
+    return Interval(*(float(value) for value in ends(metric, tallies, confidence)))
+
+
+def ends(metric: str, tallies: Tallies, confidence: float = CONFIDENCE) -> tuple[Values, Values, Values]:
+    """Estimate, lower and upper end of the interval of each set of clips, each of shape (...).
+
+    On the logit scale, with Student's t. Where all clips are right, or all wrong: Wilson's interval (1927,
+    doi:10.1080/01621459.1927.10502953) with the effective number of clips at the assumed correlation.
+    """
+    ratios = _Ratios(metric, tallies)
+    estimate = np.clip(ratios.estimate, 0, 1)
+    variance, spread = estimate * (1 - estimate), ratios.spread(_ASSUMED_CORRELATION)
+    error, freedom = _error(ratios.influence, variance * spread)
+    certain = variance < 1e-12
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = _quantile(confidence, freedom) * np.sqrt(error) / variance
+        low, high = (special.expit(special.logit(estimate) + sign * half) for sign in (-1, 1))
+    edge = 1 / (1 + _quantile(confidence, ratios.groups - 1) ** 2 * spread)
+    low = np.where(certain, np.where(estimate > 0.5, edge, 0), np.minimum(low, estimate))
+    high = np.where(certain, np.where(estimate > 0.5, 1, 1 - edge), np.maximum(high, estimate))
+    return estimate, low, high
+
+
+def mean_interval(
+    metric: str, labels: Labels, probabilities: Values, groups: Groups, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """As `interval`, of a metric that is the mean of a value of each clip; what has no bound on a log scale.
+
+    Args:
+        metric: One of `MEANS`.
+        labels: True classes.
+        probabilities: Shape (clips, classes).
+        groups: Name of each clip's group.
+        confidence: In (0, 1).
+    """
+    row = METRICS[metric]
+    values = row.by_clip(Predictions(labels, probabilities)) if row.by_clip else None
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    clips = np.bincount(group).astype(np.float64)[None, :, None]
+    if values is None or clips.size < FEWEST_GROUPS:
+        return None
+    tallies = Tallies(np.bincount(group, values).astype(np.float64)[None, :, None], clips, clips)
+    if row.bounded:
+        return Interval(*(float(value) for value in ends("accuracy", tallies, confidence)))
+    ratios = _Ratios("accuracy", tallies)
+    error, freedom = _error(ratios.influence, values.var() * ratios.spread(_ASSUMED_CORRELATION))
+    factor = math.exp(float(_quantile(confidence, freedom) * np.sqrt(error) / ratios.estimate))
+    estimate = float(ratios.estimate)
+    return Interval(estimate, estimate / factor, estimate * factor)
+
+
+def correlation(labels: Labels, guesses: Labels, groups: Groups) -> float | None:
+    """Of whether clips of one group are right (intraclass, by analysis of variance: Ridout 1999).
+
+    ``None`` where that cannot be told: all are right, or all wrong, or groups have one clip each.
+    """
+    right = (np.atleast_2d(guesses) == labels).mean(axis=0)
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(group)
+    means = np.bincount(group, right) / sizes
+    if len(sizes) in {1, len(right)} or np.ptp(right) == 0:
+        return None
+    between = float(sizes @ (means - right.mean()) ** 2) / (len(sizes) - 1)
+    within = float(((right - means[group]) ** 2).sum()) / (len(right) - len(sizes))
+    clips = (len(right) - float(sizes @ sizes) / len(right)) / (len(sizes) - 1)
+    return (between - within) / (between + (clips - 1) * within)
+
+
+def basis(labels: Labels, guesses: Labels, groups: Groups) -> str:
+    """What intervals of these clips are for and rest on, in words."""
+    sizes = np.unique(np.asarray(groups), return_counts=True)[1]
+    least, most = int(sizes.min()), int(sizes.max())
+    clips = f"{least} to {most}" if least < most else f"{most}"
+    alike = correlation(labels, guesses, groups)
+    known = "an unknown amount" if alike is None else f"{alike:.2f}"
+    return (
+        f"for clips of new groups, weighed by clips; from {len(sizes)} groups of {clips} clips, whose "
+        f"outcomes correlate inside a group by {known}"
+    )
 
 
 def paired(  # noqa: PLR0917  (who against whom reads best in order)
@@ -218,11 +308,10 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
 ) -> PairedComparison | None:
     """Whether one model is better than another on clips of new groups.
 
-    Two tests must agree: Student's t on the differences between groups (delete-one-group jackknife; never
-    less than single clips would vary), and flips of the signs of the groups' differences, which assume
-    nothing but that equal models could be exchanged in any group. With 5 groups the smallest p of the
-    latter is 1/16, so that nothing can then be told at 5 %. Where the flips refuse what t would tell, the
-    interval is drawn out to 0.
+    Two tests must agree: Student's t on the differences between groups, and flips of the signs of the groups'
+    differences, which assume nothing but that equal models could be exchanged in any group. With 5 groups
+    the smallest p of the latter is 1/16, so that nothing can then be told at 5 %. Where the flips refuse
+    what t would tell, the interval is drawn out to 0: it leaves out 0 exactly where p is below ``alpha``.
 
     Args:
         metric: As for `interval`.
@@ -233,33 +322,70 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
         alpha: How often equal models may be told apart, in (0, 1).
 
     Returns:
-        The comparison; ``None`` where fewer than 3 groups have clips that the metric counts.
+        The comparison; ``None`` where fewer than 5 groups have clips that the metric counts.
 
     Raises:
         ValueError: The metric is not known.
     """
-    one, other = (_ratios(metric, labels, guesses, groups) for guesses in (challenger, champion))
-    count = one.groups
+    right = [(np.atleast_2d(guesses) == labels).mean(0) for guesses in (challenger, champion)]
+    differing = np.abs(right[0] - right[1])
+    recalled = _recalled(metric)
+    if recalled is not None:
+        differing = differing[labels == recalled]
+    name, one = _tallied(metric, labels, challenger, groups)
+    _, other = _tallied(metric, labels, champion, groups)
+    count = int(one.true.shape[-2])
     if count < FEWEST_GROUPS:
         return None
-    difference = one.estimate - other.estimate
-    discordant = float(np.abs(one.right - other.right).sum())
-    # Two more clips on which they differ, one each way (Bonett and Price 2012, doi:10.3102/1076998611411915).
-    alone = (discordant + 2) / (len(one.right) + 2) * float((one.weights**2).sum())
-    between = _jackknife_variance(one.influence(widened=True) - other.influence(widened=True))
-    error = math.sqrt(max(alone, between))
-    p = float(2 * special.stdtr(count - 1, -abs(difference) / error))
-    half = _quantile(1 - alpha, count - 1) * error
+    found = contrast(name, one, other, float(differing.sum()))
+    difference, p = float(found.difference), float(found.p)
+    half = float(_quantile(1 - alpha, found.freedom)) * math.sqrt(float(found.error))
     if p < alpha:
-        influence = one.influence(widened=False) - other.influence(widened=False)
-        p = max(p, sign_flip_p(influence + difference * one.shares, alpha))
-        if p >= alpha:
-            half = abs(difference)
+        p = max(p, sign_flip_p(found.by_group, alpha))
+        half = half if p < alpha else abs(difference)
     verdict: Verdict = "cannot tell"
     if p < alpha:
         verdict = "better" if difference > 0 else "worse"
     low, high = max(difference - half, -1.0), min(difference + half, 1.0)
     return PairedComparison(difference, low, high, p, count, alpha, verdict)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Differences between two models on many sets of clips, each value of shape (...).
+
+    Attributes:
+        error: Its square.
+        p: Two-sided, of the t test.
+        by_group: What each group adds to the difference, shape (..., groups).
+    """
+
+    difference: Values
+    error: Values
+    freedom: Values
+    p: Values
+    by_group: Values
+
+
+def contrast(metric: str, challenger: Tallies, champion: Tallies, differing: Values | float) -> Contrast:
+    """Compares two models by Student's t over groups.
+
+    Args:
+        metric: One of `KNOWN`.
+        challenger: Of the same clips as
+        champion: those of the other.
+        differing: Clips that one of them has right and the other has not, shape (...).
+    """
+    one, other = _Ratios(metric, challenger), _Ratios(metric, champion)
+    difference = one.estimate - other.estimate
+    clips = champion.true.sum((-2, -1))[..., 0]
+    # Two more clips on which they differ, one each way (Bonett and Price 2012, doi:10.3102/1076998611411915).
+    variance = (differing + 2) / (clips + 2)
+    error, freedom = _error(one.influence - other.influence, variance * one.spread(_ASSUMED_BETWEEN))
+    middle = (one.ratios.mean(-3, keepdims=True) + other.ratios.mean(-3, keepdims=True)) / 2
+    by_group = one.summed(one.over - middle * one.under) - other.summed(other.over - middle * other.under)
+    p = 2 * special.stdtr(freedom, -np.abs(difference) / np.sqrt(error))
+    return Contrast(difference, error, freedom, p, by_group)
 
 
 def spent_alpha(read: int, alpha: float = 0.05) -> float:
@@ -287,33 +413,23 @@ def pair_alpha(models: int, alpha: float = 0.05) -> float:
     return alpha / max(math.comb(models, 2), 1)
 
 
-def _ratios(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> _Ratios:
-    guesses = np.atleast_2d(guesses)
-    names = np.asarray(groups)
-    recalled = metric.removeprefix("recall/")
-    if recalled != metric and recalled.isdecimal():
-        counted = labels == int(recalled)
-        # The accuracy on the clips of that class: groups without one say nothing of it.
+def _recalled(metric: str) -> int | None:
+    """The class of ``recall/<index>``."""
+    index = metric.removeprefix("recall/")
+    return int(index) if index != metric and index.isdecimal() else None
+
+
+def _tallied(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> tuple[str, Tallies]:
+    """The metric to compute, and of which clips: a class's recall is the accuracy on its clips."""
+    guesses, names, recalled = np.atleast_2d(guesses), np.asarray(groups), _recalled(metric)
+    if recalled is not None:
+        counted = labels == recalled
         labels, guesses, names, metric = labels[counted], guesses[:, counted], names[counted], "accuracy"
-    ratio = METRICS[metric].ratio if metric in METRICS else None
-    if ratio is None:
-        raise ValueError(f"no interval is known for {metric}: there are {', '.join(KNOWN)}, recall/<index>")
     group = np.unique(names, return_inverse=True)[1]
     number = int(group.max(initial=-1)) + 1
-    right = guesses == labels
     classes = int(max(labels.max(initial=0), guesses.max(initial=0))) + 1
-    clips = np.bincount(labels, minlength=1)
-    present = np.flatnonzero(clips)
-    hits = _tally(np.where(right, labels, -1), group, number, classes)[..., present]
-    true = np.broadcast_to(_tally(labels[None], group, number, classes)[..., present], hits.shape)
-    said = _tally(guesses, group, number, classes)[..., present]
-    over, under = ratio.parts(hits, true, said)
-    if ratio.average == "micro":
-        over, under = over.sum(axis=2, keepdims=True), under.sum(axis=2, keepdims=True)
-        weights = np.full(len(labels), 1 / max(len(labels), 1))
-    else:
-        weights = 1 / (len(present) * clips[labels])
-    return _Ratios(over, under, right.mean(axis=0), weights, group)
+    sides = (np.where(guesses == labels, labels, -1), labels[None], guesses)
+    return metric, Tallies(*(_tally(values, group, number, classes) for values in sides))
 
 
 def _tally(values: Labels, group: NDArray[np.int64], groups: int, classes: int) -> Values:
@@ -324,22 +440,10 @@ def _tally(values: Labels, group: NDArray[np.int64], groups: int, classes: int) 
     return counts.reshape(len(values), groups, classes).astype(np.float64)
 
 
-def _jackknife_variance(influence: Values) -> float:
-    groups = len(influence)
-    return float((groups - 1) / groups * (influence**2).sum())
-
-
-def _quantile(confidence: float, freedom: int) -> float:
+def _quantile(confidence: float, freedom: Values | int) -> Values:
     """Student's t that is exceeded either way with probability 1 - confidence."""
-    return float(special.stdtrit(freedom, (1 + confidence) / 2))
-
-
-def _wilson(share: float, clips: float, quantile: float) -> tuple[float, float]:
-    """Wilson's score interval of a share (1927, doi:10.1080/01621459.1927.10502953)."""
-    weight = quantile**2 / clips
-    middle = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    found: Values = special.stdtrit(freedom, (1 + confidence) / 2)
+    return found
 
 
 def sign_flip_p(differences: Values, alpha: float) -> float:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,12 +110,26 @@ class Metric:
         direction: Which values are better.
         curve: Whether networks report it after each epoch, as ``epoch/val/<name>``.
         ratio: How it is counted, where intervals and paired tests are known for it.
+        by_clip: The values that it is the mean of, shape (clips,), where intervals are known of those.
+        bounded: Whether it is at most 1.
     """
 
     compute: Callable[[Predictions], float | None]
     direction: Direction = "maximize"
     curve: bool = False
     ratio: Ratio | None = None
+    by_clip: Callable[[Predictions], Values | None] | None = None
+    bounded: bool = True
+
+    @classmethod
+    def mean(cls, by_clip: Callable[[Predictions], Values | None], **options: Any) -> "Metric":
+        """The mean of a value of each clip."""
+
+        def compute(of: Predictions) -> float | None:
+            values = by_clip(of)
+            return None if values is None else float(values.mean())
+
+        return cls(compute, by_clip=by_clip, **options)
 
 
 def _accuracy(of: Predictions) -> float:
@@ -130,13 +144,13 @@ def _weighted(name: str, of: Predictions) -> float:
     return float(np.average(getattr(of.by_class, name), weights=of.by_class.support))
 
 
-def _top(count: int, of: Predictions) -> float | None:
-    """Share of clips whose class is among the ``count`` most probable; ``None`` without more classes."""
-    from sklearn.metrics import top_k_accuracy_score
-
+def _top(count: int, of: Predictions) -> Values | None:
+    """Whether a clip's class is among the ``count`` most probable; ``None`` without more classes."""
     if of.classes <= count:
         return None
-    return float(top_k_accuracy_score(of.labels, of.probabilities, k=count, labels=range(of.classes)))
+    best = np.argsort(of.probabilities, axis=1, kind="stable")[:, : -count - 1 : -1]
+    found: Values = (best == of.labels[:, None]).any(axis=1).astype(np.float64)
+    return found
 
 
 def _roc_auc(of: Predictions) -> float | None:
@@ -164,12 +178,14 @@ METRICS: dict[str, Metric] = {
     "macro_recall": Metric(partial(_macro, "recall"), ratio=Ratio("macro", _recall)),
     "macro_f1": Metric(partial(_macro, "f1"), curve=True, ratio=Ratio("macro", _f1)),
     "weighted_precision": Metric(partial(_weighted, "precision")),
-    "weighted_recall": Metric(partial(_weighted, "recall")),
+    "weighted_recall": Metric(partial(_weighted, "recall"), ratio=Ratio("micro", _recall)),
     "weighted_f1": Metric(partial(_weighted, "f1")),
-    "top3_accuracy": Metric(partial(_top, 3)),
-    "top5_accuracy": Metric(partial(_top, 5)),
+    "top3_accuracy": Metric.mean(partial(_top, 3)),
+    "top5_accuracy": Metric.mean(partial(_top, 5)),
     "roc_auc": Metric(_roc_auc),
-    "loss": Metric(lambda of: cross_entropy(of.labels, of.probabilities), "minimize", curve=True),
+    "loss": Metric.mean(
+        lambda of: losses(of.labels, of.probabilities), direction="minimize", curve=True, bounded=False
+    ),
     "ece": Metric(lambda of: expected_calibration_error(of.labels, of.probabilities), "minimize"),
 }
 """Every metric of a split by name, beside ``recall/<class>``.
@@ -223,12 +239,17 @@ def curve_values(labels: Labels, probabilities: Values) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in found.items()}
 
 
+def losses(labels: Labels, probabilities: Values) -> Values:
+    """-ln of each clip's true class's probability; finite, shape (clips,)."""
+    true = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    least = np.finfo(probabilities.dtype).eps
+    found: Values = -np.log(np.clip(true, least, 1 - least))
+    return found
+
+
 def cross_entropy(labels: Labels, probabilities: Values) -> float:
     """Mean of -ln of the true class's probability; finite."""
-    from sklearn.metrics import log_loss
-
-    normalized = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return float(log_loss(labels, normalized, labels=range(probabilities.shape[1])))
+    return float(losses(labels, probabilities).mean())
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _scores(evidence: Evidence) -> str:
         "|---|---|---|---|",
     ]
     # By name alone the recall of a class called kick_low would be taken for the end of an interval.
-    ends = {f"test/{name}_{end}" for name in intervals.KNOWN for end in ("low", "high")}
+    ends = {f"test/{name}_{end}" for name in (*intervals.KNOWN, *intervals.MEANS) for end in ("low", "high")}
     for key, value in evidence.metrics.items():
         name = key.removeprefix("test/")
         if not key.startswith("test/") or key in ends:
@@ -129,7 +129,9 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
     lines = [
         f"- It answers with one of its {len(card.classes)} classes, whatever the clip shows.",
         f"- Latencies are of the machine that trained it ({device}); `vidclf bench` measures another.",
-        "- The intervals hold for new groups (people, scenes) that are like those of the test split.",
+        f"- Intervals are {evidence.result.own.basis}. New groups (people, scenes) must be like those.",
+        "- A metric without an interval was measured on these clips and says little of others; the "
+        "calibration error (ece) of few clips is too large.",
     ]
     if evidence.untested:
         few = f"fewer than {intervals.FEWEST_GROUPS} groups, too few to tell anything"

@@ -238,7 +238,9 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
     for folder in (attempt.artifacts, opened.attempt(row.number).artifacts / "confirm"):
         folder.mkdir(parents=True, exist_ok=True)
         pd.concat(tables).to_csv(folder / "predictions.csv", index=False)
-    return Finalist(row, attempt, scores, reached if compared == metric else None, figures, guesses)
+    first = scored[0]
+    basis = intervals.basis(first.labels, guesses, first.groups)
+    return Finalist(row, attempt, scores, reached if compared == metric else None, figures, guesses, basis)
 
 
 def _own_attempt(opened: OpenStudy, row: TrialRow, experiment: ExperimentConfig) -> Attempt:

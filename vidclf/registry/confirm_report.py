@@ -30,6 +30,7 @@ class Finalist:
             intervals are known for that metric.
         figures: Means over the seeds as ``confirm/…``, latencies among them.
         guesses: Predicted classes, shape (seeds, clips).
+        basis: What intervals are for and rest on, in words.
         against: The paired comparison with the winner, ``None`` for the winner or without enough groups;
             with so wide an interval that those of all pairs of finalists hold together.
     """
@@ -40,6 +41,7 @@ class Finalist:
     reached: Interval | None
     figures: Mapping[str, float]
     guesses: NDArray[np.int64]
+    basis: str = ""
     against: PairedComparison | None = None
 
     @property
@@ -88,6 +90,7 @@ def _notes(found: Confirmation) -> Iterator[str]:
         yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
     if not found.grouped:
         yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
+    yield f"Intervals and verdicts are {winner.basis}."
     yield from _verdicts(found)
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."

@@ -20,8 +20,8 @@ class Acceptance:
     """What the user takes on: ``--accept``.
 
     Attributes:
-        margin: Where the challenger cannot be told from the champion, it is good enough if it was
-            measured worse by no more than this.
+        margin: Where the challenger cannot be told from the champion, it is good enough if it is certainly
+            worse by less than this (a non-inferiority test: the interval's lower end is above -margin).
         untested: Promote although the test split has too few groups to tell anything.
     """
 
@@ -30,7 +30,7 @@ class Acceptance:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> "Acceptance":
-        """Reads ``not-worse=0.01`` and ``untested``.
+        """Reads ``not-worse=0.05`` and ``untested``.
 
         Raises:
             InputError: It is neither, or the margin is no share.
@@ -47,7 +47,7 @@ class Acceptance:
                     margin = -1.0
                 if not 0 <= margin < 1:
                     raise InputError(
-                        f"--accept {text}: the margin must be from 0 to below 1, as not-worse=0.01"
+                        f"--accept {text}: the margin must be from 0 to below 1, as not-worse=0.05"
                     )
             else:
                 raise InputError(f"--accept {text}: expected not-worse=MARGIN or untested")
@@ -169,7 +169,7 @@ def _bounds(case: Candidacy) -> Iterator[tuple[str, Gate]]:
 def recall_gates(case: Candidacy) -> Iterator[Gate]:
     """No class may be certainly below the floor: its recall's interval must reach it.
 
-    A class without a test clip has no gate.
+    A class that too few groups have cannot be judged, which is no pass; one without a test clip has no gate.
     """
     floor, own = case.rules.class_recall, case.own
     if floor is None or own is None:
@@ -180,7 +180,9 @@ def recall_gates(case: Candidacy) -> Iterator[Gate]:
         recall = float((own.guesses[own.labels == index] == index).mean())
         reached = intervals.interval(f"recall/{index}", own.labels, own.guesses, own.groups, CONFIDENCE)
         if reached is None:
-            yield Gate(f"recall of {name}", True, recall, floor, "too few groups to be certain")
+            words = "it cannot be judged: too few groups have it"
+            words += "; accepted as untested" if case.accepted.untested else ", or --accept untested"
+            yield Gate(f"recall of {name}", case.accepted.untested, recall, floor, words)
             continue
         detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {100 * CONFIDENCE:.0f} %"
         yield Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail)
@@ -211,10 +213,9 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
     if compared.verdict == "better":
         yield Gate(gate, True, compared.difference, 0.0, found)
     elif undecided and accepted.margin is not None:
-        enough = compared.difference >= -accepted.margin
-        words = "accepted: they cannot be told apart" if enough else "measured worse by more than the margin"
-        limit = -accepted.margin
-        yield Gate(f"not worse than {champion}", enough, compared.difference, limit, f"{found}: {words}")
+        enough, limit = compared.low > -accepted.margin, -accepted.margin
+        words = "accepted" if enough else "it may be worse by more than the margin"
+        yield Gate(f"not worse than {champion}", enough, compared.low, limit, f"{found}: {words}")
     else:
         words = "they cannot be told apart" if undecided else "it is worse"
         yield Gate(gate, False, compared.difference, 0.0, f"{found}: {words}")

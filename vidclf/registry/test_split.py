@@ -127,14 +127,25 @@ class ScoredClips:
             classes=classes,
         )
 
+    @property
+    def basis(self) -> str:
+        """What intervals of these clips are for and rest on, in words."""
+        return intervals.basis(self.labels, self.guesses, self.groups)
+
     def metrics(self) -> Mapping[str, float]:
         """All metrics as ``test/…``, those that have intervals with ``…_low`` and ``…_high`` at 95 %."""
         found = metrics.evaluate(self.labels, self.probabilities, self.classes)
         scores = {f"test/{name}": value for name, value in found.items()}
-        for name in intervals.KNOWN:
-            reached = intervals.interval(name, self.labels, self.guesses, self.groups, CONFIDENCE)
-            if reached is not None:
-                scores |= {f"test/{name}_low": reached.low, f"test/{name}_high": reached.high}
+        reached = {
+            name: intervals.interval(name, self.labels, self.guesses, self.groups, CONFIDENCE)
+            for name in intervals.KNOWN
+        } | {
+            name: intervals.mean_interval(name, self.labels, self.probabilities, self.groups, CONFIDENCE)
+            for name in intervals.MEANS
+        }
+        for name, ends in reached.items():
+            if ends is not None:
+                scores |= {f"test/{name}_low": ends.low, f"test/{name}_high": ends.high}
         return scores
 
 

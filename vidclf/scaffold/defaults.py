@@ -9,11 +9,10 @@ from joblib import cpu_count
 
 from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
+from vidclf.evaluation.intervals import FEWEST_GROUPS
 from vidclf.labels import plural
 from vidclf.models.networks import NETWORKS
 
-TESTABLE = 3
-"""Groups of test from which on there is an interval."""
 _ROOM = 3.0
 """Times that the largest class outnumbers the smallest from which on classes are balanced."""
 _FEW_GROUPS = 5
@@ -96,14 +95,14 @@ def choose_division(entries: Sequence[Entry]) -> DefaultValue:
     if all(entry.split for entry in entries):
         return DefaultValue("manifest", "split", "file", "the clips lie below train, val and test")
     groups = len({group_of(entry) for entry in entries})
-    if groups * _USUAL_SHARE / 100 >= TESTABLE:
+    if groups * _USUAL_SHARE / 100 >= FEWEST_GROUPS:
         return DefaultValue("manifest", "shares", USUAL, "the default")
-    if groups < 2 * TESTABLE:
+    if groups < 3 * FEWEST_GROUPS:
         words = f"the default; {groups} groups are too few for a test that tells anything"
         return DefaultValue("manifest", "shares", USUAL, words)
-    test = math.ceil(100 * TESTABLE / groups)
+    test = math.ceil(100 * FEWEST_GROUPS / groups)
     val = min(test, (100 - test) // 3)
-    words = f"{groups} groups: of fewer than {TESTABLE} in test nothing could be told"
+    words = f"{groups} groups: of fewer than {FEWEST_GROUPS} in test nothing could be told"
     return DefaultValue("manifest", "shares", f"{100 - val - test},{val},{test}", words)
 
 

@@ -15,12 +15,12 @@ from vidclf.data.importing import divide_clips, read_sources
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.scenes import group_by_scene
 from vidclf.data.splitting import group_of
+from vidclf.evaluation.intervals import FEWEST_GROUPS
 from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
 from vidclf.models.weights import downloaded_file
 from vidclf.progress import Progress, silent
 from vidclf.scaffold.defaults import (
-    TESTABLE,
     USUAL,
     DefaultValue,
     FolderSummary,
@@ -129,7 +129,7 @@ def start(
     values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
     _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
     notes = list(imported.notes)
-    if look.groups["test"] < TESTABLE:
+    if look.groups["test"] < FEWEST_GROUPS:
         notes.append("test has too few groups to tell anything: vidclf promote will want --accept untested")
     return InitResult(manifest, experiments, study, look, tuple(choices), waiting, tuple(notes))
 

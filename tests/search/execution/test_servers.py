@@ -233,7 +233,7 @@ def test_a_study_that_ran_elsewhere_is_promoted_and_used_from_its_servers(
 
 def use_elsewhere(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a study in one store, promotes its best from a second one, and uses that from a third."""
-    manifest = write_squares(tmp_path / "squares", groups=14)
+    manifest = write_squares(tmp_path / "squares", groups=20)
     write_experiment(tmp_path / "svm.toml", "svm", manifest)
     write_study(
         tmp_path / "afar.toml",
