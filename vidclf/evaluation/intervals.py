@@ -270,13 +270,14 @@ def mean_interval(
 def correlation(labels: Labels, guesses: Labels, groups: Groups) -> float | None:
     """Of whether clips of one group are right (intraclass, by analysis of variance: Ridout 1999).
 
-    ``None`` where that cannot be told: all are right, or all wrong, or groups have one clip each.
+    ``None`` where that cannot be told: of few groups, or where all clips are right, or all wrong, or groups
+    have one clip each.
     """
     right = (np.atleast_2d(guesses) == labels).mean(axis=0)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     sizes = np.bincount(group)
     means = np.bincount(group, right) / sizes
-    if len(sizes) in {1, len(right)} or np.ptp(right) == 0:
+    if len(sizes) < FEWEST_GROUPS or len(sizes) == len(right) or np.ptp(right) == 0:
         return None
     between = float(sizes @ (means - right.mean()) ** 2) / (len(sizes) - 1)
     within = float(((right - means[group]) ** 2).sum()) / (len(right) - len(sizes))
