@@ -154,11 +154,11 @@ class _Ratios:
 
         This is the delete-one-group jackknife (CR3), by the share of a class's clips that a group has. The
         one clip matters where few others have the class: of a class that one group has, only the average
-        of all classes tells what was to be expected.
+        of all classes that have clips tells what was to be expected.
         """
-        average = (self.over * totals).sum((-2, -1), keepdims=True) / np.maximum(
-            (self.under * totals).sum((-2, -1), keepdims=True), 1
-        )
+        counted = totals * (self.weights > 0)
+        sums = ((part * counted).sum((-2, -1), keepdims=True) for part in (self.over, self.under))
+        average = next(sums) / np.maximum(next(sums), 1)
         others = ((self.ratios - self.over) * totals + average) / (totals * (1 - share) + 1)
         found = self.over - self.ratios * self.under + share * (self.ratios - others)
         return self.summed(found)
