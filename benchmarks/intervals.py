@@ -6,7 +6,9 @@ a group's clips correlate by 0 to 0.6, by beta or probit random effects; 2, 3, 2
 groups or each in groups of its own; accuracy 0.6 to 0.97; wrong guesses are even over the other classes. True
 values are of new groups, weighed by clips.
 
-Of 3,840 cells of 1,000 sets (--full) a share is drawn without it: one core, two minutes.
+One design in twenty is drawn of 3,840 (--full: all), 1,000 sets each: three minutes on one core. With the
+variance between groups alone (delete-one-group jackknife, towards a correlation of 0.2), as before, the same
+designs are covered 28 to 100 %, 93 % on average, and equal models told apart in up to 37 %.
 """
 
 import argparse
@@ -338,7 +340,7 @@ def not_worse(sets: int, margin: float = 0.05) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=1000, help="simulated test sets of each cell")
-    parser.add_argument("--full", action="store_true", help="every cell, not one in twenty: half an hour")
+    parser.add_argument("--full", action="store_true", help="every design, not one in twenty: an hour")
     parser.add_argument("--only", choices=("coverage", "errors", "power"), help="one of the tables")
     options = parser.parse_args()
     assert set(METRICS) <= set(KNOWN)

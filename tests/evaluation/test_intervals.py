@@ -399,19 +399,19 @@ def test_intervals_of_means_of_clips() -> None:
 
 
 def test_correlation_inside_groups() -> None:
-    groups = np.repeat(np.arange(4), 5)
-    labels = np.zeros(20, np.int64)
-    apart = np.repeat([0, 1, 0, 1], 5)
+    groups = np.repeat(np.arange(6), 5)
+    labels = np.zeros(30, np.int64)
+    apart = np.repeat([0, 1, 0, 1, 0, 1], 5)
     assert correlation(labels, apart, groups) == pytest.approx(1)
     # Each group has as many right: less alike than by chance.
-    assert correlation(labels, np.tile([0, 0, 0, 0, 1], 4), groups) == pytest.approx(-1 / 4)
-    for guesses, known in ((labels, groups), (apart, np.arange(20)), (apart, labels)):
+    assert correlation(labels, np.tile([0, 0, 0, 0, 1], 6), groups) == pytest.approx(-1 / 4)
+    for guesses, known in ((labels, groups), (apart, np.arange(30)), (apart, groups % 4)):
         assert correlation(labels, guesses, known) is None
     assert basis(labels, apart, groups) == (
-        "for clips of new groups, weighed by clips; from 4 groups of 5 clips, whose outcomes correlate "
+        "for clips of new groups, weighed by clips; from 6 groups of 5 clips, whose outcomes correlate "
         "inside a group by 1.00"
     )
-    assert "2 groups of 1 to 19 clips" in basis(labels, labels, [0] * 19 + [1])
+    assert "2 groups of 1 to 29 clips" in basis(labels, labels, [0] * 29 + [1])
     assert basis(labels, labels, groups).endswith("by an unknown amount")
 
 

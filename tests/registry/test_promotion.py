@@ -271,6 +271,9 @@ def test_gates_of_the_file_and_of_the_command_line() -> None:
     for metrics, passed in (({"test/accuracy": 0.8}, True), ({}, False)):
         [gate] = gates.score_gates(case(rules=merged, metrics=metrics))
         assert gate.passed is passed
+    known = {"test/accuracy": 0.8, "test/accuracy_low": 0.61, "test/accuracy_high": 0.9}
+    [gate] = gates.score_gates(case(rules=merged, metrics=known))
+    assert gate.detail == "0.8, kept on these clips; of new groups 0.610 to 0.900 at 95 %"
     with pytest.raises(ValueError, match="did you mean test/accuracy"):
         Gates(min={"test/acuracy": 0.8})
     for text in ("not-worse", "not-worse=2", "not-worse=-0.1", "unseen"):

@@ -155,11 +155,11 @@ class _Ratios:
 
         This is the delete-one-group jackknife (CR3), by the share of a class's clips that a group has. The
         one clip matters where few others have the class: of a class that one group has, only the average
-        of all classes tells what was to be expected.
+        of all classes that have clips tells what was to be expected.
         """
-        average = (self.over * totals).sum((-2, -1), keepdims=True) / np.maximum(
-            (self.under * totals).sum((-2, -1), keepdims=True), 1
-        )
+        counted = totals * (self.weights > 0)
+        sums = ((part * counted).sum((-2, -1), keepdims=True) for part in (self.over, self.under))
+        average = next(sums) / np.maximum(next(sums), 1)
         others = ((self.ratios - self.over) * totals + average) / (totals * (1 - share) + 1)
         found = self.over - self.ratios * self.under + share * (self.ratios - others)
         return self.summed(found)
@@ -271,13 +271,14 @@ def mean_interval(
 def correlation(labels: Labels, guesses: Labels, groups: Groups) -> float | None:
     """Of whether clips of one group are right (intraclass, by analysis of variance: Ridout 1999).
 
-    ``None`` where that cannot be told: all are right, or all wrong, or groups have one clip each.
+    ``None`` where that cannot be told: of few groups, or where all clips are right, or all wrong, or groups
+    have one clip each.
     """
     right = (np.atleast_2d(guesses) == labels).mean(axis=0)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     sizes = np.bincount(group)
     means = np.bincount(group, right) / sizes
-    if len(sizes) in {1, len(right)} or np.ptp(right) == 0:
+    if len(sizes) < FEWEST_GROUPS or len(sizes) == len(right) or np.ptp(right) == 0:
         return None
     between = float(sizes @ (means - right.mean()) ** 2) / (len(sizes) - 1)
     within = float(((right - means[group]) ** 2).sum()) / (len(right) - len(sizes))

@@ -163,6 +163,11 @@ def _bounds(case: Candidacy) -> Iterator[tuple[str, Gate]]:
                 continue
             miss = sign * (limit - value)
             detail = f"{value:.4g}, {f'missed by {miss:.4g}' if miss > 0 else 'kept'}"
+            low, high = (case.metrics.get(f"{metric}_{end}") for end in ("low", "high"))
+            if low is not None and high is not None:
+                detail += (
+                    f" on these clips; of new groups {low:.3f} to {high:.3f} at {100 * CONFIDENCE:.0f} %"
+                )
             yield metric, Gate(name, miss <= 0, value, limit, detail)
 
 
