@@ -343,7 +343,7 @@ def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
     """Writes a figure in so many colours; in 64 a third of the size of matplotlib's own PNG."""
     for text in figure.findobj(Text):  # a class may be called $a_$, which is no formula
         text.set_parse_math(False)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # once; `Figure.savefig` does it twice
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     picture.quantize(colours).save(path, optimize=True)
