@@ -343,9 +343,9 @@ def write_png(figure: Figure, path: Path, colours: int = 64) -> None:
     """Writes a figure in so many colours; in 64 a third of the size of matplotlib's own PNG."""
     for text in figure.findobj(Text):  # a class may be called $a_$, which is no formula
         text.set_parse_math(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]  # once; `Figure.savefig` does it twice
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()  # once; `Figure.savefig` does it twice
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     picture.quantize(colours).save(path, optimize=True)
 
 

@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.testing.pruners import DeterministicPruner
 from optuna.trial import TrialState, create_trial
 
+from tests.rounds import rounds
 from vidclf.search.definition.pruners import PRUNERS, Hyperband, PatientPruner, PerBasePruner, PrunerConfig
 
 BASES = optuna.distributions.CategoricalDistribution(("a", "b"))
@@ -66,7 +67,7 @@ def run(study: optuna.Study, stem: str, root: int, curve: Sequence[float]) -> in
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("name", PRUNERS)
-@settings(max_examples=8)
+@settings(max_examples=rounds(4, 8))
 @given(data=st.data())
 def test_other_bases_trials_change_nothing(name: str, direction: str, data: st.DataObject) -> None:
     mine, others = (data.draw(st.lists(values, min_size=4, max_size=8)) for _ in range(2))

@@ -6,17 +6,14 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,18 +139,6 @@ def test_ctrl_c_stops_a_study_whose_database_is_away(
     database.start()
     ordeal.finish()
     check_survival(ordeal, FEWER)
-
-
-def test_threads_that_start_a_study_at_once_make_one(tmp_path: Path, store: Store) -> None:
-    write_experiment(tmp_path / "svm.toml", "svm", write_squares(tmp_path / "squares", groups=3))
-    write_study(tmp_path / "race.toml", "svm.toml", space='"model.C" = { low = 0.1, high = 10.0 }')
-    barrier, answers = threading.Barrier(4), queue.Queue[tuple[str, str]]()
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(start_studies, tmp_path, ["race"], barrier, answers)
-    made = [answers.get_nowait() for _ in range(4)]
-    assert len(set(made)) == 1
-    assert [trial.number for trial in find_study("race", store).trials()] == [0]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.folder / "optuna.db"
 
 
+@pytest.mark.long  # all Optuna's own
 class TestFile(StorageTestCase):
     """A file of the store."""
 
