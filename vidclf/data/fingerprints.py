@@ -67,7 +67,7 @@ class Fingerprint:
         points, poses = self.points.copy(), self.poses.copy()
         points[:, 0] = self.width - points[:, 0]
         poses[:, 1] = np.pi - poses[:, 1]
-        descriptors = self.descriptors[:, MIRRORED]
+        descriptors = self.descriptors.take(MIRRORED, axis=1)
         return Fingerprint(points, poses, descriptors, self.colours, self.moments[:, :, ::-1])
 
 

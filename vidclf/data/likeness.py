@@ -1,5 +1,7 @@
 """Which clips share what they show: local features that agree in place, by an index and not pair by pair."""
 
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -22,23 +24,34 @@ _SHIFT = 0.25
 """How far apart, in short sides, they may place the other picture's middle."""
 _SIZES, _SHIFTS = 4, 12
 """Steps of growth and of shift that are looked through."""
-_BLOCK, _CHUNK = 200, 4096
-"""Clips that are compared with all later ones at once, and pairs of clips that are looked at together: they
-bound the memory."""
-_FEWEST = 4
-"""Places that must agree before two pictures are laid over each other."""
+_THINNED = 2
+"""Each so many-th feature of mirrored clips is looked for: what is copied shares plenty."""
+_MOST, _CHUNK = 3 * 10**7, 4096
+"""Pairs of features, and pairs of clips, that are looked at together: they bound the memory."""
+_FEWEST = 5
+"""Places that must agree: as many as in pictures with few features, and too many for most chance."""
 _TOLERANCE = 0.02
 """Distance in short sides up to which places agree."""
 _SCALES = 0.4, 2.5
 """How much smaller or larger one picture may show the other's content."""
 _CELLS = 12
 """Cells of a short side: agreeing places count once a cell, so that a logo or a face weighs little."""
+_MOST_CELLS = 2**16
+"""More than a side has."""
 _STRETCHES = np.geomspace(0.5, 2, 13)
 """How much faster one clip may run through its grid than the other does."""
-_OVERLAP = 0.4
-"""Share of the grid that two clips must have in common to be judged by it."""
+_OVERLAP, _LASTING = 0.5, 0.4
+"""Share of the picture, and of the grid, that two clips must have in common to be judged by it."""
+_GLANCE, _GLANCED, _PROMISING = 2, 16, 0.5
+"""At a first glance each second row and column is looked at, and so many pictures; agreement from which on a
+second look is worth it."""
+_CLEAR = 0.9
+"""Agreement from which on no other way is tried."""
 _NOISE = 2.0
 """Gray values that coding alone changes."""
+
+_Members = list[NDArray[np.int64]]
+_Alignment = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -67,18 +80,16 @@ def shared_views(prints: Sequence[Fingerprint]) -> Iterator[SharedView]:
         return
     features = _stacked(prints)
     words = _Words(features.descriptors)
-    left = words.members(features.descriptors)
+    near = words.near(features.descriptors)
     for mirrored in (False, True):
-        others = _stacked([each.mirrored() for each in prints]) if mirrored else features
-        right = words.members(others.descriptors) if mirrored else left
-        for first in range(0, len(prints), _BLOCK):
-            here = [each[(owner[each] >= first) & (owner[each] < first + _BLOCK)] for each in left]
-            there = [each[owner[each] > first] for each in right]
-            pairs = _alike(features.descriptors, others.descriptors, here, there, owner)
-            for one, other in _candidates(features, others, pairs, owner):
-                cells, transform = _laid_over(features.points[one], others.points[other])
-                if cells >= _FEWEST:
-                    yield SharedView(int(owner[one[0]]), int(owner[other[0]]), cells, transform, mirrored)
+        others = features
+        if mirrored:
+            others = _stacked([each.mirrored() for each in prints])
+            near = [_THINNED * each for each in words.near(others.descriptors[::_THINNED])]
+        for pairs in _alike(words, near, others.descriptors, owner):
+            for candidates in _candidates(features, others, pairs, owner):
+                for clips, cells, transform in _laid_over(features, others, candidates, owner):
+                    yield SharedView(*clips, cells, transform, mirrored)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class _Words:
 
     Args:
         descriptors: Those that are indexed, float32 (n, 128).
+
+    Attributes:
+        members: Of each word, the descriptors that it is the nearest to, as places in the array.
+        values: Of each word, these descriptors.
     """
 
     def __init__(self, descriptors: NDArray[np.float32]) -> None:
@@ -109,18 +124,31 @@ class _Words:
         drawn = drawn[: max(_TOPICS, len(descriptors) // _WORD_SIZE)]
         [nearest] = _nearest(descriptors[drawn], self._topics, 1)
         self._words = [descriptors[drawn[nearest == topic]] for topic in range(len(self._topics))]
+        self.members = self.near(descriptors, 1, 1)
+        self.values = [descriptors[each] for each in self.members]
 
-    def members(self, descriptors: NDArray[np.float32]) -> list[NDArray[np.int64]]:
-        """The descriptors of each word, as places in the array."""
+    def near(
+        self, descriptors: NDArray[np.float32], topics: int = _TOPICS_OF_EACH, words: int = _WORDS_OF_EACH
+    ) -> _Members:
+        """Of each word, the descriptors that are near it, as places in the array.
+
+        Args:
+            descriptors: Any, float32 (n, 128).
+            topics: Topics of each.
+            words: Words of each in each of its topics.
+        """
         found = []
-        topics = np.stack(_nearest(descriptors, self._topics, _TOPICS_OF_EACH), axis=1)
-        for topic, words in enumerate(self._words):
-            here = np.flatnonzero((topics == topic).any(axis=1))
-            chosen = np.concatenate([here[:0], *_nearest(descriptors[here], words, _WORDS_OF_EACH)])
-            order = np.argsort(chosen, kind="stable")
-            ends = np.searchsorted(chosen[order], np.arange(1, len(words)))
-            found += np.split(here[order % max(1, len(here))], ends)
+        for of_topic, here in zip(self._words, _divided(descriptors, self._topics, topics), strict=True):
+            found += [here[each] for each in _divided(descriptors[here], of_topic, words)]
         return found
+
+
+def _divided(descriptors: NDArray[np.float32], centres: NDArray[np.float32], count: int) -> _Members:
+    """For each centre, the descriptors of whose ``count`` nearest it is one."""
+    chosen = np.concatenate([np.zeros(0, np.int64), *_nearest(descriptors, centres, count)])
+    order = np.argsort(chosen, kind="stable")
+    ends = np.searchsorted(chosen[order], np.arange(1, len(centres)))
+    return np.split(order % max(1, len(descriptors)), ends)
 
 
 def _nearest(left: NDArray[np.float32], right: NDArray[np.float32], count: int) -> list[NDArray[np.int64]]:
@@ -134,22 +162,35 @@ def _nearest(left: NDArray[np.float32], right: NDArray[np.float32], count: int) 
 
 
 def _alike(
-    left: NDArray[np.float32],
-    right: NDArray[np.float32],
-    left_members: Sequence[NDArray[np.int64]],
-    right_members: Sequence[NDArray[np.int64]],
-    owner: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Pairs of features that are alike, of two clips, the first clip before the second, sorted by clips."""
-    found = [np.zeros(0, np.int64)]
-    for here, there in zip(left_members, right_members, strict=True):
-        rows, columns = np.divmod(np.flatnonzero(left[here] @ right[there].T >= _LIKE), max(1, len(there)))
-        one, other = here[rows], there[columns]
-        forward = owner[one] < owner[other]
-        found.append(one[forward] * len(owner) + other[forward])
-    keys = np.sort(np.concatenate(found))  # not np.unique: forty times as slow
-    pairs = np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], len(owner)), axis=1)
-    return pairs[np.argsort(_clips_of(pairs, owner), kind="stable")]
+    words: _Words, near: _Members, others: NDArray[np.float32], owner: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Pairs of features that are alike, of two clips, the first clip before the second, sorted by clips.
+
+    Each time those of other first clips, all of these.
+
+    Args:
+        words: The features.
+        near: Of each word, those of the others that are near it.
+        others: The same features, as they are or mirrored.
+        owner: The clip of each.
+    """
+    blocks = [(0, int(owner[-1]) + 1)]
+    while blocks:
+        first, last = blocks.pop()
+        found, count = [np.zeros(0, np.int64)], 0
+        for members, values, here in zip(words.members, words.values, near, strict=True):
+            rows, columns = np.divmod(np.flatnonzero(others[here] @ values.T >= _LIKE), max(1, len(members)))
+            one, other = np.sort(np.stack([here[rows], members[columns]]), axis=0)
+            kept = (owner[one] != owner[other]) & (owner[one] >= first) & (owner[one] < last)
+            found.append((one * len(owner) + other)[kept])
+            count += len(found[-1])
+            if count > _MOST and last - first > 1:
+                blocks += [((first + last) // 2, last), (first, (first + last) // 2)]
+                break
+        else:
+            keys = np.sort(np.concatenate(found))  # not np.unique: forty times as slow
+            pairs = np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], len(owner)), axis=1)
+            yield pairs[np.argsort(_clips_of(pairs, owner), kind="stable")]
 
 
 def _clips_of(pairs: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -161,17 +202,18 @@ def _clips_of(pairs: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.
 
 def _candidates(
     features: _Features, others: _Features, pairs: NDArray[np.int64], owner: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Features of each two clips that may be laid over each other.
+) -> Iterator[NDArray[np.int64]]:
+    """Those pairs of features by which clips may be laid over each other, sorted by clips.
 
     Each pair of features gives a turn, a growth and a shift; as many must agree about them, roughly, as
     places must later agree (Lowe 2004, section 7.3). That is quickly counted for all clips.
     """
-    starts = np.flatnonzero(np.diff(_clips_of(pairs, owner), prepend=-1))
-    counts = np.diff(starts, append=len(pairs))
-    for first in range(0, len(starts), _CHUNK):
+    counts = np.diff(_starts(pairs, owner), append=len(pairs))
+    pairs, counts = pairs[np.repeat(counts >= _FEWEST, counts)], counts[counts >= _FEWEST]
+    ends = np.cumsum(counts)
+    for first in range(0, len(counts), _CHUNK):
         size = counts[first : first + _CHUNK]
-        here, there = pairs[starts[first] : starts[first] + size.sum()].T
+        here, there = pairs[ends[first] - size[0] : ends[first] - size[0] + size.sum()].T
         clips = np.repeat(np.arange(len(size)), size)
         growth, turn = (others.poses[there] - features.poses[here]).T
         poses = np.stack([turn % (2 * np.pi) / _TURN, (growth - np.log2(_SCALES[0])) / _GROWTH + 0.5], axis=1)
@@ -181,12 +223,9 @@ def _candidates(
         middle = others.points[there] - np.stack(
             [right * np.cos(turn) - down * np.sin(turn), right * np.sin(turn) + down * np.cos(turn)], axis=1
         )
-        found = np.unique(clips[_crowded(clips, middle / _SHIFT + _SHIFTS / 4, (_SHIFTS, _SHIFTS))])
-        for clip in found:
-            members = slice(*np.searchsorted(clips, [clip, clip + 1]))
-            one, other = here[members], there[members]
-            if min(cells_of(features.points[one]), cells_of(others.points[other])) >= _FEWEST:
-                yield one, other
+        near = _crowded(clips, middle / _SHIFT + _SHIFTS / 4, (_SHIFTS, _SHIFTS))
+        chosen = np.stack([here[near], there[near]], axis=1)
+        yield chosen[_cells_of(features, others, chosen, owner) >= _FEWEST]
 
 
 def _crowded(
@@ -215,59 +254,156 @@ def _crowded(
     return near
 
 
-def _laid_over(here: NDArray[np.float32], there: NDArray[np.float32]) -> tuple[int, NDArray[np.float64]]:
-    """In how many cells the places agree under one rotation, scale and shift, and that transform."""
-    transform, inliers = cv2.estimateAffinePartial2D(
-        here, there, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=500
+def _laid_over(
+    features: _Features, others: _Features, pairs: NDArray[np.int64], owner: NDArray[np.int64]
+) -> Iterator[tuple[tuple[int, int], int, NDArray[np.float64]]]:
+    """Clips whose places agree under one rotation, scale and shift; in how many cells; and that transform.
+
+    Args:
+        features: Of all clips.
+        others: Those that theirs are compared with.
+        pairs: Pairs of features, sorted by clips.
+        owner: The clip of each feature.
+    """
+    one, other = features.points[pairs[:, 0]], others.points[pairs[:, 1]]
+    agree = np.zeros(len(pairs), np.bool_)
+    starts = _starts(pairs, owner)
+    for first, last in itertools.pairwise([*starts, len(pairs)]):
+        transform, inliers = cv2.estimateAffinePartial2D(
+            one[first:last],
+            other[first:last],
+            method=cv2.RANSAC,
+            ransacReprojThreshold=_TOLERANCE,
+            maxIters=500,
+            refineIters=0,  # takes five times as long as the search
+        )
+        if transform is not None and _SCALES[0] < np.hypot(*transform[:, 0]) < _SCALES[1]:
+            agree[first:last] = inliers.ravel() > 0
+    pairs = pairs[agree]
+    cells = _cells_of(features, others, pairs, owner)
+    pairs, cells = pairs[cells >= _FEWEST], cells[cells >= _FEWEST]
+    starts = _starts(pairs, owner)
+    counts = np.diff(starts, append=len(pairs))
+    # Least squares (Umeyama 1991), with places as complex numbers.
+    here, there = (
+        each.astype(np.float64) @ [1, 1j]
+        for each in (features.points[pairs[:, 0]], others.points[pairs[:, 1]])
     )
-    if transform is None or not _SCALES[0] < np.hypot(*transform[:, 0]) < _SCALES[1]:
-        return 0, np.zeros((2, 3))
-    agree = inliers.ravel() > 0
-    return min(cells_of(here[agree]), cells_of(there[agree])), transform.astype(np.float64)
+    middle, target = (np.add.reduceat(each, starts) / counts for each in (here, there))
+    spread = here - np.repeat(middle, counts)
+    turn = np.add.reduceat(spread.conj() * there, starts) / np.add.reduceat(np.abs(spread) ** 2, starts)
+    shift = target - turn * middle
+    transforms = np.stack([turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag], axis=1)
+    for (a, b), count, transform in zip(
+        owner[pairs[starts]].tolist(), cells[starts].tolist(), transforms, strict=True
+    ):
+        yield (a, b), count, transform.reshape(2, 3)
+
+
+def _starts(pairs: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where those of each two clips begin in pairs of features that are sorted by clips."""
+    return np.flatnonzero(np.diff(_clips_of(pairs, owner), prepend=-1))
+
+
+def _cells_of(
+    features: _Features, others: _Features, pairs: NDArray[np.int64], owner: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """In how many cells the features of two clips lie, the fewer of both, for each of their pairs."""
+    counts = np.diff(_starts(pairs, owner), append=len(pairs))
+    clips = np.repeat(np.arange(len(counts)), counts)
+    sides = (features.points[pairs[:, 0]], others.points[pairs[:, 1]])
+    return np.minimum(*(_count_cells(points, clips) for points in sides))[clips]
 
 
 def cells_of(points: NDArray[np.float32]) -> int:
     """In how many cells of a picture places lie, shape (n, 2) in short sides."""
-    columns, rows = (points * _CELLS // 1).astype(np.int64).T
-    return len(set((columns * 10**6 + rows).tolist()))
+    return int(_count_cells(points, np.zeros(len(points), np.int64)).sum())
+
+
+def _count_cells(points: NDArray[np.float32], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`cells_of` for each owner of places, numbers from 0."""
+    columns, rows = np.maximum(points * _CELLS, 0).astype(np.int64).T
+    keys = np.sort((owner * _MOST_CELLS + columns) * _MOST_CELLS + rows)
+    return np.bincount(keys[np.diff(keys, prepend=-1) > 0] // _MOST_CELLS**2)
 
 
 def same_moments(a: Fingerprint, b: Fingerprint, view: SharedView) -> float:
-    """How far two clips show the same moments, -1 to 1: what moves in them is compared, laid over each other.
+    """How far two clips show the same moments, -1 to 1, laid over each other.
 
-    Every stretch and shift in time is tried.
+    Where a camera moves, the places that they share may be of other moments: the second clip as it is is
+    tried too.
     """
-    other = b.mirrored() if view.mirrored else b
-    matrix = view.transform * np.array([[1, 1, MOMENT_SIDE]] * 2)
-    height, width = a.moments.shape[1:]
-
-    def laid_over(picture: NDArray[np.generic]) -> NDArray[np.float32]:
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        laid = cv2.warpAffine(picture.astype(np.float32), matrix, (width, height), flags=how)
-        return laid.astype(np.float32, copy=False)
-
-    inside = laid_over(np.ones(other.moments.shape[1:])) > 0.99
-    here = _moving(a.moments, inside)
-    there = _moving(np.stack([laid_over(each) for each in other.moments]), inside)
-    floor = _NOISE**2 * inside.sum()
-    energy, other_energy = (here**2).sum(axis=1) + floor, (there**2).sum(axis=1) + floor
-    times, length = np.arange(len(here)), len(there)
-    shifts = np.arange(-length, length)[:, None]
+    moments = b.moments[:, :, ::-1] if view.mirrored else b.moments
+    as_it_is = np.eye(2, 3)
+    moved = np.abs(view.transform - as_it_is).max() > _TOLERANCE
     best = -1.0
-    agreement = here @ there.T
-    for stretch in _STRETCHES * length / len(here):
-        places = np.rint(times * stretch + shifts).astype(np.int64)  # (shifts, T)
-        kept = (places >= 0) & (places < length)
-        kept &= kept.sum(axis=1, keepdims=True) >= _OVERLAP * len(here)
-        places = np.where(kept, places, 0)
-        shared = np.where(kept, agreement[times, places], 0).sum(axis=1)
-        total = np.where(kept, energy, 0).sum(axis=1) * np.where(kept, other_energy[places], 0).sum(axis=1)
-        best = max(best, float((shared / np.sqrt(np.maximum(total, 1e-9))).max()))
+    for transform in (view.transform, as_it_is) if moved else (view.transform,):
+        if best < _CLEAR and _agreement(a.moments, moments, transform, _GLANCE) >= _PROMISING:
+            best = max(best, _agreement(a.moments, moments, transform))
     return best
 
 
-def _moving(pictures: NDArray[np.generic], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Each picture's pixels (T, n) without what stays."""
-    values: NDArray[np.float32] = pictures[:, inside].astype(np.float32)
-    moving: NDArray[np.float32] = values - values.mean(axis=0)
-    return moving
+def _agreement(
+    here: NDArray[np.uint8], there: NDArray[np.uint8], transform: NDArray[np.float64], pixels: int = 1
+) -> float:
+    """How far pictures agree with others, at the best stretch and shift in time; -1 where few overlap.
+
+    The lower of two correlations: of what moves in them, and of the whole pictures.
+
+    Args:
+        here: Pictures of one clip, (T, H, W).
+        there: Of the other.
+        transform: From the first's places to the second's.
+        pixels: Only each so many-th row and column is looked at, and of the first clip fewer pictures.
+    """
+    here = here[:: max(1, len(here) // _GLANCED) if pixels > 1 else 1, ::pixels, ::pixels]
+    pictures = np.concatenate([there, np.ones_like(there[:1])])
+    laid = cv2.warpAffine(  # a picture as a channel: one call for all
+        np.ascontiguousarray(pictures.transpose(1, 2, 0), np.float32),
+        transform * np.array([[pixels, pixels, MOMENT_SIDE]] * 2),
+        here.shape[:0:-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    )
+    inside = laid[:, :, -1] > 0.99
+    if inside.mean() < _OVERLAP:
+        return -1.0
+    values, others = here[:, inside].astype(np.float32), laid[inside, :-1].T
+    noise = _NOISE**2 * float(inside.sum())
+    pairs, kept, counts = _alignments(len(values), len(others))
+    alike = _correlations(
+        values - values.mean(axis=0), others - others.mean(axis=0), noise, (pairs, kept, counts)
+    )
+    best = slice(alike.argmax(), alike.argmax() + 1)
+    values, others = (each - each.mean(axis=1, keepdims=True) for each in (values, others))
+    whole = _correlations(values, others, noise, (pairs[best], kept[best], counts[best]))
+    return float(min(*alike[best], *whole))
+
+
+def _correlations(
+    values: NDArray[np.float32], others: NDArray[np.float32], noise: float, alignment: _Alignment
+) -> NDArray[np.float32]:
+    """Of pictures (T, n), for each row of the `_alignments`."""
+    pairs, kept, counts = alignment
+    energy, other_energy = (np.einsum("ij,ij->i", each, each) + noise for each in (values, others))
+    shared = np.einsum("ij,ij->i", (values @ others.T).take(pairs), kept)
+    correlations: NDArray[np.float32] = shared / np.sqrt((kept @ energy) * (counts @ other_energy))
+    return correlations
+
+
+@functools.cache
+def _alignments(count: int, length: int) -> _Alignment:
+    """How a clip of ``count`` pictures may run along one of ``length``: rows for each stretch and shift.
+
+    Returns:
+        Where the pairs of pictures stand in a matrix (count, length) that is read row by row; which pictures
+        have a partner, 1 or 0, both (n, count); and how often each of the other's is one, (n, length).
+    """
+    stretches = _STRETCHES[:, None, None] * length / count
+    shifts = np.arange(-length, length)[:, None]
+    places = (np.rint(np.arange(count) * stretches) + shifts).reshape(-1, count).astype(np.int64)
+    kept = (places >= 0) & (places < length)
+    enough = kept.sum(axis=1) >= _LASTING * count
+    places, kept = np.where(kept, places, 0)[enough], kept[enough].astype(np.float32)
+    counts = np.zeros((len(places), length), np.float32)
+    np.add.at(counts, (np.arange(len(places))[:, None], places), kept)
+    return places + np.arange(count) * length, kept, counts
