@@ -126,6 +126,40 @@ CASES: dict[str, tuple[str, str | bytes, object]] = {
         f"{KINETICS}abseiling,-1q7jA3DXQM,55,65,train\nzumba,0Gc2aF_xyz,3,13,validate\nzumba,gone,3,13,train\n",
         KINETICS_ROWS,
     ),
+    "kinetics, json": (
+        "kinetics_train.json",
+        json.dumps(
+            {
+                "-1q7jA3DXQM": {
+                    "annotations": {"label": "abseiling", "segment": [55.0, 65.0]},
+                    "subset": "train",
+                },
+                "0Gc2aF_xyz": {"annotations": {"label": "zumba", "segment": [3, 13]}, "subset": "validate"},
+                "gone": {"annotations": {"label": "zumba", "segment": [3, 13]}, "subset": "train"},
+            }
+        ),
+        KINETICS_ROWS,
+    ),
+    "activitynet's form": (
+        "list.json",
+        json.dumps(
+            {
+                "version": "1.3",
+                "database": {
+                    "-1q7jA3DXQM": {
+                        "annotations": [{"label": "abseiling", "segment": [55.0, 65.0]}],
+                        "subset": "training",
+                    },
+                    "0Gc2aF_xyz": {
+                        "annotations": [{"label": "zumba", "segment": [3, 13]}],
+                        "subset": "validation",
+                    },
+                    "hidden": {"annotations": [], "subset": "testing"},
+                },
+            }
+        ),
+        KINETICS_ROWS,
+    ),
     "something-something": ("something-something-v2-train.json", json.dumps(SOMETHING), SOMETHING_ROWS),
     "numbers named by folders": ("list.csv", NUMBERS, NAMED),
     "a path of another machine": (
@@ -305,6 +339,31 @@ def test_numbers_are_named_by_a_list_of_classes(clips: Path, file: str, text: st
     [note] = notes(clips, FLAT, file, text)
     assert note.startswith("labels are numbers, named by ")
     assert note.endswith(f": {named}")
+
+
+def test_lists_of_hmdb_51_name_their_class_and_splits(clips: Path) -> None:
+    lists = {"Punch": "1.avi 1 \n", "Kick it": "2.avi 0 \na, b.mp4 2 \n"}
+    paths = [clips / f"{label}_test_split1.txt" for label in lists]
+    for path, text in zip(paths, lists.values(), strict=True):
+        path.write_text(text)
+    entries, said = read_sources([*map(str, paths)])
+    for path in paths:
+        path.unlink()
+    assert [(entry.clip_path, entry.label, entry.split) for entry in entries] == [
+        (clips / ONE, "Punch", "train"),
+        (clips / COMMA, "Kick it", "test"),
+    ]
+    assert said == [f"{paths[1]}: left out, as the list has them in neither split: 1 clip"]
+
+
+def test_videos_without_annotations_are_counted(clips: Path) -> None:
+    said = {"annotations": {"label": "zumba", "segment": [3, 13]}}
+    (clips / "list.json").write_text(
+        json.dumps({"0Gc2aF_xyz": said, "78687": {**said, "annotations": {"label": "a"}}, "bare": {}})
+    )
+    _, notes = read_sources([str(clips / "list.json")])
+    (clips / "list.json").unlink()
+    assert notes == [f"{clips / 'list.json'}: left out, as nothing is said of them: 1 video"]
 
 
 def test_numbers_of_a_list_of_classes_may_begin_with_one(clips: Path) -> None:

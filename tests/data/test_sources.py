@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.clips import write_scene
+from tests.command import run
 from vidclf.cli.app import app
 from vidclf.data.check import ClipCheck, read_clip_list, write_clean
 from vidclf.data.class_names import label_findings
 from vidclf.data.importing import GroupScope, import_clips, read_sources
-from vidclf.data.manifest import SPLITS, read_manifest
+from vidclf.data.manifest import SPLITS, Entry, read_manifest, write_manifest
 from vidclf.data.sources import read_folder
 from vidclf.data.splitting import (
     group_of,
@@ -247,6 +249,16 @@ def test_one_file_under_two_labels_is_found_inside_a_split_too(tmp_path: Path) -
     checked = CliRunner().invoke(app, ["data", "check", str(tmp_path / "m.csv"), "--json"])
     assert json.loads(checked.stdout)["labels"] == [finding]
     assert checked.exit_code == 1
+
+
+def test_names_that_look_alike_are_said_by_check_and_no_failure(tmp_path: Path) -> None:
+    clips = [
+        write_scene(tmp_path / label / f"{room}.avi", room, 0) for room, label in enumerate(("jump", "Jump"))
+    ]
+    entries = [Entry(clip, clip.parent.name, clip.stem, "train") for clip in clips]
+    write_manifest(entries, tmp_path / "m.csv")
+    [finding] = json.loads(run("data", "check", tmp_path / "m.csv", "--json").stdout)["labels"]
+    assert "differ only in case" in finding
 
 
 def test_a_split_that_lacks_a_class_is_said_before_training_refuses_it(tmp_path: Path) -> None:

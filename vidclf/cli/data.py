@@ -177,11 +177,11 @@ def data_check(
 
     Clips are decoded in child processes with limits on time and memory, so no file can
     take the command down. Exit 1 where any clip is not ok, a split leaks or is suspected to,
-    one file is of two classes, or two classes differ in their spelling only.
+    or one file is of two classes; not where names of classes merely look alike.
     """
     from vidclf.data import check, leaks
     from vidclf.data.answers import read_answers
-    from vidclf.data.class_names import label_findings
+    from vidclf.data.class_names import alike_classes, files_of_two_classes
     from vidclf.data.remote import local_file, local_target
 
     clean = local_target("--drop", drop) if drop else None
@@ -193,7 +193,8 @@ def data_check(
         found = leaks.find_leaks(
             entries, check.decodable(checks), read_answers(local_file(manifest)), advance
         )
-    labels = label_findings(entries)
+    contradictory = files_of_two_classes(entries)
+    labels = [*alike_classes(entries), *contradictory]
     bad = [item for item in checks if item.verdict != "ok"]
     if json_:
         print_json({"clips": [item.as_dict() for item in checks], **found.as_dict(), "labels": labels})
@@ -207,7 +208,7 @@ def data_check(
     if clean:
         check.write_clean(table, checks, clean)
         say(f"Written: {clean}, with {len(checks) - len(bad)} clips; dropped {len(bad)}")
-    if bad or found.leaks or found.suspected or labels:
+    if bad or found.leaks or found.suspected or contradictory:
         raise typer.Exit(FAILED)
 
 

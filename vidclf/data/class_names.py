@@ -134,10 +134,10 @@ def _by_number(pairs: Sequence[Sequence[str]]) -> dict[int, str]:
 
 def label_findings(entries: Sequence[Entry]) -> list[str]:
     """Classes whose names are hardly two, and files that are of two classes."""
-    return [*_alike(entries), *_of_two_classes(entries)]
+    return [*alike_classes(entries), *files_of_two_classes(entries)]
 
 
-def _alike(entries: Sequence[Entry]) -> list[str]:
+def alike_classes(entries: Sequence[Entry]) -> list[str]:
     """Classes whose names differ only in case, composition, or blanks and the like."""
     clips = Counter(entry.label for entry in entries if entry.label)
     spellings: dict[str, list[str]] = defaultdict(list)
@@ -160,7 +160,7 @@ def _alike(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def _of_two_classes(entries: Sequence[Entry]) -> list[str]:
+def files_of_two_classes(entries: Sequence[Entry]) -> list[str]:
     """Files of one content under several labels."""
     same: dict[str, dict[str, Entry]] = defaultdict(dict)
     for entry in entries:

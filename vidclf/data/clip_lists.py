@@ -3,10 +3,11 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any
 
 from vidclf.config import is_url
 from vidclf.data import remote
@@ -46,6 +47,10 @@ _EXPECTED = (
     "expected a first line with the columns clip_path and label (or path, filename, video …; class, "
     "label_name …), lines of a file and its class, or a list of UCF-101, Kinetics or Something-Something"
 )
+_HMDB_LIST = re.compile(r"(.+)_test_split\d")
+"""The name of one of HMDB-51's lists, which begins with its class."""
+_HMDB_SPLITS = {"1": "train", "2": "test"}
+"""What its lines say of a clip; 0: it is in neither."""
 _KNOWN = frozenset(" ".join(_COLUMNS.values()).split())
 _SHALLOW = 4
 """Parts of a path from which on the folder above is searched for clips too: not a whole disk."""
@@ -132,6 +137,15 @@ def _table_items(path: Path) -> tuple[list[_Item], list[str]]:
     name, (_, first) = remote.named(path), rows[0]
     if not separator and is_video(ucf_line(first[0])[0]):
         lines = [(line, *ucf_line(text)) for line, (text,) in rows]
+        if hmdb := _HMDB_LIST.fullmatch(path.stem):
+            used = [
+                (line, clip, _HMDB_SPLITS[number]) for line, clip, number in lines if number in _HMDB_SPLITS
+            ]
+            unused = (
+                f"left out, as the list has them in neither split: {plural(len(lines) - len(used), 'clip')}"
+            )
+            items = [_Item(line, clip, hmdb[1], split=split) for line, clip, split in used]
+            return items, [unused] if len(used) < len(lines) else []
         return _by_folder([_Item(line, clip, number) for line, clip, number in lines])
     nameless = any(map(NUMBER.fullmatch, first)) and not _KNOWN & set(map(_plain, first))
     if nameless or any(map(is_video, first)):
@@ -182,17 +196,42 @@ def _headless(name: str, rows: Sequence[Row]) -> list[_Item]:
 
 
 def _json_items(path: Path) -> tuple[list[_Item], list[str]]:
-    """Something-Something's lists, and any list of objects with such keys."""
+    """Something-Something's lists, any list of objects with such keys, and annotations of Kinetics.
+
+    These are objects by video, below ``database`` in ActivityNet's form, each with one annotation or several.
+    """
     name = remote.named(path)
     try:
         read = json.loads(read_text(path))
     except ValueError as error:
         raise InputError(f"{name}: not readable as JSON: {error}") from None
+    notes = []
+    if isinstance(read, dict):
+        videos = read.get("database", read)
+        read = [*_annotated(videos)] or read
+        if bare := len(videos) - len({record["id"] for record in read}) if isinstance(read, list) else 0:
+            notes = [f"left out, as nothing is said of them: {plural(bare, 'video')}"]
     if not (isinstance(read, list) and all(isinstance(record, dict) for record in read)):
         raise InputError(f'{name}: expected a list of clips, as [{{"id": "78687", "label": "…"}}, …]')
     keys = list(dict.fromkeys(key for record in read for key in record))
     records = [{key: _text(record.get(key)) for key in keys} for record in read]
-    return _items(name, list(enumerate(records, 1)), keys) if records else ([], [])
+    items, unread = _items(name, list(enumerate(records, 1)), keys) if records else ([], [])
+    return items, notes + unread
+
+
+def _annotated(videos: object) -> Iterator[dict[str, Any]]:
+    """A record for each annotation of videos that have some."""
+    for name, video in videos.items() if isinstance(videos, dict) else ():
+        annotations = video.get("annotations", []) if isinstance(video, dict) else []
+        for each in annotations if isinstance(annotations, list) else [annotations]:
+            start, end = each.get("segment", ["", ""])
+            yield {
+                "id": name,
+                "label": each["label"],
+                "subset": video.get("subset"),
+                "start": start,
+                "end": end,
+            }
 
 
 def _text(value: object) -> str:
