@@ -129,6 +129,18 @@ def test_a_clock_that_was_set_anew_runs_on(muxer: str, codec: str, start: int, t
     assert plain.notes == ()
 
 
+@pytest.mark.parametrize(("name", "codec"), [("live.flv", "flv"), ("live.wmv", "wmv2")])
+def test_a_clock_that_jumps_by_hours_shows_no_still(name: str, codec: str, tmp_path: Path) -> None:
+    hours = 3 * 3600 * 25
+    path = write(tmp_path / name, range(20, 220, 2), codec, None, [*range(50), *range(hours, hours + 50)])
+    assert levels(path) == pytest.approx(
+        levels(write(tmp_path / f"whole-{name}", range(20, 220, 2), codec)), abs=2
+    )
+    facts = inspect_clip(path).facts
+    assert facts is not None
+    assert facts.notes[0].startswith("its clock jumps after frame 49")
+
+
 def test_a_long_still_is_no_jump_where_clocks_are_not_set_anew(tmp_path: Path) -> None:
     path = write(tmp_path / "still.mp4", range(20, 60, 2), "mpeg4", None, [*range(10), *range(1000, 1010)])
     facts = inspect_clip(path).facts

@@ -14,8 +14,8 @@ _SET_ANEW_S = 10.0
 """A clock that may be set anew was, where it is off by more: FFmpeg's ``-dts_delta_threshold``."""
 _SET_BACK_S = 0.1
 """It was set back, where it is behind by more: FFmpeg's ``ts_discontinuity_detect``."""
-_ERROR_S = 30 * 3600.0
-"""Any other clock is in error where it is off by more: FFmpeg's ``-dts_error_threshold``."""
+_ERROR_S = 3600.0
+"""Any other clock, as FLV's and ASF's, is in error where it is off by more; FFmpeg waits for 30 hours."""
 
 
 class Clock:
