@@ -16,7 +16,7 @@ from tests.clips import write_furnished, write_scene, write_squares
 from tests.command import run
 from tests.pages import read_page
 from vidclf.cli.app import app
-from vidclf.data import scenes, video
+from vidclf.data import likeness, scenes, video
 from vidclf.data.answers import answers_file
 from vidclf.data.importing import import_clips
 from vidclf.data.leaks import find_leaks
@@ -127,6 +127,30 @@ def test_a_copy_is_found_however_it_was_made(kind: str, originals: list[Path], t
     entries = [Entry(path, "A", "g", "train") for path in originals] + [Entry(copy, "A", "h", "test")]
     [leak] = find_leaks(entries).leaks
     assert (leak.a, leak.b, leak.why) == (copy, originals[0], "nearly identical")
+
+
+def test_a_part_of_a_clip_whose_camera_moves_is_found_among_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most places of the part are seen at other times than those of the whole."""
+    paths = []
+    for number in range(3):
+        things = np.random.default_rng(number)
+        wall = np.full((96, 560, 3), 40 + 60 * number, np.uint8)
+        for _ in range(300):
+            top, left, height, width = things.integers([0, 0, 4, 4], [90, 550, 20, 20])
+            wall[top : top + height, left : left + width] = things.integers(0, 255, 3)
+        frames = np.stack([wall[:, 7 * time : 7 * time + 128] for time in range(60)])
+        for name, part in (("whole", frames), ("part", frames[24:])):
+            paths.append(tmp_path / f"{number}-{name}.avi")
+            video.write_video(paths[-1], np.ascontiguousarray(part))
+    expected = [0, 0, 1, 1, 2, 2]
+    assert scenes.copies_of(paths) == expected
+    monkeypatch.setattr(likeness, "_MOST", 10)  # a few pairs of features at a time
+    monkeypatch.setattr(likeness, "_CHUNK", 2)
+    monkeypatch.setattr(scenes, "_memo", {})
+    monkeypatch.setenv("VIDCLF_CACHE", str(tmp_path / "empty"))
+    assert scenes.copies_of(paths) == expected
 
 
 @pytest.mark.parametrize("by_scene", [False, True])

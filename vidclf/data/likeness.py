@@ -398,7 +398,7 @@ def _alignments(count: int, length: int) -> _Alignment:
         Where the pairs of pictures stand in a matrix (count, length) that is read row by row; which pictures
         have a partner, 1 or 0, both (n, count); and how often each of the other's is one, (n, length).
     """
-    stretches = _STRETCHES[:, None, None] * length / count
+    stretches = np.append(_STRETCHES * length / count, 1)[:, None, None]  # 1: no picture was left out
     shifts = np.arange(-length, length)[:, None]
     places = (np.rint(np.arange(count) * stretches) + shifts).reshape(-1, count).astype(np.int64)
     kept = (places >= 0) & (places < length)
