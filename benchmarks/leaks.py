@@ -91,6 +91,10 @@ CUTS: tuple[tuple[Callable[[Frames], Frames], str], ...] = (
 )
 
 
+def all_frames(path: Path) -> Frames:
+    return video.stacked([picture() for _, _, picture in video.each_frame(path, 100_000)])
+
+
 def plant(entries: Sequence[Entry], folder: Path) -> dict[Path, tuple[str, Path]]:
     """Writes a copy of every kind of each clip.
 
@@ -99,7 +103,7 @@ def plant(entries: Sequence[Entry], folder: Path) -> dict[Path, tuple[str, Path]
     """
     planted = {}
     for number, entry in enumerate(entries):
-        frames = video.decode(entry.clip_path, 100_000, 100_000).frames
+        frames = all_frames(entry.clip_path)
         for kind, change in KINDS.items():
             changed = change(frames)
             even = changed[:, : changed.shape[1] // 2 * 2, : changed.shape[2] // 2 * 2]
@@ -143,7 +147,7 @@ def cut(entries: Sequence[Entry], folder: Path) -> list[Entry]:
     """The first, middle and last quarter of each clip; the second is cropped, the third smaller."""
     cuts = []
     for number, entry in enumerate(entries):
-        frames = video.decode(entry.clip_path, 100_000, 100_000).frames
+        frames = all_frames(entry.clip_path)
         length = max(1, len(frames) // 4)
         for place, (change, codec) in enumerate(CUTS):
             first = place * (len(frames) - length) // 2
