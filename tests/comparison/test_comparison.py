@@ -299,6 +299,7 @@ def test_only_predictions_that_selected_nothing_give_a_verdict(
     assert same.startswith(
         "trial 0 of alike is not distinguishable from trial 0 of best at 95 % over all 3 (accuracy, "
     )
+    assert "; for clips of new groups, weighed by clips; from 12 groups of" in same
     assert worse.startswith("trial 0 of poor is worse than trial 0 of best")
     assert "difference -0.875" in worse
     assert "12 groups" in worse

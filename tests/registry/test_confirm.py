@@ -66,6 +66,9 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
     assert len(by_base["svm"]["scores"]) == 1  # no seed changes it
     assert by_base["svm"]["low"] <= by_base["svm"]["mean"] <= by_base["svm"]["high"]
     assert "own weights would ship" in " ".join(answer["notes"])
+    assert "verdicts are for clips of new groups, weighed by clips; from 10 groups" in " ".join(
+        answer["notes"]
+    )
 
     of_train = sorted(str(e.clip_path) for e in read_manifest(manifest).entries if e.split == "train")
     for finalist in answer["finalists"]:

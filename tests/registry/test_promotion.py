@@ -68,6 +68,7 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert version.tags["test/accuracy"] == "0.5"
     assert version.tags["test"] == "test read once"
     assert "12 groups" in version.description
+    assert "Intervals are for clips of new groups, weighed by clips; from 12 groups of" in version.description
     assert "| accuracy | 0.5000 | " in version.description
     again = promote(floor)  # it is the champion: nothing to judge
     assert (again["version"], again["test_reads"]) == (1, 1)
@@ -79,7 +80,9 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     metrics = answer["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["test/accuracy"] > 0.9
-    assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
+    for name in ("accuracy", "loss"):
+        low, high = (metrics[f"test/{name}_{end}"] for end in ("low", "high"))
+        assert low <= metrics[f"test/{name}"] <= high
 
     refused = run("promote", floor, "--as", "squares", "--json", expect=3)
     answer = json.loads(refused.stdout)

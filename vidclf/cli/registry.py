@@ -198,6 +198,8 @@ def promote(
     word = "is now" if promoted.created else "already is"
     tell(f"{candidate.label} {word} {name} version {promoted.version}, @{alias}")
     _print_test(promoted.metrics)
+    if promoted.basis:
+        tell(f"Intervals and verdicts are {promoted.basis}.")
     say(f"Next: vidclf predict {shlex.quote(f'{name}@{alias}')} CLIP...")
 
 
@@ -225,9 +227,7 @@ def _print_test(metrics: Any) -> None:
         low, high = (metrics.get(f"test/{name}_{end}") for end in ("low", "high"))
         if value is not None:
             few = f", no interval: fewer than {FEWEST_GROUPS} groups"
-            reached = (
-                few if low is None else f", 95 % interval {low:.3f} to {high:.3f} for clips of new groups"
-            )
+            reached = few if low is None else f", 95 % interval {low:.3f} to {high:.3f}"
             tell(f"test/{name} {value:.4f}{reached}")
 
 

@@ -134,6 +134,7 @@ class Promotion:
         created: False where the alias pointed to this model before, so that nothing was judged.
         metrics: The attempt's final figures, those on test among them.
         reads: How often its test split has been read, this time included.
+        basis: What the intervals on test are for and rest on; empty where nothing was judged.
     """
 
     version: int
@@ -142,6 +143,7 @@ class Promotion:
     gates: Sequence[Gate]
     metrics: Mapping[str, float]
     reads: int
+    basis: str = ""
 
 
 def promote(
@@ -296,7 +298,7 @@ def _register(
     tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
     version = register(deliverer, attempt, request, expected, tags=tags, description=card)
     run_id = str(deliverer.receipt(attempt).run_id)
-    return Promotion(version, run_id, True, judged, metrics, result.reads)
+    return Promotion(version, run_id, True, judged, metrics, result.reads, result.own.basis)
 
 
 def register(
