@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.comparison.fabricated import comparison_of, labels, measured_of, report_of
 from tests.pages import read_page
-from vidclf.comparison.data import build, interval_of
+from vidclf.comparison import data
+from vidclf.comparison.data import build, chance_of, interval_of
 from vidclf.comparison.page import confusion, write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
+from vidclf.comparison.verdict_text import answer
 from vidclf.evaluation import intervals
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.registry.confirm_report import FinalistReport
@@ -93,7 +96,30 @@ def test_a_label_in_doubt_by_two_sources_is_one_label(tmp_path: Path, store: Sto
     assert read_page(page)["Labels to look at"].texts[0].startswith("1 of 12 clips:")
 
 
-def test_one_model_is_to_be_shipped_and_the_other_sets_say_why_not(made: tuple[Store, Path]) -> None:
+def test_what_is_no_better_than_chance_is_not_to_be_shipped(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    rows = [
+        row(number, judged(tmp_path, number, "".join(noise.choice([".", "x"], 24))), value=0.9 - number / 100)
+        for number in range(10)
+    ]
+    for good, headline in (
+        (False, "Ship none of these: no better than chance."),
+        (True, "Ship svm: trial 0"),
+    ):
+        if good:
+            rows[0] = row(0, judged(tmp_path, 99, 24 * "."))
+        found = chance_of(group_of(*rows))
+        assert found is not None
+        assert 0.55 < found.level < 0.75  # of the best of ten on 24 clips of two classes
+        said = answer(group_of(*rows), measured_of(), "", found)
+        assert said.headline.startswith(headline)
+        assert (said.ship is rows[0]) is good
+
+
+def test_one_model_is_to_be_shipped_and_the_other_sets_say_why_not(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "chance_of", lambda _: None)  # nothing is told of four clips
     comparison = build([], made[0], metric=None, every=False)
     first, other = comparison.as_dict()["answers"]
     assert first["headline"].startswith("Ship ")

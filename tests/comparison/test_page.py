@@ -205,7 +205,7 @@ def test_the_command_writes_the_page_and_delivers_it(made: tuple[Store, Path], t
     assert read.loads == []
     assert read.headings.count("Side by side") == 2
     assert read.sections[1].texts[0].startswith("2 sets of clips, each with its own ranking")
-    assert "Ship svm: trial 0 of s" in read.text
+    assert "Ship none of these: no better than chance. The best, trial 0 of s (svm:" in read.text
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert rows[0]["val/macro_f1"] == "0.9"
     (kept,) = (made[0].attempts / "compare").iterdir()

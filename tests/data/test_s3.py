@@ -67,7 +67,8 @@ def test_processes_at_once_and_later_fetch_each_object_once(
     # This process has asked for nothing yet.
     leaks = json.loads(run("data", "check", f"{s3}/manifest.csv", "--json", expect=1).stdout)["leaks"]
     copied = {"a": f"{s3}/down/v_down_g00_c00.avi", "b": f"{s3}/{changed}"}
-    assert leaks == [{**copied, "splits": ["train", "val"], "why": "same file"}]
+    same = [leak for leak in leaks if leak["why"] == "same file"]  # squares are much alike
+    assert same == [{**copied, "splits": ["train", "val"], "why": "same file"}]
     assert server.reads(key_of(s3, server)) == once_each(squares) | {changed: 2}
 
 

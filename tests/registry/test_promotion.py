@@ -59,7 +59,8 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert (answer["version"], failed(answer)) == (None, ["size/file_mb at most"])
     assert reads.reads(digest) == []
 
-    answer = promote(floor)
+    assert failed(promote(floor, expect=3)) == ["better than chance"]
+    answer = promote(floor, "--accept", "untested")
     assert (answer["version"], answer["test_reads"], failed(answer)) == (1, 1, [])
     [read] = reads.reads(digest)
     client = Deliverer(store).client
@@ -128,7 +129,7 @@ def test_of_two_promotions_at_once_the_better_model_is_champion(
 
     monkeypatch.setattr(promotion, "read_test", slow)
     candidates = [promotion.find_candidate(run_id, store) for run_id in (floor, better)]
-    request = promotion.PromoteRequest("squares")
+    request = promotion.PromoteRequest("squares", accepted=Acceptance(untested=True))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(promotion.promote, store, candidates[0], request)
         assert judging.wait(60)
@@ -143,7 +144,7 @@ def test_of_two_promotions_at_once_the_better_model_is_champion(
 def test_before_a_comparison_that_can_decide_nothing_test_is_not_read(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=20)  # 5 of them in test
     floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
-    promote(floor)
+    promote(floor, "--accept", "untested")
     refused = run("promote", better, "--as", "squares", expect=3).stderr
     assert "comparison 1 on these clips asks for p < 0.025, and 5 groups give no less than 0.062" in refused
     assert "7 groups could tell; test was not read" in refused
@@ -155,7 +156,7 @@ def test_a_champion_that_knows_groups_of_the_split_is_not_compared_without_a_wor
 ) -> None:
     manifest = write_squares(tmp_path / "squares", groups=32)
     floor = train(tmp_path, manifest, "majority")
-    promote(floor)
+    promote(floor, "--accept", "untested")
     known = read_card(find(store, floor).model).trained_on[0][1]
     entries = read_manifest(manifest).entries
     taken = next(entry.group for entry in entries if entry.split == "test")
@@ -186,7 +187,7 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
 
 def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=28)
-    assert promote(train(tmp_path, manifest, "majority"))["version"] == 1
+    assert promote(train(tmp_path, manifest, "majority"), "--accept", "untested")["version"] == 1
     turned = {"train": "test", "test": "train", "val": "val"}
     entries = read_manifest(manifest).entries
     write_manifest([replace(entry, split=turned[entry.split]) for entry in entries], manifest)  # type: ignore[arg-type]

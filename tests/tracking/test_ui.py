@@ -228,7 +228,7 @@ def test_without_a_study_the_newest_run_is_shown_and_not_the_ledger(store: Store
     assert "/runs" not in runs_view(deliverer)
     trial = make_trial(store)
     run = deliverer.client.get_run(str(deliverer.deliver(trial)))
-    Ledger(store).begin("0" * 64, trial.identity().id, "", "test")
+    Ledger(store).begin("0" * 64, [], trial.identity().id, "", "test")
     assert f"/experiments/{run.info.experiment_id}/runs" in runs_view(deliverer)
 
 

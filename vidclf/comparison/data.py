@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
-from vidclf.comparison.rows import ModelRow, RowGroup, gather, run_ids
+from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup, gather, run_ids
 from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes
-from vidclf.evaluation import intervals
+from vidclf.evaluation import intervals, ranking
+from vidclf.evaluation.chance import Chance, by_chance
 from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
@@ -25,6 +26,8 @@ MOST_NOTES = 5
 _ALPHA = 0.05
 """How often any verdict on confirmed models is wrong where all are equal."""
 _KEYS = ["clip_path", "repeat"]
+_MOST_TRIES = 100
+"""Models whose predictions are permuted, at most: evenly from the best to the last."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,35 @@ def build(
     for group, (_, found) in zip(groups, measured, strict=True):
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
         said = notes(group, found, verdicts, lambda digest: len(ledger.reads(digest)))
-        name, shipped = name_of(group, groups), answer(group, found, apart(group, groups))
+        name, shipped = name_of(group, groups), answer(group, found, apart(group, groups), chance_of(group))
         ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group.metric))}
         reports.append(GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), [])))
     return Comparison(reports, every, store)
+
+
+def chance_of(group: RowGroup) -> Chance | None:
+    """What the ranked rows would reach without signal; of confirmed ones on the clips of confirm.
+
+    ``None`` where no predictions are on disk, or the metric is none of val.
+    """
+    if not group.metric.startswith("val/") or group.choice is None:
+        return None
+    source: PredictionSource = "confirm" if group.choice.won else "val"
+    rows = [row for row in group.ranked if row.confirmed] if group.choice.won else group.ranked
+    tables: list[pd.DataFrame] = []
+    for row in [group.choice, *ranking.thinned(rows, _MOST_TRIES)]:
+        if (table := row.predictions(source)) is not None:
+            first = table.drop_duplicates("clip_path").sort_values("clip_path")
+            if not tables or list(first["clip_path"]) == list(tables[0]["clip_path"]):
+                tables.append(first)
+    if not tables:
+        return None
+    names = sorted(set().union(*({*table["label"], *table["predicted"]} for table in tables)))
+    index = {name: place for place, name in enumerate(names)}
+    labels = tables[0]["label"].map(index).to_numpy(np.int64)
+    guesses = np.stack([table["predicted"].map(index).to_numpy(np.int64) for table in tables])
+    metric = intervals.comparable(group.metric.partition("/")[2])
+    return by_chance(metric, labels, guesses, list(tables[0]["group"]))
 
 
 def interval_of(row: ModelRow, metric: str) -> Interval | None:

@@ -8,6 +8,7 @@ from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
+from vidclf.evaluation.chance import LEVEL, Chance
 from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.labels import plural
@@ -59,11 +60,14 @@ def judged_on(metric: str) -> str:
     return f" on {split}" if split in SPLITS else ""
 
 
-def answer(group: RowGroup, measured: Baselines, apart: str = "") -> Recommendation:
+def answer(
+    group: RowGroup, measured: Baselines, apart: str = "", chance: Chance | None = None
+) -> Recommendation:
     """What to ship, what val put before it, and which cheaper models come near.
 
     Args:
         apart: Why the group cannot be compared with that of which one model is to be shipped.
+        chance: What its rows would reach without signal, where that is known.
     """
     best = group.choice
     if best is None:
@@ -74,6 +78,14 @@ def answer(group: RowGroup, measured: Baselines, apart: str = "") -> Recommendat
         return Recommendation(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
             f"saying the most frequent class ({floor}).{_overturned(group, best)}",
+            list(_unconfirmed(group, best)),
+        )
+    if chance is not None and chance.p >= LEVEL:
+        tries = f"the best of {len(group.ranked)} reaches" if len(group.ranked) > 1 else "it would reach"
+        return Recommendation(
+            f"Ship none of these: no better than chance. The best, {best.label} ({best.family}: {found}), is "
+            f"not told from noise, of which {tries} {chance.level:.3f} on average (p = {chance.p:.2g}, "
+            f"labels permuted by group).{_overturned(group, best)}",
             list(_unconfirmed(group, best)),
         )
     others = [*_unconfirmed(group, best), *_cheaper(group, best)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vidclf.evaluation import intervals
+from vidclf.evaluation.chance import LEVEL, by_chance
 from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
@@ -78,6 +79,7 @@ class Candidacy:
         rules: What the study and the command line ask for.
         manifest: Name of the data set.
         groups: Group of each test clip; empty without a test split.
+        metric: What models are compared by.
         grouped: Whether the clips name groups; where they do not, each counts as one.
         metrics: The model's final figures; after the test split was read, with those on test.
         own: The model's predictions of the test clips, once they were read.
@@ -92,6 +94,7 @@ class Candidacy:
     accepted: Acceptance
     manifest: str
     groups: Sequence[str]
+    metric: str = "macro_f1"
     grouped: bool = True
     metrics: Mapping[str, float] = field(default_factory=dict)
     own: ScoredClips | None = None
@@ -193,6 +196,20 @@ def recall_gates(case: Candidacy) -> Iterator[Gate]:
         yield Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail)
 
 
+def chance_gate(case: Candidacy) -> Iterator[Gate]:
+    """A first champion must be better than chance, labels permuted by group, or accepted as untested."""
+    own = case.own
+    if case.champion or own is None:
+        return
+    found = by_chance(case.metric, own.labels, own.guesses[None], own.groups)
+    score = case.metrics.get(f"test/{case.metric}")
+    passed = found.p < LEVEL
+    words = f"without signal it would reach {found.level:.3f} on average, p = {found.p:.2g}"
+    if not passed:
+        words += "; accepted as untested" if case.accepted.untested else "; --accept untested takes it"
+    yield Gate("better than chance", passed or case.accepted.untested, score, found.level, words)
+
+
 def champion_gate(case: Candidacy) -> Iterator[Gate]:
     """The challenger must be better than the champion on the same clips, or accepted as no worse."""
     champion, accepted, compared = case.champion, case.accepted, case.paired
@@ -229,7 +246,7 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
 GateCheck = Callable[[Candidacy], Iterator[Gate]]
 BEFORE_TEST: tuple[GateCheck, ...] = (test_split_gate, group_gate, verdict_gate, cost_gates)
 """Checked first: a model that is too slow or too large costs no read of the test split."""
-ON_TEST: tuple[GateCheck, ...] = (score_gates, recall_gates, champion_gate)
+ON_TEST: tuple[GateCheck, ...] = (score_gates, recall_gates, chance_gate, champion_gate)
 """Checked on what the read of the test split found."""
 
 

@@ -191,7 +191,7 @@ def _judge(
         run_id = str(deliverer.receipt(attempt).run_id)
         metrics, reads = _figures(attempt), len(TestSplit.of(attempt).reads(store))
         return Promotion(champion.version, run_id, False, (), metrics, reads)
-    case = _candidacy(store, attempt, request, champion)
+    case = _candidacy(store, candidate, request, champion)
     first = gates.check(gates.BEFORE_TEST, case)
     if not all(gate.passed for gate in first):
         raise GateRefusedError(first)
@@ -239,9 +239,10 @@ def _champion(deliverer: Deliverer, request: PromoteRequest) -> Champion | None:
 
 
 def _candidacy(
-    store: Store, attempt: Attempt, request: PromoteRequest, champion: Champion | None
+    store: Store, candidate: Candidate, request: PromoteRequest, champion: Champion | None
 ) -> Candidacy:
     """What is known before the test split is read."""
+    attempt = candidate.attempt
     split = TestSplit.of(attempt)
     against = (attempt.identity().id, champion.attempt) if champion else ()
     compared = [read for read in split.reads(store) if read.comparison]
@@ -257,6 +258,7 @@ def _candidacy(
         rules=request.gates,
         accepted=request.accepted,
         manifest=split.manifest.name,
+        metric=intervals.comparable(candidate.metric),
         groups=[group_of(entry) for entry in split.entries],
         grouped=split.manifest.grouped,
         metrics=_figures(attempt),

@@ -240,7 +240,11 @@ def use_elsewhere(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch)
     assert "ran in another store" in refused.output
 
     promoted = vidclf("promote", "afar", "--as", "far", "--yes", "--json", store=here)
-    assert [gate["gate"] for gate in promoted["gates"]] == ["groups in test", "test/macro_f1 at least"]
+    assert [gate["gate"] for gate in promoted["gates"]] == [
+        "groups in test",
+        "test/macro_f1 at least",
+        "better than chance",
+    ]
     attempt = find_study("afar", here).attempt(state["best"]["number"])
     original = find_study("afar", store).attempt(state["best"]["number"])
     assert attempt.identity() == original.identity()
