@@ -1,7 +1,7 @@
 """One limit on the caches for all processes of a machine."""
 
 import multiprocessing
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -43,3 +43,16 @@ def test_what_another_process_writes_counts_here_too() -> None:
     other.start()
     other.join(60)
     assert free - cache.free_bytes() > 49 * 8128
+
+
+def test_who_starts_while_another_writes_does_not_count_anew() -> None:
+    free = cache.free_bytes()
+
+    def write(file: IO[bytes]) -> None:
+        other = multiprocessing.get_context("spawn").Process(target=cache.free_bytes)
+        other.start()
+        other.join(60)
+        np.save(file, ENTRY)
+
+    assert cache.keep(cache.folder() / "a" / "0.npy", 8128, write)
+    assert free - cache.free_bytes() == 8128

@@ -252,11 +252,17 @@ def _discard(entry: Path) -> None:
 class _DiskBudget:
     """Bytes in use: a number beside the caches, which all processes of the machine keep together.
 
-    Each process counts the files when it starts: so nothing stays wrong that a killed one left.
+    A process that starts while no other uses the caches counts the files: so nothing stays wrong that a
+    killed one left. Beside others it does not: what they are just writing would count twice, or not at all.
     """
 
     def __init__(self) -> None:
-        self.count()
+        with contextlib.suppress(OSError):
+            self._uses = lock_file("users").open("a+b")  # locked as long as this object lives
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._uses, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.count()
+            fcntl.flock(self._uses, fcntl.LOCK_SH)
 
     def count(self) -> None:
         """Counts every file anew."""
@@ -303,7 +309,7 @@ class _DiskBudget:
         return int(text) if text.isdigit() else usage().total
 
 
-@functools.cache
+@functools.lru_cache(4)
 def _room(_: Path) -> _DiskBudget:
     """The room of a cache folder, counted when it is first asked for."""
     return _DiskBudget()
