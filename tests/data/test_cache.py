@@ -45,7 +45,8 @@ def test_what_another_process_writes_counts_here_too() -> None:
     assert free - cache.free_bytes() > 49 * 8128
 
 
-def test_who_starts_while_another_writes_does_not_count_anew() -> None:
+def test_who_starts_while_another_writes_does_not_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDCLF_CACHE_GB", "1")
     free = cache.free_bytes()
 
     def write(file: IO[bytes]) -> None:
