@@ -155,6 +155,7 @@ CASES: dict[str, tuple[str, str | bytes, object]] = {
                         "subset": "validation",
                     },
                     "hidden": {"annotations": [], "subset": "testing"},
+                    "torn": {"annotations": ["?", {"label": "zumba", "segment": 3}]},
                 },
             }
         ),

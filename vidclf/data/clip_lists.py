@@ -224,14 +224,11 @@ def _annotated(videos: object) -> Iterator[dict[str, Any]]:
     for name, video in videos.items() if isinstance(videos, dict) else ():
         annotations = video.get("annotations", []) if isinstance(video, dict) else []
         for each in annotations if isinstance(annotations, list) else [annotations]:
-            start, end = each.get("segment", ["", ""])
-            yield {
-                "id": name,
-                "label": each["label"],
-                "subset": video.get("subset"),
-                "start": start,
-                "end": end,
-            }
+            if isinstance(each, dict):
+                segment = each.get("segment")
+                start, end = segment if isinstance(segment, list) and len(segment) == 2 else (None, None)
+                label, subset = each.get("label"), video.get("subset")
+                yield {"id": name, "label": label, "subset": subset, "start": start, "end": end}
 
 
 def _text(value: object) -> str:
