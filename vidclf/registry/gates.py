@@ -124,6 +124,12 @@ def group_gate(case: Candidacy) -> Iterator[Gate]:
         detail = "nothing can be told from so few; accepted as untested"
     else:
         detail = "nothing can be told from so few: add groups to test, or --accept untested"
+    if case.shared_groups:
+        some = ", ".join(case.shared_groups[:3])
+        detail += (
+            f"; {case.champion} had clips of {plural(len(case.shared_groups), 'group')} of them in training "
+            f"({some}): its figures may be too good"
+        )
     if count:
         passed = enough or case.accepted.untested
         yield Gate("groups in test", passed, count, intervals.FEWEST_GROUPS, detail)
@@ -216,13 +222,6 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
     if not champion:
         return
     gate = f"better than {champion}"
-    if case.shared_groups:
-        some = ", ".join(case.shared_groups[:3])
-        detail = (
-            f"it had clips of {plural(len(case.shared_groups), 'group')} of this split in training ({some}), "
-            "so that its figures may be too good"
-        )
-        yield Gate(f"{champion} and the groups of test", True, len(case.shared_groups), None, detail)
     if compared is None:
         yield Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
         return
