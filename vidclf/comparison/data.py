@@ -180,7 +180,8 @@ def chance_of(group: RowGroup) -> Chance | None:
     source: PredictionSource = "confirm" if group.choice.won else "val"
     rows = [row for row in group.ranked if row.confirmed] if group.choice.won else group.ranked
     tables: list[pd.DataFrame] = []
-    for row in [group.choice, *ranking.thinned(rows, _MOST_TRIES)]:
+    others = [row for row in rows if row is not group.choice]
+    for row in [group.choice, *ranking.thinned(others, _MOST_TRIES - 1)]:
         if (table := row.predictions(source)) is not None:
             first = table.drop_duplicates("clip_path").sort_values("clip_path")
             if not tables or list(first["clip_path"]) == list(tables[0]["clip_path"]):

@@ -81,11 +81,11 @@ def answer(
             list(_unconfirmed(group, best)),
         )
     if chance is not None and chance.p >= LEVEL:
-        tries = f"the best of {len(group.ranked)} reaches" if len(group.ranked) > 1 else "it would reach"
+        tries = f"the best of {chance.models}" if chance.models > 1 else "one model"
         return Recommendation(
-            f"Ship none of these: no better than chance. The best, {best.label} ({best.family}: {found}), is "
-            f"not told from noise, of which {tries} {chance.level:.3f} on average (p = {chance.p:.2g}, "
-            f"labels permuted by group).{_overturned(group, best)}",
+            f"{apart} Ship none of these: no better than chance. The best, {best.label} ({best.family}: "
+            f"{found}), is not told from noise, of which {tries} reaches {chance.level:.3f} on average "
+            f"(p = {chance.p:.2g}, labels permuted by group).{_overturned(group, best)}".lstrip(),
             list(_unconfirmed(group, best)),
         )
     others = [*_unconfirmed(group, best), *_cheaper(group, best)]

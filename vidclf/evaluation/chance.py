@@ -6,12 +6,12 @@ themselves, and groups that hold one class each exchange theirs. Of many models 
 best on every permutation (Westfall and Young 1993), which counts the choice among them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidclf.evaluation.intervals import Groups
 from vidclf.evaluation.metrics import METRICS, Labels
 
 LEVEL = 0.05
@@ -26,16 +26,18 @@ class Chance:
     """What permuted labels give.
 
     Attributes:
+        models: How many the best is taken of.
         level: The mean, over permutations, of the best score.
         p: Share of the permutations whose best score is no lower than that on the true labels; with few
             groups and classes it cannot be small.
     """
 
+    models: int
     level: float
     p: float
 
 
-def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str], seed: int = 0) -> Chance:
+def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> Chance:
     """What the best of several models would reach without signal.
 
     Args:
@@ -43,7 +45,6 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str
         labels: True classes, shape (clips,).
         guesses: Predicted classes of each model, shape (models, clips).
         groups: Name of each clip's group.
-        seed: Of the permutations.
 
     Example:
         >>> labels = np.tile([0, 1, 2], 20)
@@ -58,7 +59,7 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str
     for model, row in enumerate(guesses):
         np.add.at(said[model], (cell, row), 1)
     observed = _best(metric, names[None], said)[0]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     blocks = _exchangeable(own)
     drawn = np.tile(names, (_PERMUTATIONS, 1))
     for block in blocks:
@@ -68,7 +69,7 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Sequence[str
         [_best(metric, drawn[start : start + chunk], said) for start in range(0, len(drawn), chunk)]
     )
     reached = int(np.count_nonzero(best >= observed - 1e-9))
-    return Chance(float(best.mean()), (reached + 1) / (_PERMUTATIONS + 1))
+    return Chance(len(guesses), float(best.mean()), (reached + 1) / (_PERMUTATIONS + 1))
 
 
 def _exchangeable(own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
