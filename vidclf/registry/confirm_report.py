@@ -87,15 +87,15 @@ def _notes(found: Confirmation) -> Iterator[str]:
     basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
     yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips out of fold, {basis}."
     if found.optimistic:
-        yield "The search has scored these clips: only the seeds are new, and the figures stay optimistic."
+        yield "The search has scored these clips: at most the seeds are new, and the figures stay optimistic."
     if not found.grouped:
         yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
     yield f"Intervals and verdicts are {winner.basis}."
     yield from _verdicts(found)
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
-    why = "fresh seeds" + ("" if found.optimistic else ", fewer clips to train on, and others to judge by")
-    yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}: {why}."
+    why = "" if found.optimistic else ": fewer clips to train on, and others to judge by"
+    yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}{why}."
     load = max(each.figures.get("confirm/latency_other_load", 0.0) for each in found.finalists)
     if busy := disturbed({OTHER_LOAD: load}):
         yield f"Latencies were measured while {busy}: too high, all alike."
