@@ -149,9 +149,8 @@ def promote(
 
     Gates come from the study's `[gates]` and from here. The test split is read once, and the read is written
     down: the more often models were compared on its clips, the more certain a challenger must be to be better
-    than the champion, on the same clips, group by group. Without a champion
-    yet, the gates decide, and it must be better than chance. A refusal is exit 3, and tells the verdict
-    alone.
+    than the champion, on the same clips, group by group. Without a champion yet, the gates decide, and it
+    must be better than chance. A refusal is exit 3, and tells the verdict alone.
 
     Intervals and verdicts are for clips of new groups, weighed by clips; under 5 test groups there are none.
     """

@@ -356,7 +356,9 @@ class Contrast:
     """Differences between two models on many sets of clips, each value of shape (...).
 
     Attributes:
-        error: Its square.
+        difference: Of the metrics, the challenger's less the champion's.
+        error: The square of its standard error.
+        freedom: Degrees of freedom of that.
         p: Two-sided, of the t test.
         by_group: What each group adds to the difference, shape (..., groups).
     """
@@ -373,8 +375,8 @@ def contrast(metric: str, challenger: Tallies, champion: Tallies, differing: Val
 
     Args:
         metric: One of `KNOWN`.
-        challenger: Of the same clips as
-        champion: those of the other.
+        challenger: Of the one model.
+        champion: Of the other, on the same clips.
         differing: Clips that one of them has right and the other has not, shape (...).
     """
     one, other = _Ratios(metric, challenger), _Ratios(metric, champion)
@@ -389,11 +391,11 @@ def contrast(metric: str, challenger: Tallies, champion: Tallies, differing: Val
     return Contrast(difference, error, freedom, p, by_group)
 
 
-def spent_alpha(read: int, alpha: float = 0.05) -> float:
-    """What the ``read``-th comparison on one test split (from 1) may spend; all reads together: ``alpha``."""
-    if read < 1:
-        raise ValueError(f"reads count from 1, not {read}")
-    return alpha / (read * (read + 1))
+def spent_alpha(comparison: int, alpha: float = 0.05) -> float:
+    """What a comparison, counted on one test split from 1, may spend; all of them together: ``alpha``."""
+    if comparison < 1:
+        raise ValueError(f"comparisons count from 1, not {comparison}")
+    return alpha / (comparison * (comparison + 1))
 
 
 def smallest_p(groups: int) -> float:
