@@ -80,12 +80,13 @@ def test_the_interval_of_a_score_is_that_of_its_predictions(tmp_path: Path) -> N
     truth = np.arange(20) % 2
     guesses = truth.copy()
     guesses[0] = 1
-    assert interval_of(one_of_20, "val/accuracy") == intervals.interval(
-        "accuracy", truth, guesses, np.arange(20), 0.95
-    )
-    assert interval_of(one_of_20, "val/loss") is None
+    for tries in (1, 3):  # the best of three is chosen by val
+        group = group_of(one_of_20, *(row(number, None) for number in range(1, tries)))
+        wanted = intervals.interval("accuracy", truth, guesses, np.arange(20), 0.95, tries)
+        assert interval_of(one_of_20, replace(group, metric="val/accuracy")) == wanted
+    assert interval_of(one_of_20, replace(group, metric="val/loss")) is None
     done = replace(one_of_20, confirmed=FinalistReport(0.8, True, False, 0.7, 0.9))
-    assert interval_of(done, "val/accuracy") == intervals.Interval(0.8, 0.7, 0.9)
+    assert interval_of(done, group) == intervals.Interval(0.8, 0.7, 0.9)
 
 
 def test_a_label_in_doubt_by_two_sources_is_one_label(tmp_path: Path, store: Store) -> None:

@@ -22,8 +22,8 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
-from vidclf.evaluation.intervals import PairedComparison
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
+from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
 from vidclf.runs.experiment import clip_store, load_experiment
@@ -295,14 +295,12 @@ def test_only_predictions_that_selected_nothing_give_a_verdict(
     best = confirmed(tmp_path / "best", set())
     alike = confirmed(tmp_path / "alike", {3})
     poor = confirmed(tmp_path / "poor", set(range(24)) - {0, 5, 13})
-    same, worse = separate([best, alike, poor], "accuracy")
-    assert same.startswith(
-        "trial 0 of alike is not distinguishable from trial 0 of best at 95 % over all 3 (accuracy, "
+    which, behind = separate([best, alike, poor], "accuracy")
+    assert which.startswith(
+        "At 95 % the best of the 3 is one of 2: trial 0 of best (at most 0.147 behind), trial 0 of alike (at"
     )
-    assert "; for clips of new groups, weighed by clips; from 12 groups of" in same
-    assert worse.startswith("trial 0 of poor is worse than trial 0 of best")
-    assert "difference -0.875" in worse
-    assert "12 groups" in worse
+    assert "; for clips of new groups, weighed by clips; from 12 groups of" in which
+    assert behind.startswith("Behind the best: trial 0 of poor by 0.5")
 
 
 def test_growing_parts_hold_every_class_and_whole_groups(squares: Manifest) -> None:

@@ -229,13 +229,12 @@ def test_after_a_search_by_folds_the_figure_is_not_of_other_clips(store: Store) 
     )
 
 
-def test_verdicts_are_against_what_is_to_be_shipped(tmp_path: Path) -> None:
+def test_the_best_of_two_is_told_in_whatever_order_they_rank(tmp_path: Path) -> None:
     lucky, best = confirmed(tmp_path / "lucky", set(range(0, 24, 2))), confirmed(tmp_path / "best", set())
-    (found,) = separate(group_of(lucky, best).choice_first, "accuracy")
-    assert found.startswith("trial 0 of best is better than trial 0 of lucky at 95 % (accuracy")
-    best = replace(best, confirmed=FinalistReport(1.0, True, False))
-    (found,) = separate(group_of(lucky, best).choice_first, "accuracy")
-    assert found.startswith("trial 0 of lucky is worse than trial 0 of best at 95 % (accuracy")
+    for rows in ([lucky, best], [lucky, replace(best, confirmed=FinalistReport(1.0, True, False))]):
+        which, behind = separate(group_of(*rows).choice_first, "accuracy")
+        assert which.startswith("At 95 % the best of the 2 is trial 0 of best (accuracy, 12 groups")
+        assert behind.startswith("Behind the best: trial 0 of lucky by 0.")
 
 
 def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store) -> None:

@@ -1,76 +1,25 @@
-"""Intervals and comparisons: against closed forms, under renaming and reordering, and over simulated sets."""
+"""Intervals: against closed forms, under renaming and reordering, and over simulated sets."""
 
-import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy import stats
-from scipy.stats import permutation_test
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
-from vidclf.evaluation import intervals, metrics
-from vidclf.evaluation.intervals import (
-    KNOWN,
-    MEANS,
-    Interval,
-    PairedComparison,
-    basis,
-    comparable,
-    correlation,
-    interval,
-    mean_interval,
-    pair_alpha,
-    paired,
-    spent_alpha,
-)
+from tests.evaluation.simulated import clips, compared, first, left_out, made, squared_error
+from vidclf.evaluation import metrics
+from vidclf.evaluation.intervals import KNOWN, MEANS, basis, comparable, correlation, interval, mean_interval
+from vidclf.evaluation.significance import paired
 
-Labels = NDArray[np.int64]
 EVERY = (*KNOWN, "recall/1")
-WEIGHT = 3
-"""Groups' worth of evidence for the correlation that is expected."""
-
-
-def test_all_pairs_of_models_share_alpha() -> None:
-    assert [pair_alpha(models, 0.06) for models in (1, 2, 3, 4)] == pytest.approx([0.06, 0.06, 0.02, 0.01])
 
 
 def test_models_are_compared_by_macro_f1_where_no_intervals_are_known() -> None:
     assert [comparable(metric) for metric in KNOWN] == list(KNOWN)
     assert comparable("loss") == "macro_f1"
-
-
-def clips(
-    seed: int, groups: int, accuracy: float = 0.8, models: int = 1, size: int = 8
-) -> tuple[Labels, Labels, NDArray[np.str_]]:
-    """Labels of three classes, guesses (models, clips), groups that make accuracy differ."""
-    generator = np.random.default_rng(seed)
-    group = np.repeat(np.arange(groups), size)
-    labels = generator.integers(0, 3, len(group))
-    own = generator.beta(4 * accuracy, 4 * (1 - accuracy), (models, groups))[:, group]
-    wrong = (labels + generator.integers(1, 3, own.shape)) % 3
-    return (
-        labels,
-        np.where(generator.random(own.shape) < own, labels, wrong),
-        np.char.add("g", group.astype(str)),
-    )
-
-
-def made(metric: str, *data: Any, **options: Any) -> Interval:
-    found = interval(metric, *data, **options)
-    assert found is not None
-    return found
-
-
-def compared(metric: str, *data: Any, **options: Any) -> PairedComparison:
-    found = paired(metric, *data, **options)
-    assert found is not None
-    return found
 
 
 def test_estimates_are_those_of_sklearn() -> None:
@@ -88,27 +37,10 @@ def test_estimates_are_those_of_sklearn() -> None:
     assert {metric: made(metric, labels, one, groups).estimate for metric in EVERY} == pytest.approx(wanted)
 
 
-def squared_error(influence: NDArray[np.float64], assumed: float) -> tuple[float, float]:
-    """Of a metric, and its degrees of freedom, from what each group changes."""
-    groups = len(influence)
-    squares = (groups - 1) / groups * influence**2
-    kurtosis = (squares**2).mean() / squares.mean() ** 2
-    freedom = min(max(2 * groups / (kurtosis - 1), 1), groups - 1) if kurtosis > 1 + 1e-9 else groups - 1
-    measured = squares.sum() + (groups - 1) / groups * influence.sum() ** 2
-    return (freedom * measured + WEIGHT * assumed) / (freedom + WEIGHT), min(freedom + WEIGHT, groups - 1)
-
-
 def around(share: float, error: float, freedom: float) -> list[float]:
     """Ends of an interval on the logit scale."""
     half = stats.t.ppf(0.975, freedom) * math.sqrt(error) / (share * (1 - share))
     return [1 / (1 + math.exp(-(math.log(share / (1 - share)) + sign * half))) for sign in (-1, 1)]
-
-
-def left_out(right: NDArray[np.int64], size: int = 4) -> NDArray[np.float64]:
-    """Each group's accuracy less that of the others and a clip of average outcome, by its share."""
-    clips = size * len(right)
-    others = (right.sum() - right + right.sum() / clips) / (clips - size + 1)
-    return (right / size - others) * size / clips
 
 
 def test_an_interval_by_hand() -> None:
@@ -240,98 +172,6 @@ def test_repeats_are_averaged() -> None:
     assert (same.low, same.high) == pytest.approx((one.low, one.high))
 
 
-def first(hits: Sequence[int] | NDArray[np.int64], size: int = 10) -> Labels:
-    """Guesses for groups of ``size`` clips of class 0: the first ``hits`` of each are right."""
-    return np.concatenate([np.arange(size) >= count for count in hits]).astype(np.int64)
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "recall/0"])
-def test_a_comparison_by_hand(metric: str) -> None:
-    """Seven groups of ten clips; the challenger mends 1 to 4 clips in each."""
-    mended = np.array([1, 2, 3, 4, 2, 3, 3])
-    before = np.array([5, 2, 6, 4, 7, 1, 6])
-    labels, champion, challenger = np.zeros(70, np.int64), first(before), first(before + mended)
-    groups = np.repeat(list("abcdefg"), 10)
-    found = compared(metric, labels, challenger, champion, groups)
-    difference = 18 / 70
-    assert found.difference == pytest.approx(difference)
-    # Two more clips on which they differ, one each way.
-    error, freedom = squared_error(left_out(mended, 10), 20 / 72 * (0.8 / 70 + 0.2 / 7))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(error)
-    assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
-    # All seven differences are positive: of 128 flips two are as far from 0.
-    assert found.p == pytest.approx(max(2 / 128, 2 * stats.t.sf(difference / math.sqrt(error), freedom)))
-    assert (found.verdict, found.groups, found.alpha) == ("better", 7, 0.05)
-    assert compared(metric, labels, champion, challenger, groups).verdict == "worse"
-
-
-def test_what_t_cannot_tell_is_not_flipped() -> None:
-    mended = np.array([1, -2, 3, 4, -2, 3, 0])
-    groups = np.repeat(list("abcdefg"), 10)
-    found = compared("accuracy", np.zeros(70, np.int64), first(5 + mended), first([5] * 7), groups)
-    error, freedom = squared_error(left_out(mended, 10), 17 / 72 * (0.8 / 70 + 0.2 / 7))
-    p = 2 * stats.t.sf(0.1 / math.sqrt(error), freedom)
-    assert (found.p, found.verdict) == (pytest.approx(p), "cannot tell")
-
-
-def test_flips_are_of_what_unequal_groups_add() -> None:
-    sizes, before = np.array([6, 8, 8, 10, 10, 12, 12, 14]), np.array([2, 2, 2, 3, 3, 6, 3, 6])
-    mended = np.array([3, 5, -1, 2, 3, 0, 2, 5])
-    champion, challenger = (
-        np.concatenate([first([hits], size) for hits, size in zip(right, sizes, strict=True)])
-        for right in (before, before + mended)
-    )
-    groups = np.repeat(list("abcdefgh"), sizes)
-    found = compared("accuracy", np.zeros(80, np.int64), challenger, champion, groups)
-    signs = np.array(list(itertools.product([1, -1], repeat=8)))
-    assert found.p == (np.abs(signs @ mended) >= mended.sum()).mean()
-
-
-def test_five_groups_cannot_tell() -> None:
-    labels = np.zeros(50, np.int64)
-    champion = np.ones(50, np.int64)
-    found = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10))
-    assert (found.difference, found.verdict, found.p) == (1.0, "cannot tell", 1 / 16)
-    assert found.low == 0
-    edge = compared("accuracy", labels, labels, champion, np.repeat(list("abcde"), 10), alpha=1 / 16)
-    assert (edge.verdict, edge.low) == ("cannot tell", 0)
-
-
-def test_many_groups_tell_at_small_alphas() -> None:
-    labels, _, groups = clips(3, 40)
-    champion = np.where(np.arange(len(labels)) % 4 == 0, (labels + 1) % 3, labels)
-    found = compared("macro_f1", labels, labels, champion, groups, alpha=spent_alpha(30))
-    assert found.verdict == "better"
-    assert found.p < spent_alpha(30)
-    assert compared("macro_f1", labels, champion, champion, groups).p == 1.0
-
-
-def test_random_flips_know_neither_names_nor_sides() -> None:
-    generator = np.random.default_rng(0)
-    differences = generator.normal(0.3, 1, 25)
-    p = intervals.sign_flip_p(differences, 0.05)
-    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.15)
-    assert intervals.sign_flip_p(-generator.permutation(differences), 0.05) == p
-    assert intervals.sign_flip_p(differences, 0.001) == pytest.approx(p, rel=0.15)  # five times as many
-
-
-def test_flips_are_all_tried_up_to_fourteen_groups_and_never_give_0() -> None:
-    assert intervals.sign_flip_p(np.ones(14), 0.05) == 2 / 2**14
-    assert intervals.sign_flip_p(np.ones(40), 0.05) == 1 / 10_001
-
-
-@given(st.integers(1, 500), st.floats(0.001, 0.5))
-def test_spent_alphas_never_exceed_the_whole(reads: int, alpha: float) -> None:
-    assert math.fsum(spent_alpha(read, alpha) for read in range(1, reads + 1)) <= alpha
-    assert spent_alpha(1, alpha) == alpha / 2
-
-
-def test_reads_count_from_one() -> None:
-    assert spent_alpha(3) == pytest.approx(0.05 / 12)
-    with pytest.raises(ValueError, match="from 1"):
-        spent_alpha(0)
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 @pytest.mark.parametrize(("groups", "accuracy"), [(5, 0.95), (12, 0.8), (30, 0.9)])
 def test_intervals_hold(metric: str, groups: int, accuracy: float) -> None:
@@ -341,45 +181,6 @@ def test_intervals_hold(metric: str, groups: int, accuracy: float) -> None:
         found = made(metric, *clips(seed, groups, accuracy))
         held.append(found.low <= accuracy <= found.high)
     assert 0.93 <= np.mean(held) <= (0.99 if groups >= 12 else 1)
-
-
-def test_equal_models_are_seldom_told_apart() -> None:
-    told = 0
-    for seed in range(800):
-        labels, guesses, groups = clips(seed, 12, models=2)
-        told += compared("macro_f1", labels, guesses[0], guesses[1], groups).verdict != "cannot tell"
-    assert told / 800 <= 0.065
-
-
-def contests(
-    seed: int, sizes: Sequence[int], nested: bool
-) -> tuple[Labels, Labels, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Labels, groups, and where two models are right that find different groups hard."""
-    generator = np.random.default_rng(seed)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    own = generator.beta(1.6, 0.4, (2, len(sizes)))[:, group]  # 0.8, correlation 1/3
-    right = generator.random(own.shape) < own
-    return (group if nested else generator.integers(0, 3, len(group))), group, right[0], right[1]
-
-
-def test_equal_models_of_classes_with_one_group_each_are_seldom_told_apart() -> None:
-    told = {"balanced_accuracy": 0, "macro_f1": 0}
-    for seed in range(300):
-        labels, groups, one, other = contests(seed, [8] * 20, nested=True)
-        for metric in told:
-            guesses = (np.where(right, labels, (labels + 1) % 20) for right in (one, other))
-            told[metric] += compared(metric, labels, *guesses, groups).verdict != "cannot tell"
-    assert max(told.values()) / 300 <= 0.065
-
-
-def test_the_interval_of_a_difference_holds_with_one_giant_group() -> None:
-    held = 0
-    for seed in range(400):
-        labels, groups, one, other = contests(seed, [88, *[8] * 11], nested=False)
-        guesses = (np.where(right, labels, (labels + 1) % 3) for right in (one, other))
-        found = compared("accuracy", labels, *guesses, groups)
-        held += found.low <= 0 <= found.high
-    assert held / 400 >= 0.93
 
 
 def test_intervals_of_means_of_clips() -> None:
@@ -413,14 +214,3 @@ def test_correlation_inside_groups() -> None:
     )
     assert "2 groups of 1 to 29 clips" in basis(labels, labels, [0] * 29 + [1])
     assert basis(labels, labels, groups).endswith("by an unknown amount")
-
-
-@pytest.mark.parametrize("groups", [4, 7])
-def test_sign_flips_are_scipys_permutation_test(groups: int) -> None:
-    for seed in range(5):
-        differences = np.random.default_rng(seed).normal(0.3, 1, groups)
-        expected = permutation_test(
-            (differences,), lambda values, axis: np.abs(values.sum(axis=axis)), permutation_type="samples",
-            alternative="greater", vectorized=True, n_resamples=np.inf,
-        )  # fmt: skip
-        assert intervals.sign_flip_p(differences, 0.05) == pytest.approx(expected.pvalue)

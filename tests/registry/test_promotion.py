@@ -14,7 +14,7 @@ import pytest
 from tests.clips import write_experiment, write_squares
 from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
-from vidclf.evaluation.intervals import PairedComparison
+from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.models.saved import read_card
 from vidclf.registry import aliases, card, gates

@@ -87,12 +87,14 @@ def _print_confirmation(found: "Confirmation") -> None:
         "mean",
         "by seed",
         "95 % interval",
+        "behind the best",
         "ms/clip",
         "ms/file",
     )
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("base", "by seed") else "right")
-    for each in found.finalists:
+    behind = found.best.behind if found.best else None
+    for place, each in enumerate(found.finalists):
         reached = f"{each.reached.low:.3f} to {each.reached.high:.3f}" if each.reached else "–"
         table.add_row(
             str(each.row.number),
@@ -101,6 +103,7 @@ def _print_confirmation(found: "Confirmation") -> None:
             f"{each.mean:.4f}",
             " ".join(f"{score:.3f}" for score in each.scores),
             reached,
+            f"{behind[place][0]:.3f} to {behind[place][1]:.3f}" if behind else "–",
             f"{each.figures.get('confirm/latency_p50_ms', float('nan')):.1f}",
             f"{each.figures.get('confirm/latency_file_p50_ms', float('nan')):.1f}",
         )

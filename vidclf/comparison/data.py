@@ -16,6 +16,7 @@ from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_d
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.chance import Chance, by_chance
 from vidclf.evaluation.intervals import CONFIDENCE, Interval
+from vidclf.evaluation.significance import PairedComparison, best_among, paired
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
 
@@ -165,7 +166,7 @@ def build(
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
         said = notes(group, found, verdicts, lambda digest: len(ledger.reads(digest)))
         name, shipped = name_of(group, groups), answer(group, found, apart(group, groups), chance_of(group))
-        ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group.metric))}
+        ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group))}
         reports.append(GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), [])))
     return Comparison(reports, every, store)
 
@@ -196,20 +197,21 @@ def chance_of(group: RowGroup) -> Chance | None:
     return by_chance(metric, labels, guesses, list(tables[0]["group"]))
 
 
-def interval_of(row: ModelRow, metric: str) -> Interval | None:
+def interval_of(row: ModelRow, group: RowGroup) -> Interval | None:
     """Where a row's score lies on new groups; ``None`` where no interval is known or it has no predictions.
 
-    On val it is as if val had not chosen the row.
+    The lower end counts that one of all finalists, or on val one of all ranked rows, is chosen.
     """
     done = row.confirmed
     if done is not None and done.low is not None and done.high is not None:
         return Interval(done.mean, done.low, done.high)
-    split, _, name = metric.partition("/")
+    split, _, name = group.metric.partition("/")
     if split != "val" or intervals.comparable(name) != name or (table := row.predictions("val")) is None:
         return None
     classes = {label: index for index, label in enumerate(sorted({*table["label"], *table["predicted"]}))}
     labels, guesses = (table[column].map(classes).to_numpy(np.int64) for column in ("label", "predicted"))
-    return intervals.interval(name, labels, guesses, list(table["group"]), CONFIDENCE)
+    tries = max(len(group.ranked), 1)
+    return intervals.interval(name, labels, guesses, list(table["group"]), CONFIDENCE, tries)
 
 
 def _curves(groups: Sequence[RowGroup], progress: Progress) -> Mapping[int, list[LearningCurve]]:
@@ -259,7 +261,7 @@ def _row(report: GroupReport, row: ModelRow, run_id: str | None) -> dict[str, An
 
 
 def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
-    """Tests the other rows against the first on the clips of the same repeats; a sentence each.
+    """Which of the confirmed rows may be the best, by the clips of the same repeats; a sentence each.
 
     Figures on val were selected and allow no verdict, so rows without predictions of `vidclf confirm` are
     left out.
@@ -269,46 +271,49 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
         metric: What to compare, as ``macro_f1``, which also stands in for what no interval is known for.
     """
     tables = [(row, table) for row in rows if (table := row.predictions("confirm")) is not None]
+    tables = [(row, table) for row, table in tables if len(_both(table, tables[0][1]))]
+    if len(tables) < 2:
+        return []
     metric = intervals.comparable(metric)
-    verdicts: list[str] = []
-    each = intervals.pair_alpha(len(tables), _ALPHA)
-    level = f"{100 * (1 - _ALPHA):.0f} %" + (f" over all {len(tables)}" if len(tables) > 2 else "")
-    for row, theirs in tables[1:]:
-        best, mine = tables[0]
-        both = mine.merge(theirs[[*_KEYS, "predicted"]], on=_KEYS, suffixes=("", "_other"))
-        found = intervals.paired(metric, *_arrays(both), each) if len(both) else None
-        if found is None:
-            continue
-        figures = f"difference {found.difference:+.3f}, interval {found.low:+.3f} to {found.high:+.3f}"
-        tail = f"({metric}, {figures}, {found.groups} groups)"
-        if not verdicts:
-            labels, _, guesses, groups = _arrays(both)
-            tail += f"; {intervals.basis(labels, guesses, groups)}"
-        verdicts.append(f"{row.label} is {found.relation} {best.label} at {level} {tail}.")
-    return verdicts
+
+    def compare(one: int, other: int, alpha: float) -> PairedComparison | None:
+        arrays = _arrays(_both(tables[one][1], tables[other][1]))
+        return paired(metric, *arrays, alpha)
+
+    found = best_among(len(tables), compare, _ALPHA)
+    if found is None:
+        return []
+    labels, _, guesses, groups = _arrays(_both(tables[1][1], tables[0][1]))
+    first, *others = found.words([row.label for row, _ in tables], metric)
+    return [f"{first[:-1]}; {intervals.basis(labels, guesses, groups)}.", *others]
+
+
+def _both(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Predictions of two models for the same clips of the same repeats."""
+    return one.merge(other[[*_KEYS, "predicted"]], on=_KEYS, suffixes=("", "_other"))
 
 
 def _arrays(
     both: pd.DataFrame,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Labels (clips,), both models' guesses (repeats, clips), and groups.
+    """Labels (clips,), guesses of the one and the other model (repeats, clips), and groups.
 
     Where repeats are of different clips, as folds are, each prediction counts as a clip of its own.
     """
     texts = both[["label", "predicted", "predicted_other"]]
     classes = sorted(set(texts.to_numpy().ravel()))
-    labels, best, other = (
+    labels, one, other = (
         np.array([classes.index(name) for name in texts[column]], dtype=np.int64) for column in texts.columns
     )
     order = np.lexsort((both["clip_path"], both["repeat"]))
     repeats, clips = both["repeat"].nunique(), both["clip_path"].nunique()
     if repeats * clips != len(both):
-        return labels, other, best, list(both["group"])
+        return labels, one, other, list(both["group"])
     first = order[:clips]
     shape = (repeats, clips)
     return (
         labels[first],
+        one[order].reshape(shape),
         other[order].reshape(shape),
-        best[order].reshape(shape),
         list(both["group"].iloc[first]),
     )

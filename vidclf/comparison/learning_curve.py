@@ -13,9 +13,9 @@ from vidclf.comparison.verdict_text import metric_words
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
-from vidclf.evaluation import intervals, metrics
-from vidclf.evaluation.intervals import PairedComparison
+from vidclf.evaluation import intervals, metrics, significance
 from vidclf.evaluation.metrics import Labels
+from vidclf.evaluation.significance import PairedComparison
 from vidclf.models import MODELS
 from vidclf.progress import Advance
 from vidclf.runs.experiment import clip_store, divided, experiment_of, prepare
@@ -60,7 +60,7 @@ class LearningCurve:
         """What the curve says.
 
         It rises or falls where the last half of the groups changes the score by more than chance on val's
-        groups explains (`vidclf.evaluation.intervals.paired`) and by more than the draws of half of them
+        groups explains (`vidclf.evaluation.significance.paired`) and by more than the draws of half of them
         differ. Of 300 simulated curves that were flat, none then rises; by the draws alone 11 % did.
         """
         means, gain = self.means, self.gain
@@ -151,7 +151,7 @@ def grow(row: ModelRow, metric: str, progress: Advance) -> LearningCurve:
     groups = [len({group_of(entry) for entry in part}) for part in parts[0]]
     compared = intervals.comparable(metric.removeprefix("val/"))
     whole, half = np.stack(guesses[-1]), np.stack(guesses[_HALF])
-    gain = intervals.paired(compared, val.labels, whole, half, val.groups)
+    gain = significance.paired(compared, val.labels, whole, half, val.groups)
     return LearningCurve(row, metric, groups, scores, gain)
 
 

@@ -10,11 +10,9 @@ several models of one configuration, whose metrics are averaged; ``groups`` (cli
 `benchmarks/intervals.py` simulates how often intervals and verdicts are right.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +23,6 @@ from vidclf.evaluation.metrics import METRICS, Labels, Predictions
 Values = NDArray[np.float64]
 Groups = Sequence[str] | NDArray[np.int64]
 """The group of each clip, by its name or a number."""
-Verdict = Literal["better", "worse", "cannot tell"]
 
 KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
 """Metrics that intervals and comparisons are known for, beside ``recall/<index of the class>``."""
@@ -37,14 +34,8 @@ FEWEST_GROUPS = 5
 """Under so many groups nothing can be said: what holds is then wider than two thirds of the scale."""
 _ASSUMED_CORRELATION = 0.4
 """Correlation between the outcomes of clips of a group that is expected before the groups are looked at."""
-_ASSUMED_BETWEEN = 0.2
-"""The same of the difference between two models, which find the same groups hard."""
 _ASSUMED_WEIGHT = 3
 """Groups' worth of evidence (degrees of freedom) that the expected variance counts for."""
-_EXACT_FLIPS = 14
-"""Groups up to which all sign flips are tried."""
-_FLIPS_A_CHUNK = 10_000
-_MOST_FLIPS = 1_000_000
 
 
 def comparable(metric: str) -> str:
@@ -68,35 +59,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class PairedComparison:
-    """Two models on the same clips.
-
-    Attributes:
-        difference: Challenger's metric less the champion's, in [-1, 1].
-        low: Lower end of its interval of confidence 1 - alpha.
-        high: Upper end.
-        p: Two-sided, of the t test; where that is below ``alpha``, the larger of it and the sign flips'.
-        groups: Groups that were compared.
-        alpha: How often equal models may be told apart.
-        verdict: Whether the challenger is ``better`` or ``worse``: only where the interval leaves out 0,
-            which is so exactly where ``p`` is below ``alpha``.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    groups: int
-    alpha: float
-    verdict: Verdict
-
-    @property
-    def relation(self) -> str:
-        """As ``better than``."""
-        return "not distinguishable from" if self.verdict == "cannot tell" else f"{self.verdict} than"
-
-
-@dataclass(frozen=True)
 class Tallies:
     """Clips of each group and class, each of shape (..., repeats, groups, classes).
 
@@ -111,7 +73,7 @@ class Tallies:
     said: Values
 
 
-class _Ratios:
+class Ratios:
     """A metric as the mean over classes of ratios of sums over groups, for one or many sets of clips.
 
     Attributes:
@@ -174,7 +136,7 @@ class _Ratios:
         return (1 - correlation) * self.alone + correlation * self.together
 
 
-def _error(influence: Values, assumed: Values) -> tuple[Values, Values]:
+def squared_error(influence: Values, assumed: Values) -> tuple[Values, Values]:
     """Squared error of a metric, and its degrees of freedom, each of shape (...).
 
     The groups' variance, and the square of the bias where their influences do not cancel (where large
@@ -196,8 +158,13 @@ def _error(influence: Values, assumed: Values) -> tuple[Values, Values]:
     return error, np.minimum(freedom + _ASSUMED_WEIGHT, groups - 1)
 
 
-def interval(
-    metric: str, labels: Labels, guesses: Labels, groups: Groups, confidence: float = CONFIDENCE
+def interval(  # noqa: PLR0917  (what is measured, on which clips, how surely)
+    metric: str,
+    labels: Labels,
+    guesses: Labels,
+    groups: Groups,
+    confidence: float = CONFIDENCE,
+    tries: int = 1,
 ) -> Interval | None:
     """Where the true value of a metric lies, for clips of new groups.
 
@@ -207,6 +174,7 @@ def interval(
         guesses: Predicted classes; of several repeats the metric's mean is meant.
         groups: Name of each clip's group.
         confidence: In (0, 1).
+        tries: From how many models these clips may choose this one: see `ends`.
 
     Returns:
         The interval; ``None`` where fewer than 5 groups have clips that the metric counts.
@@ -214,29 +182,39 @@ def interval(
     Raises:
         ValueError: The metric is none of these.
     """
-    metric, tallies = _tallied(metric, labels, guesses, groups)
+    metric, tallies = tallied(metric, labels, guesses, groups)
     if tallies.true.shape[-2] < FEWEST_GROUPS:
         return None
-    return Interval(*(float(value) for value in ends(metric, tallies, confidence)))
+    return Interval(*(float(value) for value in ends(metric, tallies, confidence, tries)))
 
 
-def ends(metric: str, tallies: Tallies, confidence: float = CONFIDENCE) -> tuple[Values, Values, Values]:
+def ends(
+    metric: str, tallies: Tallies, confidence: float = CONFIDENCE, tries: int = 1
+) -> tuple[Values, Values, Values]:
     """Estimate, lower and upper end of the interval of each set of clips, each of shape (...).
 
     On the logit scale, with Student's t. Where all clips are right, or all wrong: Wilson's interval (1927,
     doi:10.1080/01621459.1927.10502953) with the effective number of clips at the assumed correlation.
+
+    The best of several tries is partly the luckiest. The lower end leaves out as much for all tries together
+    as it would for one (Bonferroni), so that it holds for whichever these clips choose. The upper end needs
+    nothing: where the best of all is too high, so was the estimate of the truly best.
     """
-    ratios = _Ratios(metric, tallies)
+    ratios = Ratios(metric, tallies)
     estimate = np.clip(ratios.estimate, 0, 1)
     variance, spread = estimate * (1 - estimate), ratios.spread(_ASSUMED_CORRELATION)
-    error, freedom = _error(ratios.influence, variance * spread)
+    error, freedom = squared_error(ratios.influence, variance * spread)
     certain = variance < 1e-12
+    chosen = 1 - (1 - confidence) / tries
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = _quantile(confidence, freedom) * np.sqrt(error) / variance
-        low, high = (special.expit(special.logit(estimate) + sign * half) for sign in (-1, 1))
-    edge = 1 / (1 + _quantile(confidence, ratios.groups - 1) ** 2 * spread)
-    low = np.where(certain, np.where(estimate > 0.5, edge, 0), np.minimum(low, estimate))
-    high = np.where(certain, np.where(estimate > 0.5, 1, 1 - edge), np.maximum(high, estimate))
+        scale, middle = np.sqrt(error) / variance, special.logit(estimate)
+        low = special.expit(middle - t_quantile(chosen, freedom) * scale)
+        high = special.expit(middle + t_quantile(confidence, freedom) * scale)
+    right, wrong = (
+        1 / (1 + t_quantile(level, ratios.groups - 1) ** 2 * spread) for level in (chosen, confidence)
+    )
+    low = np.where(certain, np.where(estimate > 0.5, right, 0), np.minimum(low, estimate))
+    high = np.where(certain, np.where(estimate > 0.5, 1, 1 - wrong), np.maximum(high, estimate))
     return estimate, low, high
 
 
@@ -261,9 +239,9 @@ def mean_interval(
     tallies = Tallies(np.bincount(group, values).astype(np.float64)[None, :, None], clips, clips)
     if row.bounded:
         return Interval(*(float(value) for value in ends("accuracy", tallies, confidence)))
-    ratios = _Ratios("accuracy", tallies)
-    error, freedom = _error(ratios.influence, values.var() * ratios.spread(_ASSUMED_CORRELATION))
-    factor = math.exp(float(_quantile(confidence, freedom) * np.sqrt(error) / ratios.estimate))
+    ratios = Ratios("accuracy", tallies)
+    error, freedom = squared_error(ratios.influence, values.var() * ratios.spread(_ASSUMED_CORRELATION))
+    factor = math.exp(float(t_quantile(confidence, freedom) * np.sqrt(error) / ratios.estimate))
     estimate = float(ratios.estimate)
     return Interval(estimate, estimate / factor, estimate * factor)
 
@@ -299,132 +277,15 @@ def basis(labels: Labels, guesses: Labels, groups: Groups) -> str:
     )
 
 
-def paired(  # noqa: PLR0917  (who against whom reads best in order)
-    metric: str,
-    labels: Labels,
-    challenger: Labels,
-    champion: Labels,
-    groups: Groups,
-    alpha: float = 0.05,
-) -> PairedComparison | None:
-    """Whether one model is better than another on clips of new groups.
-
-    Two tests must agree: Student's t on the differences between groups, and flips of the signs of the groups'
-    differences, which assume nothing but that equal models could be exchanged in any group. With 5 groups
-    the smallest p of the latter is 1/16, so that nothing can then be told at 5 %. Where the flips refuse
-    what t would tell, the interval is drawn out to 0: it leaves out 0 exactly where p is below ``alpha``.
-
-    Args:
-        metric: As for `interval`.
-        labels: True classes.
-        challenger: Predicted classes of the one, of one or several repeats.
-        champion: Predicted classes of the other, likewise.
-        groups: Name of each clip's group.
-        alpha: How often equal models may be told apart, in (0, 1).
-
-    Returns:
-        The comparison; ``None`` where fewer than 5 groups have clips that the metric counts.
-
-    Raises:
-        ValueError: The metric is not known.
-    """
-    right = [(np.atleast_2d(guesses) == labels).mean(0) for guesses in (challenger, champion)]
-    differing = np.abs(right[0] - right[1])
-    recalled = _recalled(metric)
-    if recalled is not None:
-        differing = differing[labels == recalled]
-    name, one = _tallied(metric, labels, challenger, groups)
-    _, other = _tallied(metric, labels, champion, groups)
-    count = int(one.true.shape[-2])
-    if count < FEWEST_GROUPS:
-        return None
-    found = contrast(name, one, other, float(differing.sum()))
-    difference, p = float(found.difference), float(found.p)
-    half = float(_quantile(1 - alpha, found.freedom)) * math.sqrt(float(found.error))
-    if p < alpha:
-        p = max(p, sign_flip_p(found.by_group, alpha))
-        half = half if p < alpha else abs(difference)
-    verdict: Verdict = "cannot tell"
-    if p < alpha:
-        verdict = "better" if difference > 0 else "worse"
-    low, high = max(difference - half, -1.0), min(difference + half, 1.0)
-    return PairedComparison(difference, low, high, p, count, alpha, verdict)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Differences between two models on many sets of clips, each value of shape (...).
-
-    Attributes:
-        difference: Of the metrics, the challenger's less the champion's.
-        error: The square of its standard error.
-        freedom: Degrees of freedom of that.
-        p: Two-sided, of the t test.
-        by_group: What each group adds to the difference, shape (..., groups).
-    """
-
-    difference: Values
-    error: Values
-    freedom: Values
-    p: Values
-    by_group: Values
-
-
-def contrast(metric: str, challenger: Tallies, champion: Tallies, differing: Values | float) -> Contrast:
-    """Compares two models by Student's t over groups.
-
-    Args:
-        metric: One of `KNOWN`.
-        challenger: Of the one model.
-        champion: Of the other, on the same clips.
-        differing: Clips that one of them has right and the other has not, shape (...).
-    """
-    one, other = _Ratios(metric, challenger), _Ratios(metric, champion)
-    difference = one.estimate - other.estimate
-    clips = champion.true.sum((-2, -1))[..., 0]
-    # Two more clips on which they differ, one each way (Bonett and Price 2012, doi:10.3102/1076998611411915).
-    variance = (differing + 2) / (clips + 2)
-    error, freedom = _error(one.influence - other.influence, variance * one.spread(_ASSUMED_BETWEEN))
-    middle = (one.ratios.mean(-3, keepdims=True) + other.ratios.mean(-3, keepdims=True)) / 2
-    by_group = one.summed(one.over - middle * one.under) - other.summed(other.over - middle * other.under)
-    p = 2 * special.stdtr(freedom, -np.abs(difference) / np.sqrt(error))
-    return Contrast(difference, error, freedom, p, by_group)
-
-
-def spent_alpha(comparison: int, alpha: float = 0.05) -> float:
-    """What a comparison, counted on one test split from 1, may spend; all of them together: ``alpha``."""
-    if comparison < 1:
-        raise ValueError(f"comparisons count from 1, not {comparison}")
-    return alpha / (comparison * (comparison + 1))
-
-
-def smallest_p(groups: int) -> float:
-    """The least p that `paired` can find with so many groups: one of all flips of their signs, either way."""
-    return 2.0 ** (1 - groups)
-
-
-def groups_needed(alpha: float) -> int:
-    """The fewest groups whose `smallest_p` is below ``alpha``."""
-    return next(groups for groups in itertools.count(FEWEST_GROUPS) if smallest_p(groups) < alpha)
-
-
-def pair_alpha(models: int, alpha: float = 0.05) -> float:
-    """What the comparison of one pair of models may spend where the best of them is compared with the others.
-
-    Who is the best is not known beforehand, so that all pairs count (Dunn 1961, doi:10.2307/2282330).
-    """
-    return alpha / max(math.comb(models, 2), 1)
-
-
-def _recalled(metric: str) -> int | None:
+def recalled_class(metric: str) -> int | None:
     """The class of ``recall/<index>``."""
     index = metric.removeprefix("recall/")
     return int(index) if index != metric and index.isdecimal() else None
 
 
-def _tallied(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> tuple[str, Tallies]:
+def tallied(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> tuple[str, Tallies]:
     """The metric to compute, and of which clips: a class's recall is the accuracy on its clips."""
-    guesses, names, recalled = np.atleast_2d(guesses), np.asarray(groups), _recalled(metric)
+    guesses, names, recalled = np.atleast_2d(guesses), np.asarray(groups), recalled_class(metric)
     if recalled is not None:
         counted = labels == recalled
         labels, guesses, names, metric = labels[counted], guesses[:, counted], names[counted], "accuracy"
@@ -443,29 +304,7 @@ def _tally(values: Labels, group: NDArray[np.int64], groups: int, classes: int) 
     return counts.reshape(len(values), groups, classes).astype(np.float64)
 
 
-def _quantile(confidence: float, freedom: Values | int) -> Values:
+def t_quantile(confidence: float, freedom: Values | int) -> Values:
     """Student's t that is exceeded either way with probability 1 - confidence."""
     found: Values = special.stdtrit(freedom, (1 + confidence) / 2)
     return found
-
-
-def sign_flip_p(differences: Values, alpha: float) -> float:
-    """Share of the flips of the groups' signs that give as large a sum, either way.
-
-    All flips of up to 14 groups, else enough random ones to tell p from ``alpha``. It is the
-    test of `scipy.stats.permutation_test` with ``permutation_type="samples"``, which takes 5 to 150 times as
-    long (0.7 s for 14 groups): too long for many pairs, and for the simulations in `benchmarks/intervals.py`.
-    """
-    # Only sizes matter, in an order that neither names nor the order of the clips decide.
-    sizes = np.sort(np.abs(differences))
-    observed = abs(differences.sum()) * (1 - 1e-9)
-    if len(sizes) <= _EXACT_FLIPS:
-        signs = 1 - 2 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
-        return float(np.mean(np.abs(signs @ sizes) >= observed))
-    generator = np.random.default_rng(0)
-    chunks = math.ceil(min(max(50 / alpha, _FLIPS_A_CHUNK), _MOST_FLIPS) / _FLIPS_A_CHUNK)
-    reached = 0
-    for _ in range(chunks):
-        flips = generator.integers(0, 2, (_FLIPS_A_CHUNK, len(sizes)), dtype=np.int8)
-        reached += int(np.count_nonzero(np.abs(sizes.sum() - 2 * (flips @ sizes)) >= observed))
-    return (reached + 1) / (chunks * _FLIPS_A_CHUNK + 1)

@@ -18,9 +18,10 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import intervals, metrics
-from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
+from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
+from vidclf.evaluation.significance import BestAmong, PairedComparison, best_among, paired
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
 from vidclf.models import MODELS, load_model
@@ -187,13 +188,13 @@ def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Con
         finalist.attempt.finish(Outcome("complete", "", finalist.figures, now_ms()))
     sign = -1 if opened.objective.direction == "maximize" else 1
     metric = _metric(opened)
-    winner, *others = sorted(finalists, key=lambda finalist: sign * finalist.mean)
-    alpha = intervals.pair_alpha(len(finalists), 1 - CONFIDENCE)
+    by_mean = sorted(finalists, key=lambda finalist: sign * finalist.mean)
     found = Confirmation(
         opened.name,
         metric,
         intervals.comparable(metric),
-        [winner, *(replace(each, against=_paired(opened, winner, each, metric, alpha)) for each in others)],
+        by_mean,
+        _best(opened, by_mean, metric),
         finalists[0],
         planned.optimistic,
         all(manifest_of(experiment_of(opened.attempt(row.number))).grouped for row in planned.rows),
@@ -230,7 +231,8 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
     compared = intervals.comparable(metric)
     reached = None
     if not planned.optimistic:
-        reached = intervals.interval(compared, scored[0].labels, guesses, scored[0].groups, CONFIDENCE)
+        first, tries = scored[0], len(planned.rows)
+        reached = intervals.interval(compared, first.labels, guesses, first.groups, CONFIDENCE, tries)
     if len(scores) > 1:
         figures[f"confirm/{metric}_std"] = float(np.std(scores, ddof=1))
     if reached is not None:
@@ -293,20 +295,22 @@ def _fitted(
     return read_predictions(path)
 
 
-def _paired(
-    opened: OpenStudy, winner: Finalist, other: Finalist, metric: str, alpha: float
-) -> PairedComparison | None:
-    """The winner against another on the clips that both were judged by."""
-    tables = [read_predictions(each.attempt.artifacts / "predictions.csv") for each in (winner, other)]
-    first = tables[0][tables[0]["repeat"] == FIRST_SEED]
-    same = set(tables[0]["clip_path"]) == set(tables[1]["clip_path"])
-    if not same:
+def _best(opened: OpenStudy, finalists: Sequence[Finalist], metric: str) -> BestAmong | None:
+    """Which finalists may be the best, on the clips that all were judged by."""
+    if len(finalists) < 2:
         return None
-    classes = manifest_of(experiment_of(opened.attempt(winner.row.number))).classes
-    judged = ScoredClips.of(first, classes)
-    return intervals.paired(
-        intervals.comparable(metric), judged.labels, winner.guesses, other.guesses, judged.groups, alpha
-    )
+    tables = [read_predictions(each.attempt.artifacts / "predictions.csv") for each in finalists]
+    firsts = [table[table["repeat"] == FIRST_SEED] for table in tables]
+    if any(set(first["clip_path"]) != set(firsts[0]["clip_path"]) for first in firsts):
+        return None
+    classes = manifest_of(experiment_of(opened.attempt(finalists[0].row.number))).classes
+    judged, compared = ScoredClips.of(firsts[0], classes), intervals.comparable(metric)
+
+    def compare(one: int, other: int, alpha: float) -> PairedComparison | None:
+        guesses = finalists[one].guesses, finalists[other].guesses
+        return paired(compared, judged.labels, *guesses, judged.groups, alpha)
+
+    return best_among(len(finalists), compare, 1 - CONFIDENCE)
 
 
 def _latencies(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[int, dict[str, float]]:

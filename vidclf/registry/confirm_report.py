@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.evaluation.intervals import CONFIDENCE, Interval, PairedComparison
+from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import OTHER_LOAD, TrialRow, disturbed
+from vidclf.evaluation.significance import BestAmong
 from vidclf.labels import plural
 from vidclf.registry.download import fetch_study_file
 from vidclf.runs.folder import Attempt
@@ -26,13 +27,11 @@ class Finalist:
         row: The trial.
         attempt: Where its new figures are.
         scores: The objective of each seed.
-        reached: Where the objective's true value lies; ``None`` where there are too few groups, or where no
-            intervals are known for that metric.
+        reached: Where the objective's true value lies, whichever finalist is chosen by it; ``None`` where
+            there are too few groups, or where no intervals are known for that metric.
         figures: Means over the seeds as ``confirm/…``, latencies among them.
         guesses: Predicted classes, shape (seeds, clips).
         basis: What intervals are for and rest on, in words.
-        against: The paired comparison with the winner, ``None`` for the winner or without enough groups;
-            with so wide an interval that those of all pairs of finalists hold together.
     """
 
     row: TrialRow
@@ -42,7 +41,6 @@ class Finalist:
     figures: Mapping[str, float]
     guesses: NDArray[np.int64]
     basis: str = ""
-    against: PairedComparison | None = None
 
     @property
     def mean(self) -> float:
@@ -58,6 +56,7 @@ class Confirmation:
         metric: The objective's name without its split, as ``macro_f1``.
         compared: What the finalists are compared by: the objective, or macro F1 in its place.
         finalists: By mean, the winner first.
+        best: Which of them may be the best; ``None`` with too few groups, or one finalist.
         leader: Who was ahead in the search.
         optimistic: Whether the clips had chosen the finalists before.
         grouped: Whether every clip names its group.
@@ -67,6 +66,7 @@ class Confirmation:
     metric: str
     compared: str
     finalists: Sequence[Finalist]
+    best: BestAmong | None
     leader: Finalist
     optimistic: bool
     grouped: bool
@@ -91,7 +91,13 @@ def _notes(found: Confirmation) -> Iterator[str]:
     if not found.grouped:
         yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
     yield f"Intervals and verdicts are {winner.basis}."
-    yield from _verdicts(found)
+    names = [f"trial {each.row.number}" for each in found.finalists]
+    if found.best is not None:
+        yield from found.best.words(names, found.compared)
+    elif len(names) > 1:
+        yield f"Which of {', '.join(names)} is the best cannot be told: too few groups."
+    if winner.reached is not None and len(names) > 1:
+        yield f"Lower ends of the intervals count that the best of {len(names)} is chosen by these clips."
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
     why = "" if found.optimistic else ": fewer clips to train on, and others to judge by"
@@ -103,21 +109,6 @@ def _notes(found: Confirmation) -> Iterator[str]:
         f"Its own weights would ship (trial {winner.row.number}, trained on all of train): the fits here "
         "only judged its configuration."
     )
-
-
-def _verdicts(found: Confirmation) -> Iterator[str]:
-    measure = "" if found.compared == found.metric else f"{found.compared} "
-    pairs = f" over all {len(found.finalists)} finalists" if len(found.finalists) > 2 else ""
-    for other in found.finalists[1:]:
-        against, name = other.against, f"trial {other.row.number}"
-        if against is None:
-            yield f"Against {name}: too few groups to tell."
-            continue
-        yield (
-            f"{against.relation.capitalize()} {name} at {100 * CONFIDENCE:.0f} %{pairs}: "
-            f"{measure}{against.difference:+.4f} [{against.low:+.4f}, {against.high:+.4f}], "
-            f"{against.groups} groups."
-        )
 
 
 def as_dict(found: Confirmation) -> dict[str, object]:
@@ -138,9 +129,10 @@ def as_dict(found: Confirmation) -> dict[str, object]:
                 "low": each.reached.low if each.reached else None,
                 "high": each.reached.high if each.reached else None,
                 "figures": dict(each.figures),
-                "verdict": each.against.verdict if each.against else None,
+                "may_be_best": place in found.best.candidates if found.best else None,
+                "behind": list(found.best.behind[place]) if found.best else None,
             }
-            for each in found.finalists
+            for place, each in enumerate(found.finalists)
         ],
         "notes": found.notes,
     }

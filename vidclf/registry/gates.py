@@ -7,9 +7,10 @@ user can set of it is a field of `vidclf.search.record.settings.Gates`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vidclf.evaluation import intervals
+from vidclf.evaluation import intervals, significance
 from vidclf.evaluation.chance import LEVEL, by_chance
-from vidclf.evaluation.intervals import CONFIDENCE, PairedComparison
+from vidclf.evaluation.intervals import CONFIDENCE
+from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
 from vidclf.registry.test_split import ScoredClips
@@ -140,8 +141,8 @@ def verdict_gate(case: Candidacy) -> Iterator[Gate]:
     groups, margin = len(set(case.groups)), case.accepted.margin
     if not case.champion or groups < intervals.FEWEST_GROUPS or margin is not None:
         return
-    alpha = intervals.spent_alpha(case.comparison)
-    least, needed = intervals.smallest_p(groups), intervals.groups_needed(alpha)
+    alpha = significance.spent_alpha(case.comparison)
+    least, needed = significance.smallest_p(groups), significance.groups_needed(alpha)
     if least >= alpha:
         yield Gate(
             f"groups to compare with {case.champion}",

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from vidclf import config
 from vidclf.data.splitting import group_of
-from vidclf.evaluation import intervals
+from vidclf.evaluation import intervals, significance
 from vidclf.exceptions import AliasMovedError, GateRefusedError, InputError, NotComparableError
 from vidclf.models.saved import card_digest
 from vidclf.progress import Progress, silent
@@ -271,8 +271,8 @@ def _after_test(case: Candidacy, metric: str, champion: Champion | None, result:
     case = replace(case, metrics={**case.metrics, **result.figures}, own=own)
     if champion is None or theirs is None:
         return case
-    metric, alpha = intervals.comparable(metric), intervals.spent_alpha(result.read.comparison)
-    paired = intervals.paired(metric, own.labels, own.guesses, theirs.guesses, own.groups, alpha)
+    metric, alpha = intervals.comparable(metric), significance.spent_alpha(result.read.comparison)
+    paired = significance.paired(metric, own.labels, own.guesses, theirs.guesses, own.groups, alpha)
     return replace(case, compared_by=f"test/{metric}", paired=paired)
 
 
