@@ -1,6 +1,7 @@
 """Studies and runs side by side: what is ranked with what, what is said of it, and what a page holds."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import metrics
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, LATENCY_HIGH, OTHER_LOAD, SIZE
 from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
@@ -164,6 +165,18 @@ def test_the_answer_names_the_best_and_what_is_cheaper(made: tuple[Store, Path])
         "No more than one val clip lies between it and 2 other models, a difference within chance: "
         "svm, frames2d tiny2d.",
     ]
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [{LATENCY_HIGH: 18.5}, {LATENCY_HIGH: math.inf}, {OTHER_LOAD: 0.5}],
+    ids=["overlap", "unknown", "busy"],
+)
+def test_faster_is_what_the_intervals_tell(made: tuple[Store, Path], doubt: dict[str, float]) -> None:
+    group = with_floor(made, 0.3)
+    rows = [replace(row, metrics={**row.metrics, **(doubt if row.number else {})}) for row in group.rows]
+    said = verdict_text.answer(replace(group, rows=rows), measured_of(clips_=8)).others[0]
+    assert said.startswith("10.0 times smaller: frames2d tiny2d, trial 2 of s")
 
 
 def test_a_single_kind_of_model_is_no_comparison_of_kinds(made: tuple[Store, Path]) -> None:

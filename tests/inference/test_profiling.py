@@ -1,5 +1,6 @@
 """Profiling: bounded, uncached, in the units it names."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -16,18 +17,8 @@ from vidclf.data.video import write_video
 from vidclf.inference import profiling
 from vidclf.models.saved import ModelMetadata, SavedModel
 
-KEYS = {
-    "p50_ms",
-    "p90_ms",
-    "p95_ms",
-    "iqr_ms",
-    "file_p50_ms",
-    "file_p90_ms",
-    "file_p95_ms",
-    "file_iqr_ms",
-    "runs",
-    "other_load",
-}
+MEDIAN = ("p50_ms", "p50_low_ms", "p50_high_ms")
+KEYS = {*MEDIAN, *(f"file_{name}" for name in MEDIAN), "runs", "other_load"}
 
 
 class Sleeper:
@@ -63,8 +54,46 @@ def test_latency_by_known_durations(clip: Path) -> None:
     assert measured["latency/runs"] == 6
     assert len(sleeper.stores) == 2 * (6 + 2)
     assert 5 <= measured["latency/p50_ms"] < 50
-    assert measured["latency/p50_ms"] <= measured["latency/p90_ms"] <= measured["latency/p95_ms"]
+    assert measured["latency/p50_low_ms"] <= measured["latency/p50_ms"] <= measured["latency/p50_high_ms"]
     assert measured["latency/file_p50_ms"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("runs", "ends", "p95"),
+    [(5, None, None), (6, (1, 6), None), (30, (10, 21), None), (58, (22, 37), None), (59, (22, 38), 56.1)],
+)
+def test_a_median_has_an_interval_and_many_runs_a_95th_percentile(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, runs: int, ends: tuple[int, int] | None, p95: float | None
+) -> None:
+    """The interval's ends are the binomial's order statistics (Conover 1999, table A3)."""
+    times = np.random.default_rng(0).permutation(np.arange(1.0, runs + 1))
+    monkeypatch.setattr(profiling, "_milliseconds", lambda *_: times)
+    measured = profiling.measure_latency(saved(Sleeper(0)), clip)
+    for prefix in ("latency/", "latency/file_"):
+        assert measured[f"{prefix}p50_ms"] == (runs + 1) / 2
+        found = measured.get(f"{prefix}p50_low_ms"), measured.get(f"{prefix}p50_high_ms")
+        assert found == (ends or (None, None))
+        assert measured.get(f"{prefix}p95_ms") == (p95 and pytest.approx(p95))
+    assert measured["latency/runs"] == runs
+
+
+def test_models_are_timed_in_turn(clip: Path) -> None:
+    order: list[str] = []
+
+    class Named(Sleeper):
+        def __init__(self, name: str, seconds: float) -> None:
+            super().__init__(seconds)
+            self.name = name
+
+        def predict_proba(self, clips: ClipSet) -> np.ndarray:
+            order.append(self.name)
+            return super().predict_proba(clips)
+
+    models = {"a": saved(Named("a", 0.001)), "b": saved(Named("b", 0.004))}
+    found = profiling.measure_side_by_side(models, clip, rounds=2, runs=3)
+    assert [name for name, _ in itertools.groupby(order)] == ["a", "b", "a", "b"]
+    assert [found[name]["latency/runs"] for name in "ab"] == [6, 6]
+    assert found["a"]["latency/p50_ms"] < found["b"]["latency/p50_ms"]
 
 
 def test_latency_never_meets_a_store_and_decodes_once_for_memory(clip: Path) -> None:

@@ -81,9 +81,16 @@ def test_finalists_are_judged_out_of_fold_on_clips_of_train(
         shares = first[["probability/down", "probability/right"]].to_numpy()
         expected = metrics.evaluate(labels, shares, ["down", "right"])["macro_f1"]
         assert finalist["scores"][0] == pytest.approx(expected)
-        assert finalist["figures"]["confirm/latency_p50_ms"] > 0
 
     client = Deliverer(store).client
+    for finalist in answer["finalists"]:  # the newest latency, side by side, is the trial's everywhere
+        newest = {name: value for name, value in finalist["figures"].items() if name.startswith("latency/")}
+        attempt, row = opened.attempt(finalist["trial"]), opened.rows()[finalist["trial"]]
+        kept = client.get_run(str(Deliverer(store).receipt(attempt).run_id)).data.metrics
+        for metrics_ in (row.metrics, attempt.outcome().metrics, kept):  # type: ignore[union-attr]
+            assert {name: metrics_[name] for name in newest} == pytest.approx(newest)
+        assert newest["latency/runs"] == 30
+        assert newest["latency/p50_low_ms"] <= newest["latency/p50_ms"] <= newest["latency/p50_high_ms"]
     parent = Deliverer(store).receipt(opened.own_attempt).run_id
     own = opened.store.attempt(opened.series, f"confirm-{answer['winner']:05d}")
     mirrored = client.get_run(str(Deliverer(store).receipt(own).run_id))
@@ -130,7 +137,7 @@ def test_of_three_finalists_any_may_be_the_best(tmp_path: Path, store: Store) ->
 def test_clips_without_groups_and_a_busy_machine_are_told_of() -> None:
     row = TrialRow("s", 0, "complete", "svm", "svm", 0.9, {}, {})
     for grouped, load in ((True, 0.3), (False, 0.05)):
-        figures, guesses = {"confirm/latency_other_load": load}, np.zeros((1, 4), dtype=np.int64)
+        figures, guesses = {"latency/other_load": load}, np.zeros((1, 4), dtype=np.int64)
         found = Finalist(row, Attempt(Path("a")), [0.8], None, figures, guesses)
         notes = Confirmation("s", "macro_f1", "macro_f1", [found], None, found, False, grouped).notes
         assert any("name no groups" in note for note in notes) == (not grouped)

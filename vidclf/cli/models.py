@@ -107,6 +107,13 @@ def bench(
         _print_bench(measured)
 
 
+def _timings(value: Mapping[str, float], prefix: str) -> tuple[str, str, str]:
+    """Median, its interval and the 95th percentile as text; a slow model has too few runs for the last."""
+    low, high, p95 = (value.get(f"{prefix}{name}_ms") for name in ("p50_low", "p50_high", "p95"))
+    interval = "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+    return f"{value[f'{prefix}p50_ms']:.2f}", interval, "–" if p95 is None else f"{p95:.2f}"
+
+
 def _print_bench(measured: "Bench") -> None:
     from rich.table import Column
 
@@ -115,15 +122,13 @@ def _print_bench(measured: "Bench") -> None:
     value = measured.metrics
     tell(f"Clip: {measured.clip}")
     tell("  ".join(f"{name} {text}" for name, text in measured.conditions.items()))
-    names = ("p50", "p90", "p95", "iqr")
     stages = {"tensor to probabilities": "", "file to label": "file_"}
+    numbers = ("p50", "95 % interval", "p95")
     print_table(
-        ("one clip, in ms", *(Column(name, justify="right") for name in names)),
-        [
-            (stage, *(f"{value[f'latency/{prefix}{name}_ms']:.2f}" for name in names))
-            for stage, prefix in stages.items()
-        ],
+        ("one clip, in ms", *(Column(name, justify="right") for name in numbers)),
+        [(stage, *_timings(value, f"latency/{prefix}")) for stage, prefix in stages.items()],
     )
+    tell(f"{value['latency/runs']:.0f} runs after warm-up")
     if busy := disturbed(value):
         say(f"warning: timed while {busy}: too high. Measure again when it is quiet.", "yellow")
     lines = {

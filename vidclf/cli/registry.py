@@ -63,8 +63,9 @@ def confirm(
     with resumable(), counted_bar("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress)
     deliverer = Deliverer(opened_store)
-    for row in planned.rows:
-        deliverer.deliver(opened.attempt(row.number))
+    for shape in {row.shape for row in planned.rows}:  # their latencies were measured again
+        for attempt in opened.of_shape(shape):
+            deliverer.deliver(attempt)
     for finalist in found.finalists:
         deliverer.deliver(finalist.attempt)
     deliverer.deliver(opened.own_attempt)
@@ -78,6 +79,8 @@ def confirm(
 def _print_confirmation(found: "Confirmation") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+
+    from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     headings = (
@@ -104,8 +107,8 @@ def _print_confirmation(found: "Confirmation") -> None:
             " ".join(f"{score:.3f}" for score in each.scores),
             reached,
             f"{behind[place][0]:.3f} to {behind[place][1]:.3f}" if behind else "–",
-            f"{each.figures.get('confirm/latency_p50_ms', float('nan')):.1f}",
-            f"{each.figures.get('confirm/latency_file_p50_ms', float('nan')):.1f}",
+            f"{each.figures[LATENCY]:.1f}",
+            f"{each.figures[FILE_LATENCY]:.1f}",
         )
     make_console(stderr=False).print(table)
     for note in found.notes:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 SIZE = "size/file_mb"
 LATENCY = "latency/p50_ms"
+LATENCY_LOW, LATENCY_HIGH = "latency/p50_low_ms", "latency/p50_high_ms"
+"""Ends of the median's 95 % interval."""
 FILE_LATENCY = "latency/file_p50_ms"
 OTHER_LOAD = "latency/other_load"
 """Share of the machine's cores that other processes used while latencies were measured."""
@@ -61,6 +63,12 @@ def disturbed(metrics: Mapping[str, float]) -> str:
     if load <= _BUSY and metrics.get(FILE_LATENCY, math.inf) < metrics.get(LATENCY, 0.0):
         return "the machine was busy (it took longer without reading the file than with it)"
     return f"other programs used {100 * load:.0f} % of the machine" if load > _BUSY else ""
+
+
+def is_faster(metrics: Mapping[str, float], than: Mapping[str, float]) -> bool:
+    """Whether one model is faster than another: the intervals of undisturbed medians do not overlap."""
+    high, low = metrics.get(LATENCY_HIGH, math.inf), than.get(LATENCY_LOW, 0.0)
+    return high < low and not disturbed(metrics) and not disturbed(than)
 
 
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:

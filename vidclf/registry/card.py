@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from vidclf.data.splitting import group_doubt
 from vidclf.evaluation import intervals
 from vidclf.evaluation.intervals import CONFIDENCE
+from vidclf.evaluation.ranking import LATENCY_HIGH, LATENCY_LOW
 from vidclf.models.saved import read_card
 from vidclf.registry.gates import Gate
 from vidclf.registry.test_split import TestResult, TestSplit
@@ -18,7 +19,6 @@ from vidclf.tracking.deliverer import metric_key
 
 _COSTS = (
     ("latency/p50_ms", "decoded clip to probabilities, median", "ms"),
-    ("latency/p95_ms", "the same, 95th percentile", "ms"),
     ("latency/file_p50_ms", "file to label, median", "ms"),
     ("size/file_mb", "size of the saved model", "MB"),
     ("size/parameters", "parameters", ""),
@@ -120,6 +120,10 @@ def _gates(evidence: Evidence) -> str:
 def _cost(metrics: Mapping[str, float]) -> str:
     known = [(words, metrics[key], unit) for key, words, unit in _COSTS if key in metrics]
     lines = [f"- {words}: {value:,.4g} {unit}".rstrip() for words, value, unit in known]
+    low, high = (metrics.get(key) for key in (LATENCY_LOW, LATENCY_HIGH))
+    if low is not None and high is not None:
+        runs = metrics.get("latency/runs", 0)
+        lines[0] += f", {low:,.4g} to {high:,.4g} at {100 * CONFIDENCE:.0f} %, {runs:.0f} runs"
     return "## What it costs\n\n" + "\n".join(lines)
 
 

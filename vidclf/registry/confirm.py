@@ -20,7 +20,7 @@ from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import intervals, metrics
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, TrialRow
+from vidclf.evaluation.ranking import TrialRow
 from vidclf.evaluation.significance import BestAmong, PairedComparison, best_among, paired
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
@@ -167,10 +167,6 @@ def manifest_of(experiment: ExperimentConfig) -> Manifest:
     return read_manifest(experiment.data.manifest)
 
 
-_ROUNDS = 3
-"""Times that the finalists' latencies are measured, one model after another."""
-
-
 def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Confirmation:
     """Trains, judges and times the finalists; what an earlier call has finished is not done again.
 
@@ -181,7 +177,7 @@ def confirm(opened: OpenStudy, planned: Plan, progress: Advance = silent) -> Con
     """
     judged = [_judge(opened, row, planned, progress) for row in planned.rows]
     logger.info("measuring the finalists' latencies in turn …")
-    latencies = _latencies(opened, planned.rows)
+    latencies = _measure_latencies(opened, planned.rows)
     finalists = [replace(each, figures={**each.figures, **latencies[each.row.number]}) for each in judged]
     for finalist in finalists:
         finalist.attempt.record(len(finalist.scores), finalist.figures)
@@ -313,8 +309,8 @@ def _best(opened: OpenStudy, finalists: Sequence[Finalist], metric: str) -> Best
     return best_among(len(finalists), compare, 1 - CONFIDENCE)
 
 
-def _latencies(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[int, dict[str, float]]:
-    """Median latencies of the saved models, in turn and in several rounds: all meet the same machine."""
+def _measure_latencies(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[int, dict[str, float]]:
+    """Measures the saved models in turn; the study takes that over for all trials of their shapes."""
     models = {}
     for row in rows:
         attempt = opened.attempt(row.number)
@@ -325,15 +321,8 @@ def _latencies(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[int, dict[st
     experiment = experiment_of(opened.attempt(rows[0].number))
     entries = manifest_of(experiment).entries
     clip = next(entry.clip_path for entry in entries if entry.split != "test")
-    measured: dict[int, list[dict[str, float]]] = {number: [] for number in models}
-    for _ in range(_ROUNDS):
-        for number, model in models.items():
-            measured[number].append(profiling.measure_latency(model, clip, runs=10, warmup=2, limit_s=10))
-    keys = (LATENCY, FILE_LATENCY, OTHER_LOAD)
-    return {
-        number: {
-            f"confirm/{key.replace('/', '_')}": float(np.median([each[key] for each in rounds]))
-            for key in keys
-        }
-        for number, rounds in measured.items()
-    }
+    measured, here = profiling.measure_side_by_side(models, clip), config.digest(profiling.machine())
+    for row in reversed(rows):  # of finalists of one shape the best ranked speaks for it
+        if opened.frozen(row.number).user_attrs.get("machine") == here:
+            opened.replace_latency(row.shape, measured[row.number])
+    return measured

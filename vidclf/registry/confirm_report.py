@@ -29,7 +29,7 @@ class Finalist:
         scores: The objective of each seed.
         reached: Where the objective's true value lies, whichever finalist is chosen by it; ``None`` where
             there are too few groups, or where no intervals are known for that metric.
-        figures: Means over the seeds as ``confirm/…``, latencies among them.
+        figures: Means over the seeds as ``confirm/…``, and latencies.
         guesses: Predicted classes, shape (seeds, clips).
         basis: What intervals are for and rest on, in words.
     """
@@ -102,7 +102,7 @@ def _notes(found: Confirmation) -> Iterator[str]:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
     why = "" if found.optimistic else ": fewer clips to train on, and others to judge by"
     yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}{why}."
-    load = max(each.figures.get("confirm/latency_other_load", 0.0) for each in found.finalists)
+    load = max(each.figures.get(OTHER_LOAD, 0.0) for each in found.finalists)
     if busy := disturbed({OTHER_LOAD: load}):
         yield f"Latencies were measured while {busy}: too high, all alike."
     yield (

@@ -197,13 +197,23 @@ class Attempt:
         except FileNotFoundError:
             return None
 
-    def add_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Adds final metrics that were measured after the attempt ended."""
+    def add_metrics(self, metrics: Mapping[str, float], instead: str | None = None) -> None:
+        """Adds final metrics that were measured after the attempt ended.
+
+        Args:
+            metrics: By name.
+            instead: What those that they replace begin with, as ``latency/``; ``None``: only equal names.
+        """
         outcome = self.outcome()
         if outcome is None:
             raise FileNotFoundError(f"{self.folder} has no result yet")
         self.record(0, metrics)
-        self.finish(replace(outcome, metrics={**outcome.metrics, **metrics}))
+        kept = {
+            name: value
+            for name, value in outcome.metrics.items()
+            if instead is None or not name.startswith(instead)
+        }
+        self.finish(replace(outcome, metrics={**kept, **metrics}))
 
 
 def journal_entry(line: bytes) -> dict[str, Any] | None:

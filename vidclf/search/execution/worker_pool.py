@@ -23,8 +23,6 @@ _SILENT_SECONDS = 10.0
 """How long no worker may be available before what is waited for is logged."""
 _REMINDER_SECONDS = 30.0
 """Between two such messages."""
-_MACHINE = ("cpu", "cores", "device", "torch")
-"""Keys of `vidclf.inference.profiling.environment` that a latency depends on."""
 
 
 def start_workers(definition: StudyDefinition, count: int) -> list[Worker]:
@@ -91,9 +89,8 @@ def on_cluster(definition: StudyDefinition) -> Iterator[StudyDefinition]:
 def machine_of(worker: Worker) -> dict[str, str]:
     """What latencies on a worker's machine depend on; elsewhere also what ``auto`` precision means there."""
     if not worker.machine:
-        here = profiling.environment()
-        return {key: here[key] for key in _MACHINE}
-    return {key: worker.machine[key] for key in (*_MACHINE, "precision")}
+        return profiling.machine()
+    return {key: worker.machine[key] for key in (*profiling.MACHINE, "precision")}
 
 
 class StartingWorkers:

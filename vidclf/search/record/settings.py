@@ -11,13 +11,7 @@ from vidclf.runs.repeats import RepeatBy, Repeats
 
 Direction = Literal["maximize", "minimize"]
 SIZES = ("size/file_mb", "size/parameters", "size/trainable_parameters")
-LATENCIES = (
-    "latency/p50_ms",
-    "latency/p90_ms",
-    "latency/p95_ms",
-    "latency/file_p50_ms",
-    "latency/file_p90_ms",
-)
+LATENCIES = ("latency/p50_ms", "latency/file_p50_ms")
 """What a constraint can bound, beside the sizes; measured once for each shape of a model."""
 
 

@@ -161,6 +161,21 @@ class OpenStudy:
     def set_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
         self.study.set_user_attr(f"{_LATENCY}/{shape}", dict(metrics))
 
+    def replace_latency(self, shape: str, metrics: Mapping[str, float]) -> None:
+        """Puts newer latency metrics in the place of older ones, in the folders of the trials too."""
+        self.set_latency(shape, metrics)
+        for attempt in self.of_shape(shape):
+            attempt.add_metrics(metrics, instead="latency/")
+
+    def of_shape(self, shape: str) -> list[Attempt]:
+        """Folders of the complete trials of a shape that are on this machine."""
+        alike = (
+            self.attempt(trial.number)
+            for trial in self.trials((TrialState.COMPLETE,))
+            if trial.user_attrs.get("shape") == shape
+        )
+        return [attempt for attempt in alike if attempt.exists() and attempt.outcome() is not None]
+
     def budget(self) -> int | None:
         """Trials in all, as the latest session that led had it; ``None`` before the first."""
         trials = self.study.user_attrs.get(_TRIALS)
