@@ -18,7 +18,8 @@ from vidclf.cli import compare
 from vidclf.comparison import data, label_errors, learning_curve, verdict_text
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.data import separate
-from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
+from vidclf.comparison.gathering import gather
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest
 from vidclf.data.splitting import group_of
@@ -157,7 +158,7 @@ def with_floor(made: tuple[Store, Path], floor: float) -> RowGroup:
 def test_the_answer_names_the_best_and_what_is_cheaper(made: tuple[Store, Path]) -> None:
     found = verdict_text.answer(with_floor(made, 0.3), measured_of(clips_=8))
     assert found.headline == (
-        "Ship svm: trial 0 of s, macro F1 0.900 on val of 8 clips, 20.0 ms a clip, 2.00 MB."
+        "Ship svm: trial 0 of s, macro F1 0.900 selected on val of 8 clips, 20.0 ms a clip, 2.00 MB."
     )
     assert found.others == [
         "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800, "
@@ -192,7 +193,12 @@ def test_the_answer_names_the_split_that_the_metric_is_of(made: tuple[Store, Pat
     assert found.headline == ("Ship frames2d tiny2d: trial 3 of s, file mb 0.200, 2.0 ms a clip, 0.20 MB.")
     tested = [replace(row, metrics={**row.metrics, "test/accuracy": 0.5}) for row in with_floor(made, 0).rows]
     group = RowGroup(EvaluationClips("c", ""), "test/accuracy", "maximize", tested, {})
-    assert "accuracy 0.900 on test, 20.0 ms" in verdict_text.answer(group, measured_of(clips_=8)).headline
+    measured = measured_of(clips_=8)
+    assert "accuracy 0.900 selected on test, 20.0 ms" in verdict_text.answer(group, measured).headline
+    first = verdict_text.notes(group, measured, [], lambda _: 1)[0]
+    assert first.startswith("Ranked by test, which so chooses among 4 models: the best figure is selected")
+    by_fold = replace(group, metric="val/accuracy", clips=EvaluationClips("c", "", "3 folds"))
+    assert "0.900 selected out of fold on 8 clips" in verdict_text.answer(by_fold, measured).headline
 
 
 def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Path]) -> None:

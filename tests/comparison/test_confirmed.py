@@ -16,8 +16,9 @@ from tests.pages import read_page
 from vidclf import config
 from vidclf.comparison import learning_curve, verdict_text
 from vidclf.comparison.data import build, separate
+from vidclf.comparison.gathering import gather
 from vidclf.comparison.page import write_page
-from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.data.manifest import Manifest
 from vidclf.registry.confirm_report import REPORT, FinalistReport, finalists_of
 from vidclf.registry.promote import find_candidate
@@ -74,36 +75,39 @@ def group_of(*rows: ModelRow, floor: float = 0.3, direction: str = "maximize") -
 
 def test_the_answer_is_the_confirmed_winner_as_promote_takes_it(store: Store) -> None:
     assert answer(store).headline.startswith(
-        "Ship svm: trial 0 of s, macro F1 0.900 on val of 8 clips, 20.0 ms"
+        "Ship svm: trial 0 of s, macro F1 0.900 selected on val of 8 clips, 20.0 ms"
     )
     confirm(store, "s", REVERSED)
     found = answer(store)
     assert found.headline == (
         "Ship frames2d tiny2d: trial 2 of s, confirmed with macro F1 0.860 out of fold on fresh seeds, "
-        "0.800 on val of 8 clips, 4.0 ms a clip, 0.20 MB. On val trial 0 of s was ahead with 0.900; "
+        "0.800 selected on val of 8 clips, 4.0 ms a clip, 0.20 MB. On val trial 0 of s was ahead with 0.900; "
         "confirm gave it 0.576."
     )
     # What is cheaper is cheaper than this one, and one val clip more or less chose nothing.
     assert found.others == [
-        "2.0 times faster: frames2d tiny2d, trial 3 of s, macro F1 0.600 on val, 2.0 ms a clip, 0.20 MB."
+        "2.0 times faster: frames2d tiny2d, trial 3 of s, macro F1 0.600 selected on val, 2.0 ms a "
+        "clip, 0.20 MB."
     ]
-    assert find_candidate("s", store).label == "trial 2 of s (tiny, val/macro_f1 0.8000, confirmed)"
+    assert find_candidate("s", store).label == "trial 2 of s (tiny, selected val/macro_f1 0.8000, confirmed)"
 
 
 def test_where_the_leader_of_the_search_wins_nothing_was_overturned(store: Store) -> None:
     confirm(store, "s", {LED: 0.81, SMALLER: 0.42})
     found = answer(store)
     assert found.headline == (
-        "Ship svm: trial 0 of s, confirmed with macro F1 0.810 out of fold on fresh seeds, 0.900 on val of 8 "
+        "Ship svm: trial 0 of s, confirmed with macro F1 0.810 out of fold on fresh seeds, 0.900 "
+        "selected on val of 8 "
         "clips, 20.0 ms a clip, 2.00 MB."
     )
     assert found.others[0] == (
-        "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800 on val "
+        "5.0 times faster and 10.0 times smaller: frames2d tiny2d, trial 2 of s, macro F1 0.800 "
+        "selected on val "
         "(0.420 by confirm), 4.0 ms a clip, 0.20 MB."
     )
     # A cheaper one that confirm found no better than the floor is no alternative; the next is.
     confirm(store, "s", {LED: 0.81, SMALLER: 0.32})
-    assert "trial 3 of s, macro F1 0.600 on val, 2.0 ms" in answer(store).others[0]
+    assert "trial 3 of s, macro F1 0.600 selected on val, 2.0 ms" in answer(store).others[0]
 
 
 def test_a_trial_that_came_after_the_confirmation_is_told_of(store: Store) -> None:
@@ -181,7 +185,8 @@ def test_a_winner_that_the_majority_beats_is_not_to_be_shipped(
     found = answer(store)
     assert found.headline == (
         "Ship none of these: the best, trial 2 of s (frames2d tiny2d: confirmed with macro F1 0.310 out "
-        "of fold on fresh seeds, 0.800 on val of 8 clips, 4.0 ms a clip, 0.20 MB), is no better than "
+        "of fold on fresh seeds, 0.800 selected on val of 8 clips, 4.0 ms a clip, 0.20 MB), is no "
+        "better than "
         "always saying the most frequent class (macro F1 0.333). On val trial 0 of s was ahead with "
         "0.900; confirm gave it 0.300."
     )
@@ -191,7 +196,8 @@ def test_a_winner_that_the_majority_beats_is_not_to_be_shipped(
     confirm(store, "s", {SMALLER: 0.31, LED: 0.3})
     add_study(store, "t", trees(tmp_path, squares), squares.digest(), [("svm", 0.7, 20.0, 2.0)])
     assert answer(store).headline == (
-        "Ship svm: trial 0 of t, macro F1 0.700 on val of 8 clips, 20.0 ms a clip, 2.00 MB. On val trial "
+        "Ship svm: trial 0 of t, macro F1 0.700 selected on val of 8 clips, 20.0 ms a clip, 2.00 MB. "
+        "On val trial "
         "0 of s was ahead with 0.900; confirm gave it 0.300."
     )
     assert [found["ship"] for found in build_rows(store, "t")] == [True, False]
@@ -206,7 +212,7 @@ def build_rows(store: Store, *names: str, **options: Any) -> list[dict[str, Any]
 def test_a_confirmation_by_another_metric_decides_nothing(store: Store) -> None:
     confirm(store, "s", REVERSED)
     found = answer(store, metric="val/accuracy")
-    assert found.headline.startswith("Ship svm: trial 0 of s, accuracy 0.900 on val of 8 clips")
+    assert found.headline.startswith("Ship svm: trial 0 of s, accuracy 0.900 selected on val of 8 clips")
     assert all(each.confirmed is None for each in gather([], store, "val/accuracy")[0].rows)
 
 
@@ -216,7 +222,7 @@ def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: St
     )
     assert alone.headline == (
         "Ship svm: trial 0 of s, to which confirm gave macro F1 0.500 out of fold on fresh seeds, 0.900 "
-        "on val of 8 clips."
+        "selected on val of 8 clips."
     )
     assert "confirmed" not in alone.headline
 
@@ -224,7 +230,7 @@ def test_a_finalist_that_lost_carries_its_figure_where_it_stands_alone(store: St
 def test_after_a_search_by_folds_the_figure_is_not_of_other_clips(store: Store) -> None:
     confirm(store, "s", REVERSED, optimistic=True)
     assert (
-        "confirmed with macro F1 0.860 on fresh seeds but the same clips, 0.800 on val"
+        "again macro F1 0.860 on fresh seeds but the clips that chose it, 0.800 selected on val"
         in answer(store).headline
     )
 
@@ -292,7 +298,7 @@ def test_the_winner_is_marked_wherever_it_is_shown(
     write_page(build(["s"], store, metric=None, every=False), tmp_path / "page.html")
     page = read_page(tmp_path / "page.html")
     facts = page["Which classifier to ship"].text
-    for fact in ("0.900macro F1 by confirm", "0.850macro F1 on val", "30.0ms a clip"):
+    for fact in ("0.900macro F1 by confirm", "0.850macro F1 selected on val", "30.0ms a clip"):
         assert fact in facts
     board = page["Side by side"]
     winners = [row["model"] for row in board.table if "confirmed" in row["model"]]

@@ -13,9 +13,10 @@ from tests.comparison.fabricated import comparison_of, measured_of, report_of, r
 from tests.pages import Page, read_page, trace
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, build
+from vidclf.comparison.gathering import gather
 from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.page import confusion, leaderboard, learning_curves, pareto, write_page
-from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup, gather
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports.charts import COLOURS
@@ -188,7 +189,7 @@ def test_facts_stand_above_all(made: tuple[Store, Path], tmp_path: Path) -> None
     measured = Baselines(measured_of(8).counts, floor, [], [])
     texts = page_of(comparison_of(made[0], grouped(ROW), measured), tmp_path).sections[1].texts
     assert texts[-6:] == [
-        "0.900macro F1 on val",
+        "0.900macro F1 selected on val",
         "1.0ms a clip",
         "1.00MB",
         "1models compared",

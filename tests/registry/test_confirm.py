@@ -11,7 +11,7 @@ import pytest
 from tests.clips import write_experiment, write_squares
 from tests.command import run
 from vidclf.comparison import label_errors
-from vidclf.comparison.rows import gather
+from vidclf.comparison.gathering import gather
 from vidclf.data.manifest import read_manifest
 from vidclf.evaluation import metrics
 from vidclf.evaluation.ranking import TrialRow

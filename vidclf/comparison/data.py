@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.comparison.baselines import Baselines, baselines
+from vidclf.comparison.gathering import gather, run_ids
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
-from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup, gather, run_ids
+from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup
 from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.chance import Chance, by_chance

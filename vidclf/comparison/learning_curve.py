@@ -8,7 +8,8 @@ from math import ceil
 
 import numpy as np
 
-from vidclf.comparison.rows import METRIC, ModelRow, RowGroup
+from vidclf.comparison.gathering import METRIC
+from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import metric_words
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry

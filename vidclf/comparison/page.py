@@ -133,7 +133,7 @@ def _facts(report: GroupReport) -> Mapping[str, str]:
     facts = {"models compared": f"{len(group.ranked):,}"}
     if best is not None:
         facts = {
-            f"{metric_words(group.metric)}{judged_on(group.metric)}": ranking.figure(best.value, ".3f"),
+            f"{metric_words(group.metric)}{judged_on(group)}": ranking.figure(best.value, ".3f"),
             "ms a clip": ranking.figure(best.metrics.get(LATENCY), ".1f"),
             "MB": ranking.figure(best.metrics.get(SIZE), ".2f"),
             **facts,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf.comparison.baselines import Baselines
-from vidclf.comparison.rows import ModelRow, RowGroup
+from vidclf.comparison.rows import FOLDS, ModelRow, RowGroup
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.chance import LEVEL, Chance
@@ -54,10 +54,12 @@ def interval_words(reached: Interval | None) -> str:
     return "–" if reached is None else f"{reached.low:.2f} to {reached.high:.2f}"
 
 
-def judged_on(metric: str) -> str:
-    """`` on val`` for ``val/macro_f1``; empty for what no split decides, as ``size/file_mb``."""
-    split = metric.partition("/")[0]
-    return f" on {split}" if split in SPLITS else ""
+def judged_on(group: RowGroup) -> str:
+    """`` selected on val``: by what its figures were chosen; empty where no split decides, as of a size."""
+    split = group.metric.partition("/")[0]
+    if group.clips.folds.endswith(FOLDS) and split == "val":
+        return " selected out of fold"
+    return f" selected on {split}" if split in SPLITS else ""
 
 
 def answer(
@@ -122,11 +124,14 @@ def _score_words(group: RowGroup, row: ModelRow, measured: Baselines) -> str:
     """What a row reached, and on what; its figure on val comes after one that did not choose it."""
     on_val = group.metric.startswith("val/") and measured.val_clips
     clips = f" of {measured.val_clips} clips" if on_val else ""
-    ranked_by = f"{ranking.figure(row.value, '.3f')}{judged_on(group.metric)}{clips}"
+    if group.clips.folds.endswith(FOLDS):
+        clips = clips.replace(" of ", " on ")
+    ranked_by = f"{ranking.figure(row.value, '.3f')}{judged_on(group)}{clips}"
     if row.confirmed is None:
         return f"{metric_words(group.metric)} {ranked_by}"
-    word = "confirmed with" if row.won else "to which confirm gave"
-    basis = "on fresh seeds but the same clips" if row.confirmed.optimistic else "out of fold on fresh seeds"
+    word, basis = "confirmed with" if row.won else "to which confirm gave", "out of fold on fresh seeds"
+    if row.confirmed.optimistic:
+        word, basis = "again", "on fresh seeds but the clips that chose it"
     return f"{word} {metric_words(group.metric)} {row.score:.3f} {basis}, {ranked_by}"
 
 
@@ -182,7 +187,7 @@ def _cheaper(group: RowGroup, best: ModelRow) -> Iterator[str]:
     for row, words in found.values():
         value = f"{metric_words(group.metric)} {ranking.figure(row.value, '.3f')}"
         if best.confirmed is not None:
-            value += judged_on(group.metric)
+            value += judged_on(group)
         if row.confirmed is not None:
             value += f" ({row.score:.3f} by confirm)"
         costs = ranking.cost_words(row.metrics)
@@ -238,6 +243,13 @@ def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
     if not group.ranked:
         return
     tries = len(group.ranked)
+    if group.metric.startswith("test/"):
+        yield (
+            f"Ranked by test, which so chooses among {plural(tries, 'model')}: the best figure is selected, "
+            "as one of val is, and this split is no longer untouched. Only models whose test was read are "
+            "ranked, and no difference is tested; vidclf promote compares two on test, and counts it."
+        )
+        return
     yield (
         f"Figures on val were selected: the best of {tries:,} is partly the luckiest of {tries:,}, so expect "
         "less on new clips; lower ends of their intervals count that."

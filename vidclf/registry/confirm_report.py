@@ -87,7 +87,12 @@ def _notes(found: Confirmation) -> Iterator[str]:
     basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
     yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips out of fold, {basis}."
     if found.optimistic:
-        yield "The search has scored these clips: at most the seeds are new, and the figures stay optimistic."
+        new = "nothing but the seeds is new" if seeds > 1 else "no figure of the winner is new"
+        yield (
+            f"The search has scored these clips: {new}, and the figures stay selected and optimistic. "
+            f"This can "
+            "tell the finalists apart and times them side by side; what new clips give only test can tell."
+        )
     if not found.grouped:
         yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
     yield f"Intervals and verdicts are {winner.basis}."
@@ -161,6 +166,11 @@ class FinalistReport:
     optimistic: bool
     low: float | None = None
     high: float | None = None
+
+    @property
+    def reservation(self) -> str:
+        """What ``confirmed`` must not be said without, as `` on the clips that chose it``."""
+        return " on the clips that chose it" if self.optimistic else ""
 
 
 def finalists_of(opened: OpenStudy) -> dict[int, FinalistReport]:

@@ -98,8 +98,8 @@ def _best_of_study(name: str, store: Store) -> Candidate:
     judged = finalists_of(opened)
     winner = next((row for row in best if row.number in judged and judged[row.number].won), None)
     row = winner or best[0]
-    value = f"{opened.objective.metric} {row.value:.4f}"
-    seal = ", confirmed" if winner else ""
+    value = f"selected {opened.objective.metric} {row.value:.4f}"
+    seal = f", confirmed{judged[winner.number].reservation}" if winner else ""
     if seal and best[0].number not in judged:
         seal += f"; trial {best[0].number} has come since, vidclf confirm judges it"
     label = f"trial {row.number} of {opened.name} ({row.base}, {value}{seal})"

@@ -55,7 +55,13 @@ class StudyData:
     @property
     def optimistic(self) -> str:
         """What must be said beside every figure."""
-        return f"All figures are selected on val and therefore optimistic; {self.test}."
+        return f"All figures are selected {self.selected_on} and therefore optimistic; {self.test}."
+
+    @property
+    def selected_on(self) -> str:
+        """By which predictions the search chose."""
+        repeats = self.opened.repeats
+        return f"out of {repeats.count} folds" if repeats and repeats.by == "fold" else "on val"
 
     @classmethod
     def of(cls, opened: OpenStudy) -> "StudyData":
@@ -180,7 +186,8 @@ class StudyData:
         if manifest.is_relative_to(data):
             tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
         origin = f"trial {best.number} of the study {self.opened.name}, base {best.base}"
-        figure = f"{self.metric} {ranking.figure(best.value, '.4f')}, selected on val and so optimistic"
+        value = ranking.figure(best.value, ".4f")
+        figure = f"{self.metric} {value}, selected {self.selected_on} and so optimistic"
         comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
         scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
         return comment + tomli_w.dumps({**scalars, **tree})
