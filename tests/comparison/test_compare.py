@@ -11,7 +11,7 @@ def row(
 ) -> TrialRow:
     metrics = {SIZE: mb, **({} if ms is None else {LATENCY: ms})}
     state = "complete" if value is not None else "pruned"
-    fields: dict[str, object] = {"base": "svm", "feasible": True, "reused_from": None, **more}
+    fields: dict[str, object] = {"base": "svm", "feasible": True, **more}
     return TrialRow("s", number, state, model="svm", value=value, params={}, metrics=metrics, **fields)  # type: ignore[arg-type]
 
 
@@ -42,8 +42,8 @@ def test_ranking_is_by_value_then_size_then_latency_then_number() -> None:
     assert numbers(ranking.ranked(rows, "minimize"))[0] == 0
 
 
-def test_only_own_complete_feasible_trials_are_ranked() -> None:
-    rows = [row(0, None), row(1, 0.9, feasible=False), row(2, 0.9, reused_from=3), row(3, 0.9)]
+def test_only_complete_feasible_trials_are_ranked() -> None:
+    rows = [row(0, None), row(1, 0.9, feasible=False), row(3, 0.9)]
     assert numbers(ranking.ranked(rows, "maximize")) == [3]
 
 
@@ -70,3 +70,20 @@ def test_of_these_the_lowest_is_the_best(metric: str) -> None:
 )
 def test_of_these_the_highest_is_the_best(metric: str) -> None:
     assert not metrics.lower_is_better(metric)
+
+
+def test_who_predicts_the_same_is_one() -> None:
+    said = {0: "aab", 1: "aab", 2: "aba", 3: "aba", 4: None, 5: None, 6: "aab"}
+    read: list[int] = []
+
+    def answers(one: TrialRow) -> str | None:
+        read.append(one.number)
+        return said[one.number]
+
+    rows = [row(number, 0.8 if number == 6 else 0.9, mb=1.0 + number) for number in said]
+    pairs = [(one.number, first.number) for one, first in ranking.with_twins(rows, answers)]
+    assert pairs == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 5), (6, 6)]
+    assert sorted(read) == [0, 1, 2, 3, 4, 5], "each once, and none whose score no other has"
+    same_costs = [row(number, 0.9, mb=1.0) for number in said]
+    assert numbers(ranking.kept(same_costs, "maximize", 3, answers)) == [0, 2, 4]
+    assert numbers(ranking.kept(same_costs, "maximize", 3)) == [0, 1, 2]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from vidclf.evaluation import metrics, ranking
-from vidclf.evaluation.predictions import read_predictions
+from vidclf.evaluation import ranking
+from vidclf.evaluation.predictions import read_predictions, val_answers
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.search.record.study import OpenStudy
@@ -20,8 +20,6 @@ Origin = Literal["trial", "run", "majority", "published"]
 PredictionSource = Literal["val", "confirm"]
 """Predictions for the clips of val, or those of `vidclf confirm`, out of fold for the clips of train."""
 FOLDS = " folds"
-_MOST_TWINS = 200
-"""Predictions that are read to find the twins of a model, at most."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,10 @@ class ModelRow(TrialRow):
         if self.attempt is None or not self.attempt.exists():
             return None
         return self.attempt.identity()
+
+    def answers(self) -> object:
+        """What it predicts of val, to be compared; ``None`` where that is not on this machine."""
+        return None if self.attempt is None else val_answers(self.attempt.artifacts)
 
     def predictions(self, source: PredictionSource) -> pd.DataFrame | None:
         """As `read_predictions`, with a column ``repeat`` from confirm; ``None`` where none are on disk.
@@ -188,21 +190,10 @@ class RowGroup:
     @cached_property
     def twins(self) -> dict[int, list[ModelRow]]:
         """By `id` of a leader: the ranked rows after it that say the same of every clip of val."""
-        known = [name for name, metric in metrics.METRICS.items() if metric.ratio]
-        alike: dict[tuple[float | None, ...], list[ModelRow]] = {}
-        for row in self.ranked:  # who says the same scores the same
-            alike.setdefault(tuple(row.metrics.get(f"val/{name}") for name in known), []).append(row)
-        leaders = {id(row) for row in self.leaders}
-        found: dict[int, list[ModelRow]] = {}
-        for rows in alike.values():
-            if len(rows) > 1 and any(id(row) in leaders for row in rows):
-                said: dict[str, ModelRow] = {}
-                for row in rows[:_MOST_TWINS]:
-                    if (table := row.predictions("val")) is not None:
-                        by_clip = table.sort_values("clip_path")["predicted"]
-                        first = said.setdefault("\n".join(by_clip), row)
-                        if first is not row:
-                            found.setdefault(id(first), []).append(row)
+        leaders, found = {id(row) for row in self.leaders}, dict[int, list[ModelRow]]()
+        for row, first in ranking.with_twins(self.ranked, ModelRow.answers):
+            if first is not row and id(first) in leaders:
+                found.setdefault(id(first), []).append(row)
         return found
 
     def rank(self, row: ModelRow) -> int | None:

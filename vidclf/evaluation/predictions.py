@@ -1,5 +1,6 @@
 """The predictions of a split as a table, one row a clip."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,23 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """A `predictions_table` from its CSV file; names stay text, also those that look like numbers or gaps."""
     texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
     return pd.read_csv(path, dtype=texts, keep_default_na=False)
+
+
+def val_answers(artifacts: Path) -> list[tuple[str, str]] | None:
+    """Clip and predicted class of all of val, of every repeat, sorted; ``None`` where they are not on disk.
+
+    Args:
+        artifacts: Of a run.
+    """
+    folders = [artifacts / "val", *sorted((artifacts / "repeats").glob("*/val"))]
+    try:
+        return sorted(
+            (row["clip_path"], row["predicted"])
+            for folder in folders
+            for row in csv.DictReader((folder / "predictions.csv").read_text(encoding="utf-8").splitlines())
+        )
+    except FileNotFoundError:
+        return None
 
 
 def write_predictions(table: pd.DataFrame, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Which trial is best, and which are worth keeping: pure functions over summaries of trials."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,7 +35,6 @@ class TrialRow:
         metrics: Final metrics.
         feasible: Whether it keeps the constraints.
         reason: Why it is not complete.
-        reused_from: The earlier trial of the same configuration whose value it took.
         shape: Equal for models of equal latency.
     """
 
@@ -48,7 +48,6 @@ class TrialRow:
     metrics: Mapping[str, float]
     feasible: bool = True
     reason: str = ""
-    reused_from: int | None = None
     shape: str = ""
 
 
@@ -72,15 +71,12 @@ def is_faster(metrics: Mapping[str, float], than: Mapping[str, float]) -> bool:
 
 
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
-    """Complete, feasible trials, best first; ties go to the smaller, then the faster, then the earlier.
-
-    Trials that took over an earlier trial's value are left out.
-    """
+    """Complete, feasible trials, best first; ties go to the smaller, then the faster, then the earlier."""
     sign = -1.0 if direction == "maximize" else 1.0
     complete = [
         (sign * row.value, _coarse(row.metrics.get(SIZE)), _coarse(row.metrics.get(LATENCY)), row.number, row)
         for row in rows
-        if row.value is not None and row.feasible and row.reused_from is None
+        if row.value is not None and row.feasible
     ]
     return [row for *_, row in sorted(complete, key=lambda item: item[:4])]
 
@@ -111,18 +107,47 @@ def leaders(rows: Sequence[Row], direction: str, front: Sequence[Row], top: int)
     return found
 
 
-def kept(rows: Sequence[TrialRow], direction: str, keep: int) -> list[TrialRow]:
+def with_twins(rows: Sequence[Row], answers: Callable[[Row], object]) -> Iterator[tuple[Row, Row]]:
+    """Each row with the first that predicts the same, which may be itself; reads no more than it must.
+
+    Args:
+        rows: In any order.
+        answers: What a row predicts, in what can be compared; ``None`` where that is not known.
+    """
+    alike: dict[tuple[float | None, ...], list[tuple[Row, list[object]]]] = {}
+    for row in rows:  # who says the same scores the same
+        scores = (row.value, *(row.metrics.get(f"val/{name}") for name in ("accuracy", "macro_f1", "recall")))
+        others = alike.setdefault(scores, [])
+        mine = [answers(row)] if others else []
+        for other, theirs in others:
+            theirs[:] = theirs or [answers(other)]
+            if theirs == mine and mine != [None]:
+                yield row, other
+                break
+        else:
+            others.append((row, mine))
+            yield row, row
+
+
+def kept(
+    rows: Sequence[TrialRow],
+    direction: str,
+    keep: int,
+    answers: Callable[[TrialRow], object] = lambda _: None,
+) -> list[TrialRow]:
     """Ranked trials whose models are worth their place: the best ``keep``, and the Pareto front.
 
-    While latencies are still to be measured, what is on the front of its own shape
-    may yet be on that of all.
+    Trials that predict the same are one: the best ranked stands for them, see `with_twins`. While latencies
+    are still to be measured, what is on the front of its own shape may yet be on that of all.
     """
     best = ranked(rows, direction)
     groups = [best]
     if any(LATENCY not in row.metrics for row in best):
         groups = [[row for row in best if row.shape == shape] for shape in {row.shape for row in best}]
     front = {row.number for group in groups for row in pareto_front(group, direction)}
-    return [row for rank, row in enumerate(best) if rank < keep or row.number in front]
+    own = (row.number for row, first in with_twins(best, answers) if first is row)
+    front.update(itertools.islice(own, keep))
+    return [row for row in best if row.number in front]
 
 
 def thinned(rows: Sequence[Row], most: int) -> list[Row]:

@@ -6,6 +6,7 @@ epoch that is kept. A study that was selected by folds has scored all of its cli
 that is new, and the figures stay optimistic.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.evaluation import intervals, metrics
+from vidclf.evaluation import intervals, metrics, ranking
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import TrialRow
@@ -109,7 +110,8 @@ def plan(opened: OpenStudy, top: int, seeds: int) -> Plan:
             f"the study {opened.name} is running ({', '.join(map(str, owners))}): latencies are "
             "measured with nothing else running, so wait for its end"
         )
-    rows = opened.require_ranked()[:top]
+    pairs = ranking.with_twins(opened.require_ranked(), opened.answers)
+    rows = list(itertools.islice((row for row, first in pairs if first is row), top))
     if not opened.own_attempt.exists():
         raise InputError(
             f"the study {opened.name} ran in another store than {opened.store.folder}, and what is confirmed "

@@ -291,13 +291,6 @@ def test_where_epochs_are_not_always_searched_the_bases_own_are_its_last(own: in
     assert len(brackets) == {5: 3, 40: 4}[own], "for the 20 that are searched, or the 40 that are not"
 
 
-def test_a_value_taken_over_from_an_equal_trial_is_no_further_evidence(three: Space) -> None:
-    study = study_of(three, MedianConfig(startup_trials=2))
-    finished(study, "frames2d", [0.9] * 3)
-    finished(study, "frames2d", [0.9], reused_from=0)
-    assert decisions(study, "frames2d", [0.1]) == [False]
-
-
 def test_wilcoxon_compares_repeat_by_repeat_with_the_best_of_the_base(three: Space) -> None:
     study = study_of(three, WilcoxonConfig(), repeats=8)
     assert compares_repeats(study)

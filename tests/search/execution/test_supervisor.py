@@ -2,13 +2,12 @@
 
 import json
 import math
-import time
-import tomllib
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from tests.scripted_study import ScriptedStudy, complete
@@ -17,9 +16,9 @@ from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
-from vidclf.search.execution import budget
+from vidclf.search.execution import budget, session
 from vidclf.search.execution.tune import describe_plan
-from vidclf.search.record.study import AHEAD
+from vidclf.search.record.study import REPEATS
 from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 
@@ -28,7 +27,7 @@ def test_a_study_ends_when_its_budget_is_used_up_and_only_then(scripted: Scripte
     assert ending == "finished"
     assert scripted.states(opened) == ["complete"] * 4
     assert scripted.run(lambda task, _: complete(0.5))[1] == "finished"
-    assert len(opened.trials()) == 4
+    assert len(opened.rows()) == 4
     scripted.text = scripted.text.replace("trials = 4", "trials = 6")
     opened, _ = scripted.run(lambda task, _: complete(0.5))
     assert scripted.states(opened) == ["complete"] * 6
@@ -36,7 +35,7 @@ def test_a_study_ends_when_its_budget_is_used_up_and_only_then(scripted: Scripte
 
 def test_each_attempt_has_a_folder_with_its_identity(scripted: ScriptedStudy) -> None:
     opened, _ = scripted.run(lambda task, _: complete(0.5))
-    for trial in opened.trials():
+    for trial in (opened.frozen(row.number) for row in opened.rows()):
         identity = opened.attempt(trial.number).identity()
         assert identity.id == f"{opened.stored['uuid']}/{trial.number}"
         assert identity.parent == f"{opened.stored['uuid']}/study"
@@ -162,7 +161,7 @@ def test_patience_ends_a_search_that_finds_nothing_better(scripted: ScriptedStud
     values = iter([0.1, 0.2, 0.9, *[0.3] * 47])
     opened, ending = scripted.run(lambda task, _: complete(next(values)))
     assert ending == "patience"
-    assert len(opened.trials()) == 6
+    assert len(opened.rows()) == 6
 
 
 def test_no_trial_begins_after_the_time_is_used_up_over_all_sessions(
@@ -262,7 +261,7 @@ def test_another_study_takes_over_the_finished_trials_that_fit(scripted: Scripte
         "low = 0.1, high = 10.0", "low = 1.0, high = 50.0"
     )
     new = scripted.open()
-    fitting = [t for t in old.trials() if t.params.get("model.C", 1.0) >= 1.0]
+    fitting = [t for t in old.trials([TrialState.COMPLETE]) if t.params.get("model.C", 1.0) >= 1.0]
     assert warm_start.seed(new, old, scripted.definition.space) == (len(fitting), 4 - len(fitting))
     assert new.rows() == [] or all(row.state == "waiting" for row in new.rows())
     assert new.logical() == 0
@@ -319,7 +318,7 @@ def test_a_model_that_is_too_large_is_not_trained(scripted: ScriptedStudy) -> No
     assert verdicts == ["infeasible: size/file_mb = 12 (max 10)"] * 4
     assert scripted.states(opened) == ["pruned"] * 4
     assert all(not row.feasible for row in opened.rows())
-    assert [trial.constraints for trial in opened.trials()] == [{"size/file_mb": 2.0}] * 4
+    assert [opened.frozen(row.number).constraints for row in opened.rows()] == [{"size/file_mb": 2.0}] * 4
 
 
 def test_a_model_whose_size_is_known_only_afterwards_is_complete_and_infeasible(
@@ -364,7 +363,7 @@ def test_a_hopeless_trial_is_pruned_with_its_reason(scripted: ScriptedStudy) -> 
     assert opened.rows()[2].reason == "pruned at epoch 1: val/macro_f1 0.1000"
 
 
-def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study(
+def test_repeated_configurations_are_not_run_and_end_an_exhausted_study(
     scripted: ScriptedStudy,
 ) -> None:
     scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '"svm.toml"').replace(
@@ -384,50 +383,56 @@ def test_repeated_configurations_take_the_known_value_and_end_an_exhausted_study
     assert len(ran) == 2
     rows = opened.rows()
     assert {row.params["model.C"]: row.value for row in rows} == {1.0: 0.1, 2.0: 0.2}
-    assert all(row.value == row.params["model.C"] / 10 for row in rows)
-    repeated = [row for row in rows if row.reused_from is not None]
-    assert len(repeated) == len(rows) - 2 >= budget.EXHAUSTED_AFTER
-    outcome = opened.attempt(repeated[0].number).outcome()
-    assert outcome is not None
-    assert outcome.metrics == rows[repeated[0].reused_from or 0].metrics
+    assert (len(rows), opened.logical()) == (2, 2)  # nothing counts twice
+    repeated = [trial for trial in opened.trials() if REPEATS in trial.user_attrs]
+    assert len(repeated) == len(opened.trials()) - 2 >= budget.EXHAUSTED_AFTER
+    assert all(trial.state == TrialState.FAIL for trial in repeated)  # as no sampler looks at
+    assert not any(opened.attempt(trial.number).exists() for trial in repeated)
+    by_number = {trial.number: trial.params for trial in opened.trials()}
+    assert all(by_number[trial.user_attrs[REPEATS]] == trial.params for trial in repeated)
 
 
-def test_what_was_asked_for_ahead_takes_the_value_that_came_meanwhile(scripted: ScriptedStudy) -> None:
+@pytest.mark.parametrize(
+    "state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL]
+)
+def test_what_is_done_or_runs_is_not_run_again(scripted: ScriptedStudy, state: TrialState) -> None:
     scripted.only_svm()
+    opened = scripted.open()
+    first = opened.study.ask()
+    scripted.definition.space.suggest(first)
+    if state != TrialState.RUNNING:
+        opened.study.tell(first, 0.5 if state == TrialState.COMPLETE else None, state=state)
+    opened.study.enqueue_trial(first.params)
+    second = opened.study.ask()
+    scripted.definition.space.suggest(second)
+    assert second.params == first.params
+    assert opened.repeated(opened.frozen(second.number)) == (None if state == TrialState.FAIL else 0)
+    assert opened.repeated(opened.frozen(0)) is None
+
+
+def test_where_the_sampler_keeps_to_what_it_knows_chance_finds_the_rest(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.only_svm()
+    choices = "{ choices = [1.0, 2.0, 3.0] }"
+    scripted.text = scripted.text.replace("{ low = 0.1, high = 10.0, log = true }", choices)
     scripted.text = scripted.text.replace("trials = 4", "trials = 3")
-    scripted.text = scripted.text.replace("{ low = 0.1, high = 10.0, log = true }", "{ choices = [1.0] }")
-    scripted.text += '[sampler]\nname = "random"\n'  # needs no trials before it is asked ahead
-    observed, trained = scripted.open(), list[str]()
-
-    def train(task: RunTask, _: Connection) -> Outcome:
-        end = time.monotonic() + 20
-        while AHEAD not in observed.trials()[-1].user_attrs and time.monotonic() < end:
-            time.sleep(0.05)
-        trained.append(task.folder.name)
-        return complete(0.7)
-
-    opened, ending = scripted.run(train)
-    assert (ending, trained) == ("finished", ["00000"])
-    assert opened.trials()[1].user_attrs[AHEAD] is False
-    first, second, _ = opened.trials()
-    assert second.user_attrs["reused_from"] == 0
-    assert [second.user_attrs[key] for key in ("shape", "machine", "metrics")] == [
-        first.user_attrs[key] for key in ("shape", "machine", "metrics")
-    ]
-    assert tomllib.loads(opened.attempt(1).config.read_text())["model"]["C"] == 1.0
-    assert opened.attempt(1).identity().tags["vidclf.reused_from"] == "0"
+    stubborn = PartialFixedSampler({"model.C": 1.0}, RandomSampler(0))
+    monkeypatch.setattr(session, "build_sampler", lambda *_, **__: stubborn)
+    opened, ending = scripted.run(lambda task, _: complete(task.experiment["model"]["C"]))
+    assert ending == "finished"
+    assert {row.params["model.C"] for row in opened.rows()} == {1.0, 2.0, 3.0}
 
 
 def test_repeats_end_a_study_only_in_a_row(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "EXHAUSTED_AFTER", 2)
     scripted.only_svm()
-    scripted.text = scripted.text.replace("trials = 4", "trials = 8")
     study = scripted.open().study
     for value in (1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0):  # after the base's own value, 1.0
         study.enqueue_trial({"model.C": value})
     opened, ending = scripted.run(lambda task, _: complete(task.experiment["model"]["C"]))
     assert ending == "finished"
-    assert [row.reused_from for row in opened.rows()] == [None, 0, None, 2, None, 4, None, 6]
+    assert [row.params["model.C"] for row in opened.rows() if row.params] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_the_best_value_so_far_is_recorded_with_the_study(scripted: ScriptedStudy) -> None:

@@ -18,7 +18,7 @@ from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Identity
 from vidclf.runs.store import open_store
-from vidclf.search.record.study import OpenStudy
+from vidclf.search.record.study import REPEATS, OpenStudy
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 SPACE: dict[str, BaseDistribution] = {
@@ -31,8 +31,8 @@ SPACE: dict[str, BaseDistribution] = {
 }
 ENDS = ("complete", "complete", "complete", "pruned", "failed", "interrupted", "infeasible", "again", "large")
 _STATES = {
-    **dict.fromkeys(("complete", "again", "infeasible"), TrialState.COMPLETE),
-    **dict.fromkeys(("failed", "interrupted"), TrialState.FAIL),
+    **dict.fromkeys(("complete", "infeasible"), TrialState.COMPLETE),
+    **dict.fromkeys(("failed", "interrupted", "again"), TrialState.FAIL),
     **dict.fromkeys(("pruned", "large"), TrialState.PRUNED),
 }
 
@@ -89,7 +89,7 @@ def fabricated_trial(
         number: Its place in the study.
         base: Its base experiment.
         value: Its objective where it has completed.
-        end: One of `ENDS`; ``again`` took over the value of trial 0, ``large`` was never trained.
+        end: One of `ENDS`; ``again`` repeats trial 0 and was not run, ``large`` was never trained.
         ms: Its latency.
         mb: Its size.
         metric: The objective.
@@ -109,7 +109,7 @@ def fabricated_trial(
             "metrics": found if complete else {},
             "reason": "" if complete else reason,
             "reason_kind": end,
-            **({"reused_from": 0} if end == "again" else {}),
+            **({REPEATS: 0} if end == "again" else {}),
         },
         intermediate_values=dict(steps or {}),
         constraints={SIZE: mb - 100.0},

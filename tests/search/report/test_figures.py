@@ -72,7 +72,6 @@ def test_history_draws_each_value_and_the_best_so_far(
     }
     assert drawn == {
         "svm": ((0, 2), (0.5, 0.6), SVM, "circle"),
-        "svm, again": ((4,), (0.5,), SVM, "circle-open"),
         "tiny": ((1, 5), (0.8, 0.85), TINY, "circle"),
         "tiny, infeasible": ((3,), (0.9,), TINY, "x"),
     }

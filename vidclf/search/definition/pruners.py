@@ -290,7 +290,6 @@ class PerBasePruner(BasePruner):
                 self._stem(other) == stem
                 and attempts.get(root_of(other)) == other.number
                 and root_of(other) != root_of(trial)
-                and "reused_from" not in other.user_attrs
             )
 
         # Asked at its last step too, because some pruners remember what they saw.

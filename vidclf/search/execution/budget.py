@@ -2,23 +2,24 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vidclf import config
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.runs.folder import Outcome
 from vidclf.search.execution.display import StudyState
 from vidclf.search.record.settings import Budget
-from vidclf.search.record.study import DIED, INTERRUPTED, OWNER, SEEDED_FROM, OpenStudy, counts, root_of
+from vidclf.search.record.study import DIED, INTERRUPTED, OWNER, OpenStudy, counts, root_of
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
 """Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
 asked to stop, the same error again and again."""
 
+RANDOM_AFTER = 5
+"""Repeated configurations in a row after which the next is drawn at random."""
 EXHAUSTED_AFTER = 20
 """Repeated configurations in a row that end a study: its space holds nothing new."""
 ERRORS_IN_A_ROW = 3
@@ -29,7 +30,7 @@ class BudgetCounter:
     """Counts a session's trials and its time, on top of what the study had before."""
 
     repeats: int
-    """Configurations in a row whose value was known already."""
+    """Configurations in a row that an earlier trial has."""
 
     elsewhere: int
     """Trials that other supervisors run."""
@@ -49,13 +50,7 @@ class BudgetCounter:
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self._begun = time.monotonic()
         self._seconds_before = opened.seconds()
-        self._complete: dict[str, int] = {}
-        self._known: set[int] = set()
         self.refresh()
-
-    def completed_with(self, params: Mapping[str, Any]) -> int | None:
-        """The first complete trial of this very configuration."""
-        return self._complete.get(_key(params))
 
     def ending(self) -> Ending | None:
         """Why no trial is to begin any more, ``None`` where one may; how many are left is not looked at."""
@@ -122,11 +117,6 @@ class BudgetCounter:
         # Cut trials that are not queued again yet make room that is for nothing else.
         waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
         self._all_asked = not any(self._admits(trials, number) for number in [*waiting, len(trials)])
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE and trial.number not in self._known:
-                self._known.add(trial.number)
-                if SEEDED_FROM not in trial.user_attrs:  # another study's has no run and no model here
-                    self._complete.setdefault(_key(trial.params), trial.number)
 
     def save_seconds(self) -> None:
         """Has the study remember the wall time of all its sessions."""
@@ -144,8 +134,3 @@ def _since(trials: Sequence[FrozenTrial], best: int) -> int:
         for trial in trials
         if ended is not None and trial.datetime_complete is not None and trial.datetime_complete > ended
     )
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    """Equal for equal configurations."""
-    return config.digest(dict(params))

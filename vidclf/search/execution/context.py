@@ -69,7 +69,7 @@ class SessionContext:
     def kept(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Those whose models are kept for the registry."""
         direction, keep = self.opened.objective.direction, self.definition.file.keep
-        return ranking.kept(rows, direction, keep)
+        return ranking.kept(rows, direction, keep, self.opened.answers)
 
     def own_trials(self) -> Callable[[FrozenTrial], bool]:
         """Which trials this process finishes: its own, and those of dead ones whose folders are here."""

@@ -26,6 +26,9 @@ from vidclf.workers.protocol import Finished, FinishTask, Paused, Resume, Worker
 
 logger = logging.getLogger(__name__)
 
+_MOST_TWINS = 200
+"""Of the best trials, those of which it is looked for others that predict the same."""
+
 
 @dataclass(frozen=True)
 class StudyFinalizer:
@@ -174,6 +177,8 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
     front = ranking.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
     run_ids = _run_ids(opened, deliverer, rows)
+    pairs = ranking.with_twins(best[:_MOST_TWINS], opened.answers)
+    twins = {row.number: first.number for row, first in pairs if first is not row}
     standings = {}
     for row in rows:
         words = {
@@ -181,6 +186,7 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
             "Pareto front": row in front,
             f"best {row.base}": row is leaders.get(row.base) and row not in best[:1],
             "kept": row in stay,
+            f"predicts as trial {twins.get(row.number)}": row.number in twins,
             INFEASIBLE: row.value is not None and not row.feasible,
         }
         run_id = run_ids.get(row.number)

@@ -1,21 +1,25 @@
 """The supervisor: asks Optuna for trials, has workers run them, and tells Optuna how they end."""
 
+import contextlib
+import logging
 import multiprocessing.connection
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import Outcome, now_ms
-from vidclf.search.definition.grid import exhausted
-from vidclf.search.execution.budget import BudgetCounter, Ending
+from vidclf.search.definition.grid import ExhaustiveSampler, exhausted
+from vidclf.search.execution.budget import RANDOM_AFTER, BudgetCounter, Ending
 from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import DisplayedTrial
 from vidclf.search.execution.latency import LatencyMeter
@@ -30,7 +34,7 @@ from vidclf.search.execution.trials import (
     judge,
 )
 from vidclf.search.execution.worker_pool import StartingWorkers, machine_of
-from vidclf.search.record.study import AHEAD, BASE, OWNER
+from vidclf.search.record.study import AHEAD, BASE, OWNER, REPEATS
 from vidclf.workers.protocol import (
     LatencyTask,
     Message,
@@ -41,6 +45,8 @@ from vidclf.workers.protocol import (
     StepReport,
     Worker,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -146,12 +152,12 @@ class Supervisor:
         """Asks Optuna for the next trial to run.
 
         Returns:
-            ``None`` where the trial needs no worker: its value is known, its values exclude each other, the
-            budget was used up by other supervisors meanwhile, or one of them has taken it over.
+            ``None`` where the trial needs no worker: an earlier one has its configuration, its values exclude
+            each other, the budget was used up by other supervisors, or one of them has taken it over.
         """
-        trial = self._opened.study.ask()
         try:
-            return self._sample(trial, ahead=ahead)
+            with self._sampler():
+                return self._sample(self._opened.study.ask(), ahead=ahead)
         except UpdateFinishedTrialError:
             self._counter.count()
             return None
@@ -168,14 +174,34 @@ class Supervisor:
         except InputError as error:
             self._fail_invalid(trial, error)
             return None
-        earlier = self._counter.completed_with(trial.params)
-        if earlier is not None:
-            self._reuse(trial, stem, experiment, earlier)
+        if self._repeats(trial):
             return None
         self._counter.repeats = 0
         if ahead:
             trial.set_user_attr(AHEAD, True)
         return AskedTrial(trial, stem, experiment)
+
+    @contextlib.contextmanager
+    def _sampler(self) -> Iterator[None]:
+        """Draws at random where the study's own sampler has proposed only what is known."""
+        study, own = self._opened.study, self._opened.study.sampler
+        if self._counter.repeats >= RANDOM_AFTER and not isinstance(own, ExhaustiveSampler):
+            study.sampler = RandomSampler(seed=100 * self._state.used + self._counter.repeats)
+        try:
+            yield
+        finally:
+            study.sampler = own
+
+    def _repeats(self, trial: optuna.Trial) -> bool:
+        """Ends a trial as failed, before it begins, where an earlier one has its configuration."""
+        earlier = self._opened.repeated(self._opened.frozen(trial.number))
+        if earlier is None:
+            return False
+        self._counter.repeats += 1
+        trial.set_user_attr(REPEATS, earlier)
+        self._opened.study.tell(trial, state=TrialState.FAIL)
+        logger.info(f"trial {trial.number:>3}  not run, the same configuration as trial {earlier}")
+        return True
 
     def _start(self) -> None:
         """Starts the next trial on an idle worker."""
@@ -197,10 +223,6 @@ class Supervisor:
         if not is_owned(self._opened, ahead.trial.number, self._uuid):
             return None
         ahead.trial.set_user_attr(AHEAD, False)
-        earlier = self._counter.completed_with(ahead.trial.params)
-        if earlier is not None:  # the same has ended since it was asked for
-            self._reuse(ahead.trial, ahead.stem, ahead.experiment, earlier)
-            return None
         return ahead
 
     def _assign(self, running: RunningTrial, asked: AskedTrial) -> None:
@@ -256,19 +278,6 @@ class Supervisor:
         stem = str(trial.params.get(BASE, next(iter(self._space.bases))))
         running = begin_trial(self._session, trial, stem)
         outcome = Outcome("failed", f"no such model: {error}", {}, now_ms(), "values that exclude each other")
-        self._finisher.finish_without_worker(running, outcome)
-
-    def _reuse(self, trial: optuna.Trial, stem: str, experiment: ExperimentConfig, earlier: int) -> None:
-        """Completes a trial with the metrics of an equal one that is complete."""
-        self._counter.repeats += 1
-        before = self._opened.frozen(earlier).user_attrs
-        trial.set_user_attr("reused_from", earlier)
-        trial.set_user_attr("shape", before.get("shape"))
-        trial.set_user_attr("machine", before.get("machine"))
-        running = begin_trial(self._session, trial, stem, earlier)
-        config.write_toml(config.dump(experiment), running.attempt.config)
-        running.attempt.record(0, before["metrics"])
-        outcome = Outcome("complete", f"same configuration as trial {earlier}", before["metrics"], now_ms())
         self._finisher.finish_without_worker(running, outcome)
 
     def _receive(self) -> bool:

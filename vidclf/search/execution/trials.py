@@ -129,16 +129,13 @@ class AskedTrial:
     experiment: ExperimentConfig
 
 
-def begin_trial(
-    session: SessionContext, trial: optuna.Trial, stem: str, reused_from: int | None = None
-) -> RunningTrial:
+def begin_trial(session: SessionContext, trial: optuna.Trial, stem: str) -> RunningTrial:
     """Makes a trial's folder.
 
     Args:
         session: The session that runs it.
         trial: The trial.
         stem: Of its base.
-        reused_from: The equal complete trial whose metrics it takes.
     """
     opened, space = session.opened, session.definition.space
     attributes = opened.frozen(trial.number).user_attrs
@@ -152,7 +149,6 @@ def begin_trial(
         SEARCHED_TAG: json.dumps(searched),
         **({"vidclf.retry_of": str(attributes["retry_of"])} if "retry_of" in attributes else {}),
         **({"vidclf.start": attributes[START]} if START in attributes else {}),
-        **({"vidclf.reused_from": str(reused_from)} if reused_from is not None else {}),
     }
     attempt = opened.attempt(trial.number)
     attempt.create(

@@ -34,6 +34,8 @@ AHEAD = "ahead"
 """Trial attribute: asked for before a worker was free."""
 RELEASED = "released"
 """Trial attribute: asked for when the budget was used up already; it is left out of all counts."""
+REPEATS = "repeats"
+"""Trial attribute: the earlier trial of its configuration; it was not run and is left out of all counts."""
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial that was queued with its values."""
 INTERRUPTED, DIED = "interrupted", "died"
@@ -191,6 +193,20 @@ class OpenStudy:
     def set_seconds(self, seconds: float) -> None:
         self.study.set_user_attr(_SECONDS, seconds)
 
+    def repeated(self, trial: FrozenTrial) -> int | None:
+        """The earlier trial of the very same configuration that is complete, pruned or running.
+
+        What failed may be tried again, and what runs again is no repetition of itself.
+        """
+        known = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        for other in self.trials(known):
+            if other.number >= trial.number:
+                break
+            alike = other.params == trial.params and root_of(other) != root_of(trial)
+            if alike and _is_own(other):
+                return other.number
+        return None
+
     def logical(self, trials: Sequence[FrozenTrial] | None = None) -> int:
         """Trials that count against the budget: complete, pruned and given up; of all, or of these."""
         return sum(counts(trial) for trial in (self.trials() if trials is None else trials))
@@ -208,6 +224,12 @@ class OpenStudy:
     def ranked(self, rows: Sequence[TrialRow] | None = None) -> list[TrialRow]:
         """Complete, feasible trials, best first; of all attempts, or of these."""
         return ranking.ranked(self.rows() if rows is None else rows, self.objective.direction)
+
+    def answers(self, row: TrialRow) -> object:
+        """What a trial predicts of val, to be compared; ``None`` where its folder is not on this machine."""
+        from vidclf.evaluation.predictions import val_answers  # imports pandas
+
+        return val_answers(self.attempt(row.number).artifacts)
 
     def require_ranked(self) -> list[TrialRow]:
         """As `ranked`.
@@ -260,7 +282,6 @@ class OpenStudy:
             metrics=metrics,
             feasible=all(value <= 0 for value in violations.values()),
             reason=trial.user_attrs.get("reason", ""),
-            reused_from=trial.user_attrs.get("reused_from"),
             shape=trial.user_attrs.get("shape") or "",
         )
 
@@ -275,8 +296,8 @@ def counts(trial: FrozenTrial) -> bool:
 
 
 def _is_own(trial: FrozenTrial) -> bool:
-    """Whether the trial is an attempt of its study: not another's, and not given back before it began."""
-    return SEEDED_FROM not in trial.user_attrs and RELEASED not in trial.user_attrs
+    """Whether the trial is an attempt of its study: not another's, and not ended before it began."""
+    return not trial.user_attrs.keys() & {SEEDED_FROM, RELEASED, REPEATS}
 
 
 def _is_new(trial: FrozenTrial) -> bool:

@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import TrialRow
+from vidclf.labels import plural
 from vidclf.search.record.owners import live_owners, silent_owners
-from vidclf.search.record.study import OpenStudy
+from vidclf.search.record.study import REPEATS, OpenStudy
 from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import Deliverer
 
@@ -79,12 +80,8 @@ class StudyData:
         return list(self.opened.stored["bases"])
 
     def completed(self, stem: str | None = None) -> list[TrialRow]:
-        """Complete trials with a value of their own, of all bases or of one."""
-        return [
-            row
-            for row in self.rows
-            if row.value is not None and row.reused_from is None and stem in (None, row.base)
-        ]
+        """Complete trials, of all bases or of one."""
+        return [row for row in self.rows if row.value is not None and stem in (None, row.base)]
 
     @cached_property
     def importances(self) -> dict[str, dict[str, float]]:
@@ -154,11 +151,8 @@ class StudyData:
         states = Counter(row.state for row in self.rows)
         complete = [row for row in self.rows if row.value is not None]
         large = sum(row.state == "pruned" and not row.feasible for row in self.rows)
-        notes = [
-            (sum(not row.feasible for row in complete), "outside a constraint"),
-            (sum(row.reused_from is not None for row in complete), "a repetition of an earlier one"),
-        ]
-        note = ", ".join(f"{count} of them {text}" for count, text in notes if count)
+        broken = sum(not row.feasible for row in complete)
+        note = f"{broken} of them outside a constraint" if broken else ""
         kinds = [
             (states["complete"], f"complete ({note})" if note else "complete"),
             (states["pruned"] - large, "pruned early"),
@@ -166,7 +160,9 @@ class StudyData:
             *((states[state], state) for state in ("failed", "interrupted", "died", "running", "waiting")),
         ]
         parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
-        return f"{len(self.rows)} {'attempt' if len(self.rows) == 1 else 'attempts'}: {parts}."
+        repeated = sum(REPEATS in trial.user_attrs for trial in self.trials.values())
+        again = f" {plural(repeated, 'proposal')} not run: an earlier trial's again." if repeated else ""
+        return f"{plural(len(self.rows), 'attempt')}: {parts}.{again}"
 
     @cached_property
     def best_config(self) -> str | None:
@@ -235,7 +231,7 @@ def trials_csv(overview: StudyData) -> str:
     params = sorted({key for row in overview.rows for key in row.params})
     metrics = sorted({key for row in overview.rows for key in row.metrics})
     ranks = {row.number: rank for rank, row in enumerate(overview.ranked, start=1)}
-    columns = ["trial", "state", "base", "value", "rank", "reason", "feasible", "reused_from"]
+    columns = ["trial", "state", "base", "value", "rank", "reason", "feasible"]
     columns += ["started", "seconds"]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *params, *metrics], lineterminator="\n")

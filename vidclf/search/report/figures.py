@@ -47,9 +47,8 @@ def history(overview: StudyData) -> Figure:
     """Values by trial, and the best so far."""
     figure = Figure()
     kinds: list[tuple[str, str, Callable[[TrialRow], bool]]] = [
-        ("", "circle", lambda row: row.feasible and row.reused_from is None),
+        ("", "circle", lambda row: row.feasible),
         (", infeasible", "x", lambda row: not row.feasible),
-        (", again", "circle-open", lambda row: row.feasible and row.reused_from is not None),
     ]
     for (stem, colour), (name, symbol, fits) in itertools.product(
         series_colours(overview.stems).items(), kinds
