@@ -318,20 +318,25 @@ def power(sets: int) -> None:
 
 
 def promotions(sets: int, tries: int = 10) -> None:
-    """Prints how often challengers are promoted that are, and are not, better."""
+    """Prints how often challengers are promoted that are, and are not, better, by the number of the "
+    "comparison."""
     print(f"\nPromoted in percent: champion 0.8, correlation 0.2, macro F1, {ALPHA} spent over comparisons")
-    columns = (f"one of {tries} equal", "+10 first", "+10 third")
-    print(f"{'groups':>12} {'clips':>6} " + " ".join(f"{name:>16}" for name in columns))
+    numbers = (1, 2, 3, 5, 10)
+    names = [
+        f"one of {tries} equal",
+        *(f"+{100 * lead:.0f}, no. {n}" for lead in (0.1, 0.15) for n in numbers),
+    ]
+    print(f"{'groups':>8} {'clips':>6} " + " ".join(f"{name:>15}" for name in names))
     for groups in GROUPS:
         design = Design(3, False, groups, "equal", 0.2, 0.8)
-        spent = np.array([spent_alpha(read) for read in range(1, tries + 1)])
+        spent = np.array([spent_alpha(number) for number in range(1, tries + 1)])
         equal = compared(design, "macro_f1", [0.8] * tries, sets, float(spent[-1]))
-        any_ = ((equal.p < spent) & (equal.difference > 0)).any(1).mean()
-        ten = compared(design, "macro_f1", [0.9], sets, float(spent[2]))
-        first, third = (((ten.p < spent[k]) & (ten.difference > 0)).mean() for k in (0, 2))
-        print(
-            f"{groups:12d} {groups * MEAN_SIZE:6d} {100 * any_:16.1f} {100 * first:16.1f} {100 * third:16.1f}"
-        )
+        shares = [((equal.p < spent) & (equal.difference > 0)).any(1).mean()]
+        for lead in (0.1, 0.15):
+            found = compared(design, "macro_f1", [0.8 + lead], sets, float(spent[-1]))
+            shares += [((found.p < spent[n - 1]) & (found.difference > 0)).mean() for n in numbers]
+        cells = " ".join(f"{100 * share:15.1f}" for share in shares)
+        print(f"{groups:8d} {groups * MEAN_SIZE:6d} {cells}")
 
 
 def choosing(sets: int, metric: str = "accuracy") -> None:
