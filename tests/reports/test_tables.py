@@ -19,7 +19,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def leaderboard(rows: list[TrialRow], direction: str = "maximize") -> Table:
-    return study_leaderboard(rows, "val/macro_f1", direction, test="test read once", top=2)
+    return study_leaderboard(rows, "val/macro_f1", direction, caution="Selected.", twins={}, top=2)
 
 
 def test_the_leaderboard_shows_the_best_every_base_and_the_whole_front() -> None:
@@ -37,7 +37,7 @@ def test_the_leaderboard_shows_the_best_every_base_and_the_whole_front() -> None
     assert table.title == "Best trials by val/macro_f1"
     first, *_, last = str(table.caption).splitlines()
     assert first == "4 complete trials are not shown."
-    assert last == "Figures are selected on val and so optimistic; test read once."
+    assert last == "Selected."
     assert [column.justify for column in table.columns] == [*["right"] * 2, "left", *["right"] * 4, "left"]
     assert [column.no_wrap for column in table.columns] == [*[True] * 7, False]
     assert (table.columns[7].overflow, table.columns[7].min_width) == ("fold", 20)
@@ -72,3 +72,13 @@ def test_pages_and_markdown_have_the_same_columns() -> None:
         "| --: | --: | :-- | --: | --: | --: | :-- |",
         r"| 2 | 3 | a\|b | 0.8000 | 1.0 | 1.00 | C 0.5 |",
     ]
+
+
+def test_who_predicts_the_same_stands_in_one_row() -> None:
+    rows = [row(number, 0.9 - number // 3 / 100, ms=5.0) for number in range(5)]
+    table = study_leaderboard(rows, "val/macro_f1", "maximize", caution="", twins={1: 0, 2: 0, 4: 3}, top=3)
+    assert [(line[0], line[1].strip(), line[-1]) for line in cells(table)[1:]] == [
+        ("1", "0*", "C 0.5; 2 more predict the same"),
+        ("4", "3", "C 0.5; 1 more predicts the same"),
+    ]
+    assert str(table.caption).startswith("3 complete trials are not shown.")

@@ -145,7 +145,7 @@ def _print(comparison: "Comparison") -> None:
 def _table(report: "GroupReport", rows: "list[ModelRow]") -> "Table":
     from vidclf.comparison.verdict_text import INTERVAL, interval_words, values_of
     from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
-    from vidclf.reports.tables import PARAMS, Column, cost_columns, rich_table, score_column
+    from vidclf.reports.tables import PARAMS_WIDTH, Column, cost_columns, rich_table, score_column
 
     group = report.group
     front = {id(row) for row in group.front}
@@ -164,7 +164,7 @@ def _table(report: "GroupReport", rows: "list[ModelRow]") -> "Table":
         score_column(group.metric.partition("/")[2]),
         Column(INTERVAL, lambda row: interval_words(report.intervals.get(id(row)))),
         *cost_columns(LATENCY, FILE_LATENCY, SIZE),
-        Column("searched values", values_of, left=True, wrap=PARAMS.wrap),
+        Column("searched values", values_of, left=True, wrap=PARAMS_WIDTH),
     ]
     clips = f", {report.baselines.val_clips} clips" if report.baselines.val_clips else ""
     note = "* Pareto front: no other model is better, faster and smaller at once, to two digits."

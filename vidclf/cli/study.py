@@ -188,11 +188,13 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
 
 
 def _print_leaderboard(opened: "OpenStudy", rows: "Sequence[TrialRow]") -> None:
+    from vidclf.evaluation import ranking
     from vidclf.reports.tables import study_leaderboard
-    from vidclf.search.report.data import test_words
+    from vidclf.search.report.data import selected_figures
 
-    objective = opened.objective
-    table = study_leaderboard(rows, objective.metric, objective.direction, test=test_words(opened))
+    objective, twins = opened.objective, ranking.twins(opened.ranked(rows), opened.answers)
+    caution = selected_figures(opened)
+    table = study_leaderboard(rows, objective.metric, objective.direction, caution=caution, twins=twins)
     make_console(stderr=False).print(table)
 
 

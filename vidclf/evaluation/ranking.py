@@ -15,6 +15,7 @@ OTHER_LOAD = "latency/other_load"
 """Share of the machine's cores that other processes used while latencies were measured."""
 CONTENDED = "latency/contended"
 """Marks a latency that was measured beside other trials: it rejects nothing, and is measured again."""
+_MOST_TWINS = 200
 _BUSY = 0.1
 """Share of the machine's cores from which on other work makes latencies too long to be believed."""
 
@@ -127,6 +128,17 @@ def with_twins(rows: Sequence[Row], answers: Callable[[Row], object]) -> Iterato
         else:
             others.append((row, mine))
             yield row, row
+
+
+def twins(rows: Sequence[Row], answers: Callable[[Row], object]) -> dict[int, int]:
+    """Of the best trials those that predict as a better ranked one does, with its number.
+
+    Args:
+        rows: Of one study, best first; those beyond the first 200 are not looked at.
+        answers: See `with_twins`.
+    """
+    pairs = with_twins(rows[:_MOST_TWINS], answers)
+    return {row.number: first.number for row, first in pairs if first is not row}
 
 
 def kept(

@@ -87,11 +87,10 @@ def _notes(found: Confirmation) -> Iterator[str]:
     basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
     yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips out of fold, {basis}."
     if found.optimistic:
-        new = "nothing but the seeds is new" if seeds > 1 else "no figure of the winner is new"
         yield (
-            f"The search has scored these clips: {new}, and the figures stay selected and optimistic. "
-            f"This can "
-            "tell the finalists apart and times them side by side; what new clips give only test can tell."
+            "The search has scored these clips: at most the seeds are new, and the figures stay selected and "
+            "optimistic. This can tell the finalists apart and times them side by side; what new clips give "
+            "only test can tell."
         )
     if not found.grouped:
         yield "Clips name no groups, so each counts as one: they mislead if several show one scene or person."
@@ -105,7 +104,9 @@ def _notes(found: Confirmation) -> Iterator[str]:
         yield f"Lower ends of the intervals count that the best of {len(names)} is chosen by these clips."
     if winner.row.number != best.row.number:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
-    why = "" if found.optimistic else ": fewer clips to train on, and others to judge by"
+    why = ": fewer clips to train on, and others to judge by"
+    if found.optimistic:
+        why = ": there the mean of the folds, here of all clips together"
     yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}{why}."
     load = max(each.figures.get(OTHER_LOAD, 0.0) for each in found.finalists)
     if busy := disturbed({OTHER_LOAD: load}):

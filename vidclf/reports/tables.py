@@ -1,6 +1,7 @@
 """Tables of ranked trials and models, for the terminal, for pages and in Markdown."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,24 @@ def cost_columns(*metrics: str) -> list[Column]:
     return [column(metric) for metric in metrics]
 
 
-PARAMS = Column("searched values", lambda row: ranking.param_words(row.params), left=True, wrap=20)
+PARAMS_WIDTH = 20
+"""Characters of a line of searched values, at least."""
+
+
+def params_column(twins: Mapping[int, int]) -> Column:
+    """Searched values of a trial, and how many others predict the same.
+
+    Args:
+        twins: See `ranking.twins`.
+    """
+    others = Counter(twins.values())
+
+    def words(row: TrialRow) -> str:
+        same = f"{others[row.number]} more predict{'s' * (others[row.number] == 1)} the same"
+        parts = (ranking.param_words(row.params), same if others[row.number] else "")
+        return "; ".join(filter(None, parts))
+
+    return Column("searched values", words, left=True, wrap=PARAMS_WIDTH)
 
 
 def trial_columns(
@@ -145,16 +163,28 @@ def markdown_table(columns: Sequence[Column], rows: Iterable[TrialRow], escaped:
 
 
 def study_leaderboard(
-    rows: Sequence[TrialRow], metric: str, direction: str, *, test: str, top: int = 10
+    rows: Sequence[TrialRow],
+    metric: str,
+    direction: str,
+    *,
+    caution: str,
+    twins: Mapping[int, int],
+    top: int = 10,
 ) -> Table:
     """The best trials for the terminal, with the best of each base and the Pareto front however they rank.
 
-    ``test`` says how often the test split was read.
+    Args:
+        rows: All trials.
+        metric: They are ranked by.
+        direction: Of that.
+        caution: What must be said beside every figure.
+        twins: See `ranking.twins`: those are not shown.
+        top: Trials that are shown in any case.
     """
     best = ranking.ranked(rows, direction)
     measured = any(LATENCY in row.metrics for row in best)
     front = ranking.pareto_front(rows, direction) if measured else []
-    shown = ranking.leaders(rows, direction, front, top)
+    shown = ranking.leaders([row for row in rows if row.number not in twins], direction, front, top)
     notes = []
     if hidden := len(best) - len(shown):
         notes.append(f"{hidden} complete {'trial is' if hidden == 1 else 'trials are'} not shown.")
@@ -162,7 +192,7 @@ def study_leaderboard(
         notes.append("* Pareto front: no other trial is better, faster and smaller at once, to two digits.")
     if measured and len({row.shape for row in shown}) < len(shown):
         notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
-    notes.append(f"Figures are selected on val and so optimistic; {test}.")
+    notes.append(caution)
     heading, costs = metric.partition("/")[2], (LATENCY, FILE_LATENCY, SIZE)
-    columns = [*trial_columns(heading, best, costs=costs, starred=front), PARAMS]
+    columns = [*trial_columns(heading, best, costs=costs, starred=front), params_column(twins)]
     return rich_table(f"Best trials by {metric}", columns, shown, "\n".join(notes))

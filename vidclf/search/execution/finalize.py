@@ -26,9 +26,6 @@ from vidclf.workers.protocol import Finished, FinishTask, Paused, Resume, Worker
 
 logger = logging.getLogger(__name__)
 
-_MOST_TWINS = 200
-"""Of the best trials, those of which it is looked for others that predict the same."""
-
 
 @dataclass(frozen=True)
 class StudyFinalizer:
@@ -177,8 +174,7 @@ def mark(opened: OpenStudy, definition: StudyDefinition, rows: list[TrialRow], s
     front = ranking.pareto_front(rows, opened.objective.direction)
     leaders = {row.base: row for row in reversed(best)}
     run_ids = _run_ids(opened, deliverer, rows)
-    pairs = ranking.with_twins(best[:_MOST_TWINS], opened.answers)
-    twins = {row.number: first.number for row, first in pairs if first is not row}
+    twins = ranking.twins(best, opened.answers)
     standings = {}
     for row in rows:
         words = {

@@ -200,7 +200,7 @@ class Supervisor:
         self._counter.repeats += 1
         trial.set_user_attr(REPEATS, earlier)
         self._opened.study.tell(trial, state=TrialState.FAIL)
-        logger.info(f"trial {trial.number:>3}  not run, the same configuration as trial {earlier}")
+        logger.debug(f"trial {trial.number} is not run: the same configuration as trial {earlier}")
         return True
 
     def _start(self) -> None:

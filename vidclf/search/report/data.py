@@ -56,13 +56,7 @@ class StudyData:
     @property
     def optimistic(self) -> str:
         """What must be said beside every figure."""
-        return f"All figures are selected {self.selected_on} and therefore optimistic; {self.test}."
-
-    @property
-    def selected_on(self) -> str:
-        """By which predictions the search chose."""
-        repeats = self.opened.repeats
-        return f"out of {repeats.count} folds" if repeats and repeats.by == "fold" else "on val"
+        return selected_figures(self.opened)
 
     @classmethod
     def of(cls, opened: OpenStudy) -> "StudyData":
@@ -183,7 +177,7 @@ class StudyData:
             tree["data"]["manifest"] = f"$VIDCLF_DATA/{manifest.relative_to(data).as_posix()}"
         origin = f"trial {best.number} of the study {self.opened.name}, base {best.base}"
         value = ranking.figure(best.value, ".4f")
-        figure = f"{self.metric} {value}, selected {self.selected_on} and so optimistic"
+        figure = f"{self.metric} {value}, selected {selected_on(self.opened)} and so optimistic"
         comment = "".join(f"# {' '.join(line.split())}\n" for line in (origin, figure))
         scalars = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
         return comment + tomli_w.dumps({**scalars, **tree})
@@ -215,6 +209,17 @@ def best_of(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[str, Any] | Non
     for row in opened.ranked(rows):
         return {"number": row.number, "value": row.value, "base": row.base, "params": dict(row.params)}
     return None
+
+
+def selected_on(opened: OpenStudy) -> str:
+    """By which predictions a search chose."""
+    by_fold = opened.repeats is not None and opened.repeats.by == "fold"
+    return "out of fold" if by_fold else "on val"
+
+
+def selected_figures(opened: OpenStudy) -> str:
+    """What must be said beside every figure of a study."""
+    return f"All figures are selected {selected_on(opened)} and so optimistic; {test_words(opened)}."
 
 
 def test_words(opened: OpenStudy) -> str:

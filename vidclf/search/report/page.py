@@ -9,7 +9,7 @@ from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.reports.rendering import PageSection, render
-from vidclf.reports.tables import PARAMS, html_table, trial_columns
+from vidclf.reports.tables import html_table, params_column, trial_columns
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
@@ -43,9 +43,11 @@ def _page(overview: StudyData) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sections = list(_sections(overview))
-    shown = ranking.leaders(overview.rows, overview.opened.objective.direction, overview.front, top=10)
+    twins = ranking.twins(overview.ranked, overview.opened.answers)
+    others = [row for row in overview.rows if row.number not in twins]
+    shown = ranking.leaders(others, overview.opened.objective.direction, overview.front, top=10)
     front = {row.number for row in overview.front}
-    columns = [*trial_columns(overview.metric, overview.ranked), PARAMS]
+    columns = [*trial_columns(overview.metric, overview.ranked), params_column(twins)]
     board = html_table(columns, shown, lambda row: "front" if row.number in front else "")
     return render(
         "study.html.j2",
