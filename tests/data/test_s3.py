@@ -72,6 +72,7 @@ def test_processes_at_once_and_later_fetch_each_object_once(
     assert server.reads(key_of(s3, server)) == once_each(squares) | {changed: 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_on_clips_in_s3(s3: str, server: S3Server, squares: Manifest, tmp_path: Path) -> None:
     run("data", "import", s3, "--to", tmp_path / "own.csv", "--shares", "50,25,25")

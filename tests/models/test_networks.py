@@ -66,7 +66,8 @@ def test_a_network_trains_on_the_smallest_input_that_the_table_names(network: st
 
 @pytest.mark.parametrize(
     ("network", "depth"),
-    [(network, depth) for network in TINY for depth in range(4)] + [(network, 2) for network in PUBLISHED],
+    [(network, depth) for network in TINY for depth in range(4)]
+    + [pytest.param(network, 2, marks=pytest.mark.slow) for network in PUBLISHED],
 )
 def test_frozen_stages_do_not_change_by_a_bit_and_the_others_do(network: str, depth: int) -> None:
     built = make(network, frozen_stages=depth)
@@ -137,6 +138,7 @@ def headless(network: str) -> tuple[nn.Module, VideoNetwork]:
 
 
 # s3d's own pooling is the mean at 16 frames of 224 pixels only.
+@pytest.mark.slow
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_stages_pooling_and_torchvisions_head_are_torchvisions_network(network: str) -> None:
     original, ours = headless(network)

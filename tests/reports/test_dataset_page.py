@@ -142,6 +142,7 @@ def test_what_all_clips_share_is_said_and_the_rest_drawn(tmp_path: Path, report_
     assert drawn(page["Frames"].figures[0]) == {"down": ([12], COLOURS[0]), "right": ([8, 8, 8], COLOURS[1])}
 
 
+@pytest.mark.slow
 def test_where_groups_are_loose_leaks_cannot_be_excluded(tmp_path: Path, report_of: ReportOf) -> None:
     entries = read_manifest(write_squares(tmp_path / "squares", groups=4)).entries
     whole = "No group and no copy of a clip was found in two splits."

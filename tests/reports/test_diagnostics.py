@@ -91,6 +91,7 @@ def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     assert list(table["label"][: len(train)]) == [train.classes[label] for label in train.labels]
 
 
+@pytest.mark.slow
 def test_wrong_clips_are_drawn_once_with_what_they_were_taken_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

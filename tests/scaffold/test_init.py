@@ -182,6 +182,7 @@ def test_clips_that_cannot_be_decoded_are_left_out_and_named(clips: Path) -> Non
     assert len(pd.read_csv(started.manifest)) == 20
 
 
+@pytest.mark.slow
 def test_only_the_named_classes_and_groups_by_scene(tmp_path: Path) -> None:
     render_demo_set(tmp_path / "figures", subjects=4, takes=1, seed=0)
     for clip in sorted(tmp_path.glob("figures/*/*.avi")):

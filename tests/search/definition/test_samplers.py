@@ -132,6 +132,7 @@ def test_proposals_of_supervisors_that_share_a_study_differ(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_nothing_optuna_says_of_a_sampler_is_left_to_the_user(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -257,6 +258,7 @@ def test_a_grid_needs_points_and_has_not_too_many(tmp_path: Path) -> None:
     assert "up to 1000000000000 points" in found
 
 
+@pytest.mark.slow
 def test_several_objectives(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
     refused = {

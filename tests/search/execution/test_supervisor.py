@@ -223,6 +223,7 @@ def test_repeats_reach_the_worker_and_their_means_the_pruner(scripted: ScriptedS
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.4}
 
 
+@pytest.mark.slow
 def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(
     scripted: ScriptedStudy,
 ) -> None:
