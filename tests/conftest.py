@@ -1,6 +1,7 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sqlite3
@@ -16,6 +17,8 @@ from tests.rounds import LONG
 
 # What takes seconds to import is imported by processes that run tests, not by the one that hands them out.
 if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
     from mlflow import MlflowClient
 
     from tests.memory import Memory
@@ -39,10 +42,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collectstart() -> None:
+    from alembic.script import ScriptDirectory
+
     from tests import brief  # before any module takes what it replaces
     from vidclf.workers import local
 
     multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
+    ScriptDirectory.from_config = _scripts  # type: ignore[method-assign]
+
+
+def _scripts(config: "Config") -> "ScriptDirectory":
+    """Migrations, of which every new connection to a store would read every file."""
+    return _scripts_at(str(config.get_main_option("script_location")))
+
+
+@functools.cache
+def _scripts_at(location: str) -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(location)
 
 
 @event.listens_for(Engine, "connect")
