@@ -119,7 +119,15 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_furnished(folder / f"{room}{take}.avi", room, take) for room in range(2) for take in "ab"]
 
 
-@pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind, marks=() if kind in ("encoded", "trimmed", "cropped", "mirrored") else pytest.mark.slow
+        )
+        for kind in COPIES
+    ],
+)
 def test_a_copy_is_found_however_it_was_made(kind: str, originals: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy.mp4"
     frames = COPIES[kind](video.decode(originals[0], 99, 256).frames)

@@ -46,6 +46,7 @@ def failed(answer: dict[str, object]) -> list[str]:
     return [gate["gate"] for gate in judged if not gate["passed"]]
 
 
+@pytest.mark.slow
 def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     tmp_path: Path, store: Store
 ) -> None:
@@ -174,7 +175,6 @@ def find(store: Store, run_id: str) -> Attempt:
     return promotion.find_candidate(run_id, store).attempt
 
 
-@pytest.mark.slow
 def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     run_id = train(tmp_path, manifest, "majority")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from tests.classical_models import SMALL
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
 from vidclf.models import MODELS
@@ -26,7 +27,7 @@ def fitted(squares: Manifest, kind: str, **keys: Any) -> tuple[Classifier, ClipS
     if kind in NEURAL:
         model |= {"network": NEURAL[kind], "weights": "none"}
     elif kind != "majority":
-        model |= {"features": ["difference", "color"]}
+        model |= {"features": ["difference", "color"], **SMALL.get(kind, {})}
     tree: dict[str, Any] = {
         "data": {"manifest": str(squares.path), "frames": 4, "size": 32, "grid": 8},
         "model": model | keys,
