@@ -42,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collectstart() -> None:
+    import skops.io  # noqa: F401  # searches all modules that are there before it
     from alembic.script import ScriptDirectory
 
     from tests import brief  # before any module takes what it replaces
