@@ -113,6 +113,7 @@ def test_the_workers_of_a_study_fetch_each_clip_once(
     assert server.reads(key_of(s3, server)) == once_each(squares)
 
 
+@pytest.mark.slow
 def test_what_s3_refuses_is_said(s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.client.delete_object(Bucket=server.bucket, Key=f"{key_of(s3, server)}/down/v_down_g03_c00.avi")
     with pytest.raises(InputError) as caught:

@@ -12,7 +12,9 @@ from vidclf.reports import plots
 pytestmark = pytest.mark.drawn
 
 
-@pytest.mark.parametrize("number", [3, 22, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (22, 101))]
+)
 def test_confusion_matrix_is_small_and_names_every_class(number: int, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     counts = np.diag(generator.integers(5, 30, number)) + generator.poisson(0.2, (number, number))

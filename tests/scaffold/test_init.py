@@ -74,6 +74,7 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
             assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in path.read_text()
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_as_it_is(clips: Path) -> None:
     started = begin(clips)
     result = CliRunner().invoke(

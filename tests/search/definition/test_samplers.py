@@ -100,7 +100,10 @@ def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
         assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
-@pytest.mark.parametrize(("name", "table"), ACCEPTED)
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [pytest.param(*pair, marks=pytest.mark.slow if pair[0] == "gp" else ()) for pair in ACCEPTED],
+)
 def test_proposals_are_valid_and_follow_the_seed(name: str, table: str, tmp_path: Path) -> None:
     space, settings = space_of(tmp_path, table), settings_of(name)
     assert list(sampler_problems(settings, space, 1)) == []
