@@ -11,11 +11,18 @@ from matplotlib.figure import Figure
 from tests.classical_models import SMALL
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
+from vidclf.evaluation.calibration import Calibration
 from vidclf.models import MODELS
 from vidclf.models.base import Classifier
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.reports import plots
-from vidclf.reports.diagnostics import block_importance, project, write_pictures, write_wrong_clips
+from vidclf.reports.diagnostics import (
+    block_importance,
+    draw_reliability,
+    project,
+    write_pictures,
+    write_wrong_clips,
+)
 from vidclf.runs.experiment import parse_experiment
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.drawn]
@@ -90,6 +97,23 @@ def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "projection.csv")
     assert list(table["split"]) == ["train"] * len(train) + ["val"] * len(val)
     assert list(table["label"][: len(train)]) == [train.classes[label] for label in train.labels]
+
+
+@pytest.mark.parametrize(("temperature", "words"), [(2.0, "T = 2.00 is kept"), (1.0, "not kept: no better")])
+def test_reliability_is_drawn_as_it_is_and_scaled(
+    temperature: float, words: str, squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = ClipSet.of_split(squares, "val", ClipStore(8, 256))
+    given, scaled = np.tile([0.9, 0.1], (len(clips), 1)), np.tile([0.6, 0.4], (len(clips), 1))
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: figures.append(figure))
+    draw_reliability(given, Calibration(temperature, scaled, {}), clips, "val", tmp_path)
+    [first, second] = figures[0].axes
+    assert first.get_title() == "as the model gives them\nexpected calibration error 0.400"
+    assert second.get_title() == (
+        f"scaled as clips of other groups ask for ({words})\nexpected calibration error 0.100"
+    )
+    assert [list(axes.lines[1].get_xdata()) for axes in (first, second)] == [[0.9], [0.6]]
 
 
 @pytest.mark.slow
