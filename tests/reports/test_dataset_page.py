@@ -170,10 +170,11 @@ def test_advice_names_the_classes_and_what_to_do() -> None:
             Entry(Path(f"/{label}{n}"), label, f"{group}{n}" if group else "", "train") for n in range(count)
         ]
 
-    assert advice(entries(40, "a") + entries(30, "b")) == []
+    assert advice(entries(59, "a") + entries(20, "b")) == []
     uneven = advice(entries(60, "a") + entries(60, "c") + entries(5, "b", group=""))
     assert uneven[0].startswith("a has 12.0 times the clips of b: judge by val/macro_f1")
     assert "b has only 5 clips" in uneven[1]
+    assert "3.0 times" in advice(entries(60, "a") + entries(20, "b"))[0]
     assert uneven[2].startswith("5 of 125 clips name no group, so each is its own. If")
     assert "--groups scenes" in uneven[2]
     assert advice(entries(40, "a", group=""))[0].startswith("40 of 40 clips name no group, so each is")
