@@ -118,14 +118,20 @@ def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(scri
 
 def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(scripted: ScriptedStudy) -> None:
     scripted.text = scripted.text.replace("trials = 4", "trials = 2\nretries = 1")
-    opened, ending = scripted.run(
-        lambda task, _: None if task.experiment["model"]["kind"] == "svm" else complete(0.5)
-    )
+
+    def dies_late(task: RunTask, _: Connection) -> Outcome | None:
+        if task.experiment["model"]["kind"] != "svm":
+            return complete(0.5)
+        Attempt(task.folder).checkpoint.mkdir(exist_ok=True)
+        return None
+
+    opened, ending = scripted.run(dies_late)
     assert ending == "finished"
     states = scripted.states(opened)
     given_up = [row for row in opened.rows() if row.state == "failed"]
     assert states.count("died") == len(given_up) >= 1
     assert given_up[0].reason == "given up: the worker died: SIGKILL, 2 times in all"
+    assert not opened.attempt(given_up[0].number).checkpoint.exists()  # nothing goes on from it
     assert opened.logical() == 2
     assert not opened.attempt(given_up[0].number).checkpoint.exists()
 
