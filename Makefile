@@ -1,6 +1,9 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN    := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+# pip does one thing at a time: these packages are unpacked beside the others, and all are compiled afterwards.
+LARGE  := ^(nvidia|torch|triton)
 # Commands and tests start many processes; without it each would compile the packages anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -13,8 +16,11 @@ help:           ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vidclf needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
 	@echo "Setting up .venv (about 6 GB, a few minutes; only once)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@grep -E '$(LARGE)' requirements.lock | $(INSTALL) -r /dev/stdin & large=$$!; \
+	grep -vE '$(LARGE)' requirements.lock | $(INSTALL) -r /dev/stdin; small=$$?; \
+	wait $$large && exit $$small
+	@$(BIN)/python -m compileall -qq -j 2 .venv/lib || true  # some packages hold files of other Pythons
+	$(INSTALL) -e .
 	@touch $@
 
 demo: .venv     ## set up, tune on rendered clips, promote the best, label a new clip

@@ -1,10 +1,11 @@
 """Every test has a cache and a store of its own, and no way to the user's."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,24 +13,18 @@ import pytest
 from hypothesis import Phase, settings
 from sqlalchemy import Engine, event
 
-from tests import brief
-from tests.attempts import fresh_store
-from tests.clips import write_squares
-from tests.memory import Memory
 from tests.rounds import LONG
-from vidclf.data import scenes
-from vidclf.data.check import ClipCheck, inspect_clip
-from vidclf.data.manifest import Manifest, read_manifest
-from vidclf.progress import Advance
-from vidclf.reports import plots
-from vidclf.runs.store import Store, open_store
-from vidclf.tracking.deliverer import Deliverer
-from vidclf.workers import local
 
+# What takes seconds to import is imported by processes that run tests, not by the one that hands them out.
 if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
     from mlflow import MlflowClient
 
+    from tests.memory import Memory
     from tests.scripted_study import ScriptedStudy
+    from vidclf.data.manifest import Manifest
+    from vidclf.runs.store import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -46,7 +41,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="make test-long runs it"))
 
 
-multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
+def pytest_collectstart() -> None:
+    import skops.io  # noqa: F401  # searches all modules that are there before it
+    from alembic.script import ScriptDirectory
+
+    from tests import brief  # before any module takes what it replaces
+    from vidclf.workers import local
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
+    ScriptDirectory.from_config = _scripts  # type: ignore[method-assign]
+
+
+def _scripts(config: "Config") -> "ScriptDirectory":
+    """Migrations, of which every new connection to a store would read every file."""
+    return _scripts_at(str(config.get_main_option("script_location")))
+
+
+@functools.cache
+def _scripts_at(location: str) -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(location)
 
 
 @event.listens_for(Engine, "connect")
@@ -69,50 +84,58 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def compared_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips are decoded for comparison in this process, which is quicker, but where a test is marked so."""
+def checked_in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are checked in this process, which need not start, but where a test is marked `guarded`."""
+    from tests.inline_child import InlineChild
+    from vidclf.data import check
+
     if not request.node.get_closest_marker("guarded"):
-        monkeypatch.setattr(scenes, "check_clips", inspected)
+        monkeypatch.setattr(check, "Child", InlineChild)
 
 
 @pytest.fixture(autouse=True)
 def drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, and not blank, where a test is marked so."""
     if request.node.get_closest_marker("drawn"):
+        from tests import brief
+        from vidclf.reports import plots
+
         monkeypatch.setattr(plots, "write_png", brief.write_drawn)
 
 
-def inspected(paths: Sequence[Path], progress: Advance) -> list[ClipCheck]:
-    """As `check_clips`, in this process."""
-    found = []
-    for path in paths:
-        found.append(inspect_clip(path))
-        progress()
-    return found
-
-
 @pytest.fixture(scope="session")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def squares(tmp_path_factory: pytest.TempPathFactory) -> "Manifest":
     """Moving squares: 6 clips to train on, 4 to judge by, 2 to test."""
+    from tests.clips import write_squares
+    from vidclf.data.manifest import read_manifest
+
     return read_manifest(write_squares(tmp_path_factory.mktemp("squares"), groups=6))
 
 
 @pytest.fixture
-def store(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> "Store":
     """The commands' own store, empty, whose MLflow database need not be made first."""
+    from tests.attempts import fresh_store
+
     made = fresh_store(tmp_path, tmp_path_factory)
     monkeypatch.setenv("VIDCLF_STORE", str(made.folder))
     return made
 
 
 @pytest.fixture
-def client(store: Store) -> "MlflowClient":
+def client(store: "Store") -> "MlflowClient":
+    from vidclf.tracking.deliverer import Deliverer
+
     return Deliverer(store).client
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator["Memory"]:
     """An empty memory:// file system."""
+    from tests.memory import Memory
+
     made = Memory(monkeypatch)
     yield made
     made.clear()
@@ -121,7 +144,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and threads of several test processes wait for each other."""
-    import torch  # most tests do without it
+    import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -132,6 +155,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedStudy":
     """A study over two bases, and a supervisor whose workers do what a test says."""
-    from tests.scripted_study import ScriptedStudy  # imports most of vidclf
+    from tests.scripted_study import ScriptedStudy
+    from vidclf.runs.store import open_store
 
     return ScriptedStudy(tmp_path, open_store(), monkeypatch)

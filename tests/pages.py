@@ -105,6 +105,7 @@ class _Reader(HTMLParser):
             layout, end = decoder.raw_decode(script, script.index("{", end))
             config, _ = decoder.raw_decode(script, script.index("{", end))
             assert config["showSendToCloud"] is False
+            assert layout.pop("template")["layout"]["paper_bgcolor"] == "white"
             self.sections[-1].figures.append(Figure(_decoded(data), _decoded(layout)))
 
 

@@ -60,6 +60,7 @@ def test_every_file_is_found() -> None:
     assert [name for name in NAMES if load(name).published] == PUBLISHED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rounds([name for name in NAMES if name not in ALIKE], NAMES))
 def test_every_file_trains_a_step(name: str, manifest: Path) -> None:
     """One clip, one epoch, random weights; all else is the file's, in brief with fewer frames and pixels."""

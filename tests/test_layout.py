@@ -108,6 +108,7 @@ def test_no_test_imports_another_test_module() -> None:
                 assert not re.match(r"tests\.(.*\.)?test_", f"{node.module}."), path
 
 
+@pytest.mark.slow
 def test_commands_that_compute_nothing_import_no_library_that_does() -> None:
     """Each takes a second or more, which a user would wait for at every command."""
     code = (

@@ -63,6 +63,7 @@ def test_what_stops_a_command_is_said_in_one_line(number: signal.Signals) -> Non
     assert (process.communicate(timeout=60)[1], process.returncode) == ("interrupted\n", 130)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, "wait", "nohup"], stdout=subprocess.PIPE, text=True

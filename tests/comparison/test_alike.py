@@ -117,6 +117,7 @@ def test_what_is_no_better_than_chance_is_not_to_be_shipped(tmp_path: Path) -> N
         assert (said.ship is rows[0]) is good
 
 
+@pytest.mark.slow
 def test_one_model_is_to_be_shipped_and_the_other_sets_say_why_not(
     made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_trial_that_came_after_the_confirmation_is_told_of(store: Store) -> No
     assert "trial 0 has come since" in find_candidate("s", store).label
 
 
+@pytest.mark.slow
 def test_what_nobody_confirmed_is_told_of_and_not_shipped(
     store: Store, tmp_path: Path, squares: Manifest
 ) -> None:
@@ -178,6 +179,7 @@ def test_losses_are_confirmed_from_the_lowest() -> None:
     ).headline.endswith("On val trial 0 of t was ahead with 0.100; confirm gave it 0.900.")
 
 
+@pytest.mark.slow
 def test_a_winner_that_the_majority_beats_is_not_to_be_shipped(
     store: Store, tmp_path: Path, squares: Manifest
 ) -> None:
@@ -272,6 +274,7 @@ def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
     assert labels(learning_curve.chosen(group_of(ahead, winner))) == ["trial 1 of s"]
 
 
+@pytest.mark.slow
 def test_the_winner_is_marked_wherever_it_is_shown(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> 
     assert page.figures == []
 
 
+@pytest.mark.slow
 def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_path: Path) -> None:
     group = gather(["s"], made[0])[0]
     attempt = Attempt(tmp_path / "right")
@@ -198,6 +199,7 @@ def test_facts_stand_above_all(made: tuple[Store, Path], tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("beside")
 def test_the_command_writes_the_page_and_delivers_it(made: tuple[Store, Path], tmp_path: Path) -> None:
     page, table = tmp_path / "new" / "compare.html", tmp_path / "rows.csv"

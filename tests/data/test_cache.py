@@ -17,6 +17,7 @@ def fill(name: str, barrier: Any) -> None:
         cache.save(cache.folder() / name / f"{number}.npy", ENTRY)
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_keep_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDCLF_CACHE_GB", str(60 * 8128 / 1e9))
     context = multiprocessing.get_context("spawn")
@@ -34,6 +35,7 @@ def test_processes_that_write_at_once_keep_one_limit(monkeypatch: pytest.MonkeyP
     assert cache.free_bytes() == 60 * 8128
 
 
+@pytest.mark.slow
 def test_what_another_process_writes_counts_here_too() -> None:
     assert cache.save(cache.folder() / "a" / "0.npy", ENTRY)
     free = cache.free_bytes()

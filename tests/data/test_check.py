@@ -87,6 +87,8 @@ def test_a_clip_that_the_disk_does_not_give_is_named_and_the_others_are_looked_a
     assert f"{broken}: unreadable: Input/output error" in result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.guarded
 def test_a_crash_a_hang_and_a_flood_cost_one_clip_each() -> None:
     paths = [Path(name) for name in ("a", "crash", "b", "hang", "c", "flood", "d", "crash", "e")]
     checks = check_clips(paths, time_limit_s=1.0, memory_limit_mb=256, inspect=misbehave)
@@ -96,6 +98,8 @@ def test_a_crash_a_hang_and_a_flood_cost_one_clip_each() -> None:
     assert checks[5].reason == "decoding it takes more memory than the limit"
 
 
+@pytest.mark.slow
+@pytest.mark.guarded
 def test_there_are_no_more_children_than_clips(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
@@ -113,6 +117,8 @@ def test_there_are_no_more_children_than_clips(manifest: Path, monkeypatch: pyte
     assert len(started) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.guarded
 def test_the_command_names_bad_clips_and_writes_a_clean_manifest(manifest: Path, tmp_path: Path) -> None:
     bad = read_manifest(manifest).entries[0].clip_path
     bad.write_bytes(b"")
@@ -158,6 +164,8 @@ def test_only_the_clips_need_to_be_named(manifest: Path) -> None:
         check.read_clip_list(bare)
 
 
+@pytest.mark.slow
+@pytest.mark.guarded
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
 def test_real_clips_have_the_verdicts_that_are_known_of_them() -> None:
@@ -168,6 +176,7 @@ def test_real_clips_have_the_verdicts_that_are_known_of_them() -> None:
     assert found == {path.name: known.get(path.name, "ok") for path in paths}
 
 
+@pytest.mark.guarded
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.rounds import rounds
 from vidclf.data.check import read_clip_list
 from vidclf.data.importing import import_clips, read_sources
 from vidclf.data.manifest import SPLITS, Entry, read_manifest, write_manifest
@@ -407,7 +408,9 @@ NAMES = st.text(
 ).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=rounds(40, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(NAMES, min_size=6, max_size=6, unique=True), st.lists(NAMES, min_size=2, max_size=2))
 def test_what_import_writes_reading_accepts(tmp_path: Path, names: list[str], folders: list[str]) -> None:
     """Whatever the clips, their folders and their groups are called."""

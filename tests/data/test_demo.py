@@ -24,12 +24,14 @@ def test_clips_have_ucf_names_and_a_split_by_figure(rendered: Path) -> None:
     assert len({(entry.group, entry.split) for entry in manifest.entries}) == 3
 
 
+@pytest.mark.slow
 def test_the_new_clip_is_in_no_split(rendered: Path) -> None:
     clip = rendered.parent / "new_clip.avi"
     assert clip.is_file()
     assert clip not in {entry.clip_path for entry in read_manifest(rendered).entries}
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_pixels_and_another_gives_others(rendered: Path, tmp_path: Path) -> None:
     same, other = (demo.render_demo_set(tmp_path / str(seed), 3, 1, seed) for seed in (0, 1))
     name = "Punch/v_Punch_g02_c01.avi"

@@ -61,6 +61,7 @@ def write(path: Path, container: str) -> None:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+@pytest.mark.slow
 def test_every_kind_of_video_is_found_and_decoded(tmp_path: Path) -> None:
     wanted = sorted(VIDEO_SUFFIXES - WITHOUT_ENCODER)
     assert {".ts", ".mts", ".m2ts", ".vob", ".3gp", ".gif", ".ogv", ".dv", ".wmv", ".flv"} < set(wanted)

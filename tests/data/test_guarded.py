@@ -58,12 +58,14 @@ def test_a_child_says_how_a_task_failed(task: str, how: str, text: str) -> None:
     child.stop()
 
 
+@pytest.mark.slow
 def test_the_kernel_ends_a_child_whose_parent_does_not_come_back() -> None:
     child = Child(act, time_limit_s=0.5, memory_limit_mb=256)
     child.give("hang")
     assert child._process.wait(timeout=10) == -signal.SIGALRM
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_surroundings_is_kept() -> None:
     """As a batch system sets it: a hard limit on the address space, which no process may raise."""
     code = (
@@ -121,6 +123,7 @@ def decoders() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "guarded" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_decoder_that_died_is_replaced(clip: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits())
     [first] = decoders()
@@ -155,6 +158,7 @@ def unreadable(decoder: GuardedDecoder, path: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_few_slow_clips_do_not_hold_up_the_others(clip: Path, endless: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits(decoders=4))
     with ThreadPoolExecutor() as threads:
@@ -169,6 +173,7 @@ def test_a_few_slow_clips_do_not_hold_up_the_others(clip: Path, endless: Path) -
     decoder.close()
 
 
+@pytest.mark.slow
 def test_what_waits_counts_as_its_own_time_and_too_many_do_not_wait(clip: Path, endless: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits(decoders=1, queue=1))
     with ThreadPoolExecutor() as threads:
@@ -186,6 +191,7 @@ def test_what_waits_counts_as_its_own_time_and_too_many_do_not_wait(clip: Path, 
     decoder.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_files_go_with_their_process_however_it_ends(number: signal.Signals) -> None:
     code = (

@@ -119,7 +119,15 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_furnished(folder / f"{room}{take}.avi", room, take) for room in range(2) for take in "ab"]
 
 
-@pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind, marks=() if kind in ("encoded", "trimmed", "cropped", "mirrored") else pytest.mark.slow
+        )
+        for kind in COPIES
+    ],
+)
 def test_a_copy_is_found_however_it_was_made(kind: str, originals: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy.mp4"
     frames = COPIES[kind](video.decode(originals[0], 99, 256).frames)
@@ -129,6 +137,7 @@ def test_a_copy_is_found_however_it_was_made(kind: str, originals: list[Path], t
     assert (leak.a, leak.b, leak.why) == (copy, originals[0], "nearly identical")
 
 
+@pytest.mark.slow
 def test_a_part_of_a_clip_whose_camera_moves_is_found_among_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +180,7 @@ def test_import_and_init_say_so_first(tmp_path: Path, by_scene: bool) -> None:
     assert lines[-2].endswith("not taken: 1 .txt")
 
 
+@pytest.mark.slow
 def test_answers_hold_at_every_later_import(tmp_path: Path) -> None:
     for room in range(8):
         for take in range(2):

@@ -256,6 +256,7 @@ def test_what_a_killed_process_left_is_no_copy_and_goes(memory: Memory) -> None:
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_clearing_the_caches_spares_what_a_running_command_uses(memory: Memory) -> None:
     copy = remote.local_file(memory.put("memory://b/a.avi", b"content"))
     cache.keep(cache.folder() / "clips" / "x.npy", 3, lambda file: file.write(b"abc"))

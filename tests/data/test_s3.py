@@ -72,6 +72,7 @@ def test_processes_at_once_and_later_fetch_each_object_once(
     assert server.reads(key_of(s3, server)) == once_each(squares) | {changed: 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_on_clips_in_s3(s3: str, server: S3Server, squares: Manifest, tmp_path: Path) -> None:
     run("data", "import", s3, "--to", tmp_path / "own.csv", "--shares", "50,25,25")
@@ -112,6 +113,7 @@ def test_the_workers_of_a_study_fetch_each_clip_once(
     assert server.reads(key_of(s3, server)) == once_each(squares)
 
 
+@pytest.mark.slow
 def test_what_s3_refuses_is_said(s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.client.delete_object(Bucket=server.bucket, Key=f"{key_of(s3, server)}/down/v_down_g03_c00.avi")
     with pytest.raises(InputError) as caught:

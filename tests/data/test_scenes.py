@@ -44,6 +44,7 @@ def test_clips_of_one_room_are_one_group_and_stay_together(folder: Path, tmp_pat
     assert all(len(found) == 1 for found in sides.values())
 
 
+@pytest.mark.slow
 def test_new_clips_join_the_scenes_of_the_manifest_that_they_extend(folder: Path, tmp_path: Path) -> None:
     import_clips([folder], tmp_path / "old.csv", by_scene=True)
     old = read_manifest(tmp_path / "old.csv")
@@ -110,6 +111,7 @@ def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
     assert set(opened) == set(folder.rglob("*.avi")) - {fatal}
 
 
+@pytest.mark.slow
 @pytest.mark.guarded
 def test_a_file_is_decoded_once_in_a_child_whatever_its_order(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +170,7 @@ def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:
     assert sum(entry.group == broken.group for entry in grouped) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
 def test_the_three_people_of_real_clips_are_found() -> None:

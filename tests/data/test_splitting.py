@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.rounds import rounds
 from vidclf.data.manifest import SPLITS, Entry
 from vidclf.data.splitting import (
     carve_val,
@@ -93,6 +94,7 @@ def test_no_group_is_cut_and_every_class_is_everywhere(
     assert split_by_group(entries, SHARES, seed) == done
 
 
+@settings(max_examples=rounds(25, 100))
 @given(st.integers(0, 20), st.integers(30, 80))
 def test_many_groups_come_near_their_shares(seed: int, groups: int) -> None:
     entries = [
@@ -156,6 +158,7 @@ def costs(sizes: NDArray[np.int64], sides: NDArray[np.int64]) -> float:
     return float((((counts - targets) / targets) ** 2).sum() + 1e6 * (counts == 0).sum())
 
 
+@settings(max_examples=rounds(50, 100))
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), min_size=3, max_size=9),
     st.integers(0, 3),

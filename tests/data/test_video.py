@@ -171,6 +171,7 @@ def test_a_cut_file_is_not_taken_for_whole(encoded: bytes, tmp_path: Path) -> No
         assert clip.remark == f"short: {clip.decoded} of 30 declared frames"
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
 @pytest.mark.parametrize("folder", ["clips", "awkward"])

@@ -18,6 +18,7 @@ from vidclf.models.video_network import multiply_accumulates
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "model"),
     [
@@ -99,6 +100,7 @@ def test_multiply_accumulates_are_those_of_the_layers() -> None:
     assert multiply_accumulates("r3d_18", "avg", 400, 16, 112) == pytest.approx(40.7e9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bench_shows_what_was_measured_and_how(tmp_path: Path, squares: Manifest) -> None:
     folder = save_network(tmp_path, "volume3d", squares)
     clip = squares.entries[0].clip_path

@@ -103,6 +103,7 @@ def test_latency_never_meets_a_store_and_decodes_once_for_memory(clip: Path) -> 
     assert len(set(sleeper.grids[:5])) == 1
 
 
+@pytest.mark.slow
 def test_what_others_compute_meanwhile_is_told(clip: Path) -> None:
     def load(seconds: float) -> float:
         measured = profiling.measure_latency(saved(Sleeper(seconds)), clip, runs=5, warmup=1)
@@ -157,6 +158,7 @@ def test_folder_size(tmp_path: Path) -> None:
     assert profiling.folder_size_mb(tmp_path) == 1.5
 
 
+@pytest.mark.slow
 def test_peak_memory_is_at_least_what_is_held() -> None:
     before = profiling.peak_memory_mb()
     resident = psutil.Process().memory_info().rss / 2**20

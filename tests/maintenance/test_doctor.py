@@ -284,6 +284,7 @@ def test_what_vanishes_while_it_is_weighed_takes_nothing(store: Store) -> None:
     assert [weight.name for weight in weigh(store) if weight.part == "databases"] == ["mlflow.db"]
 
 
+@pytest.mark.slow
 def test_looking_at_a_store_does_not_make_the_database_that_it_lost(store: Store) -> None:
     delivered_trial(store)
     (store.folder / "mlflow.db").unlink()
@@ -301,6 +302,7 @@ def test_a_store_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
     assert (result.exit_code, (tmp_path / "none").exists()) == (0, False)
 
 
+@pytest.mark.slow
 def test_a_study_with_a_live_owner_is_left_alone(store: Store) -> None:
     opened = make_optuna_study(store)
     ownership = Ownership(opened)
@@ -313,6 +315,7 @@ def test_a_study_with_a_live_owner_is_left_alone(store: Store) -> None:
     assert "running-without-owner" in whats(examine(store, fix=False).findings)
 
 
+@pytest.mark.slow
 def test_a_dead_study_is_settled_and_its_trial_queued_again(store: Store) -> None:
     abandoned_trial(store)
     examine(store, fix=True)
@@ -331,6 +334,7 @@ def make_open(store: Store) -> OpenStudy:
     return OpenStudy(study, storage, json.loads(study.user_attrs[DEFINITION]), store)
 
 
+@pytest.mark.slow
 def test_a_complete_trial_whose_folder_is_gone_is_made_anew_from_what_is_left(store: Store) -> None:
     opened = make_optuna_study(store)
     assert not examine(store, fix=True).left
@@ -419,6 +423,7 @@ def test_a_run_that_ended_without_its_folder_is_no_problem(store: Store) -> None
     assert not examine(store, fix=True).findings
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_made_anew_from_the_folders(store: Store) -> None:
     delivered_trial(store)
     shutil.copy(store.folder / "mlflow.db", store.folder / "kept")
@@ -430,6 +435,7 @@ def test_a_lost_database_is_made_anew_from_the_folders(store: Store) -> None:
     assert (run.info.status, run.data.metrics[METRIC]) == ("FINISHED", 0.5)
 
 
+@pytest.mark.slow
 def test_trials_of_a_lost_database_belong_to_the_study_as_it_is_made_anew(store: Store) -> None:
     study = make_study(store)
     trial = make_trial(store, parent="study-1")
@@ -443,6 +449,7 @@ def test_trials_of_a_lost_database_belong_to_the_study_as_it_is_made_anew(store:
     assert runs["trial 0"].data.tags["mlflow.parentRunId"] == runs["demo"].info.run_id
 
 
+@pytest.mark.slow
 def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Path) -> None:
     make_study(store)
     trial = make_kept(store)
@@ -564,6 +571,7 @@ def test_a_mend_that_fails_is_told_and_the_others_are_done(
     assert "no space left" in examination.left[0].failure
 
 
+@pytest.mark.slow
 def test_tune_mends_its_own_study_quietly(store: Store) -> None:
     opened = make_optuna_study(store)
     run_id = Deliverer(store).receipt(opened.attempt(0)).run_id

@@ -43,7 +43,7 @@ def run(
     ],
     ids=["all stages", "sgd", "drifting norm", "early stopping"],
 )
-@pytest.mark.parametrize("cut_at", [1, 3])
+@pytest.mark.parametrize("cut_at", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_goes_on_to_the_same_bits(
     squares: Manifest,
     tmp_path: Path,

@@ -139,6 +139,7 @@ def test_balanced_weights_make_a_rare_class_as_likely_as_a_common_one(
     assert recall["none"] < 0.45
 
 
+@pytest.mark.slow
 def test_the_allow_list_is_exactly_what_is_needed(tmp_path: Path) -> None:
     needed: set[str] = set()
     for kind, values in VARIANTS:

@@ -83,7 +83,11 @@ def test_values_are_those_of_torchvisions_network(
 @pytest.mark.parametrize(
     ("network", "kind", "features", "least"),
     [
-        *(("tiny3d", kind, "deep", 0.9) for kind in ("svm", "logistic", "forest", "boosting", "knn")),
+        *(("tiny3d", kind, "deep", 0.9) for kind in ("svm", "logistic", "knn")),
+        *(
+            pytest.param("tiny3d", kind, "deep", 0.9, marks=pytest.mark.slow)
+            for kind in ("forest", "boosting")
+        ),
         ("tiny2d", "svm", "deep", 0.8),  # the mean of frames holds no order of theirs
         ("tiny2d", "svm", "flow+deep+difference", 0.9),
     ],

@@ -14,6 +14,9 @@ from vidclf.models.weights import load_backbone
 
 TINY = ["tiny2d", "tiny3d"]
 PUBLISHED = [network for network, spec in NETWORKS.items() if spec.weights is not None]
+SLOW_PUBLISHED = [
+    pytest.param(network, marks=pytest.mark.slow if network in PUBLISHED else ()) for network in NETWORKS
+]
 POOLINGS: list[Pooling] = ["avg", "max", "attention"]
 
 
@@ -51,7 +54,7 @@ def step(network: VideoNetwork, inputs: Tensor) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SLOW_PUBLISHED)
 def test_a_network_trains_on_the_smallest_input_that_the_table_names(network: str) -> None:
     spec = NETWORKS[network]
     built = make(network)
@@ -66,7 +69,8 @@ def test_a_network_trains_on_the_smallest_input_that_the_table_names(network: st
 
 @pytest.mark.parametrize(
     ("network", "depth"),
-    [(network, depth) for network in TINY for depth in range(4)] + [(network, 2) for network in PUBLISHED],
+    [(network, depth) for network in TINY for depth in range(4)]
+    + [pytest.param(network, 2, marks=pytest.mark.slow) for network in PUBLISHED],
 )
 def test_frozen_stages_do_not_change_by_a_bit_and_the_others_do(network: str, depth: int) -> None:
     built = make(network, frozen_stages=depth)
@@ -137,6 +141,7 @@ def headless(network: str) -> tuple[nn.Module, VideoNetwork]:
 
 
 # s3d's own pooling is the mean at 16 frames of 224 pixels only.
+@pytest.mark.slow
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_stages_pooling_and_torchvisions_head_are_torchvisions_network(network: str) -> None:
     original, ours = headless(network)
@@ -188,7 +193,7 @@ def test_in_fewer_frames_a_network_fails_or_there_is_no_motion(network: str) -> 
 
 
 CUTS = [
-    (network, pooling, depth)
+    pytest.param(network, pooling, depth, marks=pytest.mark.slow if network == "swin3d_t" else ())
     for network in ("tiny2d", "tiny3d", "mobilenet_v3_small", "swin3d_t")
     for pooling in (POOLINGS if NETWORKS[network].dims == 2 else POOLINGS[:1])
     for depth in (0, 1, len(NETWORKS[network].stages))

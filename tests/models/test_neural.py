@@ -419,6 +419,7 @@ def test_clip_grad_limits_the_step() -> None:
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_bf16_trains_and_stays_close_to_fp32() -> None:
     clips = clip_set(counts=(4, 4), seed=2)
     for network, kind in TINY.items():

@@ -17,6 +17,7 @@ from vidclf.models.weights import load_backbone
 PUBLISHED = [network for network, spec in NETWORKS.items() if spec.weights is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_a_file_of_torchvisions_weights_fills_everything_but_the_head(network: str, tmp_path: Path) -> None:
     torch.manual_seed(7)

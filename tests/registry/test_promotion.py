@@ -46,6 +46,7 @@ def failed(answer: dict[str, object]) -> list[str]:
     return [gate["gate"] for gate in judged if not gate["passed"]]
 
 
+@pytest.mark.slow
 def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     tmp_path: Path, store: Store
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert [move.action for move in aliases.history(client, "squares")] == ["promote", "promote", "rollback"]
 
 
+@pytest.mark.slow
 def test_of_two_promotions_at_once_the_better_model_is_champion(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,7 @@ def test_of_two_promotions_at_once_the_better_model_is_champion(
     assert client.get_model_version_by_alias("squares", "previous").run_id == floor
 
 
+@pytest.mark.slow
 def test_before_a_comparison_that_can_decide_nothing_test_is_not_read(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=20)  # 5 of them in test
     floor, better = train(tmp_path, manifest, "majority"), train(tmp_path, manifest, "svm")
@@ -151,6 +154,7 @@ def test_before_a_comparison_that_can_decide_nothing_test_is_not_read(tmp_path: 
     assert len(TestSplit.of(find(store, better)).reads(store)) == 1
 
 
+@pytest.mark.slow
 def test_a_champion_that_knows_groups_of_the_split_is_not_compared_without_a_word(
     tmp_path: Path, store: Store
 ) -> None:
@@ -186,6 +190,7 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
     assert failed(promote(run_id, "--accept", "untested", expect=3)) == ["a test split"]
 
 
+@pytest.mark.slow
 def test_a_champion_is_not_compared_on_clips_it_was_trained_on(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=28)
     assert promote(train(tmp_path, manifest, "majority"), "--accept", "untested")["version"] == 1
@@ -312,6 +317,7 @@ def test_how_often_test_was_read_in_words() -> None:
     assert words(3) == "test read 3 times"
 
 
+@pytest.mark.slow
 def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=20)
     experiment = write_experiment(tmp_path / "svm.toml", "svm", manifest)

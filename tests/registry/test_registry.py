@@ -127,6 +127,7 @@ def test_a_name_that_mlflow_refuses_is_bad_input(store: Store, trial: Attempt) -
         shipped(store, trial, "a/b")
 
 
+@pytest.mark.slow
 def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attempt, tmp_path: Path) -> None:
     shipped(store, trial, "gestures")
     mlflow.set_tracking_uri(store.mlflow_uri)
@@ -203,6 +204,7 @@ def test_who_asks_while_a_model_is_downloaded_waits_for_it(
     assert folders.pop().is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reference", ["gesture@champion", "gestures@champ", "gesture", "gestures/7", "0" * 32, "nowhere"]
 )

@@ -231,7 +231,9 @@ def _weights_bomb(path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-@pytest.mark.parametrize("attack", [_pickled, _torch_pickled, _weights_bomb])
+@pytest.mark.parametrize(
+    "attack", [_pickled, _torch_pickled, pytest.param(_weights_bomb, marks=pytest.mark.slow)]
+)
 def test_given_weights_that_hold_code_are_refused(
     tmp_path: Path, suffix: str, attack: Callable[[Path], None]
 ) -> None:

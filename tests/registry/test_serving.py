@@ -153,6 +153,7 @@ def test_a_served_limit_that_is_no_number_is_named(tmp_path: Path, monkeypatch: 
         VideoClassifier().load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_the_server_survives_the_death_of_its_decoder(served: VideoClassifier, tmp_path: Path) -> None:
     good = data_url(render(tmp_path / "good.mp4", 10, 64))
     [decoder] = decoders()
@@ -173,6 +174,7 @@ def test_served_labels_are_those_of_the_command_line(tmp_path: Path, squares: Ma
     classifier._decoder.close()
 
 
+@pytest.mark.slow
 def test_the_package_says_what_goes_in_and_comes_out(store: Store) -> None:
     shipped(store, make_kept(store), "gestures")
     folder = resolve_model(store, "gestures/1").parents[1]

@@ -143,7 +143,7 @@ def test_costs_far_apart_have_labels_in_full(
 
 def test_narrow_logarithmic_axes_have_fewer_labels() -> None:
     figure = make_subplots(2, 4)
-    for column, places in enumerate(([0.02, 0.5], [1e-5, 1e-1], [1.2, 1.8], [0.0, -1.0]), start=1):
+    for column, places in enumerate(([0.02, 0.5], [1e-5, 1e-1], [1.8, 2.9], [0.0, -1.0]), start=1):
         figure.add_trace(Scatter(x=places, y=places), row=1, col=column)
         figure.update_xaxes(type="log", row=1, col=column)
     figure.add_trace(Scatter(x=[1, 2], y=[0.01, 10000.0]), row=2, col=1)

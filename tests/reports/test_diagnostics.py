@@ -8,13 +8,21 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from tests.classical_models import SMALL
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Manifest
+from vidclf.evaluation.calibration import Calibration
 from vidclf.models import MODELS
 from vidclf.models.base import Classifier
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.reports import plots
-from vidclf.reports.diagnostics import block_importance, project, write_pictures, write_wrong_clips
+from vidclf.reports.diagnostics import (
+    block_importance,
+    draw_reliability,
+    project,
+    write_pictures,
+    write_wrong_clips,
+)
 from vidclf.runs.experiment import parse_experiment
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.drawn]
@@ -26,7 +34,7 @@ def fitted(squares: Manifest, kind: str, **keys: Any) -> tuple[Classifier, ClipS
     if kind in NEURAL:
         model |= {"network": NEURAL[kind], "weights": "none"}
     elif kind != "majority":
-        model |= {"features": ["difference", "color"]}
+        model |= {"features": ["difference", "color"], **SMALL.get(kind, {})}
     tree: dict[str, Any] = {
         "data": {"manifest": str(squares.path), "frames": 4, "size": 32, "grid": 8},
         "model": model | keys,
@@ -91,6 +99,24 @@ def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     assert list(table["label"][: len(train)]) == [train.classes[label] for label in train.labels]
 
 
+@pytest.mark.parametrize(("temperature", "words"), [(2.0, "T = 2.00 is kept"), (1.0, "not kept: no better")])
+def test_reliability_is_drawn_as_it_is_and_scaled(
+    temperature: float, words: str, squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = ClipSet.of_split(squares, "val", ClipStore(8, 256))
+    given, scaled = np.tile([0.9, 0.1], (len(clips), 1)), np.tile([0.6, 0.4], (len(clips), 1))
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: figures.append(figure))
+    draw_reliability(given, Calibration(temperature, scaled, {}), clips, "val", tmp_path)
+    [first, second] = figures[0].axes
+    assert first.get_title() == "as the model gives them\nexpected calibration error 0.400"
+    assert second.get_title() == (
+        f"scaled as clips of other groups ask for ({words})\nexpected calibration error 0.100"
+    )
+    assert [list(axes.lines[1].get_xdata()) for axes in (first, second)] == [[0.9], [0.6]]
+
+
+@pytest.mark.slow
 def test_wrong_clips_are_drawn_once_with_what_they_were_taken_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

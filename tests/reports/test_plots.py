@@ -12,7 +12,9 @@ from vidclf.reports import plots
 pytestmark = pytest.mark.drawn
 
 
-@pytest.mark.parametrize("number", [3, 22, 101])
+@pytest.mark.parametrize(
+    "number", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (22, 101))]
+)
 def test_confusion_matrix_is_small_and_names_every_class(number: int, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     counts = np.diag(generator.integers(5, 30, number)) + generator.poisson(0.2, (number, number))
@@ -73,3 +75,24 @@ def test_reliability_draws_bins_and_their_clips(tmp_path: Path) -> None:
     np.testing.assert_allclose(before.lines[1].get_xydata(), [[0.6, 1.0], [0.91, 0.5]])
     plots.write_png(figure, tmp_path / "reliability.png")
     assert (tmp_path / "reliability.png").stat().st_size < 60_000
+
+
+def test_the_feature_whose_loss_costs_most_is_on_top() -> None:
+    axes = plots.block_importance({"a": [0.1, 0.5], "b": [-0.1, 0.1]}, "t", "c").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.0, 0.3])
+    assert [text.get_text() for text in axes.texts] == ["0.00 ± 0.10", "0.30 ± 0.20"]
+
+
+def test_motion_is_coloured_by_direction_where_there_is_any() -> None:
+    flow = np.zeros((1, 28, 28, 2), np.float32)
+    flow[0, :14, 14:], flow[0, 14:, 14:] = (3, 0), (0, 3)
+    frames = np.full((1, 28, 28, 3), 255, np.uint8)
+    axes = plots.descriptor(frames, ["frame 1"], "t", flow=flow, still=1.0).axes[1]
+    picture = axes.images[0].get_array()
+    np.testing.assert_allclose(picture[:, :14], 0.95, rtol=1e-6)
+    np.testing.assert_allclose(picture[3, 20], [1, 0.1, 0.1], rtol=1e-6)  # to the right
+    np.testing.assert_allclose(picture[24, 20], [0.55, 1, 0.1], rtol=1e-6)  # down: a quarter of the wheel on
+    [arrows] = axes.collections
+    assert len(arrows.get_offsets()) == 14 * 7
+    assert (max(arrows.U), max(arrows.V)) == (2, 2)  # the strongest just reach the next arrow

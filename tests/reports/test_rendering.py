@@ -58,7 +58,7 @@ def test_names_in_a_figure_are_text_and_the_figure_is_left_as_it_is(tmp_path: Pa
     bar = Bar(
         x=[NAME, 1], y=np.array([2, 3]), name=NAME, customdata=[[NAME]], hovertemplate=f"a={NAME}<br>%{{x}}"
     )
-    figure = Figure(bar, {"title": "none"})
+    figure = Figure([bar, Bar(x=[1], y=[NAME])], {"title": "none"})
     figure.update_xaxes(categoryarray=[NAME])
     figure.update_xaxes(title=NAME).update_yaxes(title=NAME)
     figure.add_annotation(text=NAME)
@@ -70,7 +70,7 @@ def test_names_in_a_figure_are_text_and_the_figure_is_left_as_it_is(tmp_path: Pa
     for shown in read_page(page)["Figures"].figures:
         assert shown.data[0].name == escaped
         assert (shown.data[0].x, shown.data[0].customdata) == ((escaped, 1), ([escaped],))
-        assert list(shown.data[0].y) == [2, 3]
+        assert (list(shown.data[0].y), shown.data[1].y) == ([2, 3], (escaped,))
         assert shown.data[0].hovertemplate == f"a={escaped}<br>%{{x}}"
         assert shown.layout.xaxis.categoryarray == (escaped,)
         assert shown.layout.xaxis.title.text == shown.layout.yaxis.title.text == escaped

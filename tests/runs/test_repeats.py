@@ -42,6 +42,7 @@ def run(
     return attempt, run_experiment(made, attempt, report, repeats), reports
 
 
+@pytest.mark.slow
 def test_by_seed_the_figures_are_means_over_runs_with_their_own_seeds(
     squares: Manifest, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_what_no_seed_changes_is_run_once(squares: Manifest, tmp_path: Path) -> 
     assert attempt.model.is_dir()
 
 
+@pytest.mark.slow
 def test_by_fold_every_clip_is_judged_once_and_no_model_is_kept(squares: Manifest, tmp_path: Path) -> None:
     attempt, outcome, _ = run(tiny(squares), tmp_path / "r", Repeats(5, "fold"))
     assert outcome.status == "complete", outcome.reason
@@ -101,6 +103,7 @@ def test_a_pruned_repeat_and_a_crash_end_the_attempt(squares: Manifest, tmp_path
     assert [step for step, _ in reports] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_finished_repeats_are_not_run_again(
     squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +132,7 @@ def test_finished_repeats_are_not_run_again(
     assert (retry.artifacts / "val" / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_at_the_very_end_leaves_all_to_the_next_try(
     squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,13 +13,12 @@ from tests.clips import write_squares
 from tests.command import run
 from vidclf.cli.app import app
 from vidclf.data import check, importing, video
-from vidclf.data.check import inspect_clip
 from vidclf.data.demo import render_demo_set
 from vidclf.data.manifest import Entry
 from vidclf.exceptions import InputError
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import Store, open_store
-from vidclf.scaffold import defaults, scan
+from vidclf.scaffold import defaults
 from vidclf.scaffold.defaults import Machine
 from vidclf.scaffold.scan import InitResult, start
 from vidclf.search.definition.study_file import load_study
@@ -29,13 +28,11 @@ LAPTOP, SERVER = Machine(4, None), Machine(16, "NVIDIA H200")
 
 
 @pytest.fixture(autouse=True)
-def in_one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips are decoded in this process and compared with none, but where that is what is tested."""
-    if request.function is not test_the_command_teaches:
-        monkeypatch.setattr(scan, "check_clips", lambda paths, progress: list(map(inspect_clip, paths)))
-        if request.function is not test_only_the_named_classes_and_groups_by_scene:
-            monkeypatch.setattr(check, "examine", lambda path: video.survey(path, 8, 32)[1])
-            monkeypatch.setattr(importing, "find_leaks", lambda *_, **__: SimpleNamespace(summary=""))
+def compared_with_none(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are compared with none, but where that is what is tested."""
+    if request.function not in (test_the_command_teaches, test_only_the_named_classes_and_groups_by_scene):
+        monkeypatch.setattr(check, "examine", lambda path: video.survey(path, 8, 32)[1])
+        monkeypatch.setattr(importing, "find_leaks", lambda *_, **__: SimpleNamespace(summary=""))
 
 
 @pytest.fixture
@@ -77,6 +74,7 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
             assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in path.read_text()
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_as_it_is(clips: Path) -> None:
     started = begin(clips)
     result = CliRunner().invoke(
@@ -185,6 +183,7 @@ def test_clips_that_cannot_be_decoded_are_left_out_and_named(clips: Path) -> Non
     assert len(pd.read_csv(started.manifest)) == 20
 
 
+@pytest.mark.slow
 def test_only_the_named_classes_and_groups_by_scene(tmp_path: Path) -> None:
     render_demo_set(tmp_path / "figures", subjects=4, takes=1, seed=0)
     for clip in sorted(tmp_path.glob("figures/*/*.avi")):
@@ -247,7 +246,6 @@ def test_the_command_teaches(clips: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shown = run("init", clips)
     assert "20 clips: down 10, right 10" in shown.stdout
     assert "vidclf tune studies/my_clips.toml" in shown.stderr
-    monkeypatch.setattr(scan, "check_clips", lambda paths, progress: list(map(inspect_clip, paths)))
     again = run("init", clips, expect=2)
     again = CliRunner().invoke(app, ["init", str(clips), "--force"])
     assert "has a study" not in again.stderr

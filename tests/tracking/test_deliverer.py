@@ -293,6 +293,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> float:
     raise AssertionError(f"not within {seconds} s")
 
 
+@pytest.mark.slow
 def test_the_thread_delivers_news_within_two_seconds(store: Store, client: MlflowClient) -> None:
     study, trial = make_study(store), make_trial(store, parent="study-1")
     thread = DelivererThread(store)
@@ -315,6 +316,7 @@ def test_the_thread_delivers_news_within_two_seconds(store: Store, client: Mlflo
     assert "late.txt" in files(client, child.info.run_id)
 
 
+@pytest.mark.slow
 def test_the_thread_outlives_an_absence_of_mlflow(
     store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

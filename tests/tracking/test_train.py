@@ -90,6 +90,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(
     assert all(unbroken.outcome.metrics[key] == done.outcome.metrics[key] for key in same)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_while_it_was_timed_is_timed_and_delivered_by_the_repeat(
     experiment: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_run_that_was_stopped_while_it_was_timed_is_timed_and_delivered_by_the
     assert session().outcome == result.outcome
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, store: Store) -> None:
     session = Session(experiment, store)
     first = session()
@@ -122,6 +124,7 @@ def test_a_finished_run_is_returned_and_another_config_is_not(experiment: Path, 
     assert session({"train.lr": 1e-3}).attempt.folder != first.attempt.folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_called_interrupted_by_the_one_that_goes_on(experiment: Path, store: Store) -> None:
     session = Session(experiment, store)
 
@@ -147,6 +150,7 @@ def test_a_killed_run_is_called_interrupted_by_the_one_that_goes_on(experiment: 
     assert client.get_run(done.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_autologging_of_the_calling_program_gets_nothing_of_ours(
     tmp_path: Path, squares: Manifest, store: Store
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_pause_right_after_a_message_does_not_take_the_answer_for_its_end() ->
     assert answers == [StepDecision("enough")]
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_has_gone_is_no_failure_of_the_trial(tmp_path: Path, squares: Manifest) -> None:
     path = write_experiment(tmp_path / "a.toml", "frames2d", squares.path, train="epochs = 1")
     attempt = Attempt(tmp_path / "00000")

@@ -318,6 +318,7 @@ def test_a_cluster_that_cannot_be_had_is_told_in_seconds(tmp_path: Path, store: 
         assert words in found.stderr
 
 
+@pytest.mark.slow
 def test_what_is_said_of_ray_before_it_is_asked_for_anything(tmp_path: Path, store: Store) -> None:
     study = str(travelling_study(tmp_path, 1, "gpus = 64", bases=["svm.toml"]))
     for options, words in [

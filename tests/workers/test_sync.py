@@ -38,6 +38,7 @@ changes = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=changes, always=st.booleans())
 def test_whatever_changes_both_folders_are_equal_at_each_message(

@@ -21,14 +21,15 @@ from vidclf.data.answers import Answers, certain_pairs
 from vidclf.data.check import check_clips, decodable
 from vidclf.data.fingerprints import VERSION as FINGERPRINTS
 from vidclf.data.fingerprints import Fingerprint, fingerprint_of, needs_decoding
-from vidclf.data.likeness import SharedView, cells_of, same_moments, shared_views
+from vidclf.data.likeness import SharedView, cells_of, shared_views
 from vidclf.data.manifest import Entry, content_digest, in_order, readable_digest
+from vidclf.data.moments import same_moments
 from vidclf.progress import Advance, silent
 
 _CELL_WEIGHT, _FIRST_CELL, _MOST_CELLS = 0.8, 3, 5
 """What each place that two clips share beyond the first three adds to their likeness, five places at most."""
 _COPY = 0.78
-"""Agreement from which on two clips are copies; see `likeness.same_moments`.
+"""Agreement from which on two clips are copies; see `moments.same_moments`.
 
 Of 240 copies of 20 real clips, made in twelve ways, 237 reach it (`benchmarks/leaks.py`). Takes of one
 movement before one wall may reach it too.

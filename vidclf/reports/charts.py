@@ -29,14 +29,13 @@ _MAX_COLUMNS = 3
 
 
 def apply_theme(figure: Figure) -> Figure:
-    """Gives a figure the look that all share."""
+    """Gives a figure the look that all share, but for Plotly's template."""
     for axes, most in ((figure.select_xaxes, _MAX_XTICKS), (figure.select_yaxes, _MAX_YTICKS)):
         for axis in axes({"type": "log"}):
             low, high = axis.domain or (0, 1)
             ticks = _log_ticks(_positive_values(figure, axis), round(most * (high - low)))
             axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks] if ticks else None)
     return figure.update_layout(
-        template="plotly_white",
         title=None,
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c1c1c"},
         hoverlabel={"bgcolor": "white", "align": "left"},

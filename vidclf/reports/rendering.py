@@ -22,6 +22,7 @@ _PLOTLY_CONFIG = {
     "showSendToCloud": False,  # on by default, and would send a study's values to another's server
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 }
+_TEMPLATE = plotly.io.templates["plotly_white"].to_plotly_json()
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,19 @@ def figure_html(figure: Figure, div_id: str) -> Markup:
     The figure is left as it is; names of its traces, titles, annotations and texts on its axes are plain
     text, which Plotly would else read as HTML, as a class called ``<br>``.
     """
-    shown = apply_theme(Figure(figure))
+    layout = figure.layout.to_plotly_json()
+    layout.pop("template", None)  # to validate it would take longer than all else
+    shown = apply_theme(Figure(figure.data, layout))
     shown.for_each_trace(_escape_trace)
     for each_axis in (shown.for_each_xaxis, shown.for_each_yaxis):
         each_axis(lambda axis: axis.title.update(text=_escaped(axis.title.text)))
         each_axis(lambda axis: axis.update(categoryarray=_escaped(axis.categoryarray)))
     shown.for_each_annotation(lambda annotation: annotation.update(text=_escaped(annotation.text)))
+    plain = shown.to_dict()
+    plain["layout"]["template"] = _TEMPLATE
     text = plotly.io.to_html(
-        shown,
+        plain,
+        validate=False,
         config=_PLOTLY_CONFIG,
         include_plotlyjs=False,
         full_html=False,

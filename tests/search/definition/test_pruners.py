@@ -211,7 +211,10 @@ def test_every_pruner_is_tried() -> None:
         assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "wilcoxon" else ()) for name in PRUNERS],
+)
 @pytest.mark.parametrize("cut", rounds([1, 3], [1, 2, 3, 5]))
 def test_a_trial_that_goes_on_is_judged_as_an_unbroken_one(name: str, cut: int, three: Space) -> None:
     """In each of two equal studies every second trial runs; in one it is cut short and goes on."""

@@ -100,7 +100,10 @@ def test_every_sampler_is_tried_on_every_kind_of_space_it_takes() -> None:
         assert all(field.description for key, field in kind.model_fields.items() if key != "name")
 
 
-@pytest.mark.parametrize(("name", "table"), ACCEPTED)
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [pytest.param(*pair, marks=pytest.mark.slow if pair[0] == "gp" else ()) for pair in ACCEPTED],
+)
 def test_proposals_are_valid_and_follow_the_seed(name: str, table: str, tmp_path: Path) -> None:
     space, settings = space_of(tmp_path, table), settings_of(name)
     assert list(sampler_problems(settings, space, 1)) == []
@@ -132,6 +135,7 @@ def test_proposals_of_supervisors_that_share_a_study_differ(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_nothing_optuna_says_of_a_sampler_is_left_to_the_user(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -257,6 +261,7 @@ def test_a_grid_needs_points_and_has_not_too_many(tmp_path: Path) -> None:
     assert "up to 1000000000000 points" in found
 
 
+@pytest.mark.slow
 def test_several_objectives(tmp_path: Path) -> None:
     space = space_of(tmp_path, "ranges")
     refused = {

@@ -332,6 +332,7 @@ def test_what_another_command_may_be_making_on_a_server_is_not_deleted(
     assert open_study(definition, shared).stored["uuid"] == "theirs"
 
 
+@pytest.mark.slow
 def test_commands_that_start_a_study_at_the_same_moment_make_one(
     folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -477,6 +477,7 @@ def test_who_comes_first_leads_and_the_next_one_when_it_has_gone(scripted: Scrip
     assert third.shared
 
 
+@pytest.mark.slow
 def test_others_end_with_the_study_and_not_before(
     scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
     assert known == {"latency/p50_ms": 5.0}, "whoever waits for an answer computes nothing"
 
 
+@pytest.mark.slow
 def test_a_latency_measured_beside_other_work_rejects_nothing(
     scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,14 +117,20 @@ def test_the_last_configuration_runs_again_too_however_soon_its_worker_died(scri
 
 def test_a_configuration_that_kills_its_workers_is_given_up_and_counts(scripted: ScriptedStudy) -> None:
     scripted.text = scripted.text.replace("trials = 4", "trials = 2\nretries = 1")
-    opened, ending = scripted.run(
-        lambda task, _: None if task.experiment["model"]["kind"] == "svm" else complete(0.5)
-    )
+
+    def dies_late(task: RunTask, _: Connection) -> Outcome | None:
+        if task.experiment["model"]["kind"] != "svm":
+            return complete(0.5)
+        Attempt(task.folder).checkpoint.mkdir(exist_ok=True)
+        return None
+
+    opened, ending = scripted.run(dies_late)
     assert ending == "finished"
     states = scripted.states(opened)
     given_up = [row for row in opened.rows() if row.state == "failed"]
     assert states.count("died") == len(given_up) >= 1
     assert given_up[0].reason == "given up: the worker died: SIGKILL, 2 times in all"
+    assert not opened.attempt(given_up[0].number).checkpoint.exists()  # nothing goes on from it
     assert opened.logical() == 2
     assert not opened.attempt(given_up[0].number).checkpoint.exists()
 
@@ -222,6 +228,7 @@ def test_repeats_reach_the_worker_and_their_means_the_pruner(scripted: ScriptedS
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.4}
 
 
+@pytest.mark.slow
 def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(
     scripted: ScriptedStudy,
 ) -> None:

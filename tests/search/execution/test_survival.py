@@ -172,6 +172,7 @@ def cut(path: Path, generator: random.Random) -> Callable[[], None]:
 OWN_FILES = ("attempt.json", "result.json", "metrics.jsonl", "config.toml", "delivery.json")
 
 
+@pytest.mark.slow
 def test_a_cut_file_of_the_store_is_named_or_does_no_harm(store: Store) -> None:
     generator = random.Random(1)
     opened = make_optuna_study(store)
@@ -207,6 +208,7 @@ def _harmless(path: Path, whole: bytes) -> bool:
     return left == whole.rstrip() or path.name in ("metrics.jsonl", "delivery.json")
 
 
+@pytest.mark.slow
 def test_a_run_whose_delivery_was_cut_is_not_doubled(store: Store) -> None:
     generator = random.Random(2)
     opened = make_optuna_study(store)
