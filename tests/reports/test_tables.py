@@ -4,7 +4,13 @@ from rich.table import Table
 
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, TrialRow
-from vidclf.reports.tables import PARAMS, html_table, markdown_table, study_leaderboard, trial_columns
+from vidclf.reports.tables import (
+    html_table,
+    markdown_table,
+    params_column,
+    study_leaderboard,
+    trial_columns,
+)
 
 
 def row(number: int, value: float, ms: float | None = 1.0, base: str = "svm", shape: str = "") -> TrialRow:
@@ -59,7 +65,7 @@ def test_without_latency_there_is_no_front() -> None:
 
 def test_pages_and_markdown_have_the_same_columns() -> None:
     ranked = ranking.ranked([row(3, 0.8, base="a|b"), row(4, 0.9)], "maximize")
-    columns = [*trial_columns("val/f1", ranked), PARAMS]
+    columns = [*trial_columns("val/f1", ranked), params_column({})]
     table = html_table(columns, ranked[::-1], lambda row: "front" if row.number == 3 else "")
     assert table.headings == ["rank", "trial", "base", "val/f1", "ms a clip", "MB", "searched values"]
     assert table.left == {"base", "searched values"}
