@@ -211,7 +211,7 @@ def interval_of(row: ModelRow, group: RowGroup) -> Interval | None:
         return None
     classes = {label: index for index, label in enumerate(sorted({*table["label"], *table["predicted"]}))}
     labels, guesses = (table[column].map(classes).to_numpy(np.int64) for column in ("label", "predicted"))
-    tries = max(len(group.ranked), 1)
+    tries = max(group.tries, 1)
     return intervals.interval(name, labels, guesses, list(table["group"]), CONFIDENCE, tries)
 
 

@@ -130,7 +130,7 @@ def _section(title: str, reading: str, figure: Figure | None, lacking: str) -> P
 
 def _facts(report: GroupReport) -> Mapping[str, str]:
     group, best = report.group, report.group.choice
-    facts = {"models compared": f"{len(group.ranked):,}"}
+    facts = {"models compared": f"{group.tries:,}"}
     if best is not None:
         facts = {
             f"{metric_words(group.metric)}{judged_on(group)}": ranking.figure(best.value, ".3f"),
@@ -139,7 +139,8 @@ def _facts(report: GroupReport) -> Mapping[str, str]:
             **facts,
         }
         if best.confirmed is not None:
-            facts = {f"{metric_words(group.metric)} by confirm": f"{best.score:.3f}", **facts}
+            source = "on fresh seeds" if best.confirmed.optimistic else "by confirm"
+            facts = {f"{metric_words(group.metric)} {source}": f"{best.score:.3f}", **facts}
     if report.baselines.val_clips:
         facts["clips judged on"] = f"{report.baselines.val_clips:,}"
     majority = report.baselines.majority

@@ -189,12 +189,17 @@ class RowGroup:
 
     @cached_property
     def twins(self) -> dict[int, list[ModelRow]]:
-        """By `id` of a leader: the ranked rows after it that say the same of every clip of val."""
-        leaders, found = {id(row) for row in self.leaders}, dict[int, list[ModelRow]]()
-        for row, first in ranking.with_twins(self.ranked, ModelRow.answers):
-            if first is not row and id(first) in leaders:
+        """By `id` of a row: the ranked rows after it that say the same of every clip of val."""
+        found: dict[int, list[ModelRow]] = {}
+        for row, first in ranking.with_twins(self.ranked[: ranking.MOST_TWINS], ModelRow.answers):
+            if first is not row:
                 found.setdefault(id(first), []).append(row)
         return found
+
+    @cached_property
+    def tries(self) -> int:
+        """Ranked models; those that predict the same are one."""
+        return len(self.ranked) - sum(map(len, self.twins.values()))
 
     def rank(self, row: ModelRow) -> int | None:
         """From 1; ``None`` where the row is not ranked."""

@@ -242,7 +242,7 @@ def notes(
 def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
     if not group.ranked:
         return
-    tries = len(group.ranked)
+    tries = group.tries
     if group.metric.startswith("test/"):
         yield (
             f"Ranked by test, which so chooses among {plural(tries, 'model')}: the best figure is selected, "

@@ -15,7 +15,8 @@ OTHER_LOAD = "latency/other_load"
 """Share of the machine's cores that other processes used while latencies were measured."""
 CONTENDED = "latency/contended"
 """Marks a latency that was measured beside other trials: it rejects nothing, and is measured again."""
-_MOST_TWINS = 200
+MOST_TWINS = 200
+"""Of the best models those among which twins are looked for: each takes its predictions to be read."""
 _BUSY = 0.1
 """Share of the machine's cores from which on other work makes latencies too long to be believed."""
 
@@ -137,7 +138,7 @@ def twins(rows: Sequence[Row], answers: Callable[[Row], object]) -> dict[int, in
         rows: Of one study, best first; those beyond the first 200 are not looked at.
         answers: See `with_twins`.
     """
-    pairs = with_twins(rows[:_MOST_TWINS], answers)
+    pairs = with_twins(rows[:MOST_TWINS], answers)
     return {row.number: first.number for row, first in pairs if first is not row}
 
 
