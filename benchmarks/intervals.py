@@ -16,22 +16,18 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import brentq
 
-from vidclf.evaluation.intervals import KNOWN, Tallies, ends, interval
+from vidclf.evaluation.intervals import KNOWN, Tallies, ends
 from vidclf.evaluation.significance import (
-    PairedComparison,
-    Verdict,
-    best_among,
     contrast,
-    paired,
     sign_flip_p,
     spent_alpha,
 )
@@ -53,9 +49,9 @@ LEAST, MOST = 0.93, 0.99
 ALPHA = 0.05
 _PLACES = 3_000_000
 """Tallies that are held at a time."""
-_SHARED = 0.5
+SHARED = 0.5
 """Share of a group's difficulty that all models feel alike."""
-_HARD = 0.3
+HARD = 0.3
 """Share of the variance of an outcome that is the clip's, for all models alike."""
 
 
@@ -220,12 +216,12 @@ def compared(design: Design, metric: str, challengers: Sequence[float], sets: in
         sizes = design.drawn_sizes(design.ease(shared, generator)).ravel()
         group = np.repeat(np.arange(some * design.groups), sizes)
         labels = design.classes_of(group, generator)
-        clip = math.sqrt(_HARD) * generator.normal(size=len(group))
+        clip = math.sqrt(HARD) * generator.normal(size=len(group))
         made, rights = [], []
         for accuracy in (design.accuracy, *challengers):
             latent = latent_correlation(accuracy, design.correlation)
-            own = math.sqrt(1 - _SHARED) * generator.normal(size=shared.shape) + math.sqrt(_SHARED) * shared
-            noise = clip + math.sqrt(1 - _HARD) * generator.normal(size=len(group))
+            own = math.sqrt(1 - SHARED) * generator.normal(size=shared.shape) + math.sqrt(SHARED) * shared
+            noise = clip + math.sqrt(1 - HARD) * generator.normal(size=len(group))
             hard = math.sqrt(latent) * own.ravel()[group] + math.sqrt(1 - latent) * noise
             rights.append(hard < special.ndtri(accuracy))
             made.append(design.tallied(some, group, labels, design.guessed(labels, rights[-1], generator)))
@@ -339,73 +335,6 @@ def promotions(sets: int, tries: int = 10) -> None:
         print(f"{groups:8d} {groups * MEAN_SIZE:6d} {cells}")
 
 
-def choosing(sets: int, metric: str = "accuracy") -> None:
-    """Prints how often who is called the best is not, and how often the interval of the chosen one holds."""
-    print("\nThe best of several, correlation 0.2, 12 groups, accuracy; in percent")
-    columns = ("best put out", "one left", "left of all", "all pairs", "interval holds", "tries ignored")
-    print(f"{'models':>24} " + " ".join(f"{name:>14}" for name in columns))
-    design = Design(3, False, 12, "equal", 0.2, 0.8)
-    for models, lead in itertools.product((2, 3, 5, 10), (0.0, 0.1)):
-        accuracies = [design.accuracy + lead, *[design.accuracy] * (models - 1)]
-        found = chosen(design, metric, accuracies, sets)
-        shares = " ".join(f"{100 * share:14.1f}" for share in found)
-        print(f"{f'{models}, one by {lead:+.1f}' if lead else f'{models} equal':>24} {shares}")
-
-
-def chosen(design: Design, metric: str, accuracies: Sequence[float], sets: int) -> Values:
-    """Of sets on which models are compared, the first of which is the best (or as good as the others).
-
-    Returns:
-        Share of the sets where the first is put out, and where one alone is left; share of the models that
-        are left, by `best_among` and by tests of all pairs; share of the sets where the interval of the model
-        with the best figure holds, with and without the tries.
-    """
-    generator, models = np.random.default_rng(design.groups), len(accuracies)
-    counted = np.zeros(6)
-    for _ in range(sets):
-        group = np.repeat(np.arange(design.groups), design.fixed_sizes())
-        labels = design.classes_of(group, generator)
-        guesses = correlated(design, accuracies, group, labels, generator)
-        pairs = {
-            (one, other): paired(metric, labels, guesses[one], guesses[other], group, ALPHA)
-            for one, other in itertools.combinations(range(models), 2)
-        }
-
-        def at(one: int, other: int, alpha: float, pairs: dict[Any, Any] = pairs) -> PairedComparison:
-            pair: PairedComparison = pairs[one, other]
-            told = pair.p < alpha
-            verdict: Verdict = ("better" if pair.difference > 0 else "worse") if told else "cannot tell"
-            return replace(pair, verdict=verdict)
-
-        for place, alpha in enumerate((ALPHA, ALPHA * (models - 1) / math.comb(models, 2))):
-            found = best_among(models, at, alpha)
-            assert found is not None
-            counted[place + 2] += len(found.candidates) / models
-            if place == 0:
-                counted[:2] += 0 not in found.candidates, len(found.candidates) == 1
-        best = int(np.argmax([(guess == labels).mean() for guess in guesses]))
-        for place, tries in ((4, models), (5, 1)):
-            held = interval(metric, labels, guesses[best], group, tries=tries)
-            assert held is not None
-            counted[place] += held.low <= accuracies[best] <= held.high
-    return counted / sets
-
-
-def correlated(
-    design: Design, accuracies: Sequence[float], group: Labels, labels: Labels, generator: np.random.Generator
-) -> list[Labels]:
-    """Guesses of models that find the same groups and clips hard in part."""
-    shared, clip = generator.normal(size=design.groups), math.sqrt(_HARD) * generator.normal(size=len(group))
-    made = []
-    for accuracy in accuracies:
-        latent = latent_correlation(accuracy, design.correlation)
-        own = math.sqrt(1 - _SHARED) * generator.normal(size=design.groups) + math.sqrt(_SHARED) * shared
-        noise = clip + math.sqrt(1 - _HARD) * generator.normal(size=len(group))
-        hard = math.sqrt(latent) * own[group] + math.sqrt(1 - latent) * noise
-        made.append(design.guessed(labels, hard < special.ndtri(accuracy), generator))
-    return made
-
-
 def not_worse(sets: int, margin: float = 0.05) -> None:
     """Prints how often a challenger passes as no worse than the champion by a margin."""
     lost = (0.0, 0.02, 0.05, 0.1)
@@ -443,8 +372,6 @@ def main() -> None:
         power(options.sets)
         promotions(options.sets)
         not_worse(options.sets)
-    if options.only in (None, "choosing"):
-        choosing(options.sets)
 
 
 if __name__ == "__main__":
