@@ -312,7 +312,7 @@ def _note(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor], d
         log.note(kind, packet)
         log.copied += source.nbytes
         queued = kwargs.get("non_blocking") or (packet is aten.copy_ and len(args) > 2 and args[2])
-        if kind == "d2h" or not (queued and log.pinned(source)):
+        if not queued or (kind == "h2d" and not log.pinned(source)):
             log.note("sync", f"{packet} {kind}")
     elif packet in _CROSSING - _COPIES and any(
         item.dtype == torch.bool or (item.device.type == "cpu" and item.dim()) for item in tensors[1:]
