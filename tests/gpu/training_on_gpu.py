@@ -12,6 +12,7 @@ from tests.clips import write_squares
 from tests.gpu.fits import Sets, build, fit, on_both, sets
 from tests.gpu.standin import gpu, log
 from vidclf.data.manifest import read_manifest
+from vidclf.models import devices
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.views import View
 
@@ -72,14 +73,18 @@ def test_kernels_of_augmentation_do_not_grow_with_the_batch(clips: Sets) -> None
     assert trained.count("kernel", "prefetch") <= 40 * 2
 
 
-@pytest.mark.xfail(strict=True, reason="the thread that reads ahead is on the first GPU")
 def test_a_second_gpu_chosen_by_the_caller(clips: Sets) -> None:
     with gpu():
         torch.cuda.set_device(1)
         try:
-            fit(clips, views=1, epochs=3, **{"model.frozen_stages": 1})
+            trained = fit(clips, views=1, epochs=3, **{"model.frozen_stages": 1})
         finally:
             torch.cuda.set_device(0)
+        assert trained.classifier.forward_.views.device == torch.device("cuda", 1)
+        assert [devices.used_name(), trained.classifier.predict_proba(clips[1]).tolist()] == [
+            "stand-in",
+            trained.shares.tolist(),
+        ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch.nn import functional
 from vidclf.config import digest
 from vidclf.data.clips import ClipSet
 from vidclf.evaluation import metrics
-from vidclf.models import training
+from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
@@ -158,9 +158,8 @@ class NeuralClassifier:
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
         """Leaves torch's global random state as it was, and has cuDNN compute the same each time."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with (
-            torch.random.fork_rng(devices),
+            devices.forked_rng(devices.current()),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         ):
             yield
@@ -204,7 +203,7 @@ class NeuralClassifier:
 
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
-        device = training.device()
+        device = devices.current()
         network = VideoNetwork(
             self.network,
             weights=weights,
@@ -224,7 +223,7 @@ class NeuralClassifier:
             augment_seed=self.augment_seed,
             augment=self.augment,
             device=device,
-            room=torch.cuda.mem_get_info()[0] // 4 if device.type == "cuda" else 0,
+            room=devices.free_bytes(device)[0] // 4,
         )
         self.forward_ = Forward(
             self.network,
@@ -248,7 +247,7 @@ class NeuralClassifier:
         weights = np.ones(self.classes)
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
-        device = training.device()
+        device = self.forward_.views.device
         class_weights = torch.from_numpy(weights).float().to(device)
         labels = torch.from_numpy(clips.labels).to(device)
         batches = training.batches(order, self.batch_size)
@@ -302,7 +301,7 @@ class NeuralClassifier:
         # Out here, as inside a handler the traceback would still hold the failed attempt's tensors.
         progress.parts = 2 * self.accumulation
         progress.optimizer.zero_grad()
-        torch.cuda.empty_cache()
+        devices.release_memory()
         return self._accumulate(inputs, targets, class_weights, progress.parts)
 
     def _accumulate(
@@ -333,13 +332,13 @@ class NeuralClassifier:
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
         return self._over_views(
-            clips, self.classes, lambda inputs: self.forward_.logits(inputs).double().softmax(dim=1)
+            clips, self.classes, lambda inputs: devices.exact(self.forward_.logits(inputs)).softmax(dim=1)
         )
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The pooled features before the head, the mean over the evaluation views; shape (clips, width)."""
         width = self.network_.width
-        return self._over_views(clips, width, lambda inputs: self.forward_.embeddings(inputs).double())
+        return self._over_views(clips, width, lambda inputs: devices.exact(self.forward_.embeddings(inputs)))
 
     def _over_views(
         self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]
