@@ -48,7 +48,7 @@ def test_augmented_pixels_differ_by_rounding_alone(clips: Sets, frozen: int) -> 
     def pixels() -> torch.Tensor:
         made = build(augment=True, **{"model.frozen_stages": frozen})
         made.initialise()
-        return made.forward_.views.pixels(clips[0], 0, View(True, 1)).cpu()
+        return made.forward_.views.pixels(clips[0], [0], View(True, 1)).cpu()
 
     with gpu():
         ours = pixels()

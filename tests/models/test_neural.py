@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from vidclf import config
+from vidclf.data.augmentation import DrawnView
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
@@ -98,7 +99,7 @@ def weights(model: NeuralClassifier) -> dict[str, torch.Tensor]:
 
 def eval_pixels(model: NeuralClassifier, clips: ClipSet) -> torch.Tensor:
     view = View(augmented=False, number=0)
-    return torch.stack([model.forward_.views.pixels(clips, index, view) for index in range(len(clips))])
+    return model.forward_.views.pixels(clips, range(len(clips)), view)
 
 
 def scripted_scores(monkeypatch: pytest.MonkeyPatch, **curves: list[float]) -> None:
@@ -260,13 +261,13 @@ def test_without_val_clips_the_last_epoch_is_kept() -> None:
 @pytest.mark.parametrize(("views", "expected"), [(0, [1, 2, 3, 4]), (1, [0, 0, 0, 0]), (3, [1, 2, 0, 1])])
 def test_epochs_take_views_in_turns(views: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
-    original = views_module.train_view
+    original = views_module.draw_view
 
-    def spy(*arguments: Any, **options: Any) -> torch.Tensor:
+    def spy(*arguments: Any, **options: Any) -> DrawnView:
         seen.append((options["clip"], options["view"]))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(views_module, "train_view", spy)
+    monkeypatch.setattr(views_module, "draw_view", spy)
     fitted("tiny2d", **{"train.epochs": 4, "train.views": views, "train.patience": 0})
     epochs = [seen[start : start + 16] for start in range(0, 64, 16)]
     assert [{view for _, view in epoch} for epoch in epochs] == [{view} for view in expected]

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vidclf.config import digest
 from vidclf.data.clips import ClipSet
+from vidclf.data.staging import to_device
 from vidclf.evaluation import metrics
 from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
@@ -50,7 +51,7 @@ class NeuralClassifier:
         interpolation: How pictures are resized for evaluation, as the weights want it.
         mean: Of each channel, for values 0 to 1.
         std: Standard deviation of each channel.
-        augment: Keyword arguments of `train_view`.
+        augment: Keyword arguments of `vidclf.data.augmentation.draw_view`.
         network_: The network; after `fit` with the weights of the best epoch.
         forward_: From clips to the network's logits.
         parts_: Parts in which a batch was worked off: ``accumulation``, or twice that once memory ran out.
@@ -177,7 +178,7 @@ class NeuralClassifier:
     def exportable(self, clips: ClipSet, temperature: float) -> ExportableNetwork:
         """See `Classifier.exportable`."""
         views = self.forward_.views
-        pixels = torch.stack([views.pixels(clips, 0, view) for view in views.evaluation()])
+        pixels = torch.cat([views.pixels(clips, [0], view) for view in views.evaluation()])
         one = self.eval_views == 1  # of several views the mean of the probabilities is calibrated, outside
         graph = ProbabilityGraph(self.network_, temperature if one else 1.0)
         return ExportableNetwork(
@@ -248,8 +249,7 @@ class NeuralClassifier:
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
         device = self.forward_.views.device
-        class_weights = torch.from_numpy(weights).float().to(device)
-        labels = torch.from_numpy(clips.labels).to(device)
+        class_weights = to_device(torch.from_numpy(weights).float(), device)
         batches = training.batches(order, self.batch_size)
         view = View(augmented=True, number=epoch % self.views if self.views else epoch)
         # Sums stay on the device until the epoch is over: to read one is to wait for all that is queued.
@@ -258,19 +258,20 @@ class NeuralClassifier:
         for step, (indices, inputs) in enumerate(zip(batches, inputs_of_batches, strict=True)):
             lr = self._set_lr(progress.optimizer, epoch - 1 + (step + 0.5) / len(batches))
             progress.optimizer.zero_grad()
-            targets = labels[torch.from_numpy(indices).to(device)]
+            targets = to_device(torch.from_numpy(clips.labels[indices]), device)
             loss, hits = self._backward(inputs, targets, class_weights, progress)
             if self.clip_grad > 0:
                 torch.nn.utils.clip_grad_norm_(self.network_.parameters(), self.clip_grad)
             progress.optimizer.step()
             loss_sum += loss * float(weights[clips.labels[indices]].sum())
             correct += hits
-        mean_loss = loss_sum.item() / float(weights[clips.labels[order]].sum())
+        summed, right = torch.stack([loss_sum, correct]).tolist()
+        mean_loss = summed / float(weights[clips.labels[order]].sum())
         if not math.isfinite(mean_loss):
             raise training.diverged(epoch, lr)
         return {
             "epoch/train/loss": mean_loss,
-            "epoch/train/accuracy": correct.item() / len(order),
+            "epoch/train/accuracy": right / len(order),
             "epoch/lr": lr,
         }
 
@@ -331,28 +332,25 @@ class NeuralClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
-        return self._over_views(
-            clips, self.classes, lambda inputs: devices.exact(self.forward_.logits(inputs)).softmax(dim=1)
-        )
+        logits = self._over_views(clips, self.classes, self.forward_.logits)
+        return np.asarray(logits.softmax(dim=2).sum(dim=0) / self.eval_views)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The pooled features before the head, the mean over the evaluation views; shape (clips, width)."""
-        width = self.network_.width
-        return self._over_views(clips, width, lambda inputs: devices.exact(self.forward_.embeddings(inputs)))
+        features = self._over_views(clips, self.network_.width, self.forward_.embeddings)
+        return np.asarray(features.sum(dim=0) / self.eval_views)
 
-    def _over_views(
-        self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]
-    ) -> NDArray[np.float64]:
-        """What ``compute`` makes of the clips, the mean over their evaluation views; shape (clips, width)."""
+    def _over_views(self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``compute`` makes of the clips' evaluation views; float64 (views, clips, width)."""
         self.network_.eval()
         batches = training.batches(range(len(clips)), self.batch_size)
-        total = np.zeros((len(clips), width))
+        # They stay on the device until all are there: to read one is to wait for all that is queued.
+        values = [torch.empty(0, width, device=self.forward_.views.device)]
         for view in self.forward_.views.evaluation():
-            for indices, inputs in zip(batches, self.forward_.inputs(clips, batches, view), strict=True):
+            for inputs in self.forward_.inputs(clips, batches, view):
                 with torch.inference_mode():
-                    values = compute(inputs)
-                total[indices] += values.cpu().numpy()
-        return total / self.eval_views
+                    values.append(compute(inputs))
+        return torch.cat(values).cpu().double().view(self.eval_views, len(clips), width)
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of all weights in main memory."""

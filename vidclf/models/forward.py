@@ -1,9 +1,12 @@
 """From clips to logits: pixels, precision, and the cached outputs of the frozen part."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +21,24 @@ from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import View, Views
 
 _LARGEST = torch.finfo(torch.float16).max
+_UNWRITTEN = 2
+"""Batches of new outputs that wait to be written at most."""
 _POOLED_AT_ONCE = 8
 """Clips that go through a network together where only its pooled features are wanted."""
+
+
+class _Loaded(NamedTuple):
+    """What was read ahead of a batch.
+
+    Attributes:
+        entries: Where the frozen part's outputs are kept.
+        outputs: Those that were kept; ``None`` where there was none.
+        pixels: Of the clips that lack one; ``None`` where all have one.
+    """
+
+    entries: Sequence[Path]
+    outputs: list[Tensor | None]
+    pixels: Tensor | None
 
 
 class Forward:
@@ -62,12 +81,20 @@ class Forward:
         """
         # A set without a store is one that nothing may be remembered of: it is being timed.
         comes_again = self._fixed_views or not view.augmented
-        kept = self._activations if self._keeps and comes_again and clips.store is not None else None
-        load = partial(self._load, clips, view, kept)
-        for indices, loaded in zip(batches, training.prefetched(load, batches), strict=True):
-            if kept is not None:
-                self._fill(kept, [kept.entry(clips, index, view) for index in indices], loaded)
-            yield torch.stack(loaded)
+        if not self._keeps or not comes_again or clips.store is None:
+            yield from training.prefetched(lambda indices: self.views.pixels(clips, indices, view), batches)
+            return
+        load = partial(self._load, clips, view, self._activations)
+        with ThreadPoolExecutor(1) as writer:
+            written: deque[Future[None]] = deque()
+            for loaded in training.prefetched(load, batches):
+                if loaded.pixels is not None:
+                    written.append(writer.submit(self._fill(self._activations, loaded, loaded.pixels)))
+                    if len(written) > _UNWRITTEN:
+                        written.popleft().result()
+                yield torch.stack([output for output in loaded.outputs if output is not None])
+            for writing in written:
+                writing.result()
 
     def logits(self, inputs: Tensor) -> Tensor:
         """float32 (B, classes) of pixels (B, T, 3, size, size), or of what the frozen part made of them."""
@@ -102,24 +129,21 @@ class Forward:
         with torch.no_grad(), self._autocast():
             return self.network.prefix(self.normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
 
-    def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> list[Tensor]:
-        """Of each clip what was kept of the view, else its pixels."""
-        items = []
-        for index in indices:
-            output = None if kept is None else kept.read(kept.entry(clips, index, view))
-            items.append(self.views.pixels(clips, index, view) if output is None else output)
-        return items
+    def _load(self, clips: ClipSet, view: View, kept: ActivationCache, indices: Batch) -> _Loaded:
+        entries = [kept.entry(clips, index, view) for index in indices]
+        outputs = kept.read(entries)
+        lacking = [index for index, output in zip(indices, outputs, strict=True) if output is None]
+        return _Loaded(entries, outputs, self.views.pixels(clips, lacking, view) if lacking else None)
 
-    def _fill(self, kept: ActivationCache, entries: Sequence[Path], loaded: list[Tensor]) -> None:
-        """Replaces pixels by the frozen part's output, and keeps it."""
-        lacking = [place for place, item in enumerate(loaded) if item.dtype == torch.uint8]
+    def _fill(self, kept: ActivationCache, loaded: _Loaded, pixels: Tensor) -> Callable[[], None]:
+        """Adds what the frozen part makes of the pixels; what comes back writes it."""
         # One by one on a CPU, so that no output depends, by a rounding, on the clips beside it.
-        size = 1 if self.views.device.type == "cpu" else max(1, len(lacking))
-        for places in training.batches(lacking, size):
-            pixels = torch.stack([loaded[place] for place in places])
-            for place, output in zip(places, self._frozen(pixels), strict=True):
-                kept.keep(entries[place], output)
-                loaded[place] = output
+        at_once = 1 if self.views.device.type == "cpu" else len(pixels)
+        made = torch.cat([self._frozen(part) for part in torch.split(pixels, at_once)])
+        places = [place for place, output in enumerate(loaded.outputs) if output is None]
+        for place, output in zip(places, made, strict=True):
+            loaded.outputs[place] = output
+        return kept.keep([loaded.entries[place] for place in places], made)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """What the network takes, float32, of pixels (B, T, 3, size, size), uint8."""
