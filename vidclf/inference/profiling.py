@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from joblib import cpu_count
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from vidclf.models import devices
 from vidclf.models.saved import SavedModel
 
 MEBIBYTE = 2**20
@@ -167,9 +169,7 @@ def reset_peak_memory() -> None:
     """Has `peak_memory_mb` count from now on, where the system can: Linux, and CUDA."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    devices.reset_peak_memory()
 
 
 def peak_memory_mb() -> float:
@@ -195,20 +195,13 @@ def cuda_memory_mb() -> dict[str, float]:
         ``cost/cuda_allocated_mb``: what torch's tensors took; ``cost/cuda_reserved_mb``: what its allocator
         held for them. Empty in a process that has used no CUDA device.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    devices = range(torch.cuda.device_count())
-    return {
-        "cost/cuda_allocated_mb": sum(map(torch.cuda.max_memory_allocated, devices)) / MEBIBYTE,
-        "cost/cuda_reserved_mb": sum(map(torch.cuda.max_memory_reserved, devices)) / MEBIBYTE,
-    }
+    kinds: tuple[Literal["allocated", "reserved"], ...] = ("allocated", "reserved")
+    peaks = {f"cost/cuda_{kind}_mb": devices.peak_memory(kind) for kind in kinds}
+    return {name: peak / MEBIBYTE for name, peak in peaks.items() if peak is not None}
 
 
 def environment() -> dict[str, str]:
     """The machine, the libraries and the code's version, as text by name; empty where unknown."""
-    import torch
-
     versions = {}
     for library in _LIBRARIES:
         try:
@@ -222,7 +215,7 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or ""),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": devices.used_name(),
         **versions,
         "git_commit": commit,
         "git_dirty": dirty,

@@ -21,7 +21,7 @@ from vidclf.config import digest
 from vidclf.data.clips import ClipSet
 from vidclf.data.staging import to_device
 from vidclf.evaluation import metrics
-from vidclf.models import training
+from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import FitState
 from vidclf.models.forward import Forward
@@ -159,9 +159,8 @@ class NeuralClassifier:
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
         """Leaves torch's global random state as it was, and has cuDNN compute the same each time."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with (
-            torch.random.fork_rng(devices),
+            devices.forked_rng(devices.current()),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         ):
             yield
@@ -205,7 +204,7 @@ class NeuralClassifier:
 
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
-        device = training.device()
+        device = devices.current()
         network = VideoNetwork(
             self.network,
             weights=weights,
@@ -225,7 +224,7 @@ class NeuralClassifier:
             augment_seed=self.augment_seed,
             augment=self.augment,
             device=device,
-            room=torch.cuda.mem_get_info()[0] // 4 if device.type == "cuda" else 0,
+            room=devices.free_bytes(device)[0] // 4,
         )
         self.forward_ = Forward(
             self.network,
@@ -249,7 +248,7 @@ class NeuralClassifier:
         weights = np.ones(self.classes)
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
-        device = training.device()
+        device = self.forward_.views.device
         class_weights = to_device(torch.from_numpy(weights).float(), device)
         batches = training.batches(order, self.batch_size)
         view = View(augmented=True, number=epoch % self.views if self.views else epoch)
@@ -303,7 +302,7 @@ class NeuralClassifier:
         # Out here, as inside a handler the traceback would still hold the failed attempt's tensors.
         progress.parts = 2 * self.accumulation
         progress.optimizer.zero_grad()
-        torch.cuda.empty_cache()
+        devices.release_memory()
         return self._accumulate(inputs, targets, class_weights, progress.parts)
 
     def _accumulate(

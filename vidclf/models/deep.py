@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from vidclf.data.clips import ClipSet
-from vidclf.models import training
+from vidclf.models import devices
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
@@ -45,7 +45,7 @@ class DeepFeatures:
     @cached_property
     def _forward(self) -> Forward:
         """Made when first asked for, as weights take a while to load."""
-        device = training.device()
+        device = devices.current()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             network = VideoNetwork(
@@ -78,7 +78,7 @@ class DeepFeatures:
 
     def matrix(self, clips: ClipSet) -> Vector:
         """The pooled features of every clip, shape (clips, width)."""
-        values: Vector = self._forward.pooled(clips).double().cpu().numpy()
+        values: Vector = self._forward.pooled(clips).cpu().double().numpy()
         return values
 
     def parameters(self) -> int:

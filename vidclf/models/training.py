@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from vidclf.evaluation import metrics
+from vidclf.models import devices
 from vidclf.models.train_config import Monitor, OptimizerName, Precision, Schedule
 
 Item = TypeVar("Item")
@@ -27,15 +28,13 @@ _PREFETCHED = 2
 """Batches made ahead of the one in use."""
 
 
-def device() -> torch.device:
-    """Where networks compute in this process: the current GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def bf16_is_native() -> bool:
     """Whether the device that would train has bf16 arithmetic of its own."""
-    if torch.cuda.is_available():
+    device = devices.current()
+    if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
         return bool(torch.cpu._is_avx512_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
@@ -50,17 +49,22 @@ def bf16_agrees() -> bool:
     2**-9 of a value; the limit of 2 % of the largest leaves room for sums.
     """
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device())
-    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device())
+    device = devices.current()
+    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device)
+    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device)
     with torch.no_grad():
         exact = functional.conv3d(inputs, weights, padding=1)
-        with torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             rounded = functional.conv3d(inputs, weights, padding=1).float()
     return bool((exact - rounded).abs().max() < 0.02 * exact.abs().max())
 
 
 def auto_precision() -> Precision:
     """What ``auto`` means here."""
+    return cast(Precision, devices.fact("precision", _auto_precision))
+
+
+def _auto_precision() -> Precision:
     return "bf16" if bf16_is_native() and bf16_agrees() else "fp32"
 
 

@@ -1,0 +1,143 @@
+"""Training on the stand-in; run by `test_on_standin`."""
+
+import gc
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.clips import write_squares
+from tests.gpu.fits import Sets, build, fit, on_both, sets
+from tests.gpu.standin import gpu, log
+from vidclf.data.manifest import read_manifest
+from vidclf.models import devices
+from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.views import View
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    return sets(read_manifest(write_squares(tmp_path_factory.mktemp("c"), groups=8, frames=12, size=48)))
+
+
+@pytest.fixture(autouse=True)
+def unlimited() -> None:
+    for memory in log.memory:
+        memory.limit = None
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("frozen", "views"), [(0, 0), (1, 2), (2, 0), (3, 2)])
+@pytest.mark.parametrize("network", ["tiny2d", "tiny3d"])
+def test_figures_are_those_of_the_cpu_and_no_tensor_is_on_the_wrong_device(
+    clips: Sets, tmp_path: Path, *, network: str, frozen: int, views: int, precision: str
+) -> None:
+    keys = {"model.frozen_stages": frozen, "views": views, "precision": precision}
+    ours, theirs = on_both(clips, tmp_path, network=network, **keys)
+    near = 1e-4 if precision == "fp32" else 5e-2
+    np.testing.assert_allclose(ours.shares, theirs.shares, atol=near)
+    assert ours.losses == pytest.approx(theirs.losses, abs=near)
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+def test_augmented_pixels_differ_by_rounding_alone(clips: Sets, frozen: int) -> None:
+    def pixels() -> torch.Tensor:
+        made = build(augment=True, **{"model.frozen_stages": frozen})
+        made.initialise()
+        return made.forward_.views.pixels(clips[0], [0], View(True, 1)).cpu()
+
+    with gpu():
+        ours = pixels()
+    assert (ours.int() - pixels().int()).abs().max() <= 3
+
+
+def test_no_step_waits_for_the_device(clips: Sets) -> None:
+    with gpu():
+        trained = fit(clips, augment=True, epochs=3)
+    steps = -(-len(clips[0]) // 4)
+    waits = {place: n for (kind, _, place), n in trained.epochs[-1].items() if kind == "sync" and n >= steps}
+    assert not waits
+
+
+def test_kernels_of_augmentation_do_not_grow_with_the_batch(clips: Sets) -> None:
+    with gpu():
+        trained = fit(clips, augment=True, batch_size=8, epochs=3)
+    assert trained.count("kernel", "prefetch") <= 40 * 2
+
+
+def test_a_second_gpu_chosen_by_the_caller(clips: Sets) -> None:
+    with gpu():
+        torch.cuda.set_device(1)
+        try:
+            trained = fit(clips, views=1, epochs=3, **{"model.frozen_stages": 1})
+        finally:
+            torch.cuda.set_device(0)
+        assert trained.classifier.forward_.views.device == torch.device("cuda", 1)
+        assert [devices.used_name(), trained.classifier.predict_proba(clips[1]).tolist()] == [
+            "stand-in",
+            trained.shares.tolist(),
+        ]
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        0.95,
+        pytest.param(0.7, marks=pytest.mark.xfail(strict=True, reason="validation has no smaller batches")),
+        pytest.param(0.35, marks=pytest.mark.xfail(strict=True, reason="parts are doubled once")),
+        pytest.param(0.03, marks=pytest.mark.xfail(strict=True, reason="reading ahead fails")),
+    ],
+)
+def test_too_little_memory_is_lived_with(tmp_path: Path, share: float) -> None:
+    clips = sets(read_manifest(write_squares(tmp_path, groups=8, takes=2, frames=12, size=48)))
+    memory, need = log.memory[0], dict[int, int]()
+
+    def measure(step: int, _: Mapping[str, float]) -> None:
+        need[step] = memory.peak - memory.alive
+        log.reset()
+
+    def limit(step: int, _: Mapping[str, float]) -> None:
+        if step == 1:
+            memory.limit = memory.alive + int(need[2] * share)
+
+    with gpu():
+        build(batch_size=8).fit(*clips, measure)
+        made = build(batch_size=8)
+        made.fit(*clips, limit)
+    assert made.parts_ > 1
+
+
+def test_nothing_stays_on_the_device_after_a_trial(clips: Sets) -> None:
+    left = []
+    for _ in range(3):
+        with gpu():
+            fit(clips, epochs=1)
+        gc.collect()
+        left.append(log.memory[0].alive)
+    assert left[0] == left[2]
+
+
+def test_a_fit_goes_on_from_its_checkpoint(
+    clips: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, train = [], NeuralClassifier._train_epoch
+
+    def counted(self: NeuralClassifier, *args: object) -> dict[str, float]:
+        trained.append(args[1])
+        return train(self, *args)
+
+    def cut(step: int, _: Mapping[str, float]) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(NeuralClassifier, "_train_epoch", counted)
+    with gpu():
+        with pytest.raises(KeyboardInterrupt):
+            build().fit(*clips, cut, tmp_path)
+        resumed = fit(clips, tmp_path)
+        assert trained == [1, 2]
+        np.testing.assert_array_equal(resumed.shares, fit(clips).shares)
