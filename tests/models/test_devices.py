@@ -128,9 +128,3 @@ def test_a_device_has_failed_where_it_computes_no_more(found: Found, monkeypatch
     assert not devices.failed()
     raised.clear()
     assert not devices.failed()
-
-
-def test_double_precision_where_the_device_has_none_is_computed_elsewhere() -> None:
-    elsewhere = torch.ones(2)
-    on_mps: Any = SimpleNamespace(device=torch.device("mps"), cpu=lambda: elsewhere)
-    assert devices.exact(on_mps).dtype == devices.exact(elsewhere).dtype == torch.float64

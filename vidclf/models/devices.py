@@ -14,7 +14,6 @@ from vidclf.exceptions import InputError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 VARIABLE = "VIDCLF_DEVICE"
 
@@ -109,11 +108,6 @@ def free_bytes(device: "torch.device") -> tuple[int, int]:
     if device.type not in ("cuda", "xpu"):
         return 0, 0
     return cast(tuple[int, int], _module(device.type).mem_get_info(device))
-
-
-def exact(values: "Tensor") -> "Tensor":
-    """The values in double precision; in main memory where the device has none."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 @contextlib.contextmanager
