@@ -288,16 +288,13 @@ def _recoloured(pictures: Tensor, steps: Tensor, effects: Sequence[_Effect]) -> 
         effects: What `_effects` says of them, which only the CPU knows without waiting.
     """
     values = pictures.flatten(2)
-    matrices, of_mean, shifts = (
-        steps[..., :9].reshape(*steps.shape[:2], 3, 3),
-        steps[..., 9:12],
-        steps[..., 12:, None],
-    )
+    matrices = steps[..., :9].reshape(*steps.shape[:2], 3, 3)
+    of_means, shifts = steps[..., None, 9:12], steps[..., 12:, None]
     for place, effect in enumerate(effects):
         matrix, shift = matrices[:, place], shifts[:, place]
         hued = _with_hue(values, shift) if effect.hue else values
         if effect.colour:
-            added = (values.mean(dim=2) * of_mean[:, place]).sum(dim=1)[:, None, None] if effect.mean else 0.0
+            added = of_means[:, place] @ values.mean(dim=2, keepdim=True) if effect.mean else 0.0
             values = matrix @ values if effect.mix else values.mul_(matrix[:, :1, :1])
             values = (values.add_(added) if effect.mean else values).clamp_(0, 255).floor_()
         if effect.hue:
