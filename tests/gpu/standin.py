@@ -86,6 +86,7 @@ _COPIES = {aten._to_copy, aten.copy_}
 _CROSSING = {*_COPIES, aten.index, aten.index_put_, aten._index_put_impl_}
 """Operations that take tensors of several devices."""
 _NO_KERNEL = {
+    aten._unsafe_view,
     *(aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach),
     *(aten.lift_fresh, aten.alias, aten._local_scalar_dense),
 }

@@ -57,9 +57,6 @@ def test_augmented_pixels_differ_by_rounding_alone(clips: Sets, frozen: int) -> 
     assert (ours.int() - pixels().int()).abs().max() <= 3
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a step waits for the indices of its batch, and augmentation for each clip"
-)
 def test_no_step_waits_for_the_device(clips: Sets) -> None:
     with gpu():
         trained = fit(clips, augment=True, epochs=3)
@@ -68,7 +65,6 @@ def test_no_step_waits_for_the_device(clips: Sets) -> None:
     assert not waits
 
 
-@pytest.mark.xfail(strict=True, reason="augmentation runs some 27 kernels a clip")
 def test_kernels_of_augmentation_do_not_grow_with_the_batch(clips: Sets) -> None:
     with gpu():
         trained = fit(clips, augment=True, batch_size=8, epochs=3)

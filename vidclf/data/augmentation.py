@@ -29,7 +29,7 @@ from vidclf.data.video import Frames
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Width to height of random crops, as in torchvision's `RandomResizedCrop`."""
 _CROP_ATTEMPTS = 10
-_GREY = (0.2989, 0.587, 0.114)
+_GREY = np.array([0.2989, 0.587, 0.114])
 """Share of each channel in a picture's grey, as in torchvision."""
 
 
@@ -41,8 +41,9 @@ class DrawnView:
         frames: Indices of the frames of the grid, shape (T,).
         boxes: Top, left, height and width of the crop in pixels, int (rows, 4).
         flips: Whether it is mirrored, shape (rows,).
-        colours: Of each step of its recolouring the factors of the pixel, of its grey and of the picture's
-            mean grey, and the shift of its hue as a share of the circle, float32 (rows, steps, 4).
+        colours: Of each step of its recolouring the matrix that a pixel is multiplied by, row by row, the
+            factors of the picture's mean red, green and blue that are added, and the shift of its hue as a
+            share of the circle, float32 (rows, steps, 13).
         turns: Degrees counter-clockwise, float32 (rows, 1); (rows, 0) where nothing turns.
     """
 
@@ -94,7 +95,7 @@ def draw_view(
         chosen,
         np.array(boxes),
         np.array(flips),
-        np.array(colours, np.float32).reshape(len(boxes), -1, 4),
+        np.array(colours, np.float32).reshape(len(boxes), -1, 13),
         np.array(turns, np.float32)[:, None][:, : rotation > 0],
     )
 
@@ -144,7 +145,7 @@ def train_views(
     # What was drawn is few values: they go in one copy.
     packed = np.stack(
         [
-            np.column_stack([_crop_axes(view, size), view.colours.reshape(rows, 4 * steps), view.turns])
+            np.column_stack([_crop_axes(view, size), view.colours.reshape(rows, 13 * steps), view.turns])
             for view in drawn
         ]
     )
@@ -155,8 +156,8 @@ def train_views(
     )
     values = resampled(pictures, axes, size, "bilinear").flatten(0, 1)
     effects = _effects(np.concatenate([view.colours for view in drawn]))
-    values = _recoloured(values, colours[:, : 4 * steps].view(clips * frames, steps, 4), effects)
-    turned = _rotated(values, colours[:, 4 * steps :])
+    values = _recoloured(values, colours[:, : 13 * steps].view(clips * frames, steps, 13), effects)
+    turned = _rotated(values, colours[:, 13 * steps :])
     return turned.to(torch.uint8).view(clips, frames, 3, size, size)
 
 
@@ -252,28 +253,29 @@ def _colour_steps(generator: np.random.Generator, strengths: Sequence[float]) ->
     Always draws alike, so that one strength leaves the others alone.
     """
     brightness, contrast, saturation, hue = (strength * generator.uniform(-1, 1) for strength in strengths)
+    one, none = np.eye(3), np.zeros(3)
     steps = [
-        [1 + brightness, 0.0, 0.0, 0.0],
-        [1 + contrast, 0.0, -contrast, 0.0],
-        [1 + saturation, -saturation, 0.0, 0.0],
-        [1.0, 0.0, 0.0, hue],
+        [*((1 + brightness) * one).flat, *none, 0],
+        [*((1 + contrast) * one).flat, *(-contrast * _GREY), 0],
+        [*((1 + saturation) * one - saturation * _GREY).flat, *none, 0],
+        [*one.flat, *none, hue],
     ]
     return [steps[index] for index in generator.permutation(len(steps)) if strengths[index] > 0]
 
 
 class _Effect(NamedTuple):
-    """Whether a step changes any picture's colours, by its grey, by the mean of its grey, or its hue."""
+    """Whether a step changes any picture's colours, mixes channels, adds of the mean, or changes hue."""
 
     colour: bool
-    grey: bool
+    mix: bool
     mean: bool
     hue: bool
 
 
 def _effects(steps: NDArray[np.float32]) -> list[_Effect]:
-    """Of each step of pictures, (pictures, steps, 4)."""
-    grey, mean, hue = np.moveaxis(steps[..., 1:] != 0, 2, 0)
-    columns = [part.any(axis=0).tolist() for part in (~hue, grey, mean, hue)]
+    """Of each step of pictures, (pictures, steps, 13)."""
+    mix, mean, hue = (steps[..., column] != 0 for column in (1, 9, 12))
+    columns = [part.any(axis=0).tolist() for part in (~hue, mix, mean, hue)]
     return list(map(_Effect, *columns))
 
 
@@ -282,20 +284,21 @@ def _recoloured(pictures: Tensor, steps: Tensor, effects: Sequence[_Effect]) -> 
 
     Args:
         pictures: float32 (N, 3, H, W); may be overwritten.
-        steps: As in `DrawnView`, for all pictures or each, (1 or N, steps, 4).
+        steps: As in `DrawnView`, for all pictures or each, (1 or N, steps, 13).
         effects: What `_effects` says of them, which only the CPU knows without waiting.
     """
     values = pictures.flatten(2)
-    one, greys = torch.eye(3, device=steps.device), torch.tensor(_GREY).to(steps.device)
+    matrices = steps[..., :9].reshape(*steps.shape[:2], 3, 3)
+    of_means, shifts = steps[..., None, 9:12], steps[..., 12:, None]
     for place, effect in enumerate(effects):
-        scale, of_grey, of_mean, shift = steps[:, place, :, None, None].unbind(1)
-        shifted = _with_hue(values, shift) if effect.hue else values
+        matrix, shift = matrices[:, place], shifts[:, place]
+        hued = _with_hue(values, shift) if effect.hue else values
         if effect.colour:
-            offset = of_mean * (values.mean(dim=2) @ greys)[:, None, None] if effect.mean else None
-            values = (scale * one + of_grey * greys) @ values if effect.grey else values.mul_(scale)
-            values = (values if offset is None else values.add_(offset)).clamp_(0, 255).floor_()
+            added = of_means[:, place] @ values.mean(dim=2, keepdim=True) if effect.mean else 0.0
+            values = matrix @ values if effect.mix else values.mul_(matrix[:, :1, :1])
+            values = (values.add_(added) if effect.mean else values).clamp_(0, 255).floor_()
         if effect.hue:
-            values = torch.where(shift != 0, shifted, values)
+            values = torch.where(shift != 0, hued, values)
     return values.view_as(pictures)
 
 
@@ -310,7 +313,8 @@ def _with_hue(values: Tensor, shift: Tensor) -> Tensor:
         by_red / range_,
         torch.where(largest == green, 2 + by_green / range_, 4 + by_blue / range_),
     )
-    places = (sixths.nan_to_num(0) + 6 * shift + torch.tensor([5.0, 3.0, 1.0]).to(values.device)[:, None]) % 6
+    of_channels = torch.arange(5, 0, -2, device=values.device)[:, None]
+    places = (sixths.nan_to_num(0) + 6 * shift + of_channels) % 6
     return (largest - range_ * torch.minimum(places, 4 - places).clamp(0, 1)).mul(255.999 / 255).floor()
 
 

@@ -42,12 +42,12 @@ def resampled(pictures: Tensor, axes: Tensor, size: int, interpolation: str) -> 
     """
     begin, step, first, end = axes[..., None, None].unbind(dim=3)
     height, width = pictures.shape[2:4]
-    middles = begin + step * (torch.arange(size, device=axes.device)[:, None] + 0.5)
-    pixels = torch.arange(max(height, width), device=axes.device) + 0.5
+    middles = torch.addcmul(begin, step, torch.arange(0.5, size, device=axes.device)[:, None])
+    pixels = torch.arange(0.5, max(height, width), device=axes.device)
     weights = _FILTERS[interpolation]((pixels - middles).abs() / step.abs().clamp(min=1))
     weights = weights * ((pixels > first) & (pixels < end))
     down, across = (weights / weights.sum(dim=-1, keepdim=True)).unbind(dim=2)
     rows = down[..., :height] @ pictures.float().flatten(3)
     lines = rows.view(*rows.shape[:3], width, 3).permute(0, 1, 4, 2, 3)
     views: Tensor = lines @ across[:, :, None, :, :width].mT
-    return views.round().clamp(0, 255)
+    return views.round_() if interpolation == "bilinear" else views.round_().clamp_(0, 255)
