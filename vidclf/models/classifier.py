@@ -183,10 +183,10 @@ class NeuralClassifier:
         views = self.forward_.views
         pixels = torch.cat([views.pixels(clips, [0], view) for view in views.evaluation()])
         one = self.eval_views == 1  # of several views the mean of the probabilities is calibrated, outside
-        graph = ProbabilityGraph(self.network_, temperature if one else 1.0)
-        return ExportableNetwork(
-            graph, self.forward_.normalised(pixels), self._arguments(), 1.0 if one else temperature
-        )
+        network = copy.deepcopy(self.network_).cpu()  # a graph would remember the GPU
+        graph = ProbabilityGraph(network, temperature if one else 1.0)
+        normalised = self.forward_.normalised(pixels).cpu()
+        return ExportableNetwork(graph, normalised, self._arguments(), 1.0 if one else temperature)
 
     def batched(self, clips: int) -> Self:
         """A classifier of the same network that takes so many clips at once."""
