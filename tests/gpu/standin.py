@@ -373,6 +373,9 @@ def gpu(total: int = 16 << 30, major: int = 9) -> Iterator[Log]:
         "max_memory_allocated": lambda device=None: memory(device).peak,
         "max_memory_reserved": lambda device=None: memory(device).peak,
         "reset_peak_memory_stats": reset_peak,
+        "set_per_process_memory_fraction": lambda share, device: setattr(
+            memory(device), "limit", int(share * total)
+        ),
         "empty_cache": lambda: None,
         "manual_seed_all": lambda _: None,
         "get_rng_state": lambda *_: torch.get_rng_state(),

@@ -11,9 +11,11 @@ import torch
 from tests.clips import write_squares
 from tests.gpu.fits import Sets, build, fit, on_both, sets
 from tests.gpu.standin import gpu, log
+from vidclf.data import cache
 from vidclf.data.manifest import read_manifest
 from vidclf.models import devices
 from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,32 +85,90 @@ def test_a_second_gpu_chosen_by_the_caller(clips: Sets) -> None:
         ]
 
 
-@pytest.mark.parametrize(
-    "share",
-    [
-        0.95,
-        pytest.param(0.7, marks=pytest.mark.xfail(strict=True, reason="validation has no smaller batches")),
-        pytest.param(0.35, marks=pytest.mark.xfail(strict=True, reason="parts are doubled once")),
-        pytest.param(0.03, marks=pytest.mark.xfail(strict=True, reason="reading ahead fails")),
-    ],
-)
-def test_too_little_memory_is_lived_with(tmp_path: Path, share: float) -> None:
-    clips = sets(read_manifest(write_squares(tmp_path, groups=8, takes=2, frames=12, size=48)))
-    memory, need = log.memory[0], dict[int, int]()
+@pytest.fixture(scope="module")
+def need(many: Sets) -> dict[int, int]:
+    """Bytes that an epoch of so many clips a step takes, beside what stays."""
+    memory, found = log.memory[0], dict[int, int]()
+    for clips in (1, 8):
 
-    def measure(step: int, _: Mapping[str, float]) -> None:
-        need[step] = memory.peak - memory.alive
-        log.reset()
+        def measure(step: int, _: Mapping[str, float], clips: int = clips) -> None:
+            found[clips] = memory.peak - memory.alive
+            log.reset()
+
+        with gpu():
+            build(batch_size=clips).fit(*many, measure)
+    return found
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    folder = tmp_path_factory.mktemp("many")
+    return sets(read_manifest(write_squares(folder, groups=8, takes=2, frames=12, size=48)))
+
+
+@pytest.mark.parametrize(("share", "parts"), [(0.7, 2), (0.35, 4), (0.12, 8)])
+def test_too_little_memory_is_lived_with(
+    many: Sets, need: Mapping[int, int], share: float, parts: int
+) -> None:
+    assert parts < 8 or need[8] * share < need[1], "less than one clip a step takes"
 
     def limit(step: int, _: Mapping[str, float]) -> None:
         if step == 1:
-            memory.limit = memory.alive + int(need[2] * share)
+            log.memory[0].limit = log.memory[0].alive + int(need[8] * share)
 
     with gpu():
-        build(batch_size=8).fit(*clips, measure)
         made = build(batch_size=8)
-        made.fit(*clips, limit)
-    assert made.parts_ > 1
+        made.fit(*many, limit)
+    assert made.parts_ == parts
+
+
+def test_what_stays_on_the_device_is_given_up_first(many: Sets) -> None:
+    held = []
+
+    def limit(step: int, _: Mapping[str, float]) -> None:
+        cache = made.forward_._activations
+        held.append(sum(output.nbytes for output in cache._held.values()))
+        if step == 2:
+            log.memory[0].limit = log.memory[0].alive + 2**14
+
+    keys = {"views": 1, "epochs": 3, "batch_size": 4, "model.frozen_stages": 2}
+    with gpu():
+        expected = fit(many, **keys)
+        made = build(**keys)
+        made.fit(*many, limit)
+        assert held[2] > held[3] == 0
+        assert made.parts_ == 1
+        np.testing.assert_allclose(made.predict_proba(many[1]), expected.shares, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_frozen_part_and_validation_take_fewer_clips_at_once(
+    many: Sets, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    most, through = [], VideoNetwork._through
+
+    def limited(self: VideoNetwork, stages: torch.nn.Module, clips: torch.Tensor) -> torch.Tensor:
+        if clips.device.type == "cuda" and len(clips) > at_once:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        most.append(len(clips))
+        return through(self, stages, clips)
+
+    with gpu():
+        expected = fit(many, views=1, epochs=1, **{"model.frozen_stages": 3})
+        monkeypatch.setattr(VideoNetwork, "_through", limited)
+        monkeypatch.setattr(cache, "load", lambda *_: None)
+        ours = fit(many, views=1, epochs=1, **{"model.frozen_stages": 3})
+    assert max(most) == at_once
+    np.testing.assert_allclose(ours.shares, expected.shares, atol=1e-5)
+
+
+def test_workers_that_share_a_gpu_share_its_memory(clips: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.SHARING, "4")
+    monkeypatch.setattr(devices, "_used", [])
+    with gpu(total=400 << 20):
+        made = build(**{"model.frozen_stages": 2})
+        made.initialise()
+        assert made.forward_.views.room * 4 == log.memory[0].limit == 100 << 20
 
 
 def test_nothing_stays_on_the_device_after_a_trial(clips: Sets) -> None:

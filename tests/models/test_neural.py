@@ -333,7 +333,7 @@ def test_loss_is_torchs_cross_entropy_whole_or_in_two_parts(balance: str) -> Non
             assert torch.allclose(parameter.grad, gradient, atol=1e-5)
 
 
-def test_running_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_halves_the_batch_down_to_one_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     logits = Forward.logits
 
@@ -349,8 +349,34 @@ def test_running_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyP
     assert sizes == [4] + [2] * 8 + [2]
     assert model.describe()["cost/parts"] == 2
     limit = 1
+    model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
+    assert model.describe()["cost/parts"] == 4
+    limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
+
+
+@pytest.mark.parametrize("balance", ["none", "both"])
+def test_a_step_that_ran_out_of_memory_leaves_no_trace(balance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, failures = Forward.logits, [0]
+
+    def limited(self: Forward, inputs: torch.Tensor) -> torch.Tensor:
+        computed = logits(self, inputs)
+        if len(inputs) > 2:
+            failures[0] += 1
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return computed
+
+    keys = {"train.epochs": 2, "train.balance": balance, "model.frozen_stages": 0}
+    sets = clip_set(), clip_set(counts=(1, 1), seed=1)
+    expected = build(**{**keys, "train.accumulation": 2})
+    expected.fit(*sets, Record())
+    monkeypatch.setattr(Forward, "logits", limited)
+    model = build(**keys)
+    model.fit(*sets, Record())
+    assert failures == [1]
+    for name, values in model.network_.state_dict().items():
+        assert torch.equal(values, expected.network_.state_dict()[name]), name
 
 
 def test_a_loss_that_is_no_number_names_epoch_and_learning_rate() -> None:

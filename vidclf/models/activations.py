@@ -86,6 +86,12 @@ class ActivationCache:
         self.room -= values.nbytes
         return self._held.setdefault(entry, values.clone())
 
+    def drop(self) -> bool:
+        """Gives up what stays on the device; whether there was any."""
+        held, self.room = bool(self._held), 0
+        self._held.clear()
+        return held
+
     def keep(self, entries: Sequence[Path], values: Tensor) -> Callable[[], None]:
         """Begins to copy float16 outputs; what comes back writes them where there is room."""
         arrived = to_host([values])

@@ -25,6 +25,7 @@ from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import CheckpointWriter, FitState
 from vidclf.models.forward import Forward
+from vidclf.models.memory import BatchNormStatistics
 from vidclf.models.networks import FrozenNorm, Pooling
 from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import (
@@ -54,7 +55,8 @@ class NeuralClassifier:
         augment: Keyword arguments of `vidclf.data.augmentation.draw_view`.
         network_: The network; after `fit` with the weights of the best epoch.
         forward_: From clips to the network's logits.
-        parts_: Parts in which a batch was worked off: ``accumulation``, or twice that once memory ran out.
+        parts_: Parts in which a batch was worked off: ``accumulation``, twice that once memory had run out,
+            twice as many again the next time.
     """
 
     classes: int
@@ -227,7 +229,7 @@ class NeuralClassifier:
             augment_seed=self.augment_seed,
             augment=self.augment,
             device=device,
-            room=devices.free_bytes(device)[0] // 4,
+            room=devices.cache_bytes(device),
         )
         self.forward_ = Forward(
             self.network,
@@ -295,18 +297,25 @@ class NeuralClassifier:
     def _backward(
         self, inputs: Tensor, targets: Tensor, class_weights: Tensor, progress: FitState
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of the batch's mean loss; in twice the parts from the first time that memory runs out.
+        """Gradients of the batch's mean loss; in twice the parts each time that memory runs out.
 
         Returns:
             The loss, and how many clips are classified correctly; scalars on the device.
         """
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return self._accumulate(inputs, targets, class_weights, progress.parts)
-        # Out here, as inside a handler the traceback would still hold the failed attempt's tensors.
-        progress.parts = 2 * self.accumulation
-        progress.optimizer.zero_grad()
-        devices.release_memory()
-        return self._accumulate(inputs, targets, class_weights, progress.parts)
+        statistics = BatchNormStatistics(self.network_)
+        while True:
+            try:
+                return self._accumulate(inputs, targets, class_weights, progress.parts)
+            except RuntimeError as error:
+                largest = math.ceil(len(inputs) / progress.parts)
+                saved = self.forward_.memory.save(error, largest)
+                if saved is None:
+                    raise
+                progress.parts *= 1 + (saved == "clips")
+            # Out here, as inside the handler the traceback would still hold the failed attempt's tensors.
+            progress.optimizer.zero_grad()
+            statistics.restore()
+            devices.release_memory()
 
     def _accumulate(
         self, inputs: Tensor, targets: Tensor, class_weights: Tensor, parts: int
@@ -352,7 +361,7 @@ class NeuralClassifier:
         for view in self.forward_.views.evaluation():
             for inputs in self.forward_.inputs(clips, batches, view):
                 with torch.inference_mode():
-                    values.append(compute(inputs))
+                    values.append(self.forward_.memory.compute(compute, inputs))
         return torch.cat(values).cpu().double().view(self.eval_views, len(clips), width)
 
     def _weights(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from vidclf.exceptions import InputError
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     import torch
 
 VARIABLE = "VIDCLF_DEVICE"
+SHARING = "VIDCLF_GPU_WORKERS"
+"""The variable that says how many processes share the GPU's memory."""
 
 _OTHERS = ("mps", "xpu")
 """torch's accelerators that are used where no GPU of CUDA or ROCm is."""
+_OWN_MEMORY = ("cuda", "xpu")
 _OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory"),
     *("CUDNN_STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
@@ -43,6 +46,8 @@ def current() -> "torch.device":
     device = torch.device(kind, index)
     if device not in _used:
         _used.append(device)
+        if _share() < 1 and kind in _OWN_MEMORY:  # else who comes first leaves the others none
+            _module(kind).set_per_process_memory_fraction(_share(), device)
     return device
 
 
@@ -98,16 +103,22 @@ def used_name() -> str:
 
 
 def _name(device: "torch.device") -> str:
-    if device.type in ("cuda", "xpu"):
+    if device.type in _OWN_MEMORY:
         return str(_module(device.type).get_device_name(device))
     return device.type
 
 
-def free_bytes(device: "torch.device") -> tuple[int, int]:
-    """Bytes of the device's own memory, those that are free and all; 0 where it has none of its own."""
-    if device.type not in ("cuda", "xpu"):
-        return 0, 0
-    return cast(tuple[int, int], _module(device.type).mem_get_info(device))
+def cache_bytes(device: "torch.device") -> int:
+    """Bytes of the device's memory that caches of this process may take; 0 where it has none of its own."""
+    if device.type not in _OWN_MEMORY:
+        return 0
+    free, total = _module(device.type).mem_get_info(device)
+    return int(min(free, total * _share()) / 4)
+
+
+def _share() -> float:
+    """The share of a device's memory that is for this process."""
+    return 1 / int(os.environ.get(SHARING, "1"))
 
 
 @contextlib.contextmanager
@@ -115,7 +126,7 @@ def forked_rng(device: "torch.device") -> Iterator[None]:
     """Leaves torch's global random state as it was; MPS's own state cannot be kept."""
     import torch
 
-    indices = [device.index] if device.type in ("cuda", "xpu") else []
+    indices = [device.index] if device.type in _OWN_MEMORY else []
     with torch.random.fork_rng(indices, device_type=device.type if indices else "cuda"):
         yield
 

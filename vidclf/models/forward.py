@@ -4,9 +4,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.models import training
 from vidclf.models.activations import ActivationCache, weights_digest
 from vidclf.models.frame_gradients import FrameGradients
+from vidclf.models.memory import MemorySaver
 from vidclf.models.train_config import Cache, Precision
 from vidclf.models.training import Batch
 from vidclf.models.video_network import VideoNetwork
@@ -27,18 +28,19 @@ _POOLED_AT_ONCE = 8
 """Clips that go through a network together where only its pooled features are wanted."""
 
 
-class _Loaded(NamedTuple):
+@dataclass
+class _Loaded:
     """What was read ahead of a batch.
 
     Attributes:
-        entries: Where the frozen part's outputs are kept.
-        outputs: Those that were kept; ``None`` where there was none.
-        pixels: Of the clips that lack one; ``None`` where all have one.
+        pixels: Of the clips that lack the frozen part's output; ``None`` where all have one.
+        outputs: Of the frozen part, where they are kept; ``None`` where there was none.
+        entries: Where they are kept.
     """
 
-    entries: Sequence[Path]
-    outputs: list[Tensor | None]
     pixels: Tensor | None
+    outputs: list[Tensor | None] = field(default_factory=list)
+    entries: Sequence[Path] = ()
 
 
 class Forward:
@@ -67,8 +69,10 @@ class Forward:
         fixed_views: bool,
         cache: Cache,
     ) -> None:
-        self.network, self.views = network, views
+        self.network, self.views, self._pixels_by = network, views, views
         self._name, self._precision, self._fixed_views = name, precision, fixed_views
+        self.memory = MemorySaver(self._drop_cache, self._move_inputs)
+        self._loaded_ahead: deque[_Loaded] = deque()
         self._keeps = cache == "auto" and network.frozen_stages > 0 and network.frozen_norm == "eval"
         self._mean, self._std = (
             255 * torch.tensor(values, device=views.device).view(3, 1, 1) for values in (mean, std)
@@ -81,18 +85,20 @@ class Forward:
         """
         # A set without a store is one that nothing may be remembered of: it is being timed.
         comes_again = self._fixed_views or not view.augmented
-        if not self._keeps or not comes_again or clips.store is None:
-            yield from training.prefetched(lambda indices: self.views.pixels(clips, indices, view), batches)
-            return
-        load = partial(self._load, clips, view, self._activations)
+        kept = self._activations if self._keeps and comes_again and clips.store is not None else None
+        self._loaded_ahead.clear()
         with ThreadPoolExecutor(1) as writer:
             written: deque[Future[None]] = deque()
-            for loaded in training.prefetched(load, batches):
-                if loaded.pixels is not None:
-                    written.append(writer.submit(self._fill(self._activations, loaded, loaded.pixels)))
-                    if len(written) > _UNWRITTEN:
-                        written.popleft().result()
-                yield torch.stack([output for output in loaded.outputs if output is not None])
+            for loaded in training.prefetched(partial(self._load, clips, view, kept), batches):
+                if kept is not None:
+                    if loaded.pixels is not None:
+                        written.append(writer.submit(self._fill(kept, loaded, loaded.pixels)))
+                        if len(written) > _UNWRITTEN:
+                            written.popleft().result()
+                    loaded.pixels = self._stacked(loaded)
+                self._loaded_ahead.popleft()
+                assert loaded.pixels is not None
+                yield loaded.pixels
             for writing in written:
                 writing.result()
 
@@ -102,14 +108,15 @@ class Forward:
             if inputs.dtype == torch.uint8:
                 logits: Tensor = self.network(self.normalised(inputs))
             else:
-                logits = self.network.head(self.network.features(inputs.float()))
+                logits = self.network.head(self.network.features(inputs.to(self._mean.device).float()))
         return logits.float()
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """float32 (B, width): the pooled features that the head makes `logits` of."""
         with self._autocast(), self._gradients():
             pixels = inputs.dtype == torch.uint8
-            maps = self.network.prefix(self.normalised(inputs)) if pixels else inputs.float()
+            there = inputs.to(self._mean.device)
+            maps = self.network.prefix(self.normalised(there)) if pixels else there.float()
             return self.network.features(maps).float()
 
     def pooled(self, clips: ClipSet) -> Tensor:
@@ -119,7 +126,7 @@ class Forward:
         size = 1 if self.views.device.type == "cpu" else _POOLED_AT_ONCE
         batches = training.batches(range(len(clips)), size)
         rows = [
-            self._frozen(inputs) if inputs.dtype == torch.uint8 else inputs
+            self.memory.compute(self._frozen, inputs) if inputs.dtype == torch.uint8 else inputs
             for inputs in self.inputs(clips, batches, view)
         ]
         return torch.cat(rows)
@@ -129,17 +136,51 @@ class Forward:
         with torch.no_grad(), self._autocast():
             return self.network.prefix(self.normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
 
-    def _load(self, clips: ClipSet, view: View, kept: ActivationCache, indices: Batch) -> _Loaded:
-        entries = [kept.entry(clips, index, view) for index in indices]
-        outputs = kept.read(entries)
-        lacking = [index for index, output in zip(indices, outputs, strict=True) if output is None]
-        return _Loaded(entries, outputs, self.views.pixels(clips, lacking, view) if lacking else None)
+    def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> _Loaded:
+        loaded, lacking = _Loaded(None), indices.tolist()
+        if kept is not None:
+            loaded.entries = [kept.entry(clips, index, view) for index in indices]
+            loaded.outputs = kept.read(loaded.entries)
+            lacking = [index for index, output in zip(indices, loaded.outputs, strict=True) if output is None]
+        self._loaded_ahead.append(loaded)
+        if lacking:
+            loaded.pixels = self.memory.compute(
+                lambda some: self._pixels_by.pixels(clips, some, view), lacking
+            )
+        return loaded
+
+    def _stacked(self, loaded: _Loaded) -> Tensor:
+        """The outputs of a batch in one tensor."""
+
+        def stack(places: Sequence[int]) -> Tensor:
+            return torch.stack(
+                [output for output in loaded.outputs[places[0] :][: len(places)] if output is not None]
+            )
+
+        return self.memory.compute(stack, range(len(loaded.outputs)))
+
+    def _drop_cache(self) -> bool:
+        """Gives up the outputs that stay on the device; whether there were any."""
+        made = self.__dict__.get("_activations")
+        return made is not None and made.drop()
+
+    def _move_inputs(self) -> None:
+        """From now on inputs are made and wait in main memory."""
+        cpu = torch.device("cpu")
+        self._pixels_by = replace(self.views, device=cpu)
+        if "_activations" in self.__dict__:
+            self._activations.device = cpu
+        for loaded in list(self._loaded_ahead):
+            loaded.pixels = None if loaded.pixels is None else loaded.pixels.cpu()
+            loaded.outputs = [None if output is None else output.cpu() for output in loaded.outputs]
 
     def _fill(self, kept: ActivationCache, loaded: _Loaded, pixels: Tensor) -> Callable[[], None]:
         """Adds what the frozen part makes of the pixels; what comes back writes it."""
         # One by one on a CPU, so that no output depends, by a rounding, on the clips beside it.
         at_once = 1 if self.views.device.type == "cpu" else len(pixels)
-        made = torch.cat([self._frozen(part) for part in torch.split(pixels, at_once)])
+        parts = torch.split(pixels, at_once)
+        made = torch.cat([self.memory.compute(self._frozen, part) for part in parts])
+        made = made.to(self._pixels_by.device)
         places = [place for place, output in enumerate(loaded.outputs) if output is None]
         for place, output in zip(places, made, strict=True):
             loaded.outputs[place] = output
