@@ -36,17 +36,17 @@ def staged(clips: Sequence[tuple[Frames, NDArray[np.int64]]], device: torch.devi
     return to_device(batch, device)
 
 
-def to_host(values: Tensor) -> Callable[[], Tensor]:
-    """A copy in main memory; it is there when the function that comes back returns it."""
-    if values.device.type != "cuda":
-        copy = values.cpu()
-        return lambda: copy
-    copy = values.to("cpu", non_blocking=True)  # torch takes pinned memory for it
-    copied = torch.Event(values.device)
-    copied.record(torch.cuda.current_stream(values.device))
+def to_host(values: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Copies in main memory of tensors of one device; they are there when the function that comes back is."""
+    copies = [each.to("cpu", non_blocking=each.device.type == "cuda", copy=True) for each in values]
+    if not any(each.device.type == "cuda" for each in values):
+        return lambda: copies
+    # Torch takes pinned memory for such copies.
+    copied = torch.Event(values[0].device)
+    copied.record(torch.cuda.current_stream(values[0].device))
 
-    def arrived() -> Tensor:
+    def arrived() -> list[Tensor]:
         copied.synchronize()
-        return copy
+        return copies
 
     return arrived

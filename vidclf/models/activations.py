@@ -94,10 +94,10 @@ class ActivationCache:
 
     def keep(self, entries: Sequence[Path], values: Tensor) -> Callable[[], None]:
         """Begins to copy float16 outputs; what comes back writes them where there is room."""
-        arrived = to_host(values)
+        arrived = to_host([values])
 
         def write() -> None:
-            for entry, output in zip(entries, arrived(), strict=True):
+            for entry, output in zip(entries, *arrived(), strict=True):
                 cache.save(entry, output.contiguous().numpy())
 
         return write

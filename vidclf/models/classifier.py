@@ -23,7 +23,7 @@ from vidclf.data.staging import to_device
 from vidclf.evaluation import metrics
 from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.checkpoint import FitState
+from vidclf.models.checkpoint import CheckpointWriter, FitState
 from vidclf.models.forward import Forward
 from vidclf.models.memory import BatchNormStatistics
 from vidclf.models.networks import FrozenNorm, Pooling
@@ -108,7 +108,7 @@ class NeuralClassifier:
         Without val clips the last epoch's weights are kept, and nothing stops early.
         Step 0 also reports ``size/file_mb``: of the file of weights, in MiB; then every epoch is
         reported, also those that a checkpoint brings along. ``checkpoint`` is a folder that holds the state
-        after the last epoch; a fit of the same settings on the same clips goes on from it.
+        after one of the last epochs; a fit of the same settings on the same clips goes on from it.
 
         Raises:
             RuntimeError: The loss is no longer a number.
@@ -134,13 +134,16 @@ class NeuralClassifier:
                 progress.restore(checkpoint, identity)
             for epoch, curves in enumerate(progress.history, start=1):
                 report(epoch, curves)
-            while not self._finished(progress, judged=len(val) > 0):
-                epoch = len(progress.history) + 1
-                curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
-                progress.advance(curves, judged=len(val) > 0)
-                if checkpoint is not None:
-                    progress.save(checkpoint, identity)
-                report(epoch, curves)
+            judged = len(val) > 0
+            with CheckpointWriter(checkpoint, identity) as writer:
+                while not self._finished(progress, judged=judged):
+                    epoch = len(progress.history) + 1
+                    curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
+                    progress.advance(curves, judged=judged)
+                    writer.offer(progress)
+                    with writer.cut_here(progress):
+                        report(epoch, curves)
+                writer.write(progress)
             progress.restore_best()
             self.parts_ = progress.parts
 
@@ -182,10 +185,10 @@ class NeuralClassifier:
         views = self.forward_.views
         pixels = torch.cat([views.pixels(clips, [0], view) for view in views.evaluation()])
         one = self.eval_views == 1  # of several views the mean of the probabilities is calibrated, outside
-        graph = ProbabilityGraph(self.network_, temperature if one else 1.0)
-        return ExportableNetwork(
-            graph, self.forward_.normalised(pixels), self._arguments(), 1.0 if one else temperature
-        )
+        network = copy.deepcopy(self.network_).cpu()  # a graph would remember the GPU
+        graph = ProbabilityGraph(network, temperature if one else 1.0)
+        normalised = self.forward_.normalised(pixels).cpu()
+        return ExportableNetwork(graph, normalised, self._arguments(), 1.0 if one else temperature)
 
     def batched(self, clips: int) -> Self:
         """A classifier of the same network that takes so many clips at once."""
