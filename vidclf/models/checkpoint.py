@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vidclf.data.staging import to_host
 from vidclf.exceptions import TrialPruned
+from vidclf.models import devices
 from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
 
@@ -32,7 +33,8 @@ class FitState:
         best: Chooses the epoch whose weights are kept.
         stop: Counts epochs without improvement.
         history: Curves of each finished epoch.
-        best_weights: What training changes, as it was after the best epoch; on the device.
+        best_weights: What training changes, as it was after the best epoch; on the device while there is
+            memory.
         parts: In how many parts a batch is worked off.
     """
 
@@ -43,14 +45,34 @@ class FitState:
     parts: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    _on_device: bool = True
 
     def advance(self, curves: dict[str, float], *, judged: bool) -> None:
         """Takes note of a finished epoch; one that no val clips judge is the best so far."""
         self.history.append(curves)
         if not judged or self.best.improves(curves):
-            self.best_weights = {name: values.clone() for name, values in self._changing().items()}
+            self.best_weights = self._copied_weights()
         if judged:
             self.stop.improves(curves)
+
+    def leave_device(self) -> bool:
+        """Keeps the best weights in main memory from now on; whether they had taken the device's."""
+        held, self._on_device = (
+            any(values.device.type != "cpu" for values in self.best_weights.values()),
+            False,
+        )
+        self.best_weights = {name: values.cpu() for name, values in self.best_weights.items()}
+        return held
+
+    def _copied_weights(self) -> dict[str, Tensor]:
+        while True:
+            place = None if self._on_device else "cpu"
+            try:
+                return {name: values.to(place, copy=True) for name, values in self._changing().items()}
+            except RuntimeError as error:
+                if not (self._on_device and devices.is_out_of_memory(error)):
+                    raise
+            self.leave_device()
 
     def restore_best(self) -> None:
         """Gives the network the weights that it had after the best epoch."""

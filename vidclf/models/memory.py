@@ -1,6 +1,7 @@
 """What is done where a device's memory runs out."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,17 +20,26 @@ class MemorySaver:
     wait in main memory.
 
     Args:
-        drop_caches: Gives up what is kept on the device; whether anything was.
+        drop_cache: Gives up outputs that are kept on the device; whether there were any.
         move_inputs: Moves inputs to main memory, those that are still to be made, too.
 
     Attributes:
         at_once: Clips that are computed at once at most, where no gradients are wanted.
     """
 
-    def __init__(self, drop_caches: Callable[[], bool], move_inputs: Callable[[], None]) -> None:
-        self._drop_caches, self._move_inputs = drop_caches, move_inputs
+    def __init__(self, drop_cache: Callable[[], bool], move_inputs: Callable[[], None]) -> None:
+        self._caches, self._move_inputs = [drop_cache], move_inputs
         self._inputs_moved = False
         self.at_once: int | None = None
+
+    @contextlib.contextmanager
+    def also_dropping(self, drop: Callable[[], bool]) -> Iterator[None]:
+        """Meanwhile something else is kept on the device that can be given up."""
+        self._caches.append(drop)
+        try:
+            yield
+        finally:
+            self._caches.remove(drop)
 
     def save(self, error: RuntimeError, clips: int) -> Saving | None:
         """What is given up after an error, so that the same may be tried again.
@@ -44,7 +54,7 @@ class MemorySaver:
         """
         if not devices.is_out_of_memory(error):
             return None
-        if self._drop_caches():
+        if sum(drop() for drop in self._caches):
             return "caches"
         if clips > 1:
             return "clips"
