@@ -74,6 +74,8 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
 from torch.utils._pytree import tree_flatten, tree_map_only  # noqa: E402
 
+from vidclf.models import devices  # noqa: E402
+
 torch.cuda.is_available = lambda: False  # outside of `gpu`
 
 Result = TypeVar("Result")
@@ -341,7 +343,7 @@ _submit_plain = ThreadPoolExecutor.submit
 
 @contextlib.contextmanager
 def gpu(total: int = 16 << 30, major: int = 9) -> Iterator[Log]:
-    """torch finds CUDA devices; so do threads of `ThreadPoolExecutor`.
+    """torch finds CUDA devices that have not computed yet; so do threads of `ThreadPoolExecutor`.
 
     Args:
         total: Bytes of each device.
@@ -385,6 +387,7 @@ def gpu(total: int = 16 << 30, major: int = 9) -> Iterator[Log]:
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
+        stack.enter_context(patch.object(devices, "_used", []))
         stack.enter_context(patch.object(ThreadPoolExecutor, "submit", _submit))
         stack.enter_context(
             patch.object(torch, "inference_mode", torch.no_grad)

@@ -14,7 +14,7 @@ import torch
 from tests.services import missing
 
 FILES = sorted(Path(__file__).parent.glob("*_on_gpu.py"))
-SLOW = {"networks_on_gpu"}
+SLOW = {"networks_on_gpu", "commands_on_gpu"}
 """Files without a quick check."""
 
 
