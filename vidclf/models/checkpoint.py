@@ -32,7 +32,7 @@ class FitState:
         best: Chooses the epoch whose weights are kept.
         stop: Counts epochs without improvement.
         history: Curves of each finished epoch.
-        best_weights: What training changes, as it was after the best epoch; on the device.
+        best_weights: What training changes, as it was after the best epoch; in main memory.
         parts: In how many parts a batch is worked off.
     """
 
@@ -48,7 +48,8 @@ class FitState:
         """Takes note of a finished epoch; one that no val clips judge is the best so far."""
         self.history.append(curves)
         if not judged or self.best.improves(curves):
-            self.best_weights = {name: values.clone() for name, values in self._changing().items()}
+            changing = self._changing()
+            self.best_weights = dict(zip(changing, to_host(list(changing.values()))(), strict=True))
         if judged:
             self.stop.improves(curves)
 
@@ -90,9 +91,7 @@ class FitState:
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.stop = BestSoFar(**state["best"]), BestSoFar(**state["stop"])
-        self.parts, self.history = state["parts"], state["history"]
-        device = self.network.head[-1].weight.device
-        self.best_weights = {name: values.to(device) for name, values in state["best_weights"].items()}
+        self.parts, self.history, self.best_weights = state["parts"], state["history"], state["best_weights"]
 
     def _changing(self) -> dict[str, Tensor]:
         """What training changes."""
