@@ -12,11 +12,12 @@ from tests.clips import write_squares
 from tests.gpu.fits import Sets, build, fit, on_both, sets
 from tests.gpu.standin import gpu, log
 from vidclf.data import cache
+from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import read_manifest
-from vidclf.models import devices
+from vidclf.models import devices, training
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.video_network import VideoNetwork
-from vidclf.models.views import View
+from vidclf.models.views import View, Views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,19 +86,10 @@ def test_a_second_gpu_chosen_by_the_caller(clips: Sets) -> None:
         ]
 
 
-@pytest.fixture(scope="module")
-def need(many: Sets) -> dict[int, int]:
-    """Bytes that an epoch of so many clips a step takes, beside what stays."""
-    memory, found = log.memory[0], dict[int, int]()
-    for clips in (1, 8):
-
-        def measure(step: int, _: Mapping[str, float], clips: int = clips) -> None:
-            found[clips] = memory.peak - memory.alive
-            log.reset()
-
-        with gpu():
-            build(batch_size=clips).fit(*many, measure)
-    return found
+@pytest.fixture
+def not_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are read when needed, so that what memory holds at a time depends on no second thread."""
+    monkeypatch.setattr(training, "prefetched", map)
 
 
 @pytest.fixture(scope="module")
@@ -106,22 +98,52 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     return sets(read_manifest(write_squares(folder, groups=8, takes=2, frames=12, size=48)))
 
 
-@pytest.mark.parametrize(("share", "parts"), [(0.7, 2), (0.35, 4), (0.12, 8)])
-def test_too_little_memory_is_lived_with(
-    many: Sets, need: Mapping[int, int], share: float, parts: int
-) -> None:
-    assert parts < 8 or need[8] * share < need[1], "less than one clip a step takes"
+def limited_to(share: float, clips: Sets) -> NeuralClassifier:
+    """A network that was trained from the second epoch on with a share of the memory of the first."""
+    memory = log.memory[0]
 
     def limit(step: int, _: Mapping[str, float]) -> None:
         if step == 1:
-            log.memory[0].limit = log.memory[0].alive + int(need[8] * share)
+            memory.limit = memory.alive + int((memory.peak - memory.alive) * share)
+        log.reset()
 
     with gpu():
         made = build(batch_size=8)
-        made.fit(*many, limit)
-    assert made.parts_ == parts
+        made.fit(*clips, limit)
+    return made
 
 
+@pytest.mark.usefixtures("not_ahead")
+@pytest.mark.parametrize(("share", "parts"), [(0.95, 2), (0.7, 2), (0.35, 4), (0.2, 8)])
+def test_too_little_memory_is_lived_with(many: Sets, share: float, parts: int) -> None:
+    assert limited_to(share, many).parts_ == parts
+
+
+def test_too_little_memory_while_batches_are_read_ahead_is_lived_with(many: Sets) -> None:
+    assert limited_to(0.35, many).parts_ > 1
+
+
+@pytest.mark.usefixtures("not_ahead")
+def test_batches_that_find_no_memory_on_the_device_are_made_in_main_memory(
+    many: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_at, pixels = [], Views.pixels
+
+    def limited(self: Views, clips: ClipSet, indices: list[int], view: View) -> torch.Tensor:
+        if self.device.type == "cuda" and len(made_at) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        made_at.append(self.device.type)
+        return pixels(self, clips, indices, view)
+
+    with gpu():
+        expected = fit(many)
+        monkeypatch.setattr(Views, "pixels", limited)
+        ours = fit(many)
+    assert set(made_at[:2]) == {"cuda"} and set(made_at[2:]) == {"cpu"}
+    np.testing.assert_allclose(ours.shares, expected.shares, atol=1e-4)
+
+
+@pytest.mark.usefixtures("not_ahead")
 def test_what_stays_on_the_device_is_given_up_first(many: Sets) -> None:
     held = []
 
@@ -131,7 +153,7 @@ def test_what_stays_on_the_device_is_given_up_first(many: Sets) -> None:
         if step == 2:
             log.memory[0].limit = log.memory[0].alive + 2**14
 
-    keys = {"views": 1, "epochs": 3, "batch_size": 4, "model.frozen_stages": 2}
+    keys = {"views": 1, "epochs": 3, "batch_size": 2, "model.frozen_stages": 2}
     with gpu():
         expected = fit(many, **keys)
         made = build(**keys)
