@@ -37,13 +37,13 @@ def staged(clips: Sequence[tuple[Frames, NDArray[np.int64]]], device: torch.devi
 
 
 def to_host(values: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Copies in main memory of tensors of one device; they are there when the function that comes back is."""
+    """Copies in main memory, of tensors of one device: the function that comes back waits for them."""
     copies = [each.to("cpu", non_blocking=each.device.type == "cuda", copy=True) for each in values]
-    if not any(each.device.type == "cuda" for each in values):
+    device = next((each.device for each in values if each.device.type == "cuda"), None)
+    if device is None:
         return lambda: copies
-    # Torch takes pinned memory for such copies.
-    copied = torch.Event(values[0].device)
-    copied.record(torch.cuda.current_stream(values[0].device))
+    copied = torch.Event(device)
+    copied.record(torch.cuda.current_stream(device))
 
     def arrived() -> list[Tensor]:
         copied.synchronize()

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vidclf.data.staging import to_host
 from vidclf.exceptions import TrialPruned
-from vidclf.models import devices
 from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
 
@@ -33,8 +32,7 @@ class FitState:
         best: Chooses the epoch whose weights are kept.
         stop: Counts epochs without improvement.
         history: Curves of each finished epoch.
-        best_weights: What training changes, as it was after the best epoch; on the device while there is
-            memory.
+        best_weights: What training changes, as it was after the best epoch; in main memory.
         parts: In how many parts a batch is worked off.
     """
 
@@ -45,34 +43,15 @@ class FitState:
     parts: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    _on_device: bool = True
 
     def advance(self, curves: dict[str, float], *, judged: bool) -> None:
         """Takes note of a finished epoch; one that no val clips judge is the best so far."""
         self.history.append(curves)
         if not judged or self.best.improves(curves):
-            self.best_weights = self._copied_weights()
+            changing = self._changing()
+            self.best_weights = dict(zip(changing, to_host(list(changing.values()))(), strict=True))
         if judged:
             self.stop.improves(curves)
-
-    def leave_device(self) -> bool:
-        """Keeps the best weights in main memory from now on; whether they had taken the device's."""
-        held, self._on_device = (
-            any(values.device.type != "cpu" for values in self.best_weights.values()),
-            False,
-        )
-        self.best_weights = {name: values.cpu() for name, values in self.best_weights.items()}
-        return held
-
-    def _copied_weights(self) -> dict[str, Tensor]:
-        while True:
-            place = None if self._on_device else "cpu"
-            try:
-                return {name: values.to(place, copy=True) for name, values in self._changing().items()}
-            except RuntimeError as error:
-                if not (self._on_device and devices.is_out_of_memory(error)):
-                    raise
-            self.leave_device()
 
     def restore_best(self) -> None:
         """Gives the network the weights that it had after the best epoch."""
@@ -112,9 +91,7 @@ class FitState:
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.stop = BestSoFar(**state["best"]), BestSoFar(**state["stop"])
-        self.parts, self.history = state["parts"], state["history"]
-        device = self.network.head[-1].weight.device
-        self.best_weights = {name: values.to(device) for name, values in state["best_weights"].items()}
+        self.parts, self.history, self.best_weights = state["parts"], state["history"], state["best_weights"]
 
     def _changing(self) -> dict[str, Tensor]:
         """What training changes."""

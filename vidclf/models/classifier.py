@@ -135,10 +135,7 @@ class NeuralClassifier:
             for epoch, curves in enumerate(progress.history, start=1):
                 report(epoch, curves)
             judged = len(val) > 0
-            with (
-                CheckpointWriter(checkpoint, identity) as writer,
-                self.forward_.memory.also_dropping(progress.leave_device),
-            ):
+            with CheckpointWriter(checkpoint, identity) as writer:
                 while not self._finished(progress, judged=judged):
                     epoch = len(progress.history) + 1
                     curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)

@@ -1,7 +1,6 @@
 """What is done where a device's memory runs out."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,13 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vidclf.models import devices
 
-Saving = Literal["caches", "clips", "inputs"]
+Saving = Literal["cache", "clips", "inputs"]
 
 
 class MemorySaver:
     """Makes do with less of the device's memory each time that it runs out.
 
-    Caches are given up first; then fewer clips are computed at once, down to one; at last inputs are made and
+    The cache is given up first; then fewer clips are computed at once, down to one; at last inputs are made and
     wait in main memory.
 
     Args:
@@ -28,18 +27,9 @@ class MemorySaver:
     """
 
     def __init__(self, drop_cache: Callable[[], bool], move_inputs: Callable[[], None]) -> None:
-        self._caches, self._move_inputs = [drop_cache], move_inputs
+        self._drop_cache, self._move_inputs = drop_cache, move_inputs
         self._inputs_moved = False
         self.at_once: int | None = None
-
-    @contextlib.contextmanager
-    def also_dropping(self, drop: Callable[[], bool]) -> Iterator[None]:
-        """Meanwhile something else is kept on the device that can be given up."""
-        self._caches.append(drop)
-        try:
-            yield
-        finally:
-            self._caches.remove(drop)
 
     def save(self, error: RuntimeError, clips: int) -> Saving | None:
         """What is given up after an error, so that the same may be tried again.
@@ -49,13 +39,13 @@ class MemorySaver:
             clips: See ``error``.
 
         Returns:
-            ``caches`` and ``inputs`` are given up here, ``clips`` by the caller; ``None``: there is nothing,
+            ``cache`` and ``inputs`` are given up here, ``clips`` by the caller; ``None``: there is nothing,
             or it was another error.
         """
         if not devices.is_out_of_memory(error):
             return None
-        if sum(drop() for drop in self._caches):
-            return "caches"
+        if self._drop_cache():
+            return "cache"
         if clips > 1:
             return "clips"
         if self._inputs_moved:
