@@ -15,8 +15,8 @@ Saving = Literal["cache", "clips", "inputs"]
 class MemorySaver:
     """Makes do with less of the device's memory each time that it runs out.
 
-    The cache is given up first; then fewer clips are computed at once, down to one; at last inputs are made and
-    wait in main memory.
+    The cache is given up first; then fewer clips are computed at once, down to one; at last inputs are
+    made and wait in main memory.
 
     Args:
         drop_cache: Gives up outputs that are kept on the device; whether there were any.
