@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,32 @@ def test_figures_are_those_of_the_cpu_and_no_tensor_is_on_the_wrong_device(
     near = 1e-4 if precision == "fp32" else 5e-2
     np.testing.assert_allclose(ours.shares, theirs.shares, atol=near)
     assert ours.losses == pytest.approx(theirs.losses, abs=near)
+
+
+@pytest.mark.parametrize("keys", [{}, {"optimizer": "sgd", "clip_grad": 0.1, "accumulation": 2}])
+def test_fp16_trains_with_a_scaled_loss(clips: Sets, tmp_path: Path, keys: Mapping[str, object]) -> None:
+    ours, theirs = on_both(clips, tmp_path, precision="fp16", **keys)
+    assert (ours.classifier.precision, theirs.classifier.precision) == ("fp16", "fp32")
+    assert ours.classifier.scaler_.get_scale() > 1
+    np.testing.assert_allclose(ours.shares, theirs.shares, atol=1e-2)
+    assert ours.losses == pytest.approx(theirs.losses, abs=1e-2)
+
+
+def test_fp16_goes_on_with_the_scale_of_its_checkpoint(
+    clips: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(step: int, _: Mapping[str, float]) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, growth_interval=1))
+    with gpu():
+        with pytest.raises(KeyboardInterrupt):
+            build(precision="fp16").fit(*clips, cut, tmp_path)
+        resumed, whole = fit(clips, tmp_path, precision="fp16"), fit(clips, precision="fp16")
+        scales = [trained.classifier.scaler_.get_scale() for trained in (resumed, whole)]
+    assert scales[0] == scales[1] != 2**16
+    np.testing.assert_array_equal(resumed.shares, whole.shares)
 
 
 @pytest.mark.parametrize("frozen", [0, 3])

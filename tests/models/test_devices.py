@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidclf.exceptions import InputError
-from vidclf.models import devices, training
+from vidclf.models import devices, precision
 
 Found = Callable[..., None]
 
@@ -85,7 +85,7 @@ def test_a_process_that_leaves_the_device_alone_is_told_of_it(
     for name in ("current_device", "get_device_name", "is_bf16_supported", "_lazy_init"):
         monkeypatch.setattr(torch.cuda, name, touched)
     with devices.left_alone(lambda: {"device": "a GPU", "precision": "bf16"}):
-        assert (devices.name(), training.auto_precision()) == ("a GPU", "bf16")
+        assert (devices.name(), precision.resolved("auto")) == ("a GPU", "bf16")
     with pytest.raises(AssertionError):
         devices.name()
 
@@ -94,12 +94,12 @@ def test_only_a_cpu_need_not_be_asked_of(found: Found) -> None:
     found()
     with devices.left_alone(dict):
         assert devices.name() == devices.used_name() == "cpu"
-        assert training.auto_precision() in ("fp32", "bf16")
+        assert precision.resolved("auto") in ("fp32", "bf16")
 
 
 def test_other_accelerators_compute_in_fp32(found: Found) -> None:
     found(other="mps")
-    assert training.auto_precision() == "fp32"
+    assert precision.resolved("auto") == "fp32"
 
 
 @pytest.mark.parametrize(

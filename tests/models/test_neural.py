@@ -18,7 +18,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
-from vidclf.models import networks, neural, neural_config, training
+from vidclf.models import networks, neural, neural_config, precision, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier, load
 from vidclf.models.forward import Forward
@@ -520,8 +520,9 @@ def test_normalize_decides_the_statistics() -> None:
 
 
 def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(training, "bf16_is_native", lambda native=native: native)
+    monkeypatch.setattr(precision, "agrees", lambda _: True)
+    for native, expected in (("bf16", "bf16"), ("", "fp32")):
+        monkeypatch.setattr(precision, "is_native", lambda half, native=native: half == native)
         made = experiment(**{"train.precision": "auto", "train.monitor": "val/loss"}).resolved()
         assert (made.train.precision, made.train.stop_monitor) == (expected, "val/loss")
         assert made.shape() == {

@@ -29,6 +29,7 @@ class FitState:
     Attributes:
         network: Being trained.
         optimizer: Over what is not frozen.
+        scaler: Of the loss, in fp16.
         best: Chooses the epoch whose weights are kept.
         stop: Counts epochs without improvement.
         history: Curves of each finished epoch.
@@ -38,6 +39,7 @@ class FitState:
 
     network: VideoNetwork
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     best: BestSoFar
     stop: BestSoFar
     parts: int = 1
@@ -63,6 +65,7 @@ class FitState:
             "identity": identity,
             "network": self._changing(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best": asdict(self.best),
             "stop": asdict(self.stop),
             "parts": self.parts,
@@ -90,6 +93,7 @@ class FitState:
             return
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.best, self.stop = BestSoFar(**state["best"]), BestSoFar(**state["stop"])
         self.parts, self.history, self.best_weights = state["parts"], state["history"], state["best_weights"]
 

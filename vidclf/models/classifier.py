@@ -27,6 +27,7 @@ from vidclf.models.checkpoint import CheckpointWriter, FitState
 from vidclf.models.forward import Forward
 from vidclf.models.memory import BatchNormStatistics
 from vidclf.models.networks import FrozenNorm, Pooling
+from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import (
     ExportableNetwork,
@@ -55,6 +56,7 @@ class NeuralClassifier:
         augment: Keyword arguments of `vidclf.data.augmentation.draw_view`.
         network_: The network; after `fit` with the weights of the best epoch.
         forward_: From clips to the network's logits.
+        scaler_: Of the loss, so that its gradients are neither too large nor too small for fp16.
         parts_: Parts in which a batch was worked off: ``accumulation``, twice that once memory had run out,
             twice as many again the next time.
     """
@@ -100,6 +102,7 @@ class NeuralClassifier:
     precision: Precision
     network_: VideoNetwork = field(init=False)
     forward_: Forward = field(init=False)
+    scaler_: torch.amp.GradScaler = field(init=False)
     parts_: int = field(init=False, default=1)
 
     def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
@@ -128,7 +131,7 @@ class NeuralClassifier:
             )
             best = training.BestSoFar(self.monitor)
             stop = training.BestSoFar(self.stop_monitor, self.min_delta)
-            progress = FitState(self.network_, optimizer, best, stop, parts=self.accumulation)
+            progress = FitState(self.network_, optimizer, self.scaler_, best, stop, parts=self.accumulation)
             identity = "" if checkpoint is None else self._identity(train, val)
             if checkpoint is not None:
                 progress.restore(checkpoint, identity)
@@ -163,11 +166,8 @@ class NeuralClassifier:
 
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
-        """Leaves torch's global random state as it was, and has cuDNN compute the same each time."""
-        with (
-            devices.forked_rng(devices.current()),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-        ):
+        """Leaves torch's global random state as it was, and computes the same each time."""
+        with devices.forked_rng(devices.current()), reproducible(self.precision):
             yield
 
     @property
@@ -220,6 +220,7 @@ class NeuralClassifier:
             pooling=self.pooling,
         )
         self.network_ = network.to(device).to(memory_format=network.memory_format)
+        self.scaler_ = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         views = Views(
             frames=self.frames,
             size=self.size,
@@ -266,8 +267,10 @@ class NeuralClassifier:
             targets = to_device(torch.from_numpy(clips.labels[indices]), device)
             loss, hits = self._backward(inputs, targets, class_weights, progress)
             if self.clip_grad > 0:
+                self.scaler_.unscale_(progress.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.network_.parameters(), self.clip_grad)
-            progress.optimizer.step()
+            self.scaler_.step(progress.optimizer)
+            self.scaler_.update()
             loss_sum += loss * float(weights[clips.labels[indices]].sum())
             correct += hits
         summed, right = torch.stack([loss_sum, correct]).tolist()
@@ -328,7 +331,7 @@ class NeuralClassifier:
                 logits, part_targets, class_weights, reduction="sum", label_smoothing=self.label_smoothing
             )
             loss = summed / total_weight
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             hits.append((logits.argmax(dim=1) == part_targets).sum())
         return torch.stack(losses).sum(), torch.stack(hits).sum()
@@ -358,10 +361,11 @@ class NeuralClassifier:
         batches = training.batches(range(len(clips)), self.batch_size)
         # They stay on the device until all are there: to read one is to wait for all that is queued.
         values = [torch.empty(0, width, device=self.forward_.views.device)]
-        for view in self.forward_.views.evaluation():
-            for inputs in self.forward_.inputs(clips, batches, view):
-                with torch.inference_mode():
-                    values.append(self.forward_.memory.compute(compute, inputs))
+        with reproducible(self.precision):
+            for view in self.forward_.views.evaluation():
+                for inputs in self.forward_.inputs(clips, batches, view):
+                    with torch.inference_mode():
+                        values.append(self.forward_.memory.compute(compute, inputs))
         return torch.cat(values).cpu().double().view(self.eval_views, len(clips), width)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -401,6 +405,7 @@ class NeuralClassifier:
 def load(directory: Path) -> NeuralClassifier:
     """The classifier that `NeuralClassifier.save` wrote into ``directory``."""
     classifier = NeuralClassifier(**json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8")))
+    classifier.precision = served(classifier.precision)
     with classifier._reproducible():
         classifier._build("none")
     classifier.network_.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))

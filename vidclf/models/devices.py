@@ -51,6 +51,11 @@ def current() -> "torch.device":
     return device
 
 
+def kind() -> str:
+    """The type of the device that is to compute; found without touching it."""
+    return _chosen()[0]
+
+
 def _chosen() -> tuple[str, int | None]:
     """Type and, where it is asked for, index of the device; found without touching it."""
     import torch
@@ -89,20 +94,21 @@ def left_alone(informant: Callable[[], Mapping[str, str]]) -> Iterator[None]:
 
 def fact(name: str, find: Callable[[], str]) -> str:
     """What ``find`` finds out of the device; see `left_alone`."""
-    return find() if _informant is None or _chosen()[0] == "cpu" else _informant()[name]
+    return find() if _informant is None or kind() == "cpu" else _informant()[name]
 
 
 def name() -> str:
     """The model of the device that is to compute; ``cpu`` for the CPU."""
-    return fact("device", lambda: _name(current()))
+    return fact("device", lambda: model(current()))
 
 
 def used_name() -> str:
     """The model of the device that has computed in this process; ``cpu`` where none but the CPU has."""
-    return _name(_used[-1]) if _used else "cpu"
+    return model(_used[-1]) if _used else "cpu"
 
 
-def _name(device: "torch.device") -> str:
+def model(device: "torch.device") -> str:
+    """The model of a GPU; its type for another device."""
     if device.type in _OWN_MEMORY:
         return str(_module(device.type).get_device_name(device))
     return device.type

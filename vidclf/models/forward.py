@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from vidclf.data.clips import ClipSet
-from vidclf.models import training
+from vidclf.models import devices, precision, training
 from vidclf.models.activations import ActivationCache, weights_digest
-from vidclf.models.frame_gradients import FrameGradients
 from vidclf.models.memory import MemorySaver
 from vidclf.models.train_config import Cache, Precision
 from vidclf.models.training import Batch
@@ -104,7 +103,7 @@ class Forward:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """float32 (B, classes) of pixels (B, T, 3, size, size), or of what the frozen part made of them."""
-        with self._autocast(), self._gradients():
+        with self._computing():
             if inputs.dtype == torch.uint8:
                 logits: Tensor = self.network(self.normalised(inputs))
             else:
@@ -113,7 +112,7 @@ class Forward:
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """float32 (B, width): the pooled features that the head makes `logits` of."""
-        with self._autocast(), self._gradients():
+        with self._computing():
             pixels = inputs.dtype == torch.uint8
             there = inputs.to(self._mean.device)
             maps = self.network.prefix(self.normalised(there)) if pixels else there.float()
@@ -133,7 +132,7 @@ class Forward:
 
     def _frozen(self, pixels: Tensor) -> Tensor:
         """The frozen part's float16 output of pixels (B, T, 3, size, size), as it is kept."""
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._computing():
             return self.network.prefix(self.normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
 
     def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> _Loaded:
@@ -190,12 +189,8 @@ class Forward:
         """What the network takes, float32, of pixels (B, T, 3, size, size), uint8."""
         return (pixels.to(self._mean.device).float() - self._mean) / self._std
 
-    def _gradients(self) -> contextlib.AbstractContextManager[object]:
-        on_cpu = self.views.device.type == "cpu"
-        return FrameGradients() if on_cpu and self._precision == "bf16" else contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.views.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+    def _computing(self) -> contextlib.AbstractContextManager[None]:
+        return precision.computing(self.views.device, self._precision)
 
     @cached_property
     def _activations(self) -> ActivationCache:
@@ -205,7 +200,7 @@ class Forward:
         made_by = [
             *(self._name, network.frozen_stages, network.fixed_poolings, weights_digest(frozen)),
             *(self._mean.tolist(), self._std.tolist(), self._precision),
-            *(str(network.memory_format), device.type, torch.__version__),
+            *(str(network.memory_format), devices.model(device), torch.__version__),
         ]
         if device.type == "cpu":
             return ActivationCache(made_by, self.views)

@@ -264,9 +264,9 @@ def _do(task: Task, line: _Line) -> Message:
 
 def _introduce() -> Ready:
     from vidclf.inference import profiling
-    from vidclf.models.training import auto_precision
+    from vidclf.models.precision import resolved
 
-    machine = {**profiling.environment(), "device": devices.name(), "precision": auto_precision()}
+    machine = {**profiling.environment(), "device": devices.name(), "precision": resolved("auto")}
     return Ready(socket.gethostname(), own_version(), machine)
 
 
