@@ -22,6 +22,7 @@ def test_there_are_checks() -> None:
     assert {file.stem for file in FILES} > SLOW
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "file",
     [pytest.param(file, marks=pytest.mark.slow if file.stem in SLOW else (), id=file.stem) for file in FILES],
