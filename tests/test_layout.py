@@ -1,6 +1,7 @@
 """Imports run one way: each package of vidclf knows only those below it."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -120,3 +121,31 @@ def test_commands_that_compute_nothing_import_no_library_that_does() -> None:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
         == "[]\n"
     )
+
+
+FEW_WHEELS = """
+import runpy, sys
+for name in ("av", "imagehash", "mlflow", "optuna", "plotly", "skops", "typer"):
+    sys.modules[name] = None  # to import it fails
+import vidclf.runs.experiment
+runpy.run_path("benchmarks/gpu.py", run_name="__main__")
+"""
+TINY = (
+    "--networks tiny3d --checked tiny2d --clips 4 --val 2 --batch 2 --epochs 2 --frames 4 --size 16 --grid 4"
+)
+
+
+@pytest.mark.slow
+def test_stored_clips_are_trained_on_with_few_wheels(tmp_path: Path) -> None:
+    """A rented GPU has torch, and little else."""
+    command = [sys.executable, "-c", FEW_WHEELS, *TINY.split(), "--stored", "20", "30"]
+    to = tmp_path / "gpu.json"
+    subprocess.run([*command, "--to", str(to)], check=True, cwd=ROOT.parent, capture_output=True)
+    figures = json.loads(to.read_text(encoding="utf-8"))
+    assert len(figures["training"]) == 5
+    assert figures["checks"][0]["seed_repeats"]
+
+
+def test_training_imports_no_library_of_search_tracking_or_decoding() -> None:
+    code = FEW_WHEELS.partition("runpy.run_path")[0] + "import vidclf.models.neural, vidclf.models.precision"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

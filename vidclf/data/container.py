@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-
-import av
-import av.logging
-from av.stream import Disposition
+from typing import TYPE_CHECKING
 
 from vidclf.data import sampling
 from vidclf.data.formats import CONTAINERS
 from vidclf.data.remote import named
 from vidclf.exceptions import ClipError
+
+if TYPE_CHECKING:
+    import av  # where it is first needed: training on stored clips needs none
 
 _USUAL_RATE = Fraction(25)
 """Frames a second where a file names no rate."""
@@ -32,9 +32,6 @@ _FEW_PIXELS = 640 * 480
 _Message = tuple[int, str, str]
 """Of FFmpeg's log: level, name of the format or codec that sent it, text."""
 
-# Every error is logged and caught below, also one that equals the last.
-av.logging.set_level(av.logging.ERROR)
-av.logging.set_skip_repeated(False)
 logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 
@@ -72,8 +69,10 @@ class OpenVideo:
     """
 
     def __init__(
-        self, container: av.container.InputContainer, log: list[_Message], path: Path, bounds: DecodeLimits
+        self, container: "av.container.InputContainer", log: list[_Message], path: Path, bounds: DecodeLimits
     ) -> None:
+        from av.stream import Disposition
+
         self._container, self._log, self._path, self._bounds = container, log, path, bounds
         self._candidates = [
             stream
@@ -95,14 +94,14 @@ class OpenVideo:
         resettable = bool(container.format.flags & _RESETTABLE)
         self._clock = sampling.Clock(self.rate, resettable=resettable)
 
-    def _best(self) -> av.VideoStream:
+    def _best(self) -> "av.VideoStream":
         best = self._container.streams.best("video")
         if best in self._candidates:
             return best
         # Where that is a cover, the ffmpeg command takes the largest of the others.
         return max(self._candidates, key=lambda stream: stream.width * stream.height)
 
-    def frames(self) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    def frames(self) -> "Iterator[tuple[float | None, av.VideoFrame]]":
         """Every frame in the decoder's output order, with its time in seconds where it has one."""
         for packet in self._container.demux(self.stream):
             self._packets += packet.size > 0 and not packet.is_discard
@@ -159,6 +158,12 @@ def open_video(path: Path, bounds: DecodeLimits = UNBOUNDED) -> Iterator[OpenVid
     Raises:
         ClipError: The file is unreadable, damaged, or out of bounds.
     """
+    import av
+    import av.logging
+
+    # Every error is logged and caught below, also one that equals the last.
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
     # "file:" keeps a name that starts with a dash or holds a colon from being read as a protocol.
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     video: OpenVideo | None = None
@@ -184,7 +189,7 @@ def open_video(path: Path, bounds: DecodeLimits = UNBOUNDED) -> Iterator[OpenVid
         raise ClipError(path, "damaged", f"the decoder reports: {damage}", named(path))
 
 
-def _promised(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> int | None:
+def _promised(container: "av.container.InputContainer", stream: "av.VideoStream", path: Path) -> int | None:
     """Pictures that a container says it shows; some say nonsense.
 
     The index of MP4 and AVI leaves out empty chunks, and marks what is decoded and not shown, as by an edit

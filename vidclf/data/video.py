@@ -6,29 +6,40 @@ of at most ``store_side`` pixels. Store on or off, training or serving, every
 clip takes this one way.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import av
 import cv2
 import numpy as np
-from av.buffer import Buffer
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from vidclf.data import sampling
 from vidclf.data.container import UNBOUNDED, DecodeLimits, open_video
 from vidclf.exceptions import ClipError
 
+if TYPE_CHECKING:
+    import av  # where it is first needed: training on stored clips needs none
+    from av.buffer import Buffer
+
 Frames = NDArray[np.uint8]
 """RGB frames, shape (time, height, width, 3), values 0 to 255."""
 Verdict = Literal["damaged", "empty", "unreadable", "oversized"]
 """Why a clip gives no frames to train on."""
 
-DECODER = f"pyav-{av.__version__}-upright"
+
+def _pyav() -> str:
+    """PyAV's version; ``none`` where it is not installed and all clips are stored already."""
+    try:
+        return importlib.metadata.version("av")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+DECODER = f"pyav-{_pyav()}-upright"
 """Part of every cache key: another decoder may give other pixels."""
 
 _ROUNDED_RATIO = 0.02
@@ -207,7 +218,7 @@ def outline(path: Path) -> tuple[int, int, int | None]:
         return 0, 0, 0
 
 
-def _pixel_ratio(stream: av.VideoStream) -> float:
+def _pixel_ratio(stream: "av.VideoStream") -> float:
     """Width to height of one pixel; 1 where a file names none, or one that only rounding explains."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
@@ -229,9 +240,11 @@ class _Reduction:
 
     def __init__(self, store_side: int, pixel_ratio: float) -> None:
         self._store_side, self._pixel_ratio = store_side, pixel_ratio
+        from av.video.reformatter import VideoReformatter
+
         self._to_rgb = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> Frames:
+    def __call__(self, frame: "av.VideoFrame") -> Frames:
         # One thread: those of libswscale wait long for a core where other libraries' threads are spinning.
         rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
         picture = rgb.to_ndarray().astype(np.uint8, copy=False)
@@ -245,19 +258,19 @@ class _Reduction:
         return np.ascontiguousarray(_upright(picture, frame))
 
 
-def _upright(picture: Frames, frame: av.VideoFrame) -> Frames:
+def _upright(picture: Frames, frame: "av.VideoFrame") -> Frames:
     """The picture as a player shows it: turned by quarters and mirrored, as its display matrix says."""
     transposed, down, right = _orientation(frame)
     return (picture.swapaxes(0, 1) if transposed else picture)[::down, ::right]
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[bool, int, int]:
+def _orientation(frame: "av.VideoFrame") -> tuple[bool, int, int]:
     """Whether a player shows rows as columns, and then the steps, 1 or -1, by which it takes either.
 
     The display matrix takes a place (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h;
     `frame.rotation` knows turns alone.
     """
-    matrix = cast(Buffer | None, frame.side_data.get("DISPLAYMATRIX"))
+    matrix = cast("Buffer | None", frame.side_data.get("DISPLAYMATRIX"))
     if matrix is None:
         return False, 1, 1
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
@@ -283,8 +296,10 @@ def write_video(
         codec: FFmpeg's name of an encoder.
         options: Of the encoder.
     """
+    import av
+
     with av.open(str(path), "w") as container:
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options or {}))
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=rate, options=options or {}))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         if codec == "mpeg4" and not options:

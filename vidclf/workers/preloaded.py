@@ -2,6 +2,7 @@
 
 import gc
 
+import av  # noqa: F401, TID251
 import sklearn.svm  # noqa: F401
 import torch._dynamo  # noqa: F401  # torch's optimizers import it
 import torchvision  # noqa: F401
