@@ -144,6 +144,10 @@ def squared_error(influence: Values, assumed: Values) -> tuple[Values, Values]:
     1946, doi:10.2307/3002019): few, where few groups have all the mistakes or most of the clips. The
     assumed variance makes up for what they do not tell.
 
+    Of accuracy on the same 320 designs (`benchmarks/interval_methods.py`) this holds in 92 % of the sets at
+    least; CR2 with its own degrees of freedom in 76 %, on the logit scale in 86 %, the studentised bootstrap
+    of groups in 86 %. The larger of this and the bootstrap holds in 93 %, and is up to a third wider.
+
     Args:
         influence: Shape (..., groups).
         assumed: Variance that is expected before the groups are looked at, shape (...).
