@@ -1,4 +1,4 @@
-"""Milliseconds of one core for an augmented view: ours, and the same steps by torchvision one after the other.
+"""Milliseconds of one core for an augmented view: ours, and by the same steps of torchvision, one by one.
 
 python benchmarks/augmentation.py
 """
