@@ -72,7 +72,8 @@ _replace_driver()
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
-from torch.utils._pytree import tree_flatten, tree_map_only  # noqa: E402
+
+from vidclf.models import devices  # noqa: E402
 
 torch.cuda.is_available = lambda: False  # outside of `gpu`
 
@@ -110,6 +111,17 @@ class Memory:
 
 class _Token:
     """Lives as long as the storage that it stands for."""
+
+
+def _mapped(kind: type, function: Callable[[Any], Any], item: Any) -> Any:
+    """``function`` of all of a kind among an operation's arguments; torch's `tree_map` takes much longer."""
+    if isinstance(item, kind):
+        return function(item)
+    if isinstance(item, list | tuple):
+        return type(item)([_mapped(kind, function, each) for each in item])
+    if isinstance(item, dict):
+        return {key: _mapped(kind, function, each) for key, each in item.items()}
+    return item
 
 
 class Log:
@@ -181,7 +193,7 @@ def _place() -> str:
     frame = sys._getframe(2)
     while frame:
         if _PACKAGE in frame.f_code.co_filename:
-            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"  # noqa: PTH119  # quicker
         frame = frame.f_back
     return "?"
 
@@ -249,8 +261,8 @@ def _in_fp32(func: Callable[..., Any]) -> Callable[..., Any]:
 
     def computed(*args: Any) -> Any:
         halves = {x.dtype for x in args if isinstance(x, Tensor)} & {torch.bfloat16, torch.float16}
-        out = func(*tree_map_only(Tensor, Tensor.float, args))
-        return tree_map_only(Tensor, lambda x: x.to(*halves), out) if halves else out
+        out = func(*_mapped(Tensor, Tensor.float, args))
+        return _mapped(Tensor, lambda x: x.to(*halves), out) if halves else out
 
     return computed
 
@@ -265,7 +277,8 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     packet = func.overloadpacket
-    tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, Tensor)]
+    tensors: list[Tensor] = []
+    _mapped(Tensor, tensors.append, (args, kwargs))
     ours = [item for item in tensors if isinstance(item, GpuTensor)]
     if packet is aten._pin_memory or kwargs.get("pin_memory"):
         made = (
@@ -293,11 +306,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         device = (args[0] if packet is aten.copy_ else ours[0]).device
     _note(func, args, kwargs, tensors, device)
-    args_there, kwargs_there = tree_map_only(GpuTensor, lambda item: item.values, (args, kwargs))
+    args_there, kwargs_there = _mapped(GpuTensor, lambda item: item.values, (args, kwargs))
     out = _REPLACED.get(packet, func)(*args_there, **kwargs_there)
     if device.type != "cuda":
         return out.clone() if packet is aten._to_copy and any(out is item.values for item in ours) else out
-    there = tree_map_only(Tensor, lambda item: GpuTensor(item, device), out)
+    there = _mapped(Tensor, lambda item: GpuTensor(item, device), out)
     return (
         return_and_correct_aliasing(func, args, kwargs, there) if ours and packet not in _REPLACED else there
     )
@@ -341,7 +354,7 @@ _submit_plain = ThreadPoolExecutor.submit
 
 @contextlib.contextmanager
 def gpu(total: int = 16 << 30, major: int = 9) -> Iterator[Log]:
-    """torch finds CUDA devices; so do threads of `ThreadPoolExecutor`.
+    """torch finds CUDA devices that have not computed yet; so do threads of `ThreadPoolExecutor`.
 
     Args:
         total: Bytes of each device.
@@ -385,6 +398,7 @@ def gpu(total: int = 16 << 30, major: int = 9) -> Iterator[Log]:
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
+        stack.enter_context(patch.object(devices, "_used", []))
         stack.enter_context(patch.object(ThreadPoolExecutor, "submit", _submit))
         stack.enter_context(
             patch.object(torch, "inference_mode", torch.no_grad)

@@ -14,7 +14,7 @@ import torch
 from tests.services import missing
 
 FILES = sorted(Path(__file__).parent.glob("*_on_gpu.py"))
-SLOW = {"networks_on_gpu"}
+SLOW = {"networks_on_gpu", "commands_on_gpu"}
 """Files without a quick check."""
 
 
@@ -22,6 +22,7 @@ def test_there_are_checks() -> None:
     assert {file.stem for file in FILES} > SLOW
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "file",
     [pytest.param(file, marks=pytest.mark.slow if file.stem in SLOW else (), id=file.stem) for file in FILES],

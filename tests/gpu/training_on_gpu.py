@@ -211,9 +211,8 @@ def test_the_frozen_part_and_validation_take_fewer_clips_at_once(
     np.testing.assert_allclose(ours.shares, expected.shares, atol=1e-5)
 
 
-def test_workers_that_share_a_gpu_share_its_memory(clips: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(devices.SHARING, "4")
-    monkeypatch.setattr(devices, "_used", [])
     with gpu(total=400 << 20):
         made = build(**{"model.frozen_stages": 2})
         made.initialise()

@@ -65,6 +65,16 @@ def test_a_device_that_is_not_here_is_refused(
         devices.current()
 
 
+@pytest.mark.parametrize("sharing", ["0", "half", "-1", "1.5"])
+def test_a_number_of_processes_that_share_a_gpu_is_a_number(
+    sharing: str, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(cuda=1)
+    monkeypatch.setenv(devices.SHARING, sharing)
+    with pytest.raises(InputError, match=f"^VIDCLF_GPU_WORKERS = {sharing}: expected a number of processes"):
+        devices.current()
+
+
 def test_a_process_that_leaves_the_device_alone_is_told_of_it(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:

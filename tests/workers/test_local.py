@@ -68,10 +68,16 @@ def test_workers_spread_over_the_gpus_that_the_user_chose(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     shown: list[str | None] = []
-    monkeypatch.setattr(worker_pool, "LocalWorker", lambda _, gpu: shown.append(gpu))
+    sharing = set()
+
+    def start(_: int, gpu: str | None, count: int) -> None:
+        shown.append(gpu)
+        sharing.add(count)
+
+    monkeypatch.setattr(worker_pool, "LocalWorker", start)
     definition: Any = SimpleNamespace(ray=None, file=SimpleNamespace(workers=workers))
     worker_pool.start_workers(definition, workers)
-    assert shown == expected
+    assert (shown, sharing) == (expected, {(workers + 1) // 2})
     assert worker_pool.gpu_count() == 2
     monkeypatch.setenv("VIDCLF_DEVICE", "cuda:1")
     shown.clear()
@@ -95,8 +101,9 @@ def test_a_worker_is_shown_its_gpu_or_those_of_its_parent(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # as Ray sets it for an actor
     monkeypatch.setattr(local._CONTEXT, "Process", Process)
-    LocalWorker(1, given)
+    LocalWorker(1, given, sharing=2)
     assert environments[0]["CUDA_VISIBLE_DEVICES"] == (given or "5")
+    assert environments[0]["VIDCLF_GPU_WORKERS"] == "2"
 
 
 class Late:

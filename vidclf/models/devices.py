@@ -124,7 +124,10 @@ def cache_bytes(device: "torch.device") -> int:
 
 def _share() -> float:
     """The share of a device's memory that is for this process."""
-    return 1 / int(os.environ.get(SHARING, "1"))
+    sharing = os.environ.get(SHARING) or "1"
+    if not sharing.isdecimal() or int(sharing) == 0:
+        raise InputError(f"{SHARING} = {sharing}: expected a number of processes, 1 or more")
+    return 1 / int(sharing)
 
 
 @contextlib.contextmanager

@@ -9,25 +9,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vidclf.models import devices
 
-Saving = Literal["caches", "clips", "inputs"]
+Saving = Literal["cache", "clips", "inputs"]
 
 
 class MemorySaver:
     """Makes do with less of the device's memory each time that it runs out.
 
-    Caches are given up first; then fewer clips are computed at once, down to one; at last inputs are made and
-    wait in main memory.
+    The cache is given up first; then fewer clips are computed at once, down to one; at last inputs are
+    made and wait in main memory.
 
     Args:
-        drop_caches: Gives up what is kept on the device; whether anything was.
+        drop_cache: Gives up outputs that are kept on the device; whether there were any.
         move_inputs: Moves inputs to main memory, those that are still to be made, too.
 
     Attributes:
         at_once: Clips that are computed at once at most, where no gradients are wanted.
     """
 
-    def __init__(self, drop_caches: Callable[[], bool], move_inputs: Callable[[], None]) -> None:
-        self._drop_caches, self._move_inputs = drop_caches, move_inputs
+    def __init__(self, drop_cache: Callable[[], bool], move_inputs: Callable[[], None]) -> None:
+        self._drop_cache, self._move_inputs = drop_cache, move_inputs
         self._inputs_moved = False
         self.at_once: int | None = None
 
@@ -39,13 +39,13 @@ class MemorySaver:
             clips: See ``error``.
 
         Returns:
-            ``caches`` and ``inputs`` are given up here, ``clips`` by the caller; ``None``: there is nothing,
+            ``cache`` and ``inputs`` are given up here, ``clips`` by the caller; ``None``: there is nothing,
             or it was another error.
         """
         if not devices.is_out_of_memory(error):
             return None
-        if self._drop_caches():
-            return "caches"
+        if self._drop_cache():
+            return "cache"
         if clips > 1:
             return "clips"
         if self._inputs_moved:

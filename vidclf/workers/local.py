@@ -79,18 +79,21 @@ class LocalWorker:
     machine: Mapping[str, str] | None = MappingProxyType({})
     """Tasks can be sent at once: they wait in the pipe."""
 
-    def __init__(self, threads: int, gpu: str | None = None) -> None:
+    def __init__(self, threads: int, gpu: str | None = None, sharing: int = 1) -> None:
         """Starts the process.
 
         Args:
             threads: Cores that it may use.
             gpu: The one GPU that it may use, as `visible_gpus` names it; ``None``: those of this process.
+            sharing: Workers that share the GPU's memory.
         """
-        self._threads, self._gpu = threads, gpu
+        self._threads, self._gpu, self._sharing = threads, gpu, sharing
         self.connection, theirs = _CONTEXT.Pipe()
         environment = {**os.environ}  # the server has that of when it was started
         if gpu is not None:
             environment[_visible_variable()] = gpu
+        if sharing > 1:
+            environment[devices.SHARING] = str(sharing)
         self.process: ForkServerProcess = _CONTEXT.Process(
             target=work, args=(theirs, threads, environment), daemon=True
         )
@@ -101,7 +104,7 @@ class LocalWorker:
 
     def replacement(self) -> "LocalWorker":
         self.stop()
-        return LocalWorker(self._threads, self._gpu)
+        return LocalWorker(self._threads, self._gpu, self._sharing)
 
     def send(self, message: Task | StepDecision | Resume) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,8 @@ def start_workers(definition: StudyDefinition, count: int) -> list[Worker]:
         return list(ray.start_workers(definition.file.resources, count, definition.ray))
     threads = max(1, cpu_count() // definition.file.workers)
     gpus: list[str] | list[None] = local.visible_gpus() or [None]
-    return [LocalWorker(threads, gpus[place % len(gpus)]) for place in range(count)]
+    sharing = math.ceil(definition.file.workers / len(gpus))
+    return [LocalWorker(threads, gpus[place % len(gpus)], sharing) for place in range(count)]
 
 
 def gpu_count() -> int:
