@@ -99,9 +99,8 @@ def finish(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def product_flops(name: Precision, device: torch.device) -> float:
+def product_flops(name: Precision, edge: int, device: torch.device) -> float:
     """FLOP/s of a matrix product."""
-    edge = 512 if device.type == "cpu" else 8192
     dtype = precision.HALVES.get(name, torch.float32)
     left, right = torch.randn(2, edge, edge, device=device, dtype=dtype)
     with precision.reproducible(name):
@@ -219,7 +218,7 @@ def checked(network: str, sets: Sets, given: argparse.Namespace) -> dict[str, An
 
 
 def out_of_memory(network: str, sets: Sets, given: argparse.Namespace) -> dict[str, Any] | None:
-    """In how many parts a step is done where there is room for a third of it."""
+    """In how many parts a step is done where there is room for a third of it; ``None``: in none."""
     device = devices.current()
     if device.type != "cuda":
         return None
@@ -228,12 +227,15 @@ def out_of_memory(network: str, sets: Sets, given: argparse.Namespace) -> dict[s
     needed = devices.peak_memory("allocated") or 0
     devices.release_memory()
     torch.cuda.set_per_process_memory_fraction(needed / 3 / torch.cuda.mem_get_info(device)[1], device)
+    made, parts = built(network, given, epochs=1), None
     try:
-        made = built(network, given, epochs=1)
         made.fit(*sets, lambda *_: None)
+        parts = made.parts_
+    except torch.OutOfMemoryError as error:
+        print(error)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
-    return {"network": network, "needed_mib": needed / 2**20, "parts": made.parts_}
+    return {"network": network, "needed_mib": needed / 2**20, "parts": parts}
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "cuda": torch.version.cuda,
     }
     names: list[Precision] = ["fp32", "tf32", "bf16", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
-    products = {name: product_flops(name, device) for name in names}
+    products = {name: product_flops(name, given.edge, device) for name in names}
     agree = {
         name: precision.is_native(name) and precision.agrees(name) for name in names[-2:] if name != "fp32"
     }
@@ -304,6 +306,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="pixels (the network's own)")
     parser.add_argument("--grid", type=int, default=64, help="stored frames of a clip (64)")
     parser.add_argument("--stored", type=int, nargs=2, default=(256, 342), help="height and width (256 342)")
+    parser.add_argument("--edge", type=int, default=8192, help="of the matrices of the product (8192)")
     parser.add_argument("--precision", default="auto", help="auto, fp32, tf32, bf16 or fp16 (auto)")
     parser.add_argument("--to", type=Path, help="JSON file to write")
     return parser.parse_args(words)

@@ -131,14 +131,15 @@ import vidclf.runs.experiment
 runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 """
 TINY = (
-    "--networks tiny3d --checked tiny2d --clips 4 --val 2 --batch 2 --epochs 2 --frames 4 --size 16 --grid 4"
+    "--networks tiny3d --checked tiny2d --clips 4 --val 2 --batch 2 --epochs 2 --frames 4 --size 16 --grid 4 "
+    "--stored 20 30 --edge 32"
 )
 
 
 @pytest.mark.slow
 def test_stored_clips_are_trained_on_with_few_wheels(tmp_path: Path) -> None:
     """A rented GPU has torch, and little else."""
-    command = [sys.executable, "-c", FEW_WHEELS, *TINY.split(), "--stored", "20", "30"]
+    command = [sys.executable, "-c", FEW_WHEELS, *TINY.split()]
     to = tmp_path / "gpu.json"
     subprocess.run([*command, "--to", str(to)], check=True, cwd=ROOT.parent, capture_output=True)
     figures = json.loads(to.read_text(encoding="utf-8"))
