@@ -24,3 +24,4 @@ def write_blank(_figure: Figure, path: Path, _colours: int = 64) -> None:
 
 plots.write_png = write_blank
 profiling.measure_latency = functools.partial(profiling.measure_latency, runs=3, warmup=1)
+profiling.measure_side_by_side = functools.partial(profiling.measure_side_by_side, rounds=2, runs=3)

@@ -72,13 +72,19 @@ class MemorySaver:
 
 
 class BatchNormStatistics:
-    """The running statistics that a forward pass changes, as they are when this is made."""
+    """The running statistics that a forward pass changes, as they are when this is made: a copy a dtype."""
 
     def __init__(self, network: nn.Module) -> None:
         changing = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.training]
-        self._live = [buffer for module in changing for buffer in module.buffers()]
-        self._kept = [buffer.clone() for buffer in self._live]
+        live: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in (buffer for module in changing for buffer in module.buffers()):
+            live.setdefault(buffer.dtype, []).append(buffer)
+        self._kept = [
+            (buffers, torch.cat([each.reshape(-1) for each in buffers])) for buffers in live.values()
+        ]
 
     def restore(self) -> None:
-        for live, kept in zip(self._live, self._kept, strict=True):
-            live.copy_(kept)
+        for buffers, kept in self._kept:
+            parts = kept.split([buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
