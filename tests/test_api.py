@@ -74,7 +74,7 @@ def test_a_study(tmp_path: Path, squares: Manifest, caplog: pytest.LogCaptureFix
     assert study.best["value"] == study.trials["value"].max()
     assert study.best["params"]["model.C"] in set(study.trials["model.C"])
     assert sum(line.startswith("trial ") and " complete " in line for line in caplog.messages) == 3
-    assert sum(" drawn, " in line for line in caplog.messages) == 3
+    assert sum(" drawn, " in line for line in caplog.messages) == 1, "all three predict the same"
     with pytest.raises(InputError, match="no such file"):
         vidclf.run_study(tmp_path / "nothing.toml")
 

@@ -204,7 +204,7 @@ def test_a_fit_goes_on_elsewhere_from_the_checkpoint_that_travelled(tmp_path: Pa
     first.worker.close()
     (state,) = attempt.checkpoint.iterdir()
     saved = torch.load(state, weights_only=True)
-    assert len(saved["history"]) >= 2
+    assert len(saved["history"]) >= 1  # none is written right after another
     saved["history"][0]["epoch/train/loss"] = 123.0
     torch.save(saved, state)
     again, second = make_attempt(tmp_path / "second"), Remote()

@@ -85,6 +85,6 @@ class BatchNormStatistics:
 
     def restore(self) -> None:
         for buffers, kept in self._kept:
-            parts = kept.split([buffer.numel() for buffer in buffers])
+            parts = torch.split(kept, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
