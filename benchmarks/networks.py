@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidclf.models.networks import NETWORKS
-from vidclf.models.training import bf16_is_native
+from vidclf.models.precision import is_native
 from vidclf.models.video_network import VideoNetwork
 
 FRAMES, CLASSES, ROUNDS = 16, 10, 5
@@ -52,7 +52,7 @@ def seconds(network: VideoNetwork, clips: Tensor, precisions: list[bool]) -> lis
 
 
 def main(names: list[str]) -> None:
-    native = bf16_is_native()
+    native = is_native("bf16")
     device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.processor() or "CPU"
     print(f"device     {device}")
     print(f"threads    {torch.get_num_threads()}")

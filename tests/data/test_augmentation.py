@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import ResNet18_Weights
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from vidclf import config
-from vidclf.data import sampling
-from vidclf.data.augmentation import as_tensor, eval_view, train_view
+from vidclf.data import augmentation, sampling
+from vidclf.data.augmentation import as_tensor, draw_view, eval_view, eval_views, train_views
 from vidclf.data.video import Frames
 from vidclf.exceptions import InputError
 from vidclf.models.neural_config import AugmentConfig
@@ -31,6 +33,10 @@ def noise(frames: int = 12, height: int = 48, width: int = 64) -> Frames:
 
 def still(frames: int = 12) -> Frames:
     return np.repeat(noise(1), frames, axis=0)
+
+
+def train_view(grid: Frames, frames: int, size: int, **settings_: Any) -> torch.Tensor:
+    return augmentation.train_view(grid, size, draw_view(grid.shape, frames, **settings_))
 
 
 def test_one_draw_for_all_frames_of_a_clip() -> None:
@@ -113,6 +119,112 @@ def test_crops_take_the_share_of_area_asked_for() -> None:
     assert 105 < max(spans) < 119
 
 
+def by_torchvision(
+    grid: Frames, frames: int, size: int, *, seed: int, clip: str, view: int, **augment: Any
+) -> torch.Tensor:
+    """A view in torchvision's own steps, each rounded to bytes."""
+    generator = np.random.default_rng(int(config.digest([seed, clip, view]), 16))
+    chosen = sampling.sample_indices(len(grid), frames, generator if augment["temporal"] else None)
+    pictures = as_tensor(grid[chosen])
+    views = []
+    for part in pictures.split(1 if augment["per_frame"] else frames):
+        box = augmentation._crop_box(*grid.shape[1:3], generator, augment["scale"])
+        seen = functional.resized_crop(part, *box, [size, size], antialias=True)
+        seen = functional.horizontal_flip(seen) if generator.random() < augment["flip"] else seen
+        steps = [
+            (functional.adjust_brightness, 1, augment["brightness"]),
+            (functional.adjust_contrast, 1, augment["contrast"]),
+            (functional.adjust_saturation, 1, augment["saturation"]),
+            (functional.adjust_hue, 0, augment["hue"]),
+        ]
+        drawn = [(step, at + by * generator.uniform(-1, 1), by) for step, at, by in steps]
+        for place in generator.permutation(4):
+            step, amount, by = drawn[place]
+            seen = step(seen, amount) if by > 0 else seen
+        angle = generator.uniform(-augment["rotation"], augment["rotation"])
+        bilinear = InterpolationMode.BILINEAR
+        views.append(functional.rotate(seen, angle, bilinear) if augment["rotation"] > 0 else seen)
+    return torch.cat(views)
+
+
+def photographs() -> list[Frames]:
+    """Smooth clips of different lengths and sizes, with some noise."""
+    generator = np.random.default_rng(0)
+    found = []
+    for frames, height, width in ((20, 60, 80), (9, 80, 60), (6, 45, 45)):
+        coarse = torch.from_numpy(generator.uniform(0, 255, (frames, 3, height // 9, width // 9)))
+        smooth = functional.resize(coarse, [height, width]).permute(0, 2, 3, 1).numpy()
+        noisy = smooth + generator.normal(0, 4, smooth.shape)
+        found.append(noisy.clip(0, 255).astype(np.uint8))
+    return found
+
+
+@pytest.mark.parametrize("size", [24, 64])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentConfig().model_dump(),
+        AugmentConfig(per_frame=True, temporal=False).model_dump(),
+        STRONG,
+        STRONG | {"per_frame": True},
+        OFF | {"scale": (0.3, 1.0), "flip": 0.5},
+    ],
+)
+def test_views_are_torchvisions_within_rounding(augment: dict[str, Any], size: int) -> None:
+    grids = photographs()
+    for view in range(3):
+        names = [{"seed": 3, "clip": str(place), "view": view} for place in range(len(grids))]
+        pairs = list(zip(grids, names, strict=True))
+        expected = torch.stack([by_torchvision(grid, 8, size, **name, **augment) for grid, name in pairs])
+        alone = torch.stack([train_view(grid, 8, size, **name, **augment) for grid, name in pairs])
+        drawn = [draw_view(grid.shape, 8, **name, **augment) for grid, name in pairs]
+        at_once = train_views(grids, size, drawn, torch.device("cpu"))
+        for found in (alone, at_once):
+            # A byte more or less before a step is a few after it, most of all for the hue of what is grey.
+            difference = (found.int() - expected.int()).abs()
+            assert difference.max() <= 12
+            assert difference.float().mean() < 0.4
+            assert (difference > 2).float().mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "interpolation"),
+    [(24, 30, "bilinear"), (40, (50, 64), "bilinear"), (24, 30, "bicubic"), (80, 100, "bicubic")],
+)
+def test_evaluation_views_of_a_batch_are_those_of_its_clips(
+    size: int, resize: Any, interpolation: str
+) -> None:
+    grids, how = photographs(), {"interpolation": interpolation, "instant": 0.3}
+    expected = torch.stack([eval_view(grid, 8, size, resize, **how) for grid in grids])
+    found = eval_views(grids, 8, size, resize, torch.device("cpu"), **how)
+    difference = (found.int() - expected.int()).abs()
+    assert difference.max() <= 3  # torchvision has weights of 16 bits here
+    assert (difference > 1).float().mean() < 1e-3
+
+
+class Operations(TorchDispatchMode):
+    """Counts the kernels that torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig().model_dump(), STRONG, STRONG | {"per_frame": True}])
+def test_a_large_batch_takes_as_many_kernels_as_a_small_one(augment: dict[str, Any]) -> None:
+    counts = []
+    for clips in (30, 60):
+        drawn = [
+            draw_view((12, 48, 64), 2, seed=0, clip=str(clip), view=1, **augment) for clip in range(clips)
+        ]
+        with Operations() as operations:
+            train_views([noise()] * clips, 16, drawn, torch.device("cpu"))
+        counts.append(operations.count)
+    assert 10 < counts[0] == counts[1]
+
+
 @settings(max_examples=40)
 @given(
     st.integers(1, 6),
@@ -128,6 +240,9 @@ def test_views_of_any_clip_have_the_shape_asked_for(
     strong = STRONG | {"per_frame": per_frame}
     trained = train_view(grid, frames, 24, seed=0, clip="a", view=view, **strong)
     evaluated = eval_view(grid, frames, 24, 27)
+    drawn = draw_view(grid.shape, frames, seed=0, clip="a", view=view, **strong)
+    (at_once,) = train_views([grid], 24, [drawn], torch.device("cpu"))
+    assert at_once.shape == trained.shape
     assert trained.shape == evaluated.shape == (frames, 3, 24, 24)
     assert trained.dtype == evaluated.dtype == torch.uint8
 

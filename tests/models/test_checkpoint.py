@@ -1,6 +1,8 @@
 """A fit that was cut short goes on from its last epoch, and ends as if nothing had happened."""
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 
 from tests.neural_models import Curves, build, split
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import TrialPruned
+from vidclf.models.checkpoint import CheckpointWriter
 from vidclf.models.classifier import NeuralClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,7 +23,12 @@ class CutError(Exception):
 
 
 def run(
-    squares: Manifest, checkpoint: Path | None, cut_at: int = 0, network: str = "tiny3d", **keys: Any
+    squares: Manifest,
+    checkpoint: Path | None,
+    cut_at: int = 0,
+    network: str = "tiny3d",
+    error: type[Exception] = CutError,
+    **keys: Any,
 ) -> tuple[NeuralClassifier, Curves]:
     model, curves = build(squares, network, **{"train.epochs": 6, "train.patience": 0} | keys), {}
 
@@ -27,7 +36,7 @@ def run(
         assert step not in curves
         curves[step] = dict(metrics)
         if step == cut_at > 0:
-            raise CutError
+            raise error
 
     model.fit(split(squares, "train"), split(squares, "val"), report, checkpoint)
     return model, curves
@@ -66,6 +75,69 @@ def test_goes_on_to_the_same_bits(
     assert curves == expected
     for name, values in whole.network_.state_dict().items():
         assert torch.equal(values, resumed.network_.state_dict()[name]), name
+
+
+class SlowDisk:
+    """Takes a moment for each file."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.epochs: list[int] = []
+        self.threads: set[str] = set()
+        original = torch.save
+
+        def save(state: dict[str, Any], file: Path) -> None:
+            time.sleep(0.1)
+            self.epochs.append(len(state["history"]))
+            self.threads.add(threading.current_thread().name)
+            original(state, file)
+
+        patch.setattr(torch, "save", save)
+
+
+def test_a_slow_disk_is_written_to_seldom_and_at_the_end(
+    squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch)
+    run(squares, tmp_path)
+    assert disk.epochs == [1, 6]
+    assert threading.main_thread().name not in disk.threads
+
+
+def test_training_does_not_change_a_state_that_is_being_written(
+    squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = run(squares, None)
+    disk = SlowDisk(monkeypatch)
+    with monkeypatch.context() as patch:
+        # As if it was killed: what is being written ends, and nothing else is.
+        patch.setattr(CheckpointWriter, "offer", written_once(CheckpointWriter.write))
+        patch.setattr(CheckpointWriter, "write", lambda *_: None)
+        with pytest.raises(CutError):
+            run(squares, tmp_path, 4)
+    assert disk.epochs == [1]
+    assert run(squares, tmp_path)[1] == expected
+
+
+def written_once(write: Callable[..., None]) -> Callable[..., None]:
+    return lambda writer, state: write(writer, state) if len(state.history) == 1 else None
+
+
+def test_a_pruned_fit_writes_nothing_more(
+    squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch)
+    with pytest.raises(TrialPruned):
+        run(squares, tmp_path, 3, error=TrialPruned)
+    assert disk.epochs == [1]
+
+
+def test_a_full_disk_ends_the_fit(squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        run(squares, tmp_path)
 
 
 def test_a_checkpoint_of_another_fit_or_a_torn_one_is_left_alone(

@@ -17,7 +17,7 @@ from vidclf.data.augmentation import eval_view
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest, content_digest
 from vidclf.exceptions import InputError
-from vidclf.models import MODELS, classical, feature_store, training
+from vidclf.models import MODELS, classical, feature_store, precision
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import feature_matrix
 from vidclf.models.features import DEEP, FEATURES
@@ -64,7 +64,7 @@ def squeezenet(tmp_path: Path) -> tuple[models.SqueezeNet, Path]:
 def test_values_are_those_of_torchvisions_network(
     squeezenet: tuple[models.SqueezeNet, Path], normalize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "bf16_is_native", lambda: False)
+    monkeypatch.setattr(precision, "is_native", lambda half: False)
     network, path = squeezenet
     shown = clips([0, 1, 0])
     keys = {"model.network": "squeezenet1_1", "model.weights": str(path), "data.normalize": normalize}

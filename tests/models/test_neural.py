@@ -13,11 +13,12 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from vidclf import config
+from vidclf.data.augmentation import DrawnView
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
-from vidclf.models import networks, neural, neural_config, training
+from vidclf.models import networks, neural, neural_config, precision, training
 from vidclf.models import views as views_module
 from vidclf.models.classifier import NeuralClassifier, load
 from vidclf.models.forward import Forward
@@ -98,7 +99,7 @@ def weights(model: NeuralClassifier) -> dict[str, torch.Tensor]:
 
 def eval_pixels(model: NeuralClassifier, clips: ClipSet) -> torch.Tensor:
     view = View(augmented=False, number=0)
-    return torch.stack([model.forward_.views.pixels(clips, index, view) for index in range(len(clips))])
+    return model.forward_.views.pixels(clips, range(len(clips)), view)
 
 
 def scripted_scores(monkeypatch: pytest.MonkeyPatch, **curves: list[float]) -> None:
@@ -260,13 +261,13 @@ def test_without_val_clips_the_last_epoch_is_kept() -> None:
 @pytest.mark.parametrize(("views", "expected"), [(0, [1, 2, 3, 4]), (1, [0, 0, 0, 0]), (3, [1, 2, 0, 1])])
 def test_epochs_take_views_in_turns(views: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
-    original = views_module.train_view
+    original = views_module.draw_view
 
-    def spy(*arguments: Any, **options: Any) -> torch.Tensor:
+    def spy(*arguments: Any, **options: Any) -> DrawnView:
         seen.append((options["clip"], options["view"]))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(views_module, "train_view", spy)
+    monkeypatch.setattr(views_module, "draw_view", spy)
     fitted("tiny2d", **{"train.epochs": 4, "train.views": views, "train.patience": 0})
     epochs = [seen[start : start + 16] for start in range(0, 64, 16)]
     assert [{view for _, view in epoch} for epoch in epochs] == [{view} for view in expected]
@@ -332,7 +333,7 @@ def test_loss_is_torchs_cross_entropy_whole_or_in_two_parts(balance: str) -> Non
             assert torch.allclose(parameter.grad, gradient, atol=1e-5)
 
 
-def test_running_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_halves_the_batch_down_to_one_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     logits = Forward.logits
 
@@ -348,8 +349,34 @@ def test_running_out_of_memory_halves_the_batch_once(monkeypatch: pytest.MonkeyP
     assert sizes == [4] + [2] * 8 + [2]
     assert model.describe()["cost/parts"] == 2
     limit = 1
+    model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
+    assert model.describe()["cost/parts"] == 4
+    limit = 0
     with pytest.raises(torch.OutOfMemoryError):
         model.fit(clip_set(), clip_set(counts=(1, 1), seed=1), Record())
+
+
+@pytest.mark.parametrize("balance", ["none", "both"])
+def test_a_step_that_ran_out_of_memory_leaves_no_trace(balance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, failures = Forward.logits, [0]
+
+    def limited(self: Forward, inputs: torch.Tensor) -> torch.Tensor:
+        computed = logits(self, inputs)
+        if len(inputs) > 2:
+            failures[0] += 1
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return computed
+
+    keys = {"train.epochs": 2, "train.balance": balance, "model.frozen_stages": 0}
+    sets = clip_set(), clip_set(counts=(1, 1), seed=1)
+    expected = build(**{**keys, "train.accumulation": 2})
+    expected.fit(*sets, Record())
+    monkeypatch.setattr(Forward, "logits", limited)
+    model = build(**keys)
+    model.fit(*sets, Record())
+    assert failures == [1]
+    for name, values in model.network_.state_dict().items():
+        assert torch.equal(values, expected.network_.state_dict()[name]), name
 
 
 def test_a_loss_that_is_no_number_names_epoch_and_learning_rate() -> None:
@@ -494,8 +521,9 @@ def test_normalize_decides_the_statistics() -> None:
 
 
 def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(training, "bf16_is_native", lambda native=native: native)
+    monkeypatch.setattr(precision, "agrees", lambda _: True)
+    for native, expected in (("bf16", "bf16"), ("", "fp32")):
+        monkeypatch.setattr(precision, "is_native", lambda half, native=native: half == native)
         made = experiment(**{"train.precision": "auto", "train.monitor": "val/loss"}).resolved()
         assert (made.train.precision, made.train.stop_monitor) == (expected, "val/loss")
         assert made.shape() == {

@@ -228,11 +228,14 @@ def test_an_unknown_model_is_answered_with_what_there_is(
 
 
 def test_the_package_pins_what_is_installed_and_holds_no_pickle(
-    store: Store, trial: Attempt, client: MlflowClient
+    store: Store, trial: Attempt, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    installed = model_package.metadata.version
+    monkeypatch.setattr(model_package.metadata, "version", lambda name: f"{installed(name)}+cu132")
     shipped(store, trial, "gestures")
+    monkeypatch.undo()
     folder = resolve_model(store, "gestures/1").parents[1]
     assert not list(folder.rglob("*.pkl"))
     pins = (folder / "requirements.txt").read_text().split()
-    assert [pin.partition("==")[0] for pin in pins] == sorted(model_package.REQUIREMENTS)
+    assert pins == [f"{name}=={installed(name)}" for name in sorted(model_package.REQUIREMENTS)]
     assert (folder / "code" / "vidclf" / "runs" / "store.py").is_file()

@@ -256,7 +256,8 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 def test_a_malicious_checkpoint_is_as_good_as_none(tmp_path: Path, attack: Callable[[Path], None]) -> None:
     net = VideoNetwork("tiny2d", weights="none", classes=2, dropout=0, frozen_stages=0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    progress = FitState(net, optimizer, BestSoFar("val/loss"), BestSoFar("val/loss"))
+    scaler = torch.amp.GradScaler(enabled=False)
+    progress = FitState(net, optimizer, scaler, BestSoFar("val/loss"), BestSoFar("val/loss"))
     attack(tmp_path / "epoch.pt")
     progress.restore(tmp_path, "identity")
     assert progress.history == []

@@ -1,25 +1,34 @@
 """What a worker and its supervisor say to each other, whatever comes at the same moment."""
 
 import multiprocessing
+import os
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.clips import write_experiment
 from tests.scripted_study import in_memory
 from vidclf import config
 from vidclf.data.manifest import Manifest
+from vidclf.exceptions import InputError
+from vidclf.models import devices
+from vidclf.models.classifier import NeuralClassifier
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, now_ms
+from vidclf.search.execution import worker_pool
 from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import Display
 from vidclf.search.execution.finalize import StudyFinalizer
 from vidclf.search.execution.latency import LatencyMeter, measure_latencies
+from vidclf.workers import local
 from vidclf.workers.local import LocalWorker, _Line, _run
 from vidclf.workers.protocol import (
     Finished,
@@ -37,6 +46,64 @@ from vidclf.workers.protocol import (
 )
 
 TIMED = {"latency/p50_ms": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "expected"),
+    [
+        (None, 3, ["0", "1", "0"]),
+        ("2,3", 2, ["2", "3"]),
+        ("3, 2,7", 3, ["3", "2", "3"]),
+        ("GPU-aaaa,GPU-bbbb", 2, ["GPU-aaaa", "GPU-bbbb"]),
+        ("MIG-1,MIG-2", 4, ["MIG-1", "MIG-2", "MIG-1", "MIG-2"]),
+    ],
+)
+def test_workers_spread_over_the_gpus_that_the_user_chose(
+    visible: str | None, workers: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    shown: list[str | None] = []
+    sharing = set()
+
+    def start(_: int, gpu: str | None, count: int) -> None:
+        shown.append(gpu)
+        sharing.add(count)
+
+    monkeypatch.setattr(worker_pool, "LocalWorker", start)
+    definition: Any = SimpleNamespace(ray=None, file=SimpleNamespace(workers=workers))
+    worker_pool.start_workers(definition, workers)
+    assert (shown, sharing) == (expected, {(workers + 1) // 2})
+    assert worker_pool.gpu_count() == 2
+    monkeypatch.setenv("VIDCLF_DEVICE", "cuda:1")
+    shown.clear()
+    worker_pool.start_workers(definition, 1)
+    assert shown == [None]
+    with pytest.raises(InputError, match="--per-gpu: VIDCLF_DEVICE = cuda:1 leaves no GPUs to choose from"):
+        worker_pool.gpu_count()
+
+
+@pytest.mark.parametrize("given", [None, "GPU-aaaa"])
+def test_a_worker_is_shown_its_gpu_or_those_of_its_parent(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments: list[Mapping[str, str]] = []
+
+    class Process:
+        def __init__(self, args: Any, **_: object) -> None:
+            environments.append(args[2])
+
+        def start(self) -> None: ...
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # as Ray sets it for an actor
+    monkeypatch.setattr(local._CONTEXT, "Process", Process)
+    LocalWorker(1, given, sharing=2)
+    assert environments[0]["CUDA_VISIBLE_DEVICES"] == (given or "5")
+    assert environments[0]["VIDCLF_GPU_WORKERS"] == "2"
 
 
 class Late:
@@ -126,6 +193,30 @@ def test_a_supervisor_that_has_gone_is_no_failure_of_the_trial(tmp_path: Path, s
     with pytest.raises(SystemExit):
         _run(RunTask(config.dump(load_experiment(path)), attempt.folder), _Line(there))
     assert attempt.outcome() is None
+
+
+def test_a_worker_whose_gpu_has_failed_ends_and_its_trial_runs_again(
+    tmp_path: Path, squares: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    path = write_experiment(tmp_path / "a.toml", "frames2d", squares.path, train="epochs = 1")
+    task = RunTask(config.dump(load_experiment(path)), tmp_path / "00000")
+    attempt = Attempt(task.folder)
+    attempt.create(Identity("id", "e", "name", "parent", now_ms()))
+    monkeypatch.setattr(NeuralClassifier, "fit", fit)
+    monkeypatch.setattr(devices, "failed", lambda: True)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        local._answer(task, _Line(multiprocessing.Pipe()[0]))
+    assert attempt.outcome() is None
+    assert "illegal memory access" in (attempt.artifacts / "traceback.txt").read_text()
+    worker = object.__new__(LocalWorker)
+    worker.process = SimpleNamespace(join=lambda timeout: None, exitcode=ended.value.code)  # type: ignore[assignment]
+    assert worker.exit_reason().startswith("the worker ended, as its GPU no longer computed")
+    monkeypatch.setattr(devices, "failed", lambda: False)
+    assert local._answer(task, _Line(multiprocessing.Pipe()[0])) == attempt.outcome()
 
 
 def test_a_worker_that_is_paused_while_it_starts_pauses() -> None:

@@ -85,7 +85,7 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
         run = (_write_onnx if form == "onnx" else _write_pt2)(reference, views, partial)
         outputs = run(views).mean(axis=0)
         with torch.inference_mode():
-            original = reference(views).double().mean(dim=0).cpu().numpy()
+            original = reference(views).double().mean(dim=0).numpy()
         difference = float(np.abs(outputs - original).max())
         if not difference <= TOLERANCE:  # nor may it be no number
             raise InputError(
@@ -122,7 +122,7 @@ def _write_pt2(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
 
     def run(clips: Tensor) -> NDArray[np.float64]:
         with torch.inference_mode():
-            return np.asarray(module(clips).double().cpu().numpy())
+            return np.asarray(module(clips).double().numpy())
 
     return run
 
@@ -145,7 +145,7 @@ def _write_onnx(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def run(clips: Tensor) -> NDArray[np.float64]:
-        [probabilities] = session.run(["probabilities"], {"clips": clips.cpu().numpy()})
+        [probabilities] = session.run(["probabilities"], {"clips": clips.numpy()})
         return np.asarray(probabilities, dtype=np.float64)
 
     return run

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from vidclf.evaluation.ranking import OTHER_LOAD
+from vidclf.models import devices
 from vidclf.models.saved import SavedModel
 
 Key = TypeVar("Key")
@@ -228,9 +229,7 @@ def reset_peak_memory() -> None:
     """Has `peak_memory_mb` count from now on, where the system can: Linux, and CUDA."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    devices.reset_peak_memory()
 
 
 def peak_memory_mb() -> float:
@@ -256,20 +255,13 @@ def cuda_memory_mb() -> dict[str, float]:
         ``cost/cuda_allocated_mb``: what torch's tensors took; ``cost/cuda_reserved_mb``: what its allocator
         held for them. Empty in a process that has used no CUDA device.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    devices = range(torch.cuda.device_count())
-    return {
-        "cost/cuda_allocated_mb": sum(map(torch.cuda.max_memory_allocated, devices)) / MEBIBYTE,
-        "cost/cuda_reserved_mb": sum(map(torch.cuda.max_memory_reserved, devices)) / MEBIBYTE,
-    }
+    kinds: tuple[Literal["allocated", "reserved"], ...] = ("allocated", "reserved")
+    peaks = {f"cost/cuda_{kind}_mb": devices.peak_memory(kind) for kind in kinds}
+    return {name: peak / MEBIBYTE for name, peak in peaks.items() if peak is not None}
 
 
 def environment() -> dict[str, str]:
     """The machine, the libraries and the code's version, as text by name; empty where unknown."""
-    import torch
-
     versions = {}
     for library in _LIBRARIES:
         try:
@@ -283,7 +275,7 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or ""),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": devices.used_name(),
         **versions,
         "git_commit": commit,
         "git_dirty": dirty,
@@ -292,7 +284,7 @@ def environment() -> dict[str, str]:
 
 def machine() -> dict[str, str]:
     """What a latency depends on, beside the model."""
-    here = environment()
+    here = {**environment(), "device": devices.name()}
     return {key: here[key] for key in MACHINE}
 
 

@@ -6,7 +6,7 @@ about 2e-5 of their size, and only the stages behind it are run again.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
+from vidclf.data.staging import to_device, to_host
 from vidclf.models.views import View, Views
 
 _SMALL = 2**16
@@ -61,20 +62,42 @@ class ActivationCache:
         content = content_digest(clips.paths[index])
         return cache.entry("activations", *self.made_by, content, *frames, self.views.key(view))
 
-    def read(self, entry: Path) -> Tensor | None:
-        """The float16 output that was kept; ``None`` where none was."""
-        if entry in self._held:
-            cache.lookups.count(found=True)
-            return self._held[entry]
-        kept = cache.load(entry, "c")  # copy on write: torch wants memory that may be written to
-        if kept is None:
-            return None
-        values = torch.from_numpy(kept).to(self.device)
+    def read(self, entries: Sequence[Path]) -> list[Tensor | None]:
+        """The float16 outputs that were kept, on the device; ``None`` where none was."""
+        rows: list[Tensor | None] = []
+        read: dict[int, Tensor] = {}
+        for place, entry in enumerate(entries):
+            rows.append(self._held.get(entry))
+            if rows[place] is not None:
+                cache.lookups.count(found=True)
+            # Copy on write: torch wants memory that may be written to.
+            elif (values := cache.load(entry, "c")) is not None:
+                read[place] = torch.from_numpy(values)
+        there: Iterable[Tensor] = read.values()
+        if read and self.device.type != "cpu":
+            there = to_device(torch.stack(list(there)), self.device)
+        for place, output in zip(read, there, strict=True):
+            rows[place] = self._hold(entries[place], output)
+        return rows
+
+    def _hold(self, entry: Path, values: Tensor) -> Tensor:
         if values.nbytes > min(self.largest, self.room):
             return values
         self.room -= values.nbytes
         return self._held.setdefault(entry, values.clone())
 
-    def keep(self, entry: Path, values: Tensor) -> None:
-        """Writes a float16 output where there is room."""
-        cache.save(entry, values.cpu().contiguous().numpy())
+    def drop(self) -> bool:
+        """Gives up what stays on the device; whether there was any."""
+        held, self.room = bool(self._held), 0
+        self._held.clear()
+        return held
+
+    def keep(self, entries: Sequence[Path], values: Tensor) -> Callable[[], None]:
+        """Begins to copy float16 outputs; what comes back writes them where there is room."""
+        arrived = to_host([values])
+
+        def write() -> None:
+            for entry, output in zip(entries, *arrived(), strict=True):
+                cache.save(entry, output.contiguous().numpy())
+
+        return write

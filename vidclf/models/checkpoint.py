@@ -1,16 +1,25 @@
 """The checkpoint of a fit: its state between two epochs, from which an interrupted fit resumes."""
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from vidclf.data.staging import to_host
+from vidclf.exceptions import TrialPruned
 from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
 
 _FILE = "epoch.pt"
+_REST = 20
+"""Seconds of rest for each second that a checkpoint took to be written."""
 
 
 @dataclass
@@ -20,6 +29,7 @@ class FitState:
     Attributes:
         network: Being trained.
         optimizer: Over what is not frozen.
+        scaler: Of the loss, in fp16.
         best: Chooses the epoch whose weights are kept.
         stop: Counts epochs without improvement.
         history: Curves of each finished epoch.
@@ -29,6 +39,7 @@ class FitState:
 
     network: VideoNetwork
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     best: BestSoFar
     stop: BestSoFar
     parts: int = 1
@@ -39,7 +50,8 @@ class FitState:
         """Takes note of a finished epoch; one that no val clips judge is the best so far."""
         self.history.append(curves)
         if not judged or self.best.improves(curves):
-            self.best_weights = self._changing()
+            changing = self._changing()
+            self.best_weights = dict(zip(changing, to_host(list(changing.values()))(), strict=True))
         if judged:
             self.stop.improves(curves)
 
@@ -47,25 +59,32 @@ class FitState:
         """Gives the network the weights that it had after the best epoch."""
         self.network.load_state_dict(self.best_weights, strict=False)
 
-    def save(self, folder: Path, identity: str) -> None:
-        """Writes everything, whole or not at all, to be read by a fit of the same ``identity``."""
+    def copied(self, identity: str) -> Callable[[], dict[str, Any]]:
+        """What a fit of the same ``identity`` goes on from, as it is now; the copy may arrive later."""
         state = {
             "identity": identity,
             "network": self._changing(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best": asdict(self.best),
             "stop": asdict(self.stop),
             "parts": self.parts,
-            "history": self.history,
+            "history": list(self.history),
             "best_weights": self.best_weights,
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{_FILE}.partial"
-        torch.save(state, partial)
-        partial.replace(folder / _FILE)
+        leaves, structure = tree_flatten(state)
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        arrived = to_host([leaves[place] for place in places])
+
+        def complete() -> dict[str, Any]:
+            for place, values in zip(places, arrived(), strict=True):
+                leaves[place] = values
+            return cast(dict[str, Any], tree_unflatten(leaves, structure))
+
+        return complete
 
     def restore(self, folder: Path, identity: str) -> None:
-        """Goes on from what `save` wrote; starts anew where that is missing, torn or of another fit."""
+        """Goes on from what `CheckpointWriter` wrote; anew where that is missing, torn or of another fit."""
         try:
             state: dict[str, Any] = torch.load(folder / _FILE, map_location="cpu", weights_only=True)
         except Exception:  # a torn or foreign file makes torch raise anything
@@ -74,14 +93,73 @@ class FitState:
             return
         self.network.load_state_dict(state["network"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.best, self.stop = BestSoFar(**state["best"]), BestSoFar(**state["stop"])
         self.parts, self.history, self.best_weights = state["parts"], state["history"], state["best_weights"]
 
     def _changing(self) -> dict[str, Tensor]:
-        """A copy in main memory of what training changes."""
+        """What training changes."""
         fixed = self.network.fixed_names()
         return {
-            name: values.detach().to("cpu", copy=True)
-            for name, values in self.network.state_dict().items()
-            if name not in fixed
+            name: values.detach() for name, values in self.network.state_dict().items() if name not in fixed
         }
+
+
+class CheckpointWriter:
+    """Writes the state of a fit in a second thread, so often that it takes a small share of the time.
+
+    After one that took t seconds the next rests for 20 t: so much and one epoch is lost at most.
+
+    Args:
+        folder: Where to; ``None``: nothing is written.
+        identity: Of the fit, see `FitState.restore`.
+    """
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self._folder, self._identity = folder, identity
+        self._written = 0
+        self._rest_until = 0.0
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def offer(self, state: FitState) -> None:
+        """Begins to write the state after an epoch, if it is time."""
+        busy = self._writing is not None and not self._writing.done()
+        if not busy and time.monotonic() >= self._rest_until:
+            self.write(state)
+
+    def write(self, state: FitState) -> None:
+        """Begins to write the state after an epoch, unless it is there already."""
+        if self._writing is not None:
+            self._writing.result()
+        if self._folder is None or self._written == len(state.history):
+            return
+        self._written = len(state.history)
+        self._writing = self._thread.submit(self._write, self._folder, state.copied(self._identity))
+
+    @contextlib.contextmanager
+    def cut_here(self, state: FitState) -> Iterator[None]:
+        """Writes the state after an epoch if what is done meanwhile ends the fit, but for pruning."""
+        try:
+            yield
+        except TrialPruned:
+            raise
+        except BaseException:
+            self.write(state)
+            raise
+
+    def _write(self, folder: Path, copied: Callable[[], dict[str, Any]]) -> None:
+        """Whole or not at all."""
+        began = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{_FILE}.partial"
+        torch.save(copied(), partial)
+        partial.replace(folder / _FILE)
+        ended = time.monotonic()
+        self._rest_until = ended + _REST * (ended - began)

@@ -145,7 +145,7 @@ def _deep_features(experiment: ClassicalExperiment) -> "DeepFeatures | None":
     if deep is None:
         return None
     from vidclf.models.deep import DeepFeatures  # torch takes seconds
-    from vidclf.models.training import auto_precision
+    from vidclf.models.precision import resolved
 
     own = experiment.model.preprocessing()
     statistics = networks.statistics(experiment.data.normalize, own)
@@ -155,7 +155,7 @@ def _deep_features(experiment: ClassicalExperiment) -> "DeepFeatures | None":
         interpolation=own.interpolation,
         mean=statistics.mean,
         std=statistics.std,
-        precision=auto_precision(),
+        precision=resolved("auto"),
         seed=experiment.seed,
     )
 

@@ -19,12 +19,15 @@ from torch.nn import functional
 
 from vidclf.config import digest
 from vidclf.data.clips import ClipSet
+from vidclf.data.staging import to_device
 from vidclf.evaluation import metrics
-from vidclf.models import training
+from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.checkpoint import FitState
+from vidclf.models.checkpoint import CheckpointWriter, FitState
 from vidclf.models.forward import Forward
+from vidclf.models.memory import BatchNormStatistics
 from vidclf.models.networks import FrozenNorm, Pooling
+from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import (
     ExportableNetwork,
@@ -50,10 +53,12 @@ class NeuralClassifier:
         interpolation: How pictures are resized for evaluation, as the weights want it.
         mean: Of each channel, for values 0 to 1.
         std: Standard deviation of each channel.
-        augment: Keyword arguments of `train_view`.
+        augment: Keyword arguments of `vidclf.data.augmentation.draw_view`.
         network_: The network; after `fit` with the weights of the best epoch.
         forward_: From clips to the network's logits.
-        parts_: Parts in which a batch was worked off: ``accumulation``, or twice that once memory ran out.
+        scaler_: Of the loss, so that its gradients are neither too large nor too small for fp16.
+        parts_: Parts in which a batch was worked off: ``accumulation``, twice that once memory had run out,
+            twice as many again the next time.
     """
 
     classes: int
@@ -97,6 +102,7 @@ class NeuralClassifier:
     precision: Precision
     network_: VideoNetwork = field(init=False)
     forward_: Forward = field(init=False)
+    scaler_: torch.amp.GradScaler = field(init=False)
     parts_: int = field(init=False, default=1)
 
     def fit(self, train: ClipSet, val: ClipSet, report: Report, checkpoint: Path | None = None) -> None:
@@ -105,7 +111,7 @@ class NeuralClassifier:
         Without val clips the last epoch's weights are kept, and nothing stops early.
         Step 0 also reports ``size/file_mb``: of the file of weights, in MiB; then every epoch is
         reported, also those that a checkpoint brings along. ``checkpoint`` is a folder that holds the state
-        after the last epoch; a fit of the same settings on the same clips goes on from it.
+        after one of the last epochs; a fit of the same settings on the same clips goes on from it.
 
         Raises:
             RuntimeError: The loss is no longer a number.
@@ -125,19 +131,22 @@ class NeuralClassifier:
             )
             best = training.BestSoFar(self.monitor)
             stop = training.BestSoFar(self.stop_monitor, self.min_delta)
-            progress = FitState(self.network_, optimizer, best, stop, parts=self.accumulation)
+            progress = FitState(self.network_, optimizer, self.scaler_, best, stop, parts=self.accumulation)
             identity = "" if checkpoint is None else self._identity(train, val)
             if checkpoint is not None:
                 progress.restore(checkpoint, identity)
             for epoch, curves in enumerate(progress.history, start=1):
                 report(epoch, curves)
-            while not self._finished(progress, judged=len(val) > 0):
-                epoch = len(progress.history) + 1
-                curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
-                progress.advance(curves, judged=len(val) > 0)
-                if checkpoint is not None:
-                    progress.save(checkpoint, identity)
-                report(epoch, curves)
+            judged = len(val) > 0
+            with CheckpointWriter(checkpoint, identity) as writer:
+                while not self._finished(progress, judged=judged):
+                    epoch = len(progress.history) + 1
+                    curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
+                    progress.advance(curves, judged=judged)
+                    writer.offer(progress)
+                    with writer.cut_here(progress):
+                        report(epoch, curves)
+                writer.write(progress)
             progress.restore_best()
             self.parts_ = progress.parts
 
@@ -157,12 +166,8 @@ class NeuralClassifier:
 
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
-        """Leaves torch's global random state as it was, and has cuDNN compute the same each time."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with (
-            torch.random.fork_rng(devices),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-        ):
+        """Leaves torch's global random state as it was, and computes the same each time."""
+        with devices.forked_rng(devices.current()), reproducible(self.precision):
             yield
 
     @property
@@ -178,12 +183,12 @@ class NeuralClassifier:
     def exportable(self, clips: ClipSet, temperature: float) -> ExportableNetwork:
         """See `Classifier.exportable`."""
         views = self.forward_.views
-        pixels = torch.stack([views.pixels(clips, 0, view) for view in views.evaluation()])
+        pixels = torch.cat([views.pixels(clips, [0], view) for view in views.evaluation()])
         one = self.eval_views == 1  # of several views the mean of the probabilities is calibrated, outside
-        graph = ProbabilityGraph(self.network_, temperature if one else 1.0)
-        return ExportableNetwork(
-            graph, self.forward_.normalised(pixels), self._arguments(), 1.0 if one else temperature
-        )
+        network = copy.deepcopy(self.network_).cpu()  # a graph would remember the GPU
+        graph = ProbabilityGraph(network, temperature if one else 1.0)
+        normalised = self.forward_.normalised(pixels).cpu()
+        return ExportableNetwork(graph, normalised, self._arguments(), 1.0 if one else temperature)
 
     def batched(self, clips: int) -> Self:
         """A classifier of the same network that takes so many clips at once."""
@@ -204,7 +209,7 @@ class NeuralClassifier:
 
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
-        device = training.device()
+        device = devices.current()
         network = VideoNetwork(
             self.network,
             weights=weights,
@@ -215,6 +220,7 @@ class NeuralClassifier:
             pooling=self.pooling,
         )
         self.network_ = network.to(device).to(memory_format=network.memory_format)
+        self.scaler_ = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         views = Views(
             frames=self.frames,
             size=self.size,
@@ -224,7 +230,7 @@ class NeuralClassifier:
             augment_seed=self.augment_seed,
             augment=self.augment,
             device=device,
-            room=torch.cuda.mem_get_info()[0] // 4 if device.type == "cuda" else 0,
+            room=devices.cache_bytes(device),
         )
         self.forward_ = Forward(
             self.network,
@@ -248,9 +254,8 @@ class NeuralClassifier:
         weights = np.ones(self.classes)
         if self.balance in {"loss", "both"}:
             weights = training.class_weights(clips.labels, self.classes)
-        device = training.device()
-        class_weights = torch.from_numpy(weights).float().to(device)
-        labels = torch.from_numpy(clips.labels).to(device)
+        device = self.forward_.views.device
+        class_weights = to_device(torch.from_numpy(weights).float(), device)
         batches = training.batches(order, self.batch_size)
         view = View(augmented=True, number=epoch % self.views if self.views else epoch)
         # Sums stay on the device until the epoch is over: to read one is to wait for all that is queued.
@@ -259,19 +264,22 @@ class NeuralClassifier:
         for step, (indices, inputs) in enumerate(zip(batches, inputs_of_batches, strict=True)):
             lr = self._set_lr(progress.optimizer, epoch - 1 + (step + 0.5) / len(batches))
             progress.optimizer.zero_grad()
-            targets = labels[torch.from_numpy(indices).to(device)]
+            targets = to_device(torch.from_numpy(clips.labels[indices]), device)
             loss, hits = self._backward(inputs, targets, class_weights, progress)
             if self.clip_grad > 0:
+                self.scaler_.unscale_(progress.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.network_.parameters(), self.clip_grad)
-            progress.optimizer.step()
+            self.scaler_.step(progress.optimizer)
+            self.scaler_.update()
             loss_sum += loss * float(weights[clips.labels[indices]].sum())
             correct += hits
-        mean_loss = loss_sum.item() / float(weights[clips.labels[order]].sum())
+        summed, right = torch.stack([loss_sum, correct]).tolist()
+        mean_loss = summed / float(weights[clips.labels[order]].sum())
         if not math.isfinite(mean_loss):
             raise training.diverged(epoch, lr)
         return {
             "epoch/train/loss": mean_loss,
-            "epoch/train/accuracy": correct.item() / len(order),
+            "epoch/train/accuracy": right / len(order),
             "epoch/lr": lr,
         }
 
@@ -292,18 +300,25 @@ class NeuralClassifier:
     def _backward(
         self, inputs: Tensor, targets: Tensor, class_weights: Tensor, progress: FitState
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of the batch's mean loss; in twice the parts from the first time that memory runs out.
+        """Gradients of the batch's mean loss; in twice the parts each time that memory runs out.
 
         Returns:
             The loss, and how many clips are classified correctly; scalars on the device.
         """
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return self._accumulate(inputs, targets, class_weights, progress.parts)
-        # Out here, as inside a handler the traceback would still hold the failed attempt's tensors.
-        progress.parts = 2 * self.accumulation
-        progress.optimizer.zero_grad()
-        torch.cuda.empty_cache()
-        return self._accumulate(inputs, targets, class_weights, progress.parts)
+        statistics = BatchNormStatistics(self.network_)
+        while True:
+            try:
+                return self._accumulate(inputs, targets, class_weights, progress.parts)
+            except RuntimeError as error:
+                largest = math.ceil(len(inputs) / progress.parts)
+                saved = self.forward_.memory.save(error, largest)
+                if saved is None:
+                    raise
+                progress.parts *= 1 + (saved == "clips")
+            # Out here, as inside the handler the traceback would still hold the failed attempt's tensors.
+            progress.optimizer.zero_grad()
+            statistics.restore()
+            devices.release_memory()
 
     def _accumulate(
         self, inputs: Tensor, targets: Tensor, class_weights: Tensor, parts: int
@@ -316,7 +331,7 @@ class NeuralClassifier:
                 logits, part_targets, class_weights, reduction="sum", label_smoothing=self.label_smoothing
             )
             loss = summed / total_weight
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler_.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             hits.append((logits.argmax(dim=1) == part_targets).sum())
         return torch.stack(losses).sum(), torch.stack(hits).sum()
@@ -332,28 +347,26 @@ class NeuralClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
-        return self._over_views(
-            clips, self.classes, lambda inputs: self.forward_.logits(inputs).double().softmax(dim=1)
-        )
+        logits = self._over_views(clips, self.classes, self.forward_.logits)
+        return np.asarray(logits.softmax(dim=2).sum(dim=0) / self.eval_views)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The pooled features before the head, the mean over the evaluation views; shape (clips, width)."""
-        width = self.network_.width
-        return self._over_views(clips, width, lambda inputs: self.forward_.embeddings(inputs).double())
+        features = self._over_views(clips, self.network_.width, self.forward_.embeddings)
+        return np.asarray(features.sum(dim=0) / self.eval_views)
 
-    def _over_views(
-        self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]
-    ) -> NDArray[np.float64]:
-        """What ``compute`` makes of the clips, the mean over their evaluation views; shape (clips, width)."""
+    def _over_views(self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``compute`` makes of the clips' evaluation views; float64 (views, clips, width)."""
         self.network_.eval()
         batches = training.batches(range(len(clips)), self.batch_size)
-        total = np.zeros((len(clips), width))
-        for view in self.forward_.views.evaluation():
-            for indices, inputs in zip(batches, self.forward_.inputs(clips, batches, view), strict=True):
-                with torch.inference_mode():
-                    values = compute(inputs)
-                total[indices] += values.cpu().numpy()
-        return total / self.eval_views
+        # They stay on the device until all are there: to read one is to wait for all that is queued.
+        values = [torch.empty(0, width, device=self.forward_.views.device)]
+        with reproducible(self.precision):
+            for view in self.forward_.views.evaluation():
+                for inputs in self.forward_.inputs(clips, batches, view):
+                    with torch.inference_mode():
+                        values.append(self.forward_.memory.compute(compute, inputs))
+        return torch.cat(values).cpu().double().view(self.eval_views, len(clips), width)
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of all weights in main memory."""
@@ -392,6 +405,7 @@ class NeuralClassifier:
 def load(directory: Path) -> NeuralClassifier:
     """The classifier that `NeuralClassifier.save` wrote into ``directory``."""
     classifier = NeuralClassifier(**json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8")))
+    classifier.precision = served(classifier.precision)
     with classifier._reproducible():
         classifier._build("none")
     classifier.network_.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))

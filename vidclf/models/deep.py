@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 
 from vidclf.data.clips import ClipSet
-from vidclf.models import training
+from vidclf.models import devices
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
 from vidclf.models.networks import NETWORKS
+from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Precision
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.views import Views
@@ -45,7 +46,7 @@ class DeepFeatures:
     @cached_property
     def _forward(self) -> Forward:
         """Made when first asked for, as weights take a while to load."""
-        device = training.device()
+        device = devices.current()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             network = VideoNetwork(
@@ -78,7 +79,8 @@ class DeepFeatures:
 
     def matrix(self, clips: ClipSet) -> Vector:
         """The pooled features of every clip, shape (clips, width)."""
-        values: Vector = self._forward.pooled(clips).double().cpu().numpy()
+        with reproducible(self.precision):
+            values: Vector = self._forward.pooled(clips).cpu().double().numpy()
         return values
 
     def parameters(self) -> int:
@@ -96,6 +98,7 @@ class DeepFeatures:
     @classmethod
     def load(cls, directory: Path, framing: Framing, **arguments: Any) -> Self:
         """The features whose network was saved into ``directory``."""
-        features = cls(**arguments, weights="none", framing=framing, seed=0)
+        precision = served(arguments.pop("precision"))
+        features = cls(**arguments, precision=precision, weights="none", framing=framing, seed=0)
         features._forward.network.stages.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))
         return features

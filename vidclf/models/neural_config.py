@@ -147,10 +147,10 @@ class NeuralExperiment(ExperimentConfig):
         untrained = self.model.preprocessing() == networks.UNTRAINED
         normalize = "imagenet" if untrained and self.data.normalize == "weights" else self.data.normalize
         precision = self.train.precision
-        if precision == "auto":
-            from vidclf.models.training import auto_precision  # torch takes seconds
+        if precision != "fp32":
+            from vidclf.models.precision import resolved  # torch takes seconds
 
-            precision = auto_precision()
+            precision = resolved(precision)
         data = self.data.model_copy(update={"size": size, "resize": resize, "normalize": normalize})
         stop_monitor = self.train.stop_monitor or self.train.monitor
         train = self.train.model_copy(update={"precision": precision, "stop_monitor": stop_monitor})

@@ -21,7 +21,7 @@ Monitor = Annotated[str, AfterValidator(_check_monitor)]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "step", "cosine"]
 Balance = Literal["none", "sampler", "loss", "both"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Cache = Literal["auto", "off"]
 
 
@@ -70,5 +70,6 @@ class TrainConfig(Section):
     """Parts in which a batch is worked off before its one step, where memory does not hold it at once."""
     cache: Cache = "auto"
     """``auto`` keeps what the frozen stages make of views that come again; ``off`` computes it each time."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the device has instructions for it, else fp32."""
+    precision: Literal["auto"] | Precision = "auto"
+    """``auto``: bf16 where the device has instructions for it, else fp16 on CUDA, else fp32; ``tf32``: fp32
+    with the rounded products of CUDA's tensor cores. ``tf32`` and ``fp16`` mean fp32 where CUDA is not."""

@@ -1,6 +1,5 @@
 """Parts of the training loop: sampling order, optimizer, schedule and early stopping."""
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from vidclf.evaluation import metrics
-from vidclf.models.train_config import Monitor, OptimizerName, Precision, Schedule
+from vidclf.models.train_config import Monitor, OptimizerName, Schedule
 
 Item = TypeVar("Item")
 Built = TypeVar("Built")
@@ -25,43 +23,6 @@ Batch = NDArray[np.int64]
 _SGD_MOMENTUM = 0.9
 _PREFETCHED = 2
 """Batches made ahead of the one in use."""
-
-
-def device() -> torch.device:
-    """Where networks compute in this process: the current GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def bf16_is_native() -> bool:
-    """Whether the device that would train has bf16 arithmetic of its own."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.10
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-@functools.cache
-def bf16_agrees() -> bool:
-    """Whether bf16 convolutions over volumes give what fp32 gives, up to rounding.
-
-    With some versions of cuDNN they do not (pytorch#163539). bf16 rounds by up to
-    2**-9 of a value; the limit of 2 % of the largest leaves room for sums.
-    """
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, 16, 8, 14, 14, generator=generator).to(device())
-    weights = torch.randn(16, 16, 3, 3, 3, generator=generator).to(device())
-    with torch.no_grad():
-        exact = functional.conv3d(inputs, weights, padding=1)
-        with torch.autocast(device().type, torch.bfloat16):
-            rounded = functional.conv3d(inputs, weights, padding=1).float()
-    return bool((exact - rounded).abs().max() < 0.02 * exact.abs().max())
-
-
-def auto_precision() -> Precision:
-    """What ``auto`` means here."""
-    return "bf16" if bf16_is_native() and bf16_agrees() else "fp32"
 
 
 def make_optimizer(

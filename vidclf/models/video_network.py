@@ -179,8 +179,8 @@ class ExportableNetwork:
     """A network, an example of its input, and how that input is made.
 
     Attributes:
-        graph: From ``views`` to probabilities, in single precision.
-        views: The evaluation views of one clip, normalised: float32 (views, T, 3, size, size).
+        graph: From ``views`` to probabilities, on the CPU, in single precision.
+        views: The evaluation views of one clip there, normalised: float32 (views, T, 3, size, size).
         settings: What the network was made with: ``network``, ``frames`` (T), ``size``, ``resize``,
             ``interpolation``, ``mean``, ``std`` ….
         temperature: For the mean over several views, which is formed outside of the graph; 1: none is left.

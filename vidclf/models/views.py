@@ -1,6 +1,6 @@
 """The views of a clip that a network is trained and judged on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vidclf.data.augmentation import as_tensor, eval_view, train_view
+from vidclf.data.augmentation import draw_view, eval_view, eval_views, train_view, train_views
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.data.video import Frames
@@ -32,9 +32,9 @@ class Views:
 
     Attributes:
         interpolation: How pictures are resized for evaluation, as the weights want it.
-        augment: Keyword arguments of `train_view`.
+        augment: Keyword arguments of `draw_view`.
         device: Where pixels are made.
-        room: Bytes of clips that may stay on the device; 0 where it is the main memory.
+        room: Bytes of what is kept of clips that may stay on the device; 0 where it is the main memory.
     """
 
     frames: int
@@ -46,29 +46,39 @@ class Views:
     augment: Mapping[str, Any]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     room: int = 0
-    _on_device: dict[Path, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluation(self) -> list[View]:
         """The views whose probabilities are averaged."""
         return [View(augmented=False, number=number) for number in range(self.eval_views)]
 
-    def pixels(self, clips: ClipSet, index: int, view: View) -> Tensor:
-        """A view of clip ``index``, uint8 (frames, 3, size, size) on the device."""
-        grid = self._grid(clips, index)
+    def pixels(self, clips: ClipSet, indices: Iterable[int], view: View) -> Tensor:
+        """A view of some of the clips, uint8 (clips, frames, 3, size, size) on the device."""
+        indices = list(indices)
+        grids = [clips.grid(index) for index in indices]
         if not view.augmented:
-            instant = (view.number + 0.5) / self.eval_views
-            return eval_view(
-                grid,
+            return self._evaluated(grids, (view.number + 0.5) / self.eval_views)
+        drawn = [
+            draw_view(
+                grid.shape,
                 self.frames,
-                self.size,
-                self.resize,
-                interpolation=self.interpolation,
-                instant=instant,
+                seed=self.augment_seed,
+                clip=content_key(clips.paths[index]),
+                view=view.number,
+                **self.augment,
             )
-        clip = content_key(clips.paths[index])
-        return train_view(
-            grid, self.frames, self.size, seed=self.augment_seed, clip=clip, view=view.number, **self.augment
+            for grid, index in zip(grids, indices, strict=True)
+        ]
+        if self.device.type != "cpu":
+            return train_views(grids, self.size, drawn, self.device)
+        return torch.stack(
+            [train_view(grid, self.size, of_clip) for grid, of_clip in zip(grids, drawn, strict=True)]
         )
+
+    def _evaluated(self, grids: Sequence[Frames], instant: float) -> Tensor:
+        how: dict[str, Any] = {"interpolation": self.interpolation, "instant": instant}
+        if self.device.type != "cpu":
+            return eval_views(grids, self.frames, self.size, self.resize, self.device, **how)
+        return torch.stack([eval_view(grid, self.frames, self.size, self.resize, **how) for grid in grids])
 
     def key(self, view: View) -> list[Any]:
         """All that the pixels of a view depend on beside the clip's stored frames."""
@@ -76,19 +86,6 @@ class Views:
         if view.augmented:
             return [*common, self.augment_seed, dict(self.augment)]
         return [*common, self.resize, self.interpolation, self.eval_views]
-
-    def _grid(self, clips: ClipSet, index: int) -> Frames | Tensor:
-        if self.device.type == "cpu":
-            return clips.grid(index)
-        path = clips.paths[index]
-        held = self._on_device.get(path)
-        if held is None:
-            held = as_tensor(clips.grid(index)).to(self.device)
-            # A set without a store is one that nothing may be remembered of: it is being timed.
-            if clips.store is not None and held.nbytes <= self.room:
-                self.room -= held.nbytes
-                self._on_device[path] = held
-        return held
 
 
 def content_key(path: Path) -> str:

@@ -25,7 +25,7 @@ from vidclf.data.splitting import group_doubt, split_by_fold
 from vidclf.evaluation.calibration import calibrate
 from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
-from vidclf.models import MODELS, Classifier
+from vidclf.models import MODELS, Classifier, devices
 from vidclf.models.base import ExperimentConfig, Report
 from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.progress import Progress, counted, silent
@@ -231,7 +231,11 @@ def run_experiment(
     Returns:
         How it ended, as also written to ``result.json``: a crash is ``failed``,
         with its traceback among the artifacts, never ``pruned``.
+
+    Raises:
+        RuntimeError: The device no longer computes in this process, so that a trial is to run in another.
     """
+    trial = attempt.identity().parent is not None
 
     def record(step: int, values: Mapping[str, float]) -> None:
         attempt.record(step, values)
@@ -240,7 +244,6 @@ def run_experiment(
     try:
         experiment = experiment.resolved()
         config.write_toml(config.dump(experiment), attempt.config)
-        trial = attempt.identity().parent is not None
         run = partial(train_and_score, draw=not trial)
         if repeats is None:
             final = run(experiment, attempt, record)
@@ -251,6 +254,8 @@ def run_experiment(
         outcome = Outcome("pruned", str(decision), {}, now_ms())
     except Exception as error:
         (attempt.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if trial and devices.failed():
+            raise
         reason = f"{type(error).__name__}: {error}"
         outcome = Outcome("failed", reason, {}, now_ms(), _fingerprint(error))
     attempt.finish(outcome)

@@ -5,7 +5,7 @@ attempts/<series>/<name>/
     config.toml      the resolved experiment
     metrics.jsonl    one line a report, append-only
     artifacts/       files under their final MLflow names
-    checkpoint/      the state after the last epoch, while it runs
+    checkpoint/      the state after one of the last epochs, while it runs
     model/           the saved model
     result.json      written last: status, reason, final metrics
     delivery.json    what MLflow already has (the deliverer's own)

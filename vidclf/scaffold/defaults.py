@@ -11,6 +11,7 @@ from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
 from vidclf.evaluation.intervals import FEWEST_GROUPS
 from vidclf.labels import plural
+from vidclf.models import devices
 from vidclf.models.networks import NETWORKS
 
 _ROOM = 3.0
@@ -34,10 +35,8 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        import torch
-
-        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-        return cls(cpu_count(), gpu)
+        name = devices.name()
+        return cls(cpu_count(), None if name == "cpu" else name)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
             python_model=str(_PACKAGE / "registry" / "serving.py"),
             artifacts={"model": str(attempt.model)},
             code_paths=[str(_PACKAGE)],
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+            # Without what names a build, as +cu132: another machine wants its own.
+            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
             mlflow_model=Model(
                 artifact_path=model.artifact_location,
                 run_id=model.source_run_id,

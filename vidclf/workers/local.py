@@ -4,6 +4,7 @@ It knows neither Optuna nor MLflow, and it ends when its supervisor does.
 """
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -19,6 +20,8 @@ from multiprocessing.context import ForkServerProcess
 from types import MappingProxyType
 from typing import Any, cast
 
+from vidclf.exceptions import InputError
+from vidclf.models import devices
 from vidclf.runs.folder import Outcome
 from vidclf.workers.protocol import (
     Finished,
@@ -39,6 +42,8 @@ from vidclf.workers.protocol import (
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["vidclf.workers.preloaded"]
+_DEVICE_FAILED = 75
+_HIP = "HIP_VISIBLE_DEVICES"
 _CONTEXT.set_forkserver_preload(PRELOADED)
 
 
@@ -74,18 +79,21 @@ class LocalWorker:
     machine: Mapping[str, str] | None = MappingProxyType({})
     """Tasks can be sent at once: they wait in the pipe."""
 
-    def __init__(self, threads: int, gpu: int | None = None) -> None:
+    def __init__(self, threads: int, gpu: str | None = None, sharing: int = 1) -> None:
         """Starts the process.
 
         Args:
             threads: Cores that it may use.
-            gpu: The GPU that it may use, ``None``: as the system has it.
+            gpu: The one GPU that it may use, as `visible_gpus` names it; ``None``: those of this process.
+            sharing: Workers that share the GPU's memory.
         """
-        self._threads, self._gpu = threads, gpu
+        self._threads, self._gpu, self._sharing = threads, gpu, sharing
         self.connection, theirs = _CONTEXT.Pipe()
         environment = {**os.environ}  # the server has that of when it was started
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            environment[_visible_variable()] = gpu
+        if sharing > 1:
+            environment[devices.SHARING] = str(sharing)
         self.process: ForkServerProcess = _CONTEXT.Process(
             target=work, args=(theirs, threads, environment), daemon=True
         )
@@ -96,7 +104,7 @@ class LocalWorker:
 
     def replacement(self) -> "LocalWorker":
         self.stop()
-        return LocalWorker(self._threads, self._gpu)
+        return LocalWorker(self._threads, self._gpu, self._sharing)
 
     def send(self, message: Task | StepDecision | Resume) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -116,6 +124,8 @@ class LocalWorker:
     def exit_reason(self) -> str:
         self.process.join(timeout=10)
         code = self.process.exitcode
+        if code == _DEVICE_FAILED:
+            return "the worker ended, as its GPU no longer computed: artifacts/traceback.txt says why"
         if code is not None and code < 0:
             return f"the worker died: {signal.Signals(-code).name}"
         return f"the worker died: exit code {code}"
@@ -127,6 +137,28 @@ class LocalWorker:
         self.connection.close()
         self.process.kill()
         self.process.join()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, each as the value that shows a worker that one alone.
+
+    That is an index, or what ``CUDA_VISIBLE_DEVICES`` says here: an index, a GPU's or a MIG instance's UUID.
+    Empty where there is no GPU of CUDA or ROCm, and where ``VIDCLF_DEVICE`` names one device.
+    """
+    import torch
+
+    if os.environ.get(devices.VARIABLE, "cuda") != "cuda" or not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    given = os.environ.get(_visible_variable(), "")
+    return [name.strip() for name in given.split(",")][:count] if given else [str(n) for n in range(count)]
+
+
+def _visible_variable() -> str:
+    """The variable by which a process is shown GPUs; ROCm's own counts before the common one."""
+    import torch
+
+    return _HIP if torch.version.hip and _HIP in os.environ else "CUDA_VISIBLE_DEVICES"
 
 
 def work(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
@@ -145,7 +177,7 @@ def work(connection: Connection, threads: int, environment: Mapping[str, str]) -
     profiling.use_cores(threads)
     gc.freeze()  # else looking through half a million imported objects takes 0.25 s after each trial
     while True:
-        line.send(_do(line.receive(), line))
+        line.send(_answer(line.receive(), line))
 
 
 @contextlib.contextmanager
@@ -213,6 +245,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
+def _answer(task: Task, line: _Line) -> Message:
+    """Does a task; ends the process where its device has failed, as nothing could be computed after it."""
+    try:
+        return _do(task, line)
+    finally:
+        if devices.failed():
+            os._exit(_DEVICE_FAILED)
+
+
 def _do(task: Task, line: _Line) -> Message:
     if isinstance(task, RunTask):
         return _run(task, line)
@@ -223,10 +264,28 @@ def _do(task: Task, line: _Line) -> Message:
 
 def _introduce() -> Ready:
     from vidclf.inference import profiling
-    from vidclf.models.training import auto_precision
+    from vidclf.models.precision import resolved
 
-    machine = {**profiling.environment(), "precision": auto_precision()}
+    machine = {**profiling.environment(), "device": devices.name(), "precision": resolved("auto")}
     return Ready(socket.gethostname(), own_version(), machine)
+
+
+@functools.cache
+def describe_machine() -> Mapping[str, str]:
+    """What a worker finds out of this machine, so that its supervisor need not touch the GPU.
+
+    Raises:
+        InputError: The worker died of it.
+    """
+    worker = LocalWorker(1)
+    try:
+        worker.send(HelloTask())
+        answer = worker.receive()
+        if isinstance(answer, Ready):
+            return answer.machine
+        raise InputError(f"the GPU cannot be used: {worker.exit_reason()}")
+    finally:
+        worker.stop()
 
 
 def _run(task: RunTask, line: _Line) -> Outcome:
@@ -248,11 +307,9 @@ def _run(task: RunTask, line: _Line) -> Outcome:
 
 
 def _free_memory() -> None:
-    """Frees the last trial's memory: reference cycles of networks, and torch's cache."""
+    """Frees the last trial's memory: reference cycles of networks, and what torch holds in reserve."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    devices.release_memory()
 
 
 def _measure(task: LatencyTask) -> Measured:

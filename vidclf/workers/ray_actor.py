@@ -93,7 +93,8 @@ class RemoteWorker:
         if gpus == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._scratch, self._lock = _make_scratch()
-        self._worker = LocalWorker(threads)
+        # Ray never splits a share of a GPU over two, so that one of 0.4 is one of two.
+        self._worker = LocalWorker(threads, sharing=int(1 / gpus) if 0 < gpus < 1 else 1)
         self._own, self._aside = multiprocessing.Pipe(duplex=False)
         self._checked: set[str] = set()
         self._original: dict[str, str] = {}

@@ -243,10 +243,10 @@ def test_a_cut_cache_entry_is_made_anew(
         if kind == "features":
             monkeypatch.setattr(feature_store, "_MEMO", {})
             return feature_matrix(clips, ["difference"], Framing(4, 32, 32))
-        values = kept.read(place)
+        (values,) = kept.read([place])
         if values is None:
-            kept.keep(place, torch.arange(500, dtype=torch.float16))
-            values = kept.read(place)
+            kept.keep([place], torch.arange(500, dtype=torch.float16)[None])()
+            (values,) = kept.read([place])
             assert values is not None
         return values.numpy()
 

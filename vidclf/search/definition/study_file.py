@@ -125,7 +125,6 @@ class StudyDefinition:
         file: Its settings.
         space: Its bases and dimensions.
         overrides: ``--set`` values that its bases carry.
-        per_gpu: Workers that share a GPU; ``None``: each takes what it finds.
         continued: The study whose finished trials this one takes over.
         join: Other supervisors may run it too.
         ray: Address of the Ray cluster whose workers run it; ``None``: this machine's do.
@@ -135,7 +134,6 @@ class StudyDefinition:
     file: StudyFile
     space: Space
     overrides: Mapping[str, Any]
-    per_gpu: int | None = None
     continued: str | None = None
     join: bool = False
     ray: str | None = None

@@ -17,6 +17,7 @@ from vidclf.config import Choice
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
+from vidclf.models import devices
 from vidclf.progress import Progress, silent
 from vidclf.runs.experiment import divided, parse_experiment, prepare
 from vidclf.runs.store import Store, check_name
@@ -32,7 +33,7 @@ from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import FIXED, START, OpenStudy, counts, find_study
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
-from vidclf.workers.local import preload
+from vidclf.workers.local import describe_machine, preload
 from vidclf.workers.protocol import Worker
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class TuneRequest:
     ray: str | None = None
 
 
+@devices.left_alone(describe_machine)
 def plan(request: TuneRequest, store: Store) -> StudyDefinition:
     """The checked study with the request's settings.
 
@@ -96,7 +98,6 @@ def plan(request: TuneRequest, store: Store) -> StudyDefinition:
         file=file.model_copy(update=changes),
         join=request.join,
         ray=request.ray,
-        per_gpu=request.per_gpu,
     )
     if request.continue_as is None:
         return definition
@@ -107,6 +108,7 @@ def plan(request: TuneRequest, store: Store) -> StudyDefinition:
     return dataclasses.replace(definition, name=request.continue_as, continued=definition.name)
 
 
+@devices.left_alone(describe_machine)
 def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
     """What a study would do, as plain data; creates nothing.
 
@@ -196,6 +198,7 @@ def _estimates(opened: OpenStudy | None, trials: int, workers: int) -> dict[str,
     }
 
 
+@devices.left_alone(describe_machine)
 def tune(
     definition: StudyDefinition, store: Store, display: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
@@ -271,6 +274,7 @@ def _with_common_budget(definition: StudyDefinition, opened: OpenStudy) -> Study
     return dataclasses.replace(definition, file=file.model_copy(update={"budget": budget}))
 
 
+@devices.left_alone(describe_machine)
 def check(definition: StudyDefinition, progress: Progress = silent) -> list[str]:
     """Checks data and weights of every base, and of the networks and weights that the space offers.
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +13,9 @@ from joblib import cpu_count
 
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
+from vidclf.models import devices
 from vidclf.search.definition.study_file import StudyDefinition
+from vidclf.workers import local
 from vidclf.workers.local import LocalWorker
 from vidclf.workers.protocol import Message, Ready, Worker
 
@@ -29,33 +33,32 @@ def start_workers(definition: StudyDefinition, count: int) -> list[Worker]:
     """Starts workers.
 
     Args:
-        definition: The study. Here its workers share the cores, and with ``per_gpu`` take the GPUs in turn;
-            with ``ray`` each takes what its ``[resources]`` say.
+        definition: The study. Here its workers share the cores and take the GPUs in turn; with ``ray`` each
+            takes what its ``[resources]`` say.
         count: How many.
 
     Raises:
-        InputError: There is no GPU, or no node of a local cluster can hold such a worker.
+        InputError: No node of a local cluster can hold such a worker.
     """
     if definition.ray is not None:
         from vidclf.workers import ray
 
         return list(ray.start_workers(definition.file.resources, count, definition.ray))
     threads = max(1, cpu_count() // definition.file.workers)
-    if definition.per_gpu is None:
-        return [LocalWorker(threads) for _ in range(count)]
-    gpus = gpu_count()
-    return [LocalWorker(threads, place % gpus) for place in range(count)]
+    gpus: list[str] | list[None] = local.visible_gpus() or [None]
+    sharing = math.ceil(definition.file.workers / len(gpus))
+    return [LocalWorker(threads, gpus[place % len(gpus)], sharing) for place in range(count)]
 
 
 def gpu_count() -> int:
-    """CUDA devices here.
+    """GPUs that workers can be shown one by one.
 
     Raises:
         InputError: There is none.
     """
-    import torch
-
-    count = torch.cuda.device_count()
+    count = len(local.visible_gpus())
+    if count == 0 and (device := os.environ.get(devices.VARIABLE)):
+        raise InputError(f"--per-gpu: {devices.VARIABLE} = {device} leaves no GPUs to choose from; unset it")
     if count == 0:
         raise InputError("--per-gpu: torch finds no CUDA device here")
     return count
