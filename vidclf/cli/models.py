@@ -50,7 +50,6 @@ def predict(
 
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
-    from vidclf.data.tables import for_spreadsheets
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
 
@@ -59,6 +58,8 @@ def predict(
         predictions = predict_files(load_model(folder), find_videos(videos), progress, window)
     windowed = window is not None
     if csv:
+        from vidclf.data.tables import for_spreadsheets
+
         csv.parent.mkdir(parents=True, exist_ok=True)
         for_spreadsheets(as_table(predictions, windowed=windowed)).to_csv(csv, index=False)
     items = [prediction.as_dict(windowed=windowed) for prediction in predictions]

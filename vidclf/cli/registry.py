@@ -259,7 +259,8 @@ def rollback(
     from vidclf.exceptions import InputError
     from vidclf.registry import aliases
     from vidclf.runs.store import find_store
-    from vidclf.tracking.deliverer import Deliverer, mlflow_exists
+    from vidclf.tracking.deliverer import Deliverer
+    from vidclf.tracking.lookup import mlflow_exists
 
     opened = find_store(store)
     if not mlflow_exists(opened):

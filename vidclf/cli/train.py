@@ -111,7 +111,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
     from vidclf.exceptions import InputError, NotComparableError
     from vidclf.registry.test_split import read_test, show
     from vidclf.tracking.deliverer import Deliverer
-    from vidclf.tracking.ledger import words
+    from vidclf.tracking.lookup import words
 
     try:
         with progress_bar("Reading test") as progress:
