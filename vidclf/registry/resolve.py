@@ -10,7 +10,7 @@ from vidclf.data import cache
 from vidclf.exceptions import InputError
 from vidclf.models.saved import CARD, card_digest
 from vidclf.runs.store import Store, locked
-from vidclf.tracking.lookup import attempt_of, mlflow_exists
+from vidclf.tracking.lookup import attempt_of, is_known, registered_models
 
 if TYPE_CHECKING:  # a folder's model, and one of a run that is here, need no MLflow, which takes seconds
     from mlflow.entities import Run
@@ -39,7 +39,7 @@ def resolve_model(store: Store, reference: str) -> Path:
     registered = "@" in reference or "/" in reference
     if not registered and (attempt := attempt_of(store, reference)) and attempt.model.is_dir():
         return attempt.model
-    if not mlflow_exists(store):
+    if not is_known(store, reference.rpartition("@" if "@" in reference else "/")[0], reference):
         raise InputError(_unknown(store, reference))
     from vidclf.tracking.deliverer import Deliverer
 
@@ -128,16 +128,12 @@ def _unknown(store: Store, reference: str) -> str:
     study = reference.removesuffix(".toml").rpartition("/")[2]
     if study in study_names(store):
         return f"{reference}: a study, not a model; register its best first: vidclf promote {study} --as NAME"
-    models = []
-    if mlflow_exists(store):
-        from vidclf.tracking.deliverer import Deliverer
-
-        models = Deliverer(store).client.search_registered_models()
-    known = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
+    models = registered_models(store)
+    known = [f"{name}@{alias}" for name, aliases in models.items() for alias in aliases]
     exists = (
         f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
     )
-    name, names = reference.partition("/")[0], [model.name for model in models]
+    name, names = reference.partition("/")[0], list(models)
     alike = did_you_mean(reference, known) or ("" if name in names else did_you_mean(name, names))
     return (
         f"{reference}: no such model, run or folder{alike} ({exists}; "
