@@ -42,12 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collectstart() -> None:
-    import skops.io  # noqa: F401  # searches all modules that are there before it
     from alembic.script import ScriptDirectory
 
     from tests import brief  # before any module takes what it replaces
+    from vidclf.models import estimators
     from vidclf.workers import local
 
+    os.environ[estimators.COMMAND] = "1"
+    estimators.import_skops()  # as commands do, before a test module imports it whole
     multiprocessing.get_context("forkserver").set_forkserver_preload([*local.PRELOADED, brief.__name__])
     ScriptDirectory.from_config = _scripts  # type: ignore[method-assign]
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 import vidclf
+from tests.clips import write_experiment
+from tests.command import run
+from vidclf.data.manifest import Manifest
+from vidclf.runs.store import Store
 
 ROOT = Path(vidclf.__file__).parent
 FLOORS = (
@@ -150,3 +154,37 @@ def test_stored_clips_are_trained_on_with_few_wheels(tmp_path: Path) -> None:
 def test_training_imports_no_library_of_search_tracking_or_decoding() -> None:
     code = FEW_WHEELS.partition("runpy.run_path")[0] + "import vidclf.models.neural, vidclf.models.precision"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+WHOLE = {"mlflow", "optuna", "pandas", "plotly", "scipy.stats", "sklearn", "torch", "torchvision"}
+"""Each takes half a second or more, which a user would wait for at every command."""
+
+
+def imports_of(*arguments: object) -> set[str]:
+    """Those of `WHOLE` that a command imports, in a process of its own."""
+    code = (
+        "import atexit, sys; from vidclf.cli.app import main;"
+        f"atexit.register(lambda: print('imported', *({WHOLE} & sys.modules.keys()))); main()"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode in (0, 2), ran.stderr
+    return set(ran.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.slow
+def test_what_each_command_imports(squares: Manifest, store: Store, tmp_path: Path) -> None:
+    """A model on hand-made features is labelled with by no torch, and nothing local needs MLflow."""
+    svm = write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
+    attempt = json.loads(run("train", svm, "--json").stdout)
+    clip = squares.split("test")[0].clip_path
+    assert imports_of("predict", attempt["run_id"], clip) == {"scipy.stats", "sklearn", "pandas"}
+    assert imports_of("compare") == {"optuna", "pandas"}
+    assert imports_of("status") == {"optuna"}
+    assert imports_of("status", "mistyped") == {"optuna"}
+    assert imports_of("predict", "mistyped", clip) == {"optuna"}
+    assert imports_of("predict", "mistyped@champion", clip) == {"optuna"}
+    assert imports_of("export", "mistyped", "--format", "onnx", "--to", tmp_path / "x.onnx") == {"optuna"}
+    assert imports_of("bench", "mistyped") == imports_of("confirm", "mistyped") == {"optuna"}
+    assert imports_of("train", svm, "--set", "model.c=1") == set()
+    assert imports_of("init", tmp_path / "mistyped") <= {"scipy.stats"}

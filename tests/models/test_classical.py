@@ -11,6 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from tests.classical_models import clips, experiment, fitted, silent
 from tests.clips import CLASSES, write_experiment
+from tests.saved_models import save_model
 from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.video import Frames
@@ -141,7 +142,8 @@ def test_balanced_weights_make_a_rare_class_as_likely_as_a_common_one(
 
 @pytest.mark.slow
 def test_the_allow_list_is_exactly_what_is_needed(tmp_path: Path) -> None:
-    needed: set[str] = set()
+    save_model(tmp_path / "majority")
+    needed = set(skops.io.get_untrusted_types(file=tmp_path / "majority" / estimators.ESTIMATOR))
     for kind, values in VARIANTS:
         fitted(kind, clips([0, 1] * 4), values).save(tmp_path)
         needed |= set(skops.io.get_untrusted_types(file=tmp_path / estimators.ESTIMATOR))

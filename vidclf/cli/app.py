@@ -1,5 +1,6 @@
 """The command line. Commands parse and print; the work is done elsewhere, and imported when it is needed."""
 
+import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -67,4 +68,5 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
+    os.environ["VIDCLF_COMMAND"] = "1"  # see `vidclf.models.estimators.COMMAND`, which is slow to import
     app()

@@ -50,15 +50,16 @@ def predict(
 
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
-    from vidclf.data.tables import for_spreadsheets
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
 
-    folder = _folder_of(model, store)
+    folder, files = _folder_of(model, store), find_videos(videos)
     with progress_bar("Predicting") as progress:
-        predictions = predict_files(load_model(folder), find_videos(videos), progress, window)
+        predictions = predict_files(load_model(folder), files, progress, window)
     windowed = window is not None
     if csv:
+        from vidclf.data.tables import for_spreadsheets
+
         csv.parent.mkdir(parents=True, exist_ok=True)
         for_spreadsheets(as_table(predictions, windowed=windowed)).to_csv(csv, index=False)
     items = [prediction.as_dict(windowed=windowed) for prediction in predictions]
@@ -98,9 +99,11 @@ def bench(
     json_: JsonOption = False,
 ) -> None:
     """Latency, throughput, size and memory of a model on this machine, measured now and through no cache."""
+    folder = _folder_of(model, store)  # a misspelt name is answered before anything slow is loaded
+
     from vidclf.inference.benchmark import bench as measure
 
-    measured = measure(_folder_of(model, store), clip, batch)
+    measured = measure(folder, clip, batch)
     if json_:
         print_json(measured.as_dict())
     else:
@@ -156,11 +159,12 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Writes a neural model as a graph that runs without vidclf, and compares it with the original."""
+    folder = _folder_of(model, store)  # a misspelt name is answered before anything slow is loaded
+
     from vidclf.inference.benchmark import clip_or_rendered
     from vidclf.inference.export import TOLERANCE
     from vidclf.inference.export import export as write
 
-    folder = _folder_of(model, store)
     with clip_or_rendered(clip) as (path, words):
         exported = write(folder, form, to, path)
     if json_:
@@ -186,7 +190,6 @@ def ui(
 ) -> None:
     """Serves MLflow's UI on the store, with links to a study's ranked trials and charts."""
     from vidclf.runs.store import open_store
-    from vidclf.tracking.ui import is_loopback, serve_ui
 
     opened_store = open_store(store)
     name = None
@@ -194,6 +197,9 @@ def ui(
         from vidclf.search.record.study import find_study
 
         name = find_study(study, opened_store).name
+
+    from vidclf.tracking.ui import is_loopback, serve_ui  # imports mlflow: some seconds
+
     if not is_loopback(host):
         say(
             f"warning: on {host} everyone who reaches port {port} can read, change and delete all runs and "

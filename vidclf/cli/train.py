@@ -53,12 +53,14 @@ def train(
 
     from vidclf.runs.experiment import load_experiment
     from vidclf.runs.store import open_store
+
+    started = time.perf_counter()
+    loaded = load_experiment(experiment, config.parse_assignments(set_ or []))  # and so is a misspelt key
+
     from vidclf.tracking.train import train as run
 
     opened = open_store(store)
-    started = time.perf_counter()
     with resumable(), progress_bar("Preparing clips") as progress:
-        loaded = load_experiment(experiment, config.parse_assignments(set_ or []))
         if test:
             _check_test(loaded, progress)
         trained = run(
@@ -111,7 +113,7 @@ def _read_test(store: "Store", attempt: "Attempt") -> "Outcome":
     from vidclf.exceptions import InputError, NotComparableError
     from vidclf.registry.test_split import read_test, show
     from vidclf.tracking.deliverer import Deliverer
-    from vidclf.tracking.ledger import words
+    from vidclf.tracking.lookup import words
 
     try:
         with progress_bar("Reading test") as progress:

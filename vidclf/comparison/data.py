@@ -20,6 +20,7 @@ from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.evaluation.significance import PairedComparison, best_among, paired
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
+from vidclf.tracking.lookup import ledger_begun
 
 _EXPERIMENTS = Path("experiments")
 """Files whose published figures are looked at; where there is no such folder, none are."""
@@ -154,9 +155,6 @@ def build(
     Raises:
         InputError: A name means nothing here, or there is nothing to compare.
     """
-    from vidclf.tracking.ledger import Ledger  # imports mlflow: some seconds
-
-    ledger = Ledger(store)
     measured = [(group, baselines(group, _EXPERIMENTS)) for group in gather(names, store, metric)]
     groups = [
         replace(group, floor=found.majority.value if found.majority else None) for group, found in measured
@@ -165,11 +163,20 @@ def build(
     reports = []
     for group, (_, found) in zip(groups, measured, strict=True):
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
-        said = notes(group, found, verdicts, lambda digest: len(ledger.reads(digest)))
+        said = notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
         name, shipped = name_of(group, groups), answer(group, found, apart(group, groups), chance_of(group))
         ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group))}
         reports.append(GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), [])))
     return Comparison(reports, every, store)
+
+
+def _test_reads(store: Store, split: str) -> int:
+    """How often a test split was read."""
+    if not ledger_begun(store):
+        return 0
+    from vidclf.tracking.ledger import Ledger  # imports mlflow: some seconds
+
+    return len(Ledger(store).reads(split))
 
 
 def chance_of(group: RowGroup) -> Chance | None:

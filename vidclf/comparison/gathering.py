@@ -8,9 +8,12 @@ from vidclf import config
 from vidclf.comparison.rows import FOLDS, EvaluationClips, ModelRow, RowGroup
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
+from vidclf.registry.confirm_report import finalists_of
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import TRAIN, Store
 from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
+from vidclf.tracking.lookup import attempt_of, run_id_of
+from vidclf.tracking.relocation import adopt
 
 METRIC = "val/macro_f1"
 """What rows are ranked by where their studies have no objective in common."""
@@ -88,7 +91,7 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
     found.whole.update(found.studies)
     problems = []
     for name in (name for name in names if name not in studies):
-        attempt = single.get(name) or _of_run(name, store)
+        attempt = single.get(name) or attempt_of(store, name)
         tags = attempt.identity().tags if attempt else {}
         if attempt and attempt.folder.parent.name == TRAIN:
             found.runs[attempt.folder] = True
@@ -106,12 +109,6 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
     return found
 
 
-def _of_run(run_id: str, store: Store) -> Attempt | None:
-    from vidclf.tracking.deliverer import Deliverer  # imports mlflow: some seconds
-
-    return Deliverer(store).attempt_of(run_id)
-
-
 def _unknown(name: str, store: Store, studies: Sequence[str], runs: Sequence[str]) -> str:
     known = [
         f"studies: {', '.join(studies)}" if studies else "no study",
@@ -122,8 +119,6 @@ def _unknown(name: str, store: Store, studies: Sequence[str], runs: Sequence[str
 
 
 def _trials(study: OpenStudy, metric: str, found: _Selection) -> Iterator[ModelRow]:
-    from vidclf.registry.confirm_report import finalists_of  # imports mlflow: some seconds
-
     whole, asked = study.name in found.whole, found.numbers.get(study.name, set())
     bases = {stem: config.flatten(base) for stem, base in study.stored["bases"].items()}
     digests = {stem: study.stored.get("fingerprint", {}).get(f"base {stem}: clips", "") for stem in bases}
@@ -188,7 +183,5 @@ def _run(attempt: Attempt, metric: str, named: bool) -> ModelRow | None:
 
 def run_ids(rows: Iterable[ModelRow], store: Store) -> dict[int, str | None]:
     """The MLflow run of each row, by `id` of the row."""
-    from vidclf.tracking.deliverer import Deliverer
-
-    receipt = Deliverer(store).receipt
-    return {id(row): receipt(row.attempt).run_id for row in rows if row.attempt is not None}
+    adopt(store)
+    return {id(row): run_id_of(store, row.attempt) for row in rows if row.attempt is not None}

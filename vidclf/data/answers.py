@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.data.manifest import Entry, relative_path
@@ -73,6 +72,8 @@ def add_answers(
             for (a, b), same in sorted(answers.items())
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
+        import pandas as pd  # half a second, which mistyped names do without
+
         pd.DataFrame(rows, columns=["a", "b", "answer"]).to_csv(path, index=False, lineterminator="\n")
     return answers
 

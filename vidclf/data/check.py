@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
-import pandas as pd
 from joblib import cpu_count
 
 from vidclf.data import remote, video
@@ -23,6 +22,9 @@ from vidclf.data.tables import read_table
 from vidclf.data.video import Verdict, VideoInfo
 from vidclf.exceptions import ClipError, GuardError, InputError
 from vidclf.progress import Advance, Progress, silent
+
+if TYPE_CHECKING:  # half a second, which mistyped names do without
+    import pandas as pd
 
 CheckVerdict = Verdict | Literal["ok", "short", "slow"]
 
@@ -121,7 +123,7 @@ def check_clips(
     return [found[index] for index in range(len(paths))]
 
 
-def read_clip_list(source: str | Path, progress: Progress = silent) -> tuple[pd.DataFrame, list[Entry]]:
+def read_clip_list(source: str | Path, progress: Progress = silent) -> tuple["pd.DataFrame", list[Entry]]:
     """A CSV file of clips, of which only ``clip_path`` is required.
 
     Args:
@@ -143,7 +145,7 @@ def read_clip_list(source: str | Path, progress: Progress = silent) -> tuple[pd.
     return table, read_entries(table, remote.parent(str(source)), progress)
 
 
-def write_clean(table: pd.DataFrame, checks: Sequence[ClipCheck], path: Path) -> list[ClipCheck]:
+def write_clean(table: "pd.DataFrame", checks: Sequence[ClipCheck], path: Path) -> list[ClipCheck]:
     """Writes the rows whose clips are ok, with paths relative to ``path``.
 
     Returns:

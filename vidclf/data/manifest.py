@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal
 
 from vidclf import config
 from vidclf.config import is_url
@@ -18,6 +16,9 @@ from vidclf.data.remote import named
 from vidclf.data.tables import COLUMNS, GROUP_BY, SPLIT_BY, read_table
 from vidclf.exceptions import ClipError, InputError
 from vidclf.progress import Progress, silent
+
+if TYPE_CHECKING:  # half a second, which predictions and mistyped names do without
+    import pandas as pd
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -127,7 +128,7 @@ def read_manifest(source: str | Path, progress: Progress = silent) -> Manifest:
 
 
 def read_entries(
-    table: pd.DataFrame,
+    table: "pd.DataFrame",
     folder: str,
     progress: Progress = silent,
 ) -> list[Entry]:
@@ -200,6 +201,8 @@ def split_problems(entries: Iterable[Entry]) -> list[str]:
 
 def write_manifest(entries: Iterable[Entry], path: Path) -> None:
     """Writes the CSV, sorted, with paths relative to its folder where the clips lie below that."""
+    import pandas as pd
+
     rows = [
         (
             relative_path(entry.clip_path, path.parent),

@@ -10,10 +10,6 @@ from types import MappingProxyType
 import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 from threadpoolctl import threadpool_limits
 
 from vidclf.data import cache, video
@@ -171,6 +167,9 @@ def copies_of(paths: Sequence[Path], progress: Advance = silent) -> list[int]:
 def sets_of(pairs: Iterable[tuple[int, int]], count: int) -> list[int]:
     """Number of the set of each of ``count`` items: those of a pair are of one, chains too."""
     a, b = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
+    from scipy.sparse import coo_array  # here and below: a second to import, which few commands need
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
     numbers: list[int] = connected_components(links, directed=False)[1].tolist()
     return numbers
@@ -204,6 +203,9 @@ def find_scenes(
         likeness = np.where(certain == 0, likeness, certain * _CERTAIN)
     apart = _CERTAIN - likeness
     np.fill_diagonal(apart, 0)
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(apart, checks=False), "average")
     threshold = _best_threshold(tree, distances)
     numbers[readable] = fcluster(tree, _CERTAIN - threshold, "distance")
@@ -228,6 +230,8 @@ def _likeness(looks: Looks) -> NDArray[np.float64]:
 
 def _best_threshold(tree: NDArray[np.float64], distances: NDArray[np.float64]) -> float:
     """The lowest threshold that divides the set about as well as any."""
+    from scipy.cluster.hierarchy import fcluster
+
     rated = []
     for threshold in _THRESHOLDS:
         labels = fcluster(tree, _CERTAIN - threshold, "distance")

@@ -10,12 +10,14 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from vidclf.config import is_url
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
+
+if TYPE_CHECKING:  # half a second, which predictions and mistyped names do without
+    import pandas as pd
 
 COLUMNS = ("clip_path", "label", "group", "split")
 """Of a manifest."""
@@ -42,7 +44,7 @@ Row = tuple[int, list[str]]
 """The number of the line that a row begins in, and its values."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> "pd.DataFrame":
     """A table whose first line names its columns; without empty lines and comments.
 
     Names of a manifest's columns are known in any case. Labels, groups and splits are without blanks around
@@ -54,6 +56,8 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file is missing or no such table.
     """
+    import pandas as pd
+
     name = named(path)
     _, rows = read_rows(path)
     if not rows:
@@ -188,7 +192,7 @@ def _meant(path: Path) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+def for_spreadsheets(table: "pd.DataFrame") -> "pd.DataFrame":
     """The table with an apostrophe before each text that a spreadsheet would take for a formula.
 
     Names of files and classes may come from anyone: https://owasp.org/www-community/attacks/CSV_Injection.

@@ -3,13 +3,16 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.data.remote import named
 from vidclf.evaluation.metrics import Labels, predicted
+
+if TYPE_CHECKING:  # half a second, which `vidclf status` does without
+    import pandas as pd
 
 
 def predictions_table(
@@ -18,13 +21,15 @@ def predictions_table(
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
     groups: Sequence[str],
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """One row a clip, in the order given.
 
     Returns:
         Columns ``clip_path``, ``group``, ``label``, ``predicted``, ``correct``, ``confidence`` (the predicted
         class's probability) and ``probability/<class>`` for every class.
     """
+    import pandas as pd
+
     names = np.array(classes)
     guesses = predicted(probabilities)
     described = {
@@ -39,8 +44,10 @@ def predictions_table(
     return pd.DataFrame(described | columns)
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path) -> "pd.DataFrame":
     """A `predictions_table` from its CSV file; names stay text, also those that look like numbers or gaps."""
+    import pandas as pd
+
     texts = {"clip_path": str, "label": str, "predicted": str, "group": str}
     return pd.read_csv(path, dtype=texts, keep_default_na=False)
 
@@ -62,7 +69,7 @@ def val_answers(artifacts: Path) -> list[tuple[str, str]] | None:
         return None
 
 
-def write_predictions(table: pd.DataFrame, folder: Path) -> None:
+def write_predictions(table: "pd.DataFrame", folder: Path) -> None:
     """Writes a `predictions_table`, and by itself what is wrong in it, the most confident first."""
     folder.mkdir(exist_ok=True)
     table.to_csv(folder / "predictions.csv", index=False)

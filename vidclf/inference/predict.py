@@ -5,10 +5,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.config import is_url
@@ -19,6 +18,9 @@ from vidclf.data.windows import windows
 from vidclf.exceptions import ClipError, FalseTimestampsError, InputError
 from vidclf.models.saved import SavedModel
 from vidclf.progress import Progress, silent
+
+if TYPE_CHECKING:  # half a second, for a table alone
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,10 @@ def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], starte
     return Prediction(named(video), label, probabilities, time.perf_counter() - started)
 
 
-def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> pd.DataFrame:
+def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> "pd.DataFrame":
     """One row a prediction, ``probability/…`` for each class; ``start`` and ``end`` only if ``windowed``."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "clip_path": item.clip_path,

@@ -1,6 +1,7 @@
 """A scikit-learn estimator as a classifier of clips: features, calibrated probabilities, plain files."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import sklearn.utils
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
@@ -34,18 +36,32 @@ if TYPE_CHECKING:
     from vidclf.models.deep import DeepFeatures
 
 ESTIMATOR = "estimator.skops"
+COMMAND = "VIDCLF_COMMAND"
+"""The variable that marks a process of the command line, and its workers."""
 _ARGUMENTS = "classical.json"
 TRUSTED_TYPES = (
+    "sklearn.calibration.CalibratedClassifierCV",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.decomposition._pca.PCA",
+    "sklearn.dummy.DummyClassifier",
+    "sklearn.ensemble._forest.RandomForestClassifier",
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.linear_model._logistic.LogisticRegression",
+    "sklearn.neighbors._classification.KNeighborsClassifier",
+    "sklearn.pipeline.Pipeline",
+    "sklearn.preprocessing._data.StandardScaler",
+    "sklearn.preprocessing._label.LabelEncoder",
+    "sklearn.svm._classes.SVC",
+    "sklearn.tree._classes.DecisionTreeClassifier",
     "sklearn.tree._tree.Tree",
     "vidclf.models.preprocessing.BlockScaler",
     "vidclf.models.preprocessing.HistogramKernel",
     "vidclf.models.preprocessing.NearestNeighbours",
     "vidclf.models.preprocessing.PrincipalComponents",
 )
-"""Types beyond skops' own defaults that a saved estimator may hold."""
+"""Types that a saved estimator may hold, beyond numbers, texts, arrays and scikit-learn's loss functions."""
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Indices of the clips to fit on and of those to predict."""
@@ -202,9 +218,7 @@ class ClassicalClassifier:
 
     def save(self, directory: Path) -> None:
         """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
-        import skops.io  # a second of imports, which most processes never need
-
-        skops.io.dump(self.estimator_, directory / ESTIMATOR)
+        import_skops().dump(self.estimator_, directory / ESTIMATOR)
         arguments = {
             "classes": self.classes,
             "features": self.features,
@@ -285,19 +299,38 @@ def _tree_numbers(leaves: int, nodes: int, outputs: int) -> int:
     return 2 * (nodes - leaves) + outputs * leaves
 
 
+def import_skops() -> Any:
+    """``skops.io``, which a command imports without its search for every estimator of scikit-learn.
+
+    skops would trust them all, and the search imports torch and pytest, which takes longer than all else that
+    `vidclf predict` does. `TRUSTED_TYPES` names those that there are here. A program that imports vidclf gets
+    skops as it is.
+    """
+    if COMMAND in os.environ:
+        search = sklearn.utils.all_estimators
+        sklearn.utils.all_estimators = list
+        try:
+            import skops.io
+        finally:
+            sklearn.utils.all_estimators = search
+    import skops.io
+
+    return skops.io
+
+
 def load(directory: Path) -> ClassicalClassifier:
     """The classifier that was saved into ``directory``.
 
     Raises:
         InputError: Its files hold types that no classifier here consists of, or more than they seem to.
     """
-    import skops.io
+    skops_io = import_skops()
     from skops.io.exceptions import UntrustedTypesFoundException
 
     arguments = json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8"))
     check_archive(directory / ESTIMATOR)
     try:
-        estimator = skops.io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))
+        estimator = skops_io.load(directory / ESTIMATOR, trusted=list(TRUSTED_TYPES))
     except UntrustedTypesFoundException as error:
         raise InputError(f"{directory / ESTIMATOR}: not loaded, it could run foreign code: {error}") from None
     if not isinstance(estimator, ClassifierMixin | Pipeline):

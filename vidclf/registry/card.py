@@ -14,8 +14,8 @@ from vidclf.registry.gates import Gate
 from vidclf.registry.test_split import TestResult, TestSplit
 from vidclf.runs.folder import Attempt
 from vidclf.search.report.text import escaped
-from vidclf.tracking import ledger
 from vidclf.tracking.deliverer import metric_key
+from vidclf.tracking.lookup import words
 
 _COSTS = (
     ("latency/p50_ms", "decoded clip to probabilities, median", "ms"),
@@ -56,7 +56,7 @@ class Evidence:
         return {
             **{metric_key(key): value for key, value in (scores | costs).items()},
             **judged,
-            "test": ledger.words(self.result.reads),
+            "test": words(self.result.reads),
             "vidclf.untested": str(self.untested).lower(),
         }
 
@@ -88,7 +88,7 @@ def _data(attempt: Attempt, evidence: Evidence) -> str:
     return (
         f"## Data\n\n{split.name}: {clips} clips of {len(split.manifest.classes)} classes "
         f"({', '.join(map(escaped, split.manifest.classes))}); {grouped}. Test: {groups} groups, digest "
-        f"`{split.digest[:12]}`, {ledger.words(evidence.result.reads)}, last on {when}."
+        f"`{split.digest[:12]}`, {words(evidence.result.reads)}, last on {when}."
     )
 
 

@@ -11,7 +11,6 @@ from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import OTHER_LOAD, TrialRow, disturbed
 from vidclf.evaluation.significance import BestAmong
 from vidclf.labels import plural
-from vidclf.registry.download import fetch_study_file
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.study import OpenStudy
 
@@ -179,7 +178,10 @@ def finalists_of(opened: OpenStudy) -> dict[int, FinalistReport]:
 
     Of a study that ran in another store, MLflow tells.
     """
-    fetch_study_file(opened, REPORT)
+    if not opened.own_attempt.exists():
+        from vidclf.registry.download import fetch_study_file  # imports mlflow: some seconds
+
+        fetch_study_file(opened, REPORT)
     path = opened.own_attempt.artifacts / REPORT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

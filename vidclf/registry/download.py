@@ -23,10 +23,9 @@ from vidclf.tracking.deliverer import (
     REASON_TAG,
     STATUS_TAG,
     Deliverer,
-    embedded,
-    mlflow_exists,
 )
 from vidclf.tracking.delivery_state import DeliveryState, file_stamp
+from vidclf.tracking.lookup import embedded, mlflow_exists
 from vidclf.tracking.views import STANDING_TAG
 
 _COURSE = re.compile(r"(repeat/\d+/)?epoch/|repeat/val/|mean/")

@@ -26,8 +26,9 @@ from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store
 from vidclf.search.record.settings import Gates
 from vidclf.search.record.study import OpenStudy, find_study, study_names
-from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer, mlflow_exists
+from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer
 from vidclf.tracking.ledger import Ledger
+from vidclf.tracking.lookup import attempt_of, mlflow_exists
 from vidclf.tracking.model_package import deliver_model
 
 
@@ -60,7 +61,7 @@ def find_candidate(study_or_run: str, store: Store) -> Candidate:
     names = study_names(store)
     if study_or_run in names or study_or_run.endswith(".toml"):
         return _best_of_study(study_or_run, store)
-    attempt = Deliverer(store).attempt_of(study_or_run) or fetch_run(store, study_or_run)
+    attempt = attempt_of(store, study_or_run) or fetch_run(store, study_or_run)
     if attempt is not None:
         return _of_run(attempt, study_or_run, store, names)
     known = f"studies here: {', '.join(names)}" if names else "there is no study here yet"

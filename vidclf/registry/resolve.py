@@ -3,17 +3,19 @@
 import tempfile
 import urllib.parse
 from pathlib import Path
-
-import mlflow.artifacts
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from vidclf.config import did_you_mean, digest
 from vidclf.data import cache
 from vidclf.exceptions import InputError
 from vidclf.models.saved import CARD, card_digest
 from vidclf.runs.store import Store, locked
-from vidclf.tracking.deliverer import Deliverer, check_reachable, mlflow_exists
+from vidclf.tracking.lookup import attempt_of, is_known, registered_models
+
+if TYPE_CHECKING:  # a folder's model, and one of a run that is here, need no MLflow, which takes seconds
+    from mlflow.entities import Run
+
+    from vidclf.tracking.deliverer import Deliverer
 
 CARD_TAG = "vidclf.card_digest"
 """Tag of a version: `card_digest` of its model when it was registered."""
@@ -34,15 +36,19 @@ def resolve_model(store: Store, reference: str) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder / "model" if (folder / "attempt.json").exists() else folder
-    deliverer = Deliverer(store)
-    if "@" in reference or "/" in reference:
-        return _registered(deliverer, reference)
-    return _of_run(deliverer, reference)
+    registered = "@" in reference or "/" in reference
+    if not registered and (attempt := attempt_of(store, reference)) and attempt.model.is_dir():
+        return attempt.model
+    if not is_known(store, reference.rpartition("@" if "@" in reference else "/")[0], reference):
+        raise InputError(_unknown(store, reference))
+    from vidclf.tracking.deliverer import Deliverer
+
+    return (_registered if registered else _of_run)(Deliverer(store), reference)
 
 
-def _registered(deliverer: Deliverer, reference: str) -> Path:
-    if not mlflow_exists(deliverer.store):
-        raise InputError(_unknown(deliverer, reference))
+def _registered(deliverer: "Deliverer", reference: str) -> Path:
+    from mlflow.exceptions import MlflowException
+
     client = deliverer.client
     name, at, alias = reference.rpartition("@")
     try:
@@ -52,11 +58,11 @@ def _registered(deliverer: Deliverer, reference: str) -> Path:
             name, _, number = reference.rpartition("/")
             found = client.get_model_version(name, number)
     except MlflowException:
-        raise InputError(_unknown(deliverer, reference)) from None
+        raise InputError(_unknown(deliverer.store, reference)) from None
     return version_folder(deliverer, found.name, int(found.version))
 
 
-def version_folder(deliverer: Deliverer, name: str, version: int) -> Path:
+def version_folder(deliverer: "Deliverer", name: str, version: int) -> Path:
     """The local folder of a registered version's saved model.
 
     Raises:
@@ -72,20 +78,17 @@ def version_folder(deliverer: Deliverer, name: str, version: int) -> Path:
     return folder
 
 
-def _of_run(deliverer: Deliverer, run_id: str) -> Path:
-    attempt = deliverer.attempt_of(run_id)
-    if attempt is not None and attempt.model.is_dir():
-        return attempt.model
-    if not mlflow_exists(deliverer.store):
-        raise InputError(_unknown(deliverer, run_id))
+def _of_run(deliverer: "Deliverer", run_id: str) -> Path:
+    from mlflow.exceptions import MlflowException
+
     try:
         run = deliverer.client.get_run(run_id)
     except MlflowException:
-        raise InputError(_unknown(deliverer, run_id)) from None
+        raise InputError(_unknown(deliverer.store, run_id)) from None
     return model_of_run(deliverer, run)
 
 
-def model_of_run(deliverer: Deliverer, run: Run) -> Path:
+def model_of_run(deliverer: "Deliverer", run: "Run") -> Path:
     """The local folder of the saved model that a run's logged model holds.
 
     Raises:
@@ -97,8 +100,12 @@ def model_of_run(deliverer: Deliverer, run: Run) -> Path:
     return _download(deliverer, deliverer.client.get_logged_model(outputs[-1].model_id).artifact_location)
 
 
-def _download(deliverer: Deliverer, location: str) -> Path:
+def _download(deliverer: "Deliverer", location: str) -> Path:
     """The packaged model's folder; files that lie on this machine are not copied."""
+    import mlflow.artifacts
+
+    from vidclf.tracking.deliverer import check_reachable
+
     check_reachable(location)
     url = urllib.parse.urlsplit(location)
     if url.scheme == "file":
@@ -115,18 +122,18 @@ def _download(deliverer: Deliverer, location: str) -> Path:
     return folder / PACKAGED
 
 
-def _unknown(deliverer: Deliverer, reference: str) -> str:
+def _unknown(store: Store, reference: str) -> str:
     from vidclf.search.record.study import study_names  # imports optuna: half a second
 
     study = reference.removesuffix(".toml").rpartition("/")[2]
-    if study in study_names(deliverer.store):
+    if study in study_names(store):
         return f"{reference}: a study, not a model; register its best first: vidclf promote {study} --as NAME"
-    models = deliverer.client.search_registered_models() if mlflow_exists(deliverer.store) else []
-    known = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
+    models = registered_models(store)
+    known = [f"{name}@{alias}" for name, aliases in models.items() for alias in aliases]
     exists = (
         f"registered: {', '.join(known)}" if known else "nothing is registered yet: vidclf promote does it"
     )
-    name, names = reference.partition("/")[0], [model.name for model in models]
+    name, names = reference.partition("/")[0], list(models)
     alike = did_you_mean(reference, known) or ("" if name in names else did_you_mean(name, names))
     return (
         f"{reference}: no such model, run or folder{alike} ({exists}; "

@@ -18,7 +18,6 @@ from vidclf.data.splitting import group_of
 from vidclf.evaluation.intervals import FEWEST_GROUPS
 from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
-from vidclf.models.weights import downloaded_file
 from vidclf.progress import Progress, silent
 from vidclf.scaffold.defaults import (
     USUAL,
@@ -184,6 +183,8 @@ def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[
 
 def _lacks(network: str, reachable: Reachable) -> str:
     """Why pretrained weights cannot be had now; empty where they can."""
+    from vidclf.models.weights import downloaded_file  # imports torch: seconds
+
     file = downloaded_file(network)
     url = published_weights(network).url
     if file.exists() or reachable(url):

@@ -19,11 +19,10 @@ from vidclf.tracking.deliverer import (
     RUNNING,
     STATUS_TAG,
     Deliverer,
-    embedded,
-    mlflow_exists,
     prepare,
 )
 from vidclf.tracking.delivery_state import STATUS, PendingDelivery
+from vidclf.tracking.lookup import embedded, mlflow_exists
 
 MlflowError = MlflowException
 """What MLflow's refusals and absence raise."""

@@ -33,8 +33,8 @@ from vidclf import config
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store, locked, without_password
-from vidclf.runs.store_checks import filled
 from vidclf.tracking.delivery_state import DeliveryState, PendingDelivery
+from vidclf.tracking.lookup import embedded
 from vidclf.tracking.relocation import adopt
 from vidclf.tracking.run_description import run_note
 
@@ -83,16 +83,6 @@ def prepare(store: Store) -> None:
             MlflowClient(store.mlflow_uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
         raise InputError(f"{without_password(store.mlflow_uri)}: MLflow cannot be used: {error}") from None
-
-
-def embedded(store: Store) -> bool:
-    """Whether MLflow's database and artifacts lie in the store's own folder."""
-    return "mlflow" in store.databases
-
-
-def mlflow_exists(store: Store) -> bool:
-    """Whether there is an MLflow to ask; asking an embedded database that is not there would create it."""
-    return not embedded(store) or filled(store.databases["mlflow"])
 
 
 def check_reachable(location: str) -> None:
@@ -151,11 +141,6 @@ class Deliverer:
     def receipt(self, attempt: Attempt) -> DeliveryState:
         """What this store's MLflow has of the attempt."""
         return DeliveryState.load(attempt, self.store.mlflow_uri)
-
-    def attempt_of(self, run_id: str) -> Attempt | None:
-        """The attempt that a run mirrors; ``None`` where this store has none."""
-        attempts = self.store.all_attempts()
-        return next((attempt for attempt, _ in attempts if self.receipt(attempt).run_id == run_id), None)
 
     def experiment(self, name: str) -> Experiment | None:
         """The experiment, created where it does not exist; ``None`` where the user deleted it."""

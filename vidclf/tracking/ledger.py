@@ -19,13 +19,12 @@ from mlflow.exceptions import MlflowException
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, now_ms
 from vidclf.runs.store import Store
-from vidclf.tracking.deliverer import Deliverer, metric_key, mlflow_exists
+from vidclf.tracking.deliverer import Deliverer, metric_key
+from vidclf.tracking.lookup import LEDGER, mlflow_exists, words
 
 if TYPE_CHECKING:  # to look at a study is to be quick
     import pandas as pd
 
-EXPERIMENT = "vidclf ledger"
-"""The MLflow experiment whose runs are the reads."""
 _SPLIT, _MODEL, _CHAMPION = "vidclf.test_digest", "vidclf.model", "vidclf.champion"
 _SEQUENCE = "vidclf.sequence"
 """Tag that orders the reads, one more than that of the last read: clocks of clients may be wrong."""
@@ -79,7 +78,7 @@ class Ledger:
         """
         if not mlflow_exists(self._deliverer.store):
             return []
-        found = self._deliverer.client.get_experiment_by_name(EXPERIMENT)
+        found = self._deliverer.client.get_experiment_by_name(LEDGER)
         if found is None:
             return []
         runs = self._deliverer.client.search_runs([found.experiment_id], "", ViewType.ALL, _MOST)
@@ -108,10 +107,10 @@ class Ledger:
         for read in self.reads(split, clips):
             if (read.split, read.model, read.champion) == (split, model, champion):
                 return read
-        experiment = self._deliverer.experiment(EXPERIMENT)
+        experiment = self._deliverer.experiment(LEDGER)
         if experiment is None or experiment.lifecycle_stage != LifecycleStage.ACTIVE:
             raise InputError(
-                f"the MLflow experiment {EXPERIMENT!r} was deleted, and with it the count of reads of the "
+                f"the MLflow experiment {LEDGER!r} was deleted, and with it the count of reads of the "
                 "test split: restore it in MLflow's UI"
             )
         contents = sorted({clip[:_HASH] for clip in clips})
@@ -202,10 +201,3 @@ def words_for(store: Store, attempt: Attempt) -> str:
         return words(len(Ledger(store).reads(split)))
     except MlflowException:
         return "how often test was read is not known, as MLflow is away"
-
-
-def words(reads: int) -> str:
-    """How often a test split was read, for reports."""
-    if reads == 0:
-        return "test was not read"
-    return f"test read {reads} times" if reads > 1 else "test read once"

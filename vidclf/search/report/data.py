@@ -20,8 +20,8 @@ from vidclf.evaluation.ranking import TrialRow
 from vidclf.labels import plural
 from vidclf.search.record.owners import live_owners, silent_owners
 from vidclf.search.record.study import REPEATS, OpenStudy
-from vidclf.tracking import ledger
-from vidclf.tracking.deliverer import Deliverer
+from vidclf.tracking.lookup import ledger_begun, run_id_of, words
+from vidclf.tracking.relocation import adopt
 
 MIN_TRIALS = 10
 """Complete trials from which on something is said about searched values."""
@@ -191,7 +191,8 @@ def status(opened: OpenStudy) -> dict[str, Any]:
         found[row.state] += 1
     best = best_of(opened, rows)
     if best is not None:
-        best["run_id"] = Deliverer(opened.store).receipt(opened.attempt(best["number"])).run_id
+        adopt(opened.store)
+        best["run_id"] = run_id_of(opened.store, opened.attempt(best["number"]))
     return {
         "study": opened.name,
         "question": opened.stored["question"],
@@ -224,11 +225,13 @@ def selected_figures(opened: OpenStudy) -> str:
 
 def test_words(opened: OpenStudy) -> str:
     """How often the study's test split was read."""
-    for trial in opened.trials():
+    for trial in opened.trials() if ledger_begun(opened.store) else ():
         attempt = opened.attempt(trial.number)
         if attempt.exists():
-            return ledger.words_for(opened.store, attempt)
-    return ledger.words(0)
+            from vidclf.tracking.ledger import words_for  # imports mlflow: some seconds
+
+            return words_for(opened.store, attempt)
+    return words(0)
 
 
 def trials_csv(overview: StudyData) -> str:
