@@ -33,6 +33,7 @@ def test_there_are_five_names_and_they_cost_nothing_before_they_are_used() -> No
         vidclf.train_everything  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_run_and_its_model(tmp_path: Path, squares: Manifest, store: Store) -> None:
     path = write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
     experiment = vidclf.load_experiment(path, {"model.C": 3.0})

@@ -102,6 +102,7 @@ def test_an_import_that_runs_back_up_is_found(tmp_path: Path, line: str) -> None
     assert found.startswith("data/video.py:")
 
 
+@pytest.mark.slow
 def test_no_test_imports_another_test_module() -> None:
     """What several test modules share stands in a helper, so that each can be read and run alone."""
     modules = sorted(Path(__file__).parent.rglob("*.py"))
@@ -151,6 +152,7 @@ def test_stored_clips_are_trained_on_with_few_wheels(tmp_path: Path) -> None:
     assert figures["checks"][0]["seed_repeats"]
 
 
+@pytest.mark.slow
 def test_training_imports_no_library_of_search_tracking_or_decoding() -> None:
     code = FEW_WHEELS.partition("runpy.run_path")[0] + "import vidclf.models.neural, vidclf.models.precision"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

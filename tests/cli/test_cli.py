@@ -194,6 +194,7 @@ def test_a_plan_runs_nothing(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_train_then_predict(folder: Path) -> None:
     first = json.loads(run("train", folder / "svm.toml", "--json").stdout)
     assert first["status"] == "complete"

@@ -412,6 +412,7 @@ NAMES = st.text(
     max_examples=rounds(40, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(NAMES, min_size=6, max_size=6, unique=True), st.lists(NAMES, min_size=2, max_size=2))
+@pytest.mark.slow
 def test_what_import_writes_reading_accepts(tmp_path: Path, names: list[str], folders: list[str]) -> None:
     """Whatever the clips, their folders and their groups are called."""
     entries = []

@@ -260,6 +260,7 @@ def test_a_broadcast_that_was_joined_late_is_shown_from_its_first_key_frame(tmp_
 
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="VIDCLF_REAL_DATA is not set")
+@pytest.mark.slow
 def test_files_of_public_bug_reports_are_whole_and_shown_as_players_do() -> None:
     found = {}
     for path in sorted(Path(str(REAL), "public_bugs").iterdir()):

@@ -14,6 +14,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return demo.render_demo_set(tmp_path_factory.mktemp("demo"), subjects=3, takes=1, seed=0)
 
 
+@pytest.mark.slow
 def test_clips_have_ucf_names_and_a_split_by_figure(rendered: Path) -> None:
     manifest = read_manifest(rendered)
     assert manifest.classes == ("PullUps", "Punch", "PushUps")
@@ -40,6 +41,7 @@ def test_a_seed_gives_the_same_pixels_and_another_gives_others(rendered: Path, t
     assert same.read_bytes() == rendered.read_bytes()
 
 
+@pytest.mark.slow
 def test_clips_are_whole_and_something_moves_in_each(rendered: Path) -> None:
     for entry in read_manifest(rendered).entries:
         clip = video.decode(entry.clip_path, 100, 256)

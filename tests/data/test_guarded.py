@@ -30,6 +30,7 @@ def clip(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_child_does_one_task_after_another() -> None:
     child = Child(act, time_limit_s=20, memory_limit_mb=512)
     for task in ("a", "b"):
@@ -106,6 +107,7 @@ def test_a_clip_beyond_a_limit_is_refused_and_the_next_is_not(
     decoder.close()
 
 
+@pytest.mark.slow
 def test_pictures_that_a_model_would_blow_up_are_refused(clip: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits())
     flat, fair = clip.with_name("flat.avi"), clip.with_name("fair.avi")

@@ -38,6 +38,7 @@ def two_takes(tmp_path: Path) -> Path:
     return tmp_path / "m.csv"
 
 
+@pytest.mark.slow
 def test_leaks_are_pairs_of_one_group_or_one_file_in_two_splits(tmp_path: Path) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     entries = list(read_manifest(manifest).entries)
@@ -73,6 +74,7 @@ def test_where_groups_are_unknown_or_guessed_leaks_are_never_excluded(two_takes:
         assert {entry.group_by for entry in read_manifest(manifest).entries} == {"scenes"}
 
 
+@pytest.mark.slow
 def test_the_first_line_of_check_and_report_says_what_cannot_be_known(
     two_takes: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_part_of_a_clip_whose_camera_moves_is_found_among_others(
 
 
 @pytest.mark.parametrize("by_scene", [False, True])
+@pytest.mark.slow
 def test_import_and_init_say_so_first(tmp_path: Path, by_scene: bool) -> None:
     for room in range(8):
         for take in range(2):
@@ -210,6 +213,7 @@ def test_answers_hold_at_every_later_import(tmp_path: Path) -> None:
         groups()
 
 
+@pytest.mark.slow
 def test_borderline_scenes_are_shown_side_by_side(
     two_takes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_checks_name_urls(behind: Memory, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["classes", "splits", "official", "csv"])
+@pytest.mark.slow
 def test_an_import_from_a_url_is_the_one_from_here(
     behind: Memory, squares: Manifest, tmp_path: Path, layout: str
 ) -> None:

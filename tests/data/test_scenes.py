@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
+@pytest.mark.slow
 def test_clips_of_one_room_are_one_group_and_stay_together(folder: Path, tmp_path: Path) -> None:
     import_clips([folder], tmp_path / "m.csv", by_scene=True)
     members = defaultdict(set)
@@ -84,6 +85,7 @@ def test_a_copy_in_another_encoding_is_a_leak(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["check", "report"])
+@pytest.mark.slow
 def test_a_clip_that_took_its_child_process_down_is_decoded_nowhere_else(
     command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

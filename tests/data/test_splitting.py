@@ -221,6 +221,7 @@ def test_a_class_that_no_placement_brings_everywhere_is_named() -> None:
 
 
 @given(st.integers(2, 6), st.integers(0, 3), st.integers(6, 15))
+@pytest.mark.slow
 def test_folds_part_train_and_val_by_group_and_leave_test(folds: int, seed: int, groups: int) -> None:
     entries = [
         Entry(Path(f"/{label}-{group}-{clip}"), label, f"g{group}", "test" if group == 99 else "train")

@@ -110,6 +110,7 @@ def test_reads_count_from_one() -> None:
         spent_alpha(0)
 
 
+@pytest.mark.slow
 def test_equal_models_are_seldom_told_apart() -> None:
     told = 0
     for seed in range(800):

@@ -349,6 +349,7 @@ def test_a_complete_trial_whose_folder_is_gone_is_made_anew_from_what_is_left(st
     assert not examine(store, fix=False).findings
 
 
+@pytest.mark.slow
 def test_looking_beside_a_live_study_never_fails(store: Store) -> None:
     """Folders and files come and go under it."""
     delivered_trial(store)
@@ -405,6 +406,7 @@ def test_what_is_recent_is_left_alone(store: Store) -> None:
     assert not examine(store, fix=True).findings
 
 
+@pytest.mark.slow
 def test_what_the_user_deleted_in_mlflow_is_no_problem(store: Store) -> None:
     trial, run_id = delivered_trial(store)
     Deliverer(store).client.delete_run(run_id)
@@ -479,6 +481,7 @@ def test_a_moved_store_keeps_its_artifacts_and_models(store: Store, tmp_path: Pa
     assert Deliverer(moved).receipt(moved.attempt("demo", "trial-0")).run_id == run_id
 
 
+@pytest.mark.slow
 def test_a_copied_store_is_its_own_and_lives_on_without_the_original(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

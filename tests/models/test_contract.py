@@ -61,6 +61,7 @@ def test_a_kind_says_what_can_be_made_of_it(kind: str, squares: Manifest, tmp_pa
         np.testing.assert_allclose(by_features.probabilities(values), expected)
 
 
+@pytest.mark.slow
 def test_no_caller_asks_for_a_class_of_classifier() -> None:
     sources = [path for path in ROOT.rglob("*.py") if path.parent != ROOT / "models"]
     sources.append(ROOT / "models" / "__init__.py")

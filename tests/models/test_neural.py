@@ -115,6 +115,7 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch, **curves: list[float]) -> N
 
 
 @pytest.mark.parametrize("network", TINY)
+@pytest.mark.slow
 def test_learns_moving_shapes(network: str) -> None:
     model, record = fitted(network, **LONG)
     train = clip_set(TINY[network])

@@ -123,6 +123,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_cuda_repeats_the_training_of_all_networks_but_s3d() -> None:
     found = set()
     for name, spec in NETWORKS.items():

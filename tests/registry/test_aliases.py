@@ -114,6 +114,7 @@ class CutError(Exception):
 
 
 @pytest.mark.parametrize("write", range(6))
+@pytest.mark.slow
 def test_a_move_that_was_cut_anywhere_is_mended_by_the_next(
     store: Store, client: MlflowClient, write: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def find(store: Store, run_id: str) -> Attempt:
     return promotion.find_candidate(run_id, store).attempt
 
 
+@pytest.mark.slow
 def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     run_id = train(tmp_path, manifest, "majority")
@@ -304,6 +305,7 @@ def test_the_card_has_every_class_whatever_it_is_called() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_said_before_anything_is_judged(tmp_path: Path, store: Store) -> None:
     run_id = train(tmp_path, write_squares(tmp_path / "squares", groups=4), "majority")
     (store.folder / "mlflow.db").unlink()

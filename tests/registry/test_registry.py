@@ -94,6 +94,7 @@ def test_a_deleted_model_stays_deleted(store: Store, client: MlflowClient, trial
         shipped(store, trial, "gestures")
 
 
+@pytest.mark.slow
 def test_a_model_becomes_one_version_of_its_name(store: Store, client: MlflowClient, trial: Attempt) -> None:
     assert shipped(store, trial, "gestures") == 1
     run_id = Deliverer(store).receipt(trial).run_id

@@ -43,6 +43,7 @@ def command(manifest: Path, target: Path) -> Page:
     return read_page(target)
 
 
+@pytest.mark.slow
 def test_the_page_tells_what_is_there_and_what_is_wrong(tmp_path: Path) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     broken = read_manifest(manifest).entries[0].clip_path
@@ -73,6 +74,7 @@ def drawn(figure: Figure) -> dict[str, tuple[Any, str]]:
     return {each.name: (list(each.x), each.marker.color) for each in bars}
 
 
+@pytest.mark.slow
 def test_quantities_are_drawn_by_class_where_clips_differ() -> None:
     table = pd.DataFrame(
         {
@@ -120,6 +122,7 @@ def test_quantities_are_drawn_by_class_where_clips_differ() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_all_clips_share_is_said_and_the_rest_drawn(tmp_path: Path, report_of: ReportOf) -> None:
     entries = read_manifest(write_squares(tmp_path / "alike", groups=3)).entries
     page = report_of(entries)
@@ -183,6 +186,7 @@ def test_advice_names_the_classes_and_what_to_do() -> None:
     assert lonely.startswith("64 groups of 70")
 
 
+@pytest.mark.slow
 def test_groups_are_shown_to_be_looked_at(tmp_path: Path, report_of: ReportOf) -> None:
     manifest = write_squares(tmp_path / "squares", groups=3)
     table = pd.read_csv(manifest)
@@ -214,6 +218,7 @@ def test_whole_numbers_and_rates_have_bars_of_their_own() -> None:
     assert list(rounded_rates(many)) == list(many["fps"])
 
 
+@pytest.mark.slow
 def test_clips_without_labels_get_no_advice_on_classes(tmp_path: Path) -> None:
     manifest = write_squares(tmp_path / "squares", groups=4)
     bare = manifest.with_name("bare.csv")

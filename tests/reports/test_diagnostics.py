@@ -89,6 +89,7 @@ def test_the_feature_that_decides_is_the_one_that_matters(squares: Manifest) -> 
     assert block_importance(single, clips, seed=0) == {}
 
 
+@pytest.mark.slow
 def test_the_pictures_of_a_run(squares: Manifest, tmp_path: Path) -> None:
     classifier, train, val = fitted(squares, "svm", features=["hog", "flow"])
     write_pictures(classifier, train, val, tmp_path, seed=0)

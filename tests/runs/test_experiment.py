@@ -143,6 +143,7 @@ def test_a_crash_is_a_failure_with_its_traceback(manifest: Path, tmp_path: Path)
     assert "no such luck" in (made.artifacts / "traceback.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(manifest: Path, tmp_path: Path) -> None:
     path = write_experiment(tmp_path / "x.toml", "volume3d", manifest, train='epochs = 2\nprecision = "fp32"')
     outcomes: list[Outcome] = []

@@ -97,6 +97,7 @@ def test_by_fold_every_clip_is_judged_once_and_no_model_is_kept(squares: Manifes
     assert not attempt.model.exists()
 
 
+@pytest.mark.slow
 def test_a_pruned_repeat_and_a_crash_end_the_attempt(squares: Manifest, tmp_path: Path) -> None:
     _, outcome, reports = run(tiny(squares), tmp_path / "p", Repeats(3, "seed"), stop_at=2)
     assert (outcome.status, outcome.reason) == ("pruned", "enough")

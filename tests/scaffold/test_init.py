@@ -240,6 +240,7 @@ def test_nothing_is_overwritten_unless_asked(clips: Path) -> None:
     assert started.study.read_text() != "mine"
 
 
+@pytest.mark.slow
 def test_the_command_teaches(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clips.parent)
     monkeypatch.setattr("vidclf.cli.init._answers", lambda url: False)

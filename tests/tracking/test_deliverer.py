@@ -343,6 +343,7 @@ def test_the_thread_outlives_an_absence_of_mlflow(
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/macro_f1": 0.5})
 
 
+@pytest.mark.slow
 def test_closing_without_mlflow_ends_in_time_and_says_what_is_missing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +466,7 @@ def test_a_long_description_is_cut_at_a_line_and_says_so(store: Store, client: M
     assert note.endswith("seed = 0\n```\n\n*The rest is in the artifact README.md.*")
 
 
+@pytest.mark.slow
 def test_an_ended_trial_is_described_until_the_user_writes_another(
     store: Store, client: MlflowClient
 ) -> None:

@@ -8,6 +8,7 @@ from vidclf.tracking import ledger
 from vidclf.tracking.ledger import Ledger
 
 
+@pytest.mark.slow
 def test_a_read_of_any_clip_of_a_split_is_one_of_the_split(store: Store) -> None:
     reads = Ledger(store)
     clips = [digest([number]) for number in range(1300)]

@@ -68,6 +68,7 @@ def losses(attempt: Attempt) -> list[float]:
     return [metrics["epoch/train/loss"] for _, metrics in attempt.records() if "epoch/train/loss" in metrics]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_from_its_last_epoch(
     experiment: Path, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_supervisor_that_has_gone_is_no_failure_of_the_trial(tmp_path: Path, s
     assert attempt.outcome() is None
 
 
+@pytest.mark.slow
 def test_a_worker_whose_gpu_has_failed_ends_and_its_trial_runs_again(
     tmp_path: Path, squares: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

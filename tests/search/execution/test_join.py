@@ -105,6 +105,7 @@ class Player:
     budget=st.integers(1, 6),
     queued=st.integers(0, 8),
 )
+@pytest.mark.slow
 def test_supervisors_keep_the_budget_exactly(
     tmp_path: Path, steps: list[tuple[str, str]], budget: int, queued: int
 ) -> None:

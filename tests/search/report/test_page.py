@@ -58,6 +58,7 @@ def figures_of(page: Page) -> dict[str, int]:
     return {section.heading: len(section.figures) for section in page.sections[start:]}
 
 
+@pytest.mark.slow
 def test_a_study_of_many_trials_has_every_figure_once(make: Make, tmp_path: Path) -> None:
     page = page_of(make(50), tmp_path)
     found = figures_of(page)
@@ -118,6 +119,7 @@ def test_the_page_leads_with_the_best_trials(make: Make, tmp_path: Path) -> None
     assert "more are in trials.csv" not in board.text
 
 
+@pytest.mark.slow
 def test_the_table_of_many_trials_shades_the_front(make: Make, tmp_path: Path) -> None:
     opened = make(50)
     board, data = page_of(opened, tmp_path)["The best trials"], StudyData.of(opened)
@@ -131,6 +133,7 @@ def test_the_table_of_many_trials_shades_the_front(make: Make, tmp_path: Path) -
     assert f"to two digits. {len(numbers) - len(board.table)} more are in trials.csv." in board.text
 
 
+@pytest.mark.slow
 def test_the_curves_say_why_a_line_may_end_early(make: Make, tmp_path: Path) -> None:
     text = page_of(make(50), tmp_path)[f"{METRIC} while it ran"].text
     assert "stopped early by the pruner; a solid one" in text
@@ -300,6 +303,7 @@ def test_names_and_texts_are_shown_as_they_are(make: Make, tmp_path: Path) -> No
     assert r"| base | val/recall/\<i\>a\|b |" in text
 
 
+@pytest.mark.slow
 def test_a_refresh_writes_whole_files_and_only_what_changed(make: Make) -> None:
     opened = make(18)
     own = opened.own_attempt
