@@ -107,6 +107,7 @@ trees = st.recursive(
 
 
 @given(trees)
+@pytest.mark.slow
 def test_flat_values_put_back_give_the_tree(tree: dict[str, Any]) -> None:
     flat = config.flatten(tree)
     assert config.flatten(config.override({}, flat)) == flat
@@ -114,6 +115,7 @@ def test_flat_values_put_back_give_the_tree(tree: dict[str, Any]) -> None:
 
 
 @given(trees)
+@pytest.mark.slow
 def test_a_written_tree_reads_back(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
     path = tmp_path_factory.getbasetemp() / "tree.toml"
     config.write_toml(tree, path)

@@ -76,6 +76,7 @@ def upward(root: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_import_runs_back_up() -> None:
     assert len(list(ROOT.rglob("*.py"))) > 100
     assert upward(ROOT) == []

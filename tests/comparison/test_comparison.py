@@ -341,6 +341,7 @@ def test_growing_parts_hold_every_class_and_whole_groups(squares: Manifest) -> N
             assert part == [entry for entry in entries if group_of(entry) in chosen]
 
 
+@pytest.mark.slow
 def test_a_learning_curve_trains_on_more_and_more(made: tuple[Store, Path]) -> None:
     group = gather(["svm-1"], made[0])[0]
     steps: list[int] = []

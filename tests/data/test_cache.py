@@ -47,6 +47,7 @@ def test_what_another_process_writes_counts_here_too() -> None:
     assert free - cache.free_bytes() > 49 * 8128
 
 
+@pytest.mark.slow
 def test_who_starts_while_another_writes_does_not_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDCLF_CACHE_GB", "1")
     free = cache.free_bytes()

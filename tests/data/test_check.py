@@ -71,6 +71,7 @@ def misbehave(path: Path) -> ClipCheck:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that gives an error when it is read")
+@pytest.mark.slow
 def test_a_clip_that_the_disk_does_not_give_is_named_and_the_others_are_looked_at(manifest: Path) -> None:
     broken = manifest.parent / "broken.avi"
     broken.symlink_to("/proc/self/mem")

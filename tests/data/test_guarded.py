@@ -49,6 +49,7 @@ def test_a_child_does_one_task_after_another() -> None:
         ("flood", "memory", "more memory than the limit"),
     ],
 )
+@pytest.mark.slow
 def test_a_child_says_how_a_task_failed(task: str, how: str, text: str) -> None:
     child = Child(act, time_limit_s=1, memory_limit_mb=256)
     child.give(task)
@@ -79,6 +80,7 @@ def test_a_limit_of_the_surroundings_is_kept() -> None:
     assert done.stdout.splitlines() == ["done", str((2**36, 2**36))], done.stderr
 
 
+@pytest.mark.slow
 def test_frames_are_those_of_plain_decoding(clip: Path) -> None:
     decoder = GuardedDecoder(grid=8, store_side=32, limits=Limits())
     for _ in range(2):
@@ -94,6 +96,7 @@ def test_frames_are_those_of_plain_decoding(clip: Path) -> None:
         (Limits(file_mb=0.003), "over the limit of 0.003 MiB"),
     ],
 )
+@pytest.mark.slow
 def test_a_clip_beyond_a_limit_is_refused_and_the_next_is_not(
     clip: Path, limits: Limits, reason: str
 ) -> None:
@@ -211,6 +214,7 @@ def test_files_go_with_their_process_however_it_ends(number: signal.Signals) -> 
     assert not scratch.exists()
 
 
+@pytest.mark.slow
 def test_a_clip_that_takes_too_long_is_one_error(endless: Path) -> None:
     decoder = GuardedDecoder(8, 32, Limits(seconds=0.05))
     started = time.monotonic()

@@ -56,6 +56,7 @@ def test_leaks_are_pairs_of_one_group_or_one_file_in_two_splits(tmp_path: Path) 
     }
 
 
+@pytest.mark.slow
 def test_where_groups_are_unknown_or_guessed_leaks_are_never_excluded(two_takes: Path) -> None:
     entries = read_manifest(two_takes).entries
     found = find_leaks(entries)

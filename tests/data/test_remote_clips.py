@@ -57,6 +57,7 @@ def test_missing_clips_are_all_named(behind: Memory, squares: Manifest, tmp_path
         read_manifest(f"{SQUARES}/none.csv")
 
 
+@pytest.mark.slow
 def test_checks_name_urls(behind: Memory, tmp_path: Path) -> None:
     behind.put(f"{SQUARES}/down/v_down_g00_c00.avi", b"no video")
     behind.put(f"{SQUARES}/right/v_right_g01_c00.avi", (b"RIFF" + bytes(100)))

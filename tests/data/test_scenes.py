@@ -150,6 +150,7 @@ def test_a_file_is_decoded_once_in_a_child_whatever_its_order(
     assert all(item.facts and item.facts == video.inspect(item.clip_path) for item in checks)
 
 
+@pytest.mark.slow
 def test_what_is_in_the_clip_store_is_not_decoded_to_be_compared(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_pairs_join_to_sets() -> None:
     assert scenes.sets_of([], 2) == [0, 1]
 
 
+@pytest.mark.slow
 def test_an_unreadable_clip_is_a_group_of_its_own(folder: Path) -> None:
     (folder / "A/clip0.avi").write_bytes(b"")
     entries = [Entry(path, path.parent.name, "", "") for path in sorted(folder.rglob("*.avi"))]

@@ -96,6 +96,7 @@ def test_no_group_is_cut_and_every_class_is_everywhere(
 
 @settings(max_examples=rounds(25, 100))
 @given(st.integers(0, 20), st.integers(30, 80))
+@pytest.mark.slow
 def test_many_groups_come_near_their_shares(seed: int, groups: int) -> None:
     entries = [
         Entry(Path(f"/{label}-{group}-{clip}"), label, f"{label}{group}", "")
@@ -163,6 +164,7 @@ def costs(sizes: NDArray[np.int64], sides: NDArray[np.int64]) -> float:
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), min_size=3, max_size=9),
     st.integers(0, 3),
 )
+@pytest.mark.slow
 def test_no_move_and_no_exchange_of_two_groups_brings_a_split_nearer(
     drawn: list[tuple[int, int]], seed: int
 ) -> None:

@@ -119,6 +119,7 @@ def test_equal_models_are_seldom_told_apart() -> None:
     assert told / 800 <= 0.065
 
 
+@pytest.mark.slow
 def test_equal_models_of_classes_with_one_group_each_are_seldom_told_apart() -> None:
     told = {"balanced_accuracy": 0, "macro_f1": 0}
     for seed in range(300):

@@ -268,6 +268,7 @@ def test_what_is_broken_is_found_and_mended_once(check: Check, store: Store) -> 
     assert whats(again.findings) == (set() if mendable else {check.what}), again
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_a_store_that_was_used(store: Store) -> None:
     opened = make_optuna_study(store)
     add_trial(opened, TrialState.FAIL, reason_kind="interrupted")  # it never started

@@ -64,6 +64,7 @@ def test_what_is_learned_is_the_same_with_the_cache_on_and_off(
     assert np.abs(difference).max() < tolerance
 
 
+@pytest.mark.slow
 def test_epochs_trials_and_other_settings_of_the_rest_share_one_pass(
     squares: Manifest, counted: Counted
 ) -> None:
@@ -153,6 +154,7 @@ def test_outputs_too_large_for_half_precision_are_cut_to_its_largest(squares: Ma
     assert inputs.max() == torch.finfo(torch.float16).max
 
 
+@pytest.mark.slow
 def test_the_note_before_a_run_predicts_what_will_be_kept(squares: Manifest) -> None:
     for network, keys in (
         ("tiny2d", {"model.pooling": "attention", "model.frozen_stages": 3}),

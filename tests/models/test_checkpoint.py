@@ -53,6 +53,7 @@ def run(
     ids=["all stages", "sgd", "drifting norm", "early stopping"],
 )
 @pytest.mark.parametrize("cut_at", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_goes_on_to_the_same_bits(
     squares: Manifest,
     tmp_path: Path,
@@ -103,6 +104,7 @@ def test_a_slow_disk_is_written_to_seldom_and_at_the_end(
     assert threading.main_thread().name not in disk.threads
 
 
+@pytest.mark.slow
 def test_training_does_not_change_a_state_that_is_being_written(
     squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_full_disk_ends_the_fit(squares: Manifest, tmp_path: Path, monkeypatch
         run(squares, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_fit_or_a_torn_one_is_left_alone(
     squares: Manifest,
     tmp_path: Path,

@@ -86,6 +86,7 @@ def test_an_estimator_may_keep_its_own_probabilities() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["svm", "logistic", "boosting"])  # a weighted forest draws otherwise
+@pytest.mark.slow
 def test_weights_make_no_difference_where_classes_are_balanced(kind: str) -> None:
     train, unseen = clips([0, 1] * 8), clips([0, 1] * 2, seed=1)
     balanced, unweighted = (

@@ -233,6 +233,7 @@ def pictures(seed: int, frames: int, size: int, coarse: int) -> Frames:
     size=st.sampled_from([21, 28, 35, 42, 49, 63, 64, 77, 112]),
     coarse=st.sampled_from([1, 4, 16]),
 )
+@pytest.mark.slow
 def test_every_feature_keeps_its_promises(seed: int, frames: int, size: int, coarse: int) -> None:
     clip = pictures(seed, frames, size, coarse)
     before = clip.copy()

@@ -56,6 +56,7 @@ class Harmful:
         return os.mkdir, ("harm",)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"gone\.pth: no such file"):

@@ -57,6 +57,7 @@ def test_a_rollback_takes_the_last_champion_away() -> None:
     assert aliases.champions([]) == []
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_moved_by_hand_is_gone_back_to(store: Store, client: MlflowClient) -> None:
     promoted(client, 1, 2)
     client.set_registered_model_alias(NAME, "champion", "4")
@@ -71,6 +72,7 @@ def test_a_champion_that_was_moved_by_hand_is_gone_back_to(store: Store, client:
     ]
 
 
+@pytest.mark.slow
 def test_a_version_that_was_deleted_by_hand_is_not_gone_back_to(store: Store, client: MlflowClient) -> None:
     promoted(client, 1, 2, 3)
     client.delete_model_version(NAME, "2")
@@ -85,6 +87,7 @@ def test_a_version_that_was_deleted_by_hand_is_not_gone_back_to(store: Store, cl
     assert state(client)[:2] == (4, None)
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_deleted_by_hand_gives_way_to_the_one_before(
     store: Store, client: MlflowClient
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_champion_that_was_deleted_by_hand_gives_way_to_the_one_before(
 
 
 @pytest.mark.parametrize("edited", ["", "{", "[]", '{"alias": "champion"}', '{"alias": 3, "version": "x"}'])
+@pytest.mark.slow
 def test_a_tag_that_was_edited_by_hand_does_not_count(
     store: Store, client: MlflowClient, edited: str, caplog: pytest.LogCaptureFixture
 ) -> None:

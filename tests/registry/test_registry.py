@@ -41,6 +41,7 @@ def trial(store: Store) -> Attempt:
     return make_kept(store)
 
 
+@pytest.mark.slow
 def test_a_kept_model_is_logged_once(store: Store, client: MlflowClient, trial: Attempt) -> None:
     model_id = deliver_model(Deliverer(store), trial)
     assert deliver_model(Deliverer(store), trial) == model_id
@@ -110,6 +111,7 @@ def test_a_model_becomes_one_version_of_its_name(store: Store, client: MlflowCli
     assert shipped(store, make_kept(store, 1), "gestures") == 2
 
 
+@pytest.mark.slow
 def test_classes_that_were_edited_after_the_registration_are_noticed(store: Store, trial: Attempt) -> None:
     shipped(store, trial, "gestures")
     card = resolve_model(store, "gestures@champion") / "vidclf.json"
@@ -145,6 +147,7 @@ def test_the_registered_model_predicts_through_mlflow(store: Store, trial: Attem
     assert bad["error"]
 
 
+@pytest.mark.slow
 def test_models_are_found_by_every_reference(store: Store, trial: Attempt, client: MlflowClient) -> None:
     shipped(store, trial, "gestures")
     run_id = Deliverer(store).receipt(trial).run_id
@@ -165,6 +168,7 @@ def test_models_are_found_by_every_reference(store: Store, trial: Attempt, clien
     assert resolve_model(store, run_id) == registered
 
 
+@pytest.mark.slow
 def test_a_model_on_a_server_is_downloaded_once(
     store: Store, trial: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def render(path: Path, frames: int, size: int) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_hostile_items_are_errors_of_their_own(served: VideoClassifier, tmp_path: Path) -> None:
     good = data_url(render(tmp_path / "good.mp4", 10, 64))
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
@@ -90,6 +91,7 @@ def test_hostile_items_are_errors_of_their_own(served: VideoClassifier, tmp_path
     assert (answers[-1]["label"], answers[-1]["error"]) == ("jump", None)
 
 
+@pytest.mark.slow
 def test_an_item_is_refused_before_anything_is_made_of_it(served: VideoClassifier, tmp_path: Path) -> None:
     """Percent signs took 80 bytes each, and a long item several times its length."""
     served._limits = Limits(file_mb=8)
@@ -104,6 +106,7 @@ def test_an_item_is_refused_before_anything_is_made_of_it(served: VideoClassifie
     assert [answer["error"] for answer in answers] == [invalid, oversized, invalid, oversized, invalid]
 
 
+@pytest.mark.slow
 def test_escaped_base64_is_read_and_padding_ends_it(served: VideoClassifier, tmp_path: Path) -> None:
     good = data_url(render(tmp_path / "good.mp4", 10, 64))
     escaped = good.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D").replace("video%2f", "video/")
@@ -118,6 +121,7 @@ def test_escaped_base64_is_read_and_padding_ends_it(served: VideoClassifier, tmp
     assert not list(served._decoder.scratch.glob("tmp*"))
 
 
+@pytest.mark.slow
 def test_files_are_read_below_the_root_only(
     served: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +138,7 @@ def test_files_are_read_below_the_root_only(
     assert [answer["label"] for answer in served.predict(items)] == ["jump", *[None] * 7]
 
 
+@pytest.mark.slow
 def test_a_request_has_an_end(
     served: VideoClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +168,7 @@ def test_the_server_survives_the_death_of_its_decoder(served: VideoClassifier, t
     assert second["error"] is None
 
 
+@pytest.mark.slow
 def test_served_labels_are_those_of_the_command_line(tmp_path: Path, squares: Manifest) -> None:
     folder = save_network(tmp_path, "frames2d", squares)
     classifier = VideoClassifier()

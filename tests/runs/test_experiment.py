@@ -101,6 +101,7 @@ def _contents(manifest: Path, split: str) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_epochs_are_journalled_as_they_happen(manifest: Path, tmp_path: Path) -> None:
     path = write_experiment(tmp_path / "x.toml", "frames2d", manifest, train="epochs = 2\npatience = 5")
     made = attempt(tmp_path)
@@ -194,6 +195,7 @@ def test_an_empty_val_split_is_refused(tmp_path: Path) -> None:
         prepare(experiment)
 
 
+@pytest.mark.slow
 def test_folds_take_turns_as_val_even_where_the_manifest_has_none(tmp_path: Path) -> None:
     manifest = write_squares(tmp_path / "squares", groups=6)
     manifest.write_text(manifest.read_text().replace(",val", ",train"))

@@ -373,6 +373,7 @@ def _vanished(attempt: Attempt) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_refused_key, _broken_config, _vanished])
+@pytest.mark.slow
 def test_one_refused_attempt_does_not_stop_the_others(
     store: Store, client: MlflowClient, caplog: pytest.LogCaptureFixture, spoil: Callable[[Attempt], None]
 ) -> None:

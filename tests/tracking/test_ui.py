@@ -98,6 +98,7 @@ def found_names(client: MlflowClient, link: str) -> list[str]:
     return [run.info.run_name for run in found]
 
 
+@pytest.mark.slow
 def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowClient) -> None:
     deliverer = Deliverer(store)
     assert runs_view(deliverer) == "/#/experiments?workflowType=machine_learning"
@@ -117,6 +118,7 @@ def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowCli
     assert (view.table, study_view(deliverer, "demo"), study_view(deliverer, "other")) == (link, view, None)
 
 
+@pytest.mark.slow
 def test_studies_whose_names_differ_in_signs_have_views_of_their_own(store: Store) -> None:
     ids = deliver_study(store)
     links = [save_view(store, ids["demo"], study=study) for study in ("demo-2", "demo 2", "demo.2", "demo 2")]
@@ -145,6 +147,7 @@ def test_charts_stand_in_named_sections_and_lines_have_axes_that_their_runs_shar
     assert "epoch/val/macro_f1" in [chart.get("metricKey") for chart in charts]
 
 
+@pytest.mark.slow
 def test_the_best_view_shows_what_stands_out_once_that_is_known(store: Store, client: MlflowClient) -> None:
     ids = deliver_study(store)
     save_view(store, ids["demo"])
@@ -161,6 +164,7 @@ def test_the_best_view_shows_what_stands_out_once_that_is_known(store: Store, cl
     assert found_names(client, view.best) == ["trial 3"]
 
 
+@pytest.mark.slow
 def test_the_experiment_lists_its_studies_until_the_user_describes_it(
     store: Store, client: MlflowClient
 ) -> None:

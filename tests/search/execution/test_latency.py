@@ -48,6 +48,7 @@ def test_a_network_that_is_too_slow_is_not_trained_and_a_classical_model_is_time
 
 
 @pytest.mark.parametrize("other", ["waits", "ends", "dies"])
+@pytest.mark.slow
 def test_workers_that_speak_at_once_are_all_heard_though_one_of_them_is_timed(
     scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:

@@ -17,6 +17,7 @@ from vidclf.search.record.owners import Ownership
 from vidclf.workers.protocol import RunTask, StepReport
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_with_what_was_cut(scripted: ScriptedStudy) -> None:
     opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1)
     assert ending == "interrupted"

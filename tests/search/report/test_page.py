@@ -145,6 +145,7 @@ def test_the_curves_say_why_a_line_may_end_early(make: Make, tmp_path: Path) -> 
     assert "train.patience" not in text
 
 
+@pytest.mark.slow
 def test_equal_values_leave_nothing_to_say_about_what_mattered(make: Make, tmp_path: Path) -> None:
     opened = make(0)
     for trial in itertools.islice(many_trials(), 40):
@@ -167,6 +168,7 @@ def test_a_running_trial_is_shown(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.WAITING])
+@pytest.mark.slow
 def test_a_trial_that_was_asked_for_ahead_has_not_begun(
     make: Make, tmp_path: Path, state: TrialState
 ) -> None:
@@ -254,6 +256,7 @@ def test_few_trials_are_too_few_to_say_anything(make: Make) -> None:
     assert StudyData.of(make(0)).best_config is None
 
 
+@pytest.mark.slow
 def test_without_latency_it_says_when_that_comes(make: Make, tmp_path: Path) -> None:
     opened = make(20, latency=False)
     assert "Latency is not known yet" in description(StudyData.of(opened))
@@ -288,6 +291,7 @@ def test_the_best_configuration_claims_no_published_figure(make: Make) -> None:
     assert "published" not in text
 
 
+@pytest.mark.slow
 def test_names_and_texts_are_shown_as_they_are(make: Make, tmp_path: Path) -> None:
     question = "<script>alert(1)</script> *a*_b_ | [c](http://d) </title>"
     metric = "val/recall/<i>a|b"
