@@ -24,6 +24,7 @@ app()
 """
 
 
+@pytest.mark.slow
 def test_json_may_be_read_in_part() -> None:
     """A reader that stops, as `head` does, is no bug of the command."""
     process = subprocess.Popen(
@@ -53,6 +54,7 @@ app()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
 def test_what_stops_a_command_is_said_in_one_line(number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -416,6 +416,7 @@ def test_a_long_table_is_cut_before_the_baselines(
     assert "4 more rows are not shown" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_is_one_message(made: tuple[Store, Path], tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     assert "cannot be written" in run(made, "--to", tmp_path / "page.html", expect=2).stderr

@@ -245,6 +245,7 @@ def test_the_best_of_two_is_told_in_whatever_order_they_rank(tmp_path: Path) -> 
         assert behind.startswith("Behind the best: trial 0 of lucky by 0.")
 
 
+@pytest.mark.slow
 def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store) -> None:
     def said() -> str:
         return "\n".join(verdict_text.notes(gather([], store)[0], measured_of(), [], lambda _: 0))
@@ -322,6 +323,7 @@ def test_a_torn_report_is_none(store: Store) -> None:
         assert finalists_of(opened) == {}
 
 
+@pytest.mark.slow
 def test_the_confirmation_of_a_study_that_ran_elsewhere_comes_from_mlflow(store: Store) -> None:
     opened = find_study("s", store)
     own = opened.own_attempt

@@ -80,6 +80,7 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     assert table.left == {"model", "searched values"}
 
 
+@pytest.mark.slow
 def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_path: Path) -> None:
     rows = [replace(ROW, number=number, study=f"s{number}") for number in range(201)]
     board = page_of(comparison_of(made[0], grouped(*rows), measured_of()), tmp_path)["Side by side"]
@@ -87,6 +88,7 @@ def test_a_long_table_says_how_much_is_left_out(made: tuple[Store, Path], tmp_pa
     assert board.text.endswith("are not ranked. 1 more are in the CSV file.")
 
 
+@pytest.mark.slow
 def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) -> None:
     comparison = build(["s"], made[0], metric=None, every=True)
     curve = LearningCurve(

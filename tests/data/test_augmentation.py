@@ -233,6 +233,7 @@ def test_a_large_batch_takes_as_many_kernels_as_a_small_one(augment: dict[str, A
     st.integers(0, 2**32),
     st.booleans(),
 )
+@pytest.mark.slow
 def test_views_of_any_clip_have_the_shape_asked_for(
     available: int, edges: tuple[int, int], frames: int, view: int, per_frame: bool
 ) -> None:

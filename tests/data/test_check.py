@@ -31,6 +31,7 @@ def verdicts(checks: list[ClipCheck]) -> list[str]:
     return [found.verdict for found in checks]
 
 
+@pytest.mark.slow
 def test_good_clips_are_ok_with_their_facts(manifest: Path) -> None:
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     seen: list[int] = []

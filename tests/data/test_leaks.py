@@ -131,6 +131,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for kind in COPIES
     ],
 )
+@pytest.mark.slow
 def test_a_copy_is_found_however_it_was_made(kind: str, originals: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy.mp4"
     frames = COPIES[kind](video.decode(originals[0], 99, 256).frames)

@@ -324,6 +324,7 @@ class Web(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+@pytest.mark.slow
 def test_files_of_the_web() -> None:
     need_module("aiohttp")
     with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:

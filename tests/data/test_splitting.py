@@ -69,6 +69,7 @@ groupings = st.lists(
 
 
 @given(groupings, st.integers(0, 5), st.booleans())
+@pytest.mark.slow
 def test_no_group_is_cut_and_every_class_is_everywhere(
     drawn: list[tuple[str, int, int]], seed: int, shared: bool
 ) -> None:

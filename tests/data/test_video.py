@@ -141,6 +141,7 @@ def test_an_unknown_codec_is_unreadable(encoded: bytes, tmp_path: Path) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5))
+@pytest.mark.slow
 def test_a_broken_file_is_a_clip_or_a_clip_error(
     encoded: bytes, tmp_path: Path, cut: float, changes: list[tuple[float, int]]
 ) -> None:

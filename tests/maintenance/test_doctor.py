@@ -250,6 +250,7 @@ def test_every_check_has_a_store_that_it_finds_broken() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
+@pytest.mark.slow
 def test_what_is_broken_is_found_and_mended_once(check: Check, store: Store) -> None:
     break_it, mendable = BROKEN[name_of(check)]
     break_it(store)
@@ -594,6 +595,7 @@ def test_tune_mends_its_own_study_quietly(store: Store) -> None:
     assert not examine(store, fix=False).findings
 
 
+@pytest.mark.slow
 def test_the_command_tells_and_exits(store: Store) -> None:
     cut_entry(store)
     trial, _ = delivered_trial(store)

@@ -43,6 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
         ("tiny3d", 3, ""),
     ],
 )
+@pytest.mark.slow
 def test_what_is_learned_is_the_same_with_the_cache_on_and_off(
     squares: Manifest, network: str, stages: int, pooling: str, precision: str
 ) -> None:
@@ -128,6 +129,7 @@ def test_clips_without_a_store_are_never_looked_up(squares: Manifest, counted: C
     assert cache.usage().entries["activations"] == TRAIN + VAL
 
 
+@pytest.mark.slow
 def test_a_full_cache_changes_the_time_and_nothing_else(
     squares: Manifest, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_the_kinds_are_found() -> None:
 
 
 @pytest.mark.parametrize(("kind", "values"), VARIANTS, ids=str)
+@pytest.mark.slow
 def test_every_kind_learns_motion_and_loads_as_it_was_saved(
     kind: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_every_kind_learns_motion_and_loads_as_it_was_saved(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(kind: str) -> None:
     first, again = (
         fitted(kind, clips([0, 1] * 6), {}, seed=3).predict_proba(clips([0, 1])) for _ in range(2)
@@ -106,6 +108,7 @@ WEIGHTED = [
 
 
 @pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.slow
 def test_balanced_weights_make_a_rare_class_as_likely_as_a_common_one(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_kept_model_is_logged_once(store: Store, client: MlflowClient, trial: 
 
 
 @pytest.mark.parametrize("step", ["create_logged_model", "log_model_artifacts", "finalize_logged_model"])
+@pytest.mark.slow
 def test_an_upload_that_was_cut_short_goes_on(
     store: Store, client: MlflowClient, trial: Attempt, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_deleted_run_cannot_be_promoted(store: Store, client: MlflowClient, tr
         shipped(store, trial, "gestures")
 
 
+@pytest.mark.slow
 def test_a_deleted_model_stays_deleted(store: Store, client: MlflowClient, trial: Attempt) -> None:
     client.delete_logged_model(deliver_model(Deliverer(store), trial))
     with pytest.raises(InputError, match="its model was deleted in MLflow"):
@@ -189,6 +191,7 @@ def test_a_model_on_a_server_is_downloaded_once(
     assert downloads == [("mlflow-artifacts:/1/m", store.mlflow_uri)]
 
 
+@pytest.mark.slow
 def test_who_asks_while_a_model_is_downloaded_waits_for_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +235,7 @@ def test_an_unknown_model_is_answered_with_what_there_is(
         )
 
 
+@pytest.mark.slow
 def test_the_package_pins_what_is_installed_and_holds_no_pickle(
     store: Store, trial: Attempt, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -336,6 +336,7 @@ def test_a_name_that_leads_out_of_the_store_is_bad_input(
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "a:b", ""])
+@pytest.mark.slow
 def test_a_registered_name_that_is_a_path_is_bad_input(tmp_path: Path, store: Store, name: str) -> None:
     before = {path for path in tmp_path.rglob("*") if "a store" not in path.parts}
     with pytest.raises(InputError):

@@ -51,6 +51,7 @@ def test_there_are_kinds_to_test() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_kind_leaves_the_same_folder(kind: str, manifest: Path, tmp_path: Path) -> None:
     train = {"train": "epochs = 2\nbatch_size = 4"} if kind in ("frames2d", "volume3d") else {}
     experiment = load_experiment(write_experiment(tmp_path / "x.toml", kind, manifest, **train))
@@ -167,6 +168,7 @@ def test_preparing_names_every_bad_clip(tmp_path: Path) -> None:
     assert f"{entries[1].clip_path}: unreadable" in text
 
 
+@pytest.mark.slow
 def test_preparing_computes_features_once(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_by_seed_the_figures_are_means_over_runs_with_their_own_seeds(
     assert not attempt.checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_what_no_seed_changes_is_run_once(squares: Manifest, tmp_path: Path) -> None:
     tree = {"data": {"manifest": str(squares.path)}, "model": {"kind": "logistic", "features": "color"}}
     attempt, outcome, reports = run(parse_experiment(tree, "test"), tmp_path / "r", Repeats(3, "seed"))

@@ -105,6 +105,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert "train.views" not in server
 
 
+@pytest.mark.slow
 def test_test_gets_five_groups_where_there_are_so_many(tmp_path: Path) -> None:
     for groups, wanted in ((15, 5), (4, 1)):
         folder = tmp_path / f"of{groups}"

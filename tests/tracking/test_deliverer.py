@@ -251,6 +251,7 @@ def test_changed_and_new_artifacts_are_sent_again(store: Store, client: MlflowCl
     assert run.data.tags["mlflow.loggedImages"] == "True"
 
 
+@pytest.mark.slow
 def test_long_journals_go_in_batches(
     store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

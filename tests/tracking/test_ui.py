@@ -129,6 +129,7 @@ def test_studies_whose_names_differ_in_signs_have_views_of_their_own(store: Stor
     assert all(re.fullmatch(r"vidclf-demo-2(-[0-9a-f]{8})?", key) for key in keys)
 
 
+@pytest.mark.slow
 def test_charts_stand_in_named_sections_and_lines_have_axes_that_their_runs_share(
     store: Store, client: MlflowClient
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_large_space_still_has_its_view(store: Store, client: MlflowClient) ->
     assert state["orderByAsc"] is True
 
 
+@pytest.mark.slow
 def test_links_are_those_of_the_study_that_is_asked_for(store: Store) -> None:
     ids = deliver_study(store)
     save_view(store, ids["demo"])

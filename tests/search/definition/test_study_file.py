@@ -317,6 +317,7 @@ def test_a_study_cut_off_while_it_was_made_is_made_anew(folder: Path, store: Sto
     assert opened.stored["objectives"][0]["metric"] == "val/macro_f1"
 
 
+@pytest.mark.slow
 def test_what_another_command_may_be_making_on_a_server_is_not_deleted(
     folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

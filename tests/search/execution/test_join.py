@@ -515,6 +515,7 @@ def test_a_trial_that_is_cut_while_others_run_the_study_is_queued_for_them_at_on
     assert queue_lost(opened) == 0
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_cut_with_nobody_else_waits_for_the_next_session(scripted: ScriptedStudy) -> None:
     scripted.only_svm()
     opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1)

@@ -138,6 +138,7 @@ def test_feasibility_is_judged_by_the_saved_model(scripted: ScriptedStudy) -> No
     assert [row.feasible for row in opened.rows()] == [False]
 
 
+@pytest.mark.slow
 def test_bases_may_change_their_order_on_resume(scripted: ScriptedStudy) -> None:
     scripted.run(lambda task, _: complete(0.5))
     scripted.text = scripted.text.replace('["svm.toml", "tiny.toml"]', '["tiny.toml", "svm.toml"]')

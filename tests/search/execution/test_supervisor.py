@@ -262,6 +262,7 @@ def test_models_that_fall_out_of_the_best_are_deleted(scripted: ScriptedStudy) -
     assert [number for number in range(4) if opened.attempt(number).model.exists()] == [2, 3]
 
 
+@pytest.mark.slow
 def test_another_study_takes_over_the_finished_trials_that_fit(scripted: ScriptedStudy) -> None:
     old, _ = scripted.run(lambda task, _: complete(task.experiment["model"].get("C", 0.5) / 100))
     scripted.text = 'name = "wider"\n' + scripted.text.replace(

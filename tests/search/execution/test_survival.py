@@ -229,6 +229,7 @@ def test_a_run_whose_delivery_was_cut_is_not_doubled(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["clips", "activations", "features"])
+@pytest.mark.slow
 def test_a_cut_cache_entry_is_made_anew(
     kind: str, squares: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,6 +285,7 @@ def test_ctrl_c_ends_the_waiting_and_does_what_it_did(caplog: pytest.LogCaptureF
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_heard_while_another_thread_waits_and_holds_a_lock() -> None:
     """Optuna's cache holds its lock while it reads: the main thread may wait for that, not for the server."""
     waiting = ServerRetry("db", lambda error: isinstance(error, ConnectionError))

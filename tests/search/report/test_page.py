@@ -157,6 +157,7 @@ def test_equal_values_leave_nothing_to_say_about_what_mattered(make: Make, tmp_p
     assert "too much alike to say which values mattered" in description(StudyData.of(opened))
 
 
+@pytest.mark.slow
 def test_a_running_trial_is_shown(make: Make, tmp_path: Path) -> None:
     opened = make(3)
     trial = opened.study.ask()
