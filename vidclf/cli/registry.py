@@ -65,9 +65,11 @@ def confirm(
     with resumable(), counted_bar("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress)
     deliverer = Deliverer(opened_store)
+    told = [opened.attempt(row.number) for row in planned.rows]
     for shape in {row.shape for row in planned.rows}:  # their latencies were measured again
-        for attempt in opened.of_shape(shape):
-            deliverer.deliver(attempt)
+        told += opened.of_shape(shape)
+    for attempt in {attempt.folder: attempt for attempt in told}.values():
+        deliverer.deliver(attempt)
     for finalist in found.finalists:
         deliverer.deliver(finalist.attempt)
     deliverer.deliver(opened.own_attempt)
