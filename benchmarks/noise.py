@@ -1,4 +1,4 @@
-"""How often noise is called something: python benchmarks/noise.py [--studies 100].
+"""How often noise is called something: python -m benchmarks.noise [--studies 100].
 
 The rendered set with its labels permuted by group (those of one figure's classes among themselves), a study
 of SVMs on each permutation, then compare, confirm and promote without a champion, as a user would. Each claim
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.luck import EXPERIMENT
 from vidclf.comparison.data import build
 from vidclf.data.demo import render_demo_set
 from vidclf.exceptions import GateRefusedError
@@ -26,15 +27,6 @@ from vidclf.runs.store import open_store
 from vidclf.search.execution import tune
 from vidclf.search.execution.display import Display
 
-EXPERIMENT = """
-[data]
-manifest = "{manifest}"
-frames = 8
-size = 64
-[model]
-kind = "svm"
-features = ["hog", "flow"]
-"""
 STUDY = """
 base = "svm.toml"
 [objective]
