@@ -252,7 +252,7 @@ def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
         return
     yield (
         f"Figures on val were selected: the best of {tries:,} is partly the luckiest of {tries:,}, so expect "
-        "less on new clips; lower ends of their intervals count that."
+        "less on new clips; where there are intervals, their lower ends count that."
         if tries > 1
         else "Figures on val may have chosen the model or its epoch, so expect less on new clips."
     )
