@@ -12,14 +12,12 @@ from vidclf.models.networks import NETWORKS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
-SIZE = max(50, *(spec.min_size for spec in NETWORKS.values()))
-
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_has_the_figures_of_the_cpu_and_no_tensor_on_the_wrong_device(tmp_path: Path, network: str) -> None:
-    clips = sets(read_manifest(write_squares(tmp_path, groups=3, size=SIZE)))
-    frames = max(2, NETWORKS[network].min_frames)
-    keys = {"data.size": SIZE, "data.resize": SIZE, "data.frames": frames, "optimizer": "sgd"}
+    size, frames = max(32, NETWORKS[network].min_size), max(2, NETWORKS[network].min_frames)
+    clips = sets(read_manifest(write_squares(tmp_path, groups=3, size=size)))
+    keys = {"data.size": size, "data.resize": size, "data.frames": frames, "optimizer": "sgd"}
     ours, theirs = on_both(clips, tmp_path, network=network, epochs=1, **keys)
     np.testing.assert_allclose(ours.shares, theirs.shares, atol=1e-6)
     assert ours.losses == pytest.approx(theirs.losses, abs=1e-6)
