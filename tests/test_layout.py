@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -163,16 +163,34 @@ WHOLE = {"mlflow", "optuna", "pandas", "plotly", "scipy.stats", "sklearn", "torc
 """Each takes half a second or more, which a user would wait for at every command."""
 
 
-def imports_of(*arguments: object) -> set[str]:
-    """Those of `WHOLE` that a command imports, in a process of its own."""
-    code = (
-        "import atexit, sys; from vidclf.cli.app import main;"
-        f"atexit.register(lambda: print('imported', *({WHOLE} & sys.modules.keys()))); main()"
+FORKED = """
+import json, os, sys
+from vidclf.cli.app import main
+whole, commands = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+assert not whole & sys.modules.keys()
+for command in commands:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        sys.argv[1:], code = command, 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        print("imported", code or 0, *(whole & sys.modules.keys()), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def imports_of(*commands: Sequence[object]) -> list[set[str]]:
+    """Those of `WHOLE` that each command imports, in a process of its own."""
+    arguments = [json.dumps(sorted(WHOLE)), json.dumps([[*map(str, command)] for command in commands])]
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKED, *arguments], check=True, capture_output=True, text=True
     )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ran.returncode in (0, 2), ran.stderr
-    return set(ran.stdout.splitlines()[-1].split()[1:])
+    answers = [line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("imported ")]
+    assert [code for code, *_ in answers if code not in "02"] == [], ran.stderr
+    return [set(imported) for _, *imported in answers]
 
 
 @pytest.mark.slow
@@ -181,13 +199,21 @@ def test_what_each_command_imports(squares: Manifest, store: Store, tmp_path: Pa
     svm = write_experiment(tmp_path / "svm.toml", "svm", Path(squares.name))
     attempt = json.loads(run("train", svm, "--json").stdout)
     clip = squares.split("test")[0].clip_path
-    assert imports_of("predict", attempt["run_id"], clip) == {"scipy.stats", "sklearn", "pandas"}
-    assert imports_of("compare") == {"optuna", "pandas"}
-    assert imports_of("status") == {"optuna"}
-    assert imports_of("status", "mistyped") == {"optuna"}
-    assert imports_of("predict", "mistyped", clip) == {"optuna"}
-    assert imports_of("predict", "mistyped@champion", clip) == {"optuna"}
-    assert imports_of("export", "mistyped", "--format", "onnx", "--to", tmp_path / "x.onnx") == {"optuna"}
-    assert imports_of("bench", "mistyped") == imports_of("confirm", "mistyped") == {"optuna"}
-    assert imports_of("train", svm, "--set", "model.c=1") == set()
-    assert imports_of("init", tmp_path / "mistyped") <= {"scipy.stats"}
+    mistyped = (
+        ("status", "mistyped"),
+        ("predict", "mistyped", clip),
+        ("predict", "mistyped@champion", clip),
+        ("export", "mistyped", "--format", "onnx", "--to", tmp_path / "x.onnx"),
+        ("bench", "mistyped"),
+        ("confirm", "mistyped"),
+        ("ui", "--study", "mistyped"),
+        ("train", svm, "--set", "model.c=1"),
+    )
+    assert imports_of(*mistyped) == [set()] * len(mistyped)
+    predict, compare, status, init = imports_of(
+        ("predict", attempt["run_id"], clip), ("compare",), ("status",), ("init", tmp_path / "mistyped")
+    )
+    assert predict == {"scipy.stats", "sklearn", "pandas"}
+    assert compare == {"optuna", "pandas"}
+    assert status == {"optuna"}
+    assert init <= {"scipy.stats"}

@@ -60,7 +60,7 @@ def init(
 def _warn_of_trials(study: str) -> None:
     """Says so where the store has a study of this name, whose trials were made by other files."""
     from vidclf.runs.store import find_store
-    from vidclf.search.record.study import study_names
+    from vidclf.search.record.names import study_names
 
     store = find_store(None)
     names = study_names(store)

@@ -50,10 +50,12 @@ def predict(
 
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
+    folder = _folder_of(model, store)  # a misspelt name is answered before anything slow is loaded
+
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
 
-    folder, files = _folder_of(model, store), find_videos(videos)
+    files = find_videos(videos)
     with progress_bar("Predicting") as progress:
         predictions = predict_files(load_model(folder), files, progress, window)
     windowed = window is not None
@@ -194,9 +196,9 @@ def ui(
     opened_store = open_store(store)
     name = None
     if study is not None:
-        from vidclf.search.record.study import find_study
+        from vidclf.search.record.names import name_of_study
 
-        name = find_study(study, opened_store).name
+        name = name_of_study(study, opened_store)
 
     from vidclf.tracking.ui import is_loopback, serve_ui  # imports mlflow: some seconds
 

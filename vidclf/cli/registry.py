@@ -49,16 +49,18 @@ def confirm(
     Intervals and verdicts are for clips of new groups, weighed by clips; under 5 groups there are none.
     """
     from vidclf.runs.store import open_store
-    from vidclf.search.record.study import find_study
+    from vidclf.search.record.names import name_of_study
 
     opened_store = open_store(store)
-    opened = find_study(study, opened_store)  # a misspelt name is answered before anything slow is loaded
+    name = name_of_study(study, opened_store)  # a misspelt one is answered before anything slow is loaded
 
     from vidclf.labels import plural
     from vidclf.registry import confirm as work
     from vidclf.registry.confirm_report import as_dict
+    from vidclf.search.record.study import find_study
     from vidclf.tracking.deliverer import Deliverer
 
+    opened = find_study(name, opened_store)
     planned = work.plan(opened, top, seeds)
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
     say(f"{planned.fits} fits for {plural(len(planned.rows), 'finalist')}, in folds{minutes}")

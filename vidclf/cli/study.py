@@ -230,11 +230,14 @@ def status(
 ) -> None:
     """Where a study stands; without a name, all studies."""
     from vidclf.runs.store import find_store
-    from vidclf.search.record.study import find_study, study_names
-    from vidclf.search.report.data import status as state_of
+    from vidclf.search.record.names import name_of_study, study_names
 
     opened_store = find_store(store)
-    names = [study] if study else study_names(opened_store)
+    names = [name_of_study(study, opened_store)] if study else study_names(opened_store)
+
+    from vidclf.search.record.study import find_study
+    from vidclf.search.report.data import status as state_of
+
     found = [find_study(name, opened_store) for name in names]
     if json_:
         states = [state_of(opened) for opened in found]

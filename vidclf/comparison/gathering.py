@@ -11,7 +11,8 @@ from vidclf.exceptions import InputError
 from vidclf.registry.confirm_report import finalists_of
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import TRAIN, Store
-from vidclf.search.record.study import OpenStudy, all_studies, find_study, study_names
+from vidclf.search.record.names import study_names
+from vidclf.search.record.study import OpenStudy, all_studies, find_study
 from vidclf.tracking.lookup import attempt_of, run_id_of
 from vidclf.tracking.relocation import adopt
 

@@ -24,8 +24,9 @@ from vidclf.registry.test_split import Champion, TestResult, TestSplit, read_tes
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store
+from vidclf.search.record.names import study_names
 from vidclf.search.record.settings import Gates
-from vidclf.search.record.study import OpenStudy, find_study, study_names
+from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer
 from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.lookup import attempt_of, mlflow_exists

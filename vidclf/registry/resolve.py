@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from vidclf.config import did_you_mean, digest
 from vidclf.data import cache
 from vidclf.exceptions import InputError
-from vidclf.models.saved import CARD, card_digest
 from vidclf.runs.store import Store, locked
+from vidclf.search.record.names import study_names
 from vidclf.tracking.lookup import attempt_of, is_known, registered_models
 
 if TYPE_CHECKING:  # a folder's model, and one of a run that is here, need no MLflow, which takes seconds
@@ -68,6 +68,8 @@ def version_folder(deliverer: "Deliverer", name: str, version: int) -> Path:
     Raises:
         InputError: Its card is not the one that was registered: the classes may have been edited.
     """
+    from vidclf.models.saved import CARD, card_digest
+
     folder = _download(deliverer, deliverer.client.get_model_version_download_uri(name, str(version)))
     registered = deliverer.client.get_model_version(name, str(version)).tags.get(CARD_TAG)
     if registered is not None and (folder / CARD).exists() and card_digest(folder) != registered:
@@ -123,8 +125,6 @@ def _download(deliverer: "Deliverer", location: str) -> Path:
 
 
 def _unknown(store: Store, reference: str) -> str:
-    from vidclf.search.record.study import study_names  # imports optuna: half a second
-
     study = reference.removesuffix(".toml").rpartition("/")[2]
     if study in study_names(store):
         return f"{reference}: a study, not a model; register its best first: vidclf promote {study} --as NAME"

@@ -19,6 +19,7 @@ from vidclf.search.definition import study_file
 from vidclf.search.definition.study_file import StudyFile, load_study, open_study
 from vidclf.search.execution.tune import TuneRequest, check, describe_plan, plan
 from vidclf.search.record import study
+from vidclf.search.record.names import study_names
 from vidclf.search.record.storage import open_storage
 from vidclf.search.record.study import DEFINITION, OpenStudy
 
@@ -51,7 +52,7 @@ def test_a_resume_finds_the_study_it_left(folder: Path, store: Store) -> None:
     first = open_study(load_study(path, {}, store), store)
     second = open_study(load_study(path, {}, store), store)
     assert second.stored == first.stored
-    assert study.study_names(store) == ["s"]
+    assert study_names(store) == ["s"]
 
 
 def test_a_study_file_with_its_defaults_written_out_is_the_same_study(folder: Path, store: Store) -> None:
@@ -74,7 +75,7 @@ def test_settings_of_an_open_study_are_checked_once(folder: Path, store: Store) 
 
 
 def test_asking_for_studies_creates_no_database(store: Store) -> None:
-    assert study.study_names(store) == []
+    assert study_names(store) == []
     assert study.stored_definition(store, "s") is None
     assert not (store.folder / "optuna.db").exists()
 
@@ -144,7 +145,7 @@ def test_what_cannot_be_taken_over_is_refused_before_a_study_is_made(folder: Pat
     open_study(load_study(path, {}, store), store)
     with pytest.raises(InputError, match=r"cannot be taken over(.|\n)*base svm: model\.kernel: .* -> rbf"):
         plan(TuneRequest(path, {"model.kernel": "rbf"}, continue_as="next"), store)
-    assert study.study_names(store) == ["s"]
+    assert study_names(store) == ["s"]
 
 
 def test_an_override_of_the_start_is_not_taken_for_one_of_the_resume(folder: Path, store: Store) -> None:

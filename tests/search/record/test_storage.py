@@ -30,9 +30,9 @@ from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.runs.store import Store, locked, open_store, without_password
 from vidclf.search.execution import session
 from vidclf.search.record import retry, storage
+from vidclf.search.record.names import study_names
 from vidclf.search.record.retry import ServerRetry
 from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import study_names
 
 X = optuna.distributions.FloatDistribution(0.0, 1.0)
 

@@ -25,9 +25,10 @@ from vidclf.search.definition.pruners import NoPrunerConfig, Pruner, pruner_prob
 from vidclf.search.definition.samplers import Sampler, TPEConfig, sampler_problems
 from vidclf.search.definition.space import Space, build_space
 from vidclf.search.definition.warm_start import base_of, enqueue_first, start_problems
+from vidclf.search.record.names import study_names
 from vidclf.search.record.settings import Budget, Constraint, Gates, Objective
 from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import DEFINITION, OpenStudy, stored_definition, study_names
+from vidclf.search.record.study import DEFINITION, OpenStudy, stored_definition
 from vidclf.workers.protocol import Resources
 
 CURVE_METRICS = tuple(f"val/{name}" for name in CURVES)

@@ -4,19 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, without_password
+from vidclf.search.record.names import name_of_study, study_names, unknown_study
 from vidclf.search.record.settings import Constraint, Objective
 from vidclf.search.record.storage import existing_storage, open_storage
 
@@ -47,12 +46,6 @@ _SECONDS = "vidclf/seconds"
 """Study attribute: wall time of all sessions."""
 _LATENCY = "vidclf/latency"
 """Prefix of the study attributes that hold latency metrics by shape."""
-
-
-def study_names(store: Store) -> list[str]:
-    """Names of all studies of the store, oldest first; asking creates no database."""
-    storage = existing_storage(store)
-    return list(optuna.get_all_study_names(storage)) if storage else []
 
 
 def stored_definition(store: Store, name: str) -> dict[str, Any] | None:
@@ -319,21 +312,10 @@ def find_study(name_or_file: str, store: Store) -> OpenStudy:
     Raises:
         InputError: There is none; says which there are.
     """
-    name = name_or_file
-    if name_or_file.endswith(".toml"):
-        path = Path(name_or_file)
-        tree = config.read_toml(path)
-        if "model" in tree and "space" not in tree:
-            raise InputError(
-                f"{path}: this is an experiment; name a study or a run (vidclf compare lists both)"
-            )
-        name = str(tree.get("name") or path.stem)
+    name = name_of_study(name_or_file, store)
     stored = stored_definition(store, name)
-    if stored is None:
-        names = study_names(store)
-        known = f"it has {', '.join(names)}" if names else "it has none yet: vidclf tune STUDY.toml makes one"
-        where = store.folder if "optuna" in store.databases else without_password(store.optuna_uri)
-        raise InputError(f"{where}: no study {name}{config.did_you_mean(name, names)} ({known})")
+    if stored is None:  # cut off while it was made
+        raise InputError(unknown_study(name, [other for other in study_names(store) if other != name], store))
     storage = open_storage(store)
     return OpenStudy(optuna.load_study(study_name=name, storage=storage), storage, stored, store)
 
