@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from vidclf.data.augmentation import as_tensor, draw_view, train_view
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.models.neural_config import AugmentConfig
 
 ROUNDS = 9

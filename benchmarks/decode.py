@@ -18,7 +18,7 @@ import numpy as np
 
 from vidclf.data import sampling, video
 from vidclf.data.clips import ClipStore
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 
 FRAMES, STORE_SIDE, ROUNDS = 16, 256, 9
 Reader = Callable[[Path], Frames]

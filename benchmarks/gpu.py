@@ -34,8 +34,9 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.data import cache
+from vidclf.data import video
 from vidclf.data.clips import ClipSet, ClipStore
+from vidclf.data.pictures import Picture
 from vidclf.models import MODELS, devices, precision, training
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.networks import NETWORKS
@@ -53,8 +54,9 @@ def clip_sets(folder: Path, given: argparse.Namespace) -> Sets:
     paths = [folder / f"{number}.clip" for number in range(given.clips + given.val)]
     for number, path in enumerate(paths):
         path.write_text(str(number))
-        grid = generator.integers(0, 256, (given.grid, height, width, 3), dtype=np.uint8)
-        assert cache.save(store.entry(path), grid), "the cache has no room"
+        noise = generator.integers(0, 256, (given.grid, 3, height, width), dtype=np.uint8)
+        pictures = [Picture(each[0], *each[1:, : (height + 1) // 2, : (width + 1) // 2]) for each in noise]
+        assert store.keep(path, video.Clip(pictures, None, given.grid)), "the cache has no room"
     labels = np.arange(len(paths)) % 2
 
     def part(start: int, end: int) -> ClipSet:

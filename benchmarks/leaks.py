@@ -22,8 +22,8 @@ from vidclf.data import video
 from vidclf.data.fingerprints import fingerprint_of
 from vidclf.data.importing import read_sources
 from vidclf.data.manifest import Entry
+from vidclf.data.pictures import Frames, rgb_frames
 from vidclf.data.scenes import find_scenes, looks_of
-from vidclf.data.video import Frames
 
 RATE = 25
 
@@ -92,7 +92,7 @@ CUTS: tuple[tuple[Callable[[Frames], Frames], str], ...] = (
 
 
 def all_frames(path: Path) -> Frames:
-    return video.stacked([picture() for _, _, picture in video.each_frame(path, 100_000)])
+    return rgb_frames([picture() for _, _, picture in video.each_frame(path, 100_000)])
 
 
 def plant(entries: Sequence[Entry], folder: Path) -> dict[Path, tuple[str, Path]]:

@@ -9,13 +9,12 @@ import numpy as np
 
 from vidclf.data import video
 from vidclf.data.manifest import Entry, write_manifest
+from vidclf.data.pictures import Frames
 
 CLASSES = ("down", "right")
 
 
-def moving_square(
-    label: str, generator: np.random.Generator, frames: int = 8, size: int = 32
-) -> video.Frames:
+def moving_square(label: str, generator: np.random.Generator, frames: int = 8, size: int = 32) -> Frames:
     """A bright square on dark noise, uint8 (frames, size, size, 3)."""
     clip = generator.integers(0, 60, (frames, size, size, 3), dtype=np.uint8)
     row, column = generator.integers(0, size // 4, 2)

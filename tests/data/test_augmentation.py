@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional
 from vidclf import config
 from vidclf.data import augmentation, sampling
 from vidclf.data.augmentation import as_tensor, draw_view, eval_view, eval_views, train_views
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.exceptions import InputError
 from vidclf.models.neural_config import AugmentConfig
 

@@ -21,6 +21,7 @@ from vidclf.data.answers import answers_file
 from vidclf.data.importing import import_clips
 from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import Entry, read_manifest, write_manifest
+from vidclf.data.pictures import Frames
 from vidclf.data.scenes import find_scenes
 from vidclf.exceptions import InputError
 from vidclf.reports import dataset_page
@@ -90,18 +91,18 @@ def test_the_first_line_of_check_and_report_says_what_cannot_be_known(
     assert (tmp_path / "r.html").read_text().count(headline) == 2
 
 
-def warped(frames: video.Frames, matrix: Any) -> video.Frames:
+def warped(frames: Frames, matrix: Any) -> Frames:
     size = frames.shape[2], frames.shape[1]
     return np.stack([cv2.warpAffine(frame, np.array(matrix, np.float32), size) for frame in frames])
 
 
-def marked(frames: video.Frames) -> video.Frames:
+def marked(frames: Frames) -> Frames:
     copy = frames.copy()
     copy[:, 10:20, 80:120] = 255
     return copy
 
 
-COPIES: dict[str, Callable[[video.Frames], video.Frames]] = {
+COPIES: dict[str, Callable[[Frames], Frames]] = {
     "encoded": lambda frames: frames,
     "gray": lambda frames: np.repeat(frames.mean(axis=3, keepdims=True), 3, axis=3).astype(np.uint8),
     "faster": lambda frames: frames[(np.arange(len(frames) / 1.25) * 1.25).astype(int)],

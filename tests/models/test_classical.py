@@ -14,7 +14,7 @@ from tests.clips import CLASSES, write_experiment
 from tests.saved_models import save_model
 from vidclf import config
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, estimators
 from vidclf.models.base import ExperimentConfig

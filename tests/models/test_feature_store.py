@@ -11,7 +11,8 @@ from tests.clips import moving_square
 from vidclf.data import cache
 from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry
-from vidclf.data.video import Frames, write_video
+from vidclf.data.pictures import Frames
+from vidclf.data.video import write_video
 from vidclf.models import feature_store, features
 from vidclf.models.feature_store import Framing, build_features, feature_matrix, square_view
 from vidclf.models.features import FEATURES, FeatureSpec, Pixels, compute_features

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.models.features import FEATURES, compute_features
 
 LENGTHS = {

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 from vidclf import config
 from vidclf.data.augmentation import DrawnView
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
 from vidclf.models import networks, neural, neural_config, precision, training

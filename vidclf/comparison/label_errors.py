@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vidclf.comparison.rows import ModelRow, PredictionSource
 from vidclf.data import remote, video
+from vidclf.data.pictures import Frames
 from vidclf.exceptions import ClipError
 
 _PREFIX = "probability/"
@@ -125,7 +126,7 @@ def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     return [(int(row), int(suggested[row])) for row in doubtful[np.argsort(-gaps[doubtful], kind="stable")]]
 
 
-def middle_frame(clip_path: str) -> video.Frames | None:
+def middle_frame(clip_path: str) -> Frames | None:
     """A small picture of a clip, RGB, uint8 (H, W, 3); ``None`` where the file is gone or gives none.
 
     Nothing is fetched for it: of a clip behind a URL it shows the copy that this machine has, if any.
@@ -134,7 +135,7 @@ def middle_frame(clip_path: str) -> video.Frames | None:
     if path is None:
         return None
     try:
-        frame: video.Frames = video.decode(path, 1, _SIDE).frames[0]
+        frame: Frames = video.decode(path, 1, _SIDE).frames[0]
     except (ClipError, OSError):
         return None
     return frame

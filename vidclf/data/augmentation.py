@@ -22,9 +22,9 @@ from torchvision.transforms.v2 import functional
 
 from vidclf.config import digest
 from vidclf.data import sampling
+from vidclf.data.pictures import Frames, Grid
 from vidclf.data.resampling import resampled
 from vidclf.data.staging import staged, to_device
-from vidclf.data.video import Frames
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Width to height of random crops, as in torchvision's `RandomResizedCrop`."""
@@ -100,11 +100,11 @@ def draw_view(
     )
 
 
-def train_view(grid: Frames, size: int, drawn: DrawnView) -> Tensor:
+def train_view(grid: Grid, size: int, drawn: DrawnView) -> Tensor:
     """An augmented view, made on the CPU.
 
     Args:
-        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        grid: The clip's stored frames.
         size: Edge of the view in pixels.
         drawn: Which view.
 
@@ -125,9 +125,7 @@ def train_view(grid: Frames, size: int, drawn: DrawnView) -> Tensor:
     return _rotated(_recoloured(values, steps, _effects(drawn.colours)), turns).to(torch.uint8)
 
 
-def train_views(
-    grids: Sequence[Frames], size: int, drawn: Sequence[DrawnView], device: torch.device
-) -> Tensor:
+def train_views(grids: Sequence[Grid], size: int, drawn: Sequence[DrawnView], device: torch.device) -> Tensor:
     """The augmented views of a batch of clips, made on a device all at once.
 
     Args:
@@ -162,7 +160,7 @@ def train_views(
 
 
 def eval_view(
-    grid: Frames,
+    grid: Grid,
     frames: int,
     size: int,
     resize: int | Sequence[int],
@@ -173,7 +171,7 @@ def eval_view(
     """A view that validation, test and serving see: fixed frames, the centre of the picture; on the CPU.
 
     Args:
-        grid: The clip's stored frames, uint8 (T, H, W, 3).
+        grid: The clip's stored frames.
         frames: How many of them to take.
         size: Edge of the view in pixels.
         resize: Short side, or (height, width), before the crop; at least ``size``.
@@ -191,7 +189,7 @@ def eval_view(
 
 
 def eval_views(
-    grids: Sequence[Frames],
+    grids: Sequence[Grid],
     frames: int,
     size: int,
     resize: int | Sequence[int],

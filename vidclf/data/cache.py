@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from vidclf import config
 from vidclf.exceptions import InputError
 
+CACHES = ("activations", "clips", "features", "files", "fingerprints", "likeness", "models")
+"""Folders below `folder`; what else lies there is not ours."""
+_FORMAT = "2"
+"""Of arrays that are kept; raise it where those of the last version are never asked for again."""
 _SHARE_OF_DISK = 5
 """The default limit is the free disk, what the caches hold counted as free, divided by this."""
 parsing = threading.Lock()
@@ -52,9 +56,10 @@ def usage() -> Usage:
     """Counts every file of every cache; those that other processes delete meanwhile may count or not."""
     entries: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for cache in sorted(folder().glob("[!.]*")):
-        found = list(_sizes(cache))
-        entries[cache.name], sizes[cache.name] = len(found), sum(found)
+    for name in CACHES:
+        if (folder() / name).is_dir():
+            found = list(_sizes(folder() / name))
+            entries[name], sizes[name] = len(found), sum(found)
     return Usage(entries, sizes)
 
 
@@ -178,6 +183,8 @@ def entry(cache: str, *made_from: Any) -> Path:
         cache: Its cache, as ``clips``.
         made_from: Everything that its values depend on, as JSON values.
     """
+    if cache not in CACHES:
+        raise ValueError(f"{cache}: there are {', '.join(CACHES)}")
     key = config.digest(list(made_from))
     return folder() / cache / key[:2] / f"{key}.npy"
 
@@ -223,10 +230,10 @@ def load(entry: Path, mmap_mode: Literal["r", "c"] | None = None) -> NDArray[Any
     except MemoryError:
         if _is_whole(entry):
             raise
-        _discard(entry)
+        discard(entry)
     except Exception:  # a torn or foreign file makes numpy raise anything
         values = None
-        _discard(entry)
+        discard(entry)
     lookups.count(values is not None)
     return values
 
@@ -239,7 +246,8 @@ def _is_whole(entry: Path) -> bool:
     return False
 
 
-def _discard(entry: Path) -> None:
+def discard(entry: Path) -> None:
+    """Deletes an entry that holds something else than it should."""
     room = _room(folder())
     try:
         size = entry.stat().st_size
@@ -261,8 +269,19 @@ class _DiskBudget:
             self._uses = lock_file("users").open("a+b")  # locked as long as this object lives
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._uses, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._drop_outdated()
                 self.count()
             fcntl.flock(self._uses, fcntl.LOCK_SH)
+
+    @staticmethod
+    def _drop_outdated() -> None:
+        """Drops arrays that another version of vidclf has kept, none of which would be found again."""
+        version = lock_file("users").with_name("format")
+        if not version.exists() or version.read_text(encoding="utf-8") != _FORMAT:
+            for name in CACHES:
+                for entry in (folder() / name).glob("[0-9a-f][0-9a-f]/*.npy"):
+                    entry.unlink(missing_ok=True)
+            version.write_text(_FORMAT, encoding="utf-8")
 
     def count(self) -> None:
         """Counts every file anew."""

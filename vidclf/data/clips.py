@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
+from vidclf.data.pictures import Frames, Grid, StoredFrames, compressed, most_bytes
 from vidclf.data.remote import named
-from vidclf.data.video import Frames
 from vidclf.exceptions import ClipError, InputError
 from vidclf.progress import Advance, silent
 
@@ -26,7 +26,7 @@ _WORTH_TELLING = 10**9
 
 @dataclass(frozen=True)
 class ClipStore:
-    """Decoded clips on disk, one memory-mapped array each, shared by epochs, trials and processes.
+    """Decoded clips on disk, one memory-mapped file each, shared by epochs, trials and processes.
 
     It fills up to the caches' limit and then stays as it is; what does not fit is
     decoded at each access.
@@ -43,32 +43,46 @@ class ClipStore:
         """The file that holds the decoded clip, whether it exists or not."""
         return cache.entry("clips", content_digest(path), video.DECODER, self.grid, self.store_side)
 
-    def read(self, path: Path) -> Frames:
-        """The clip's grid, uint8 (T, H, W, 3), read-only.
+    def read(self, path: Path) -> Grid:
+        """The clip's grid.
 
         Raises:
             ClipError: As `video.decode`.
         """
-        entry = self.entry(path)
-        frames: Frames | None = cache.load(entry, "r")
-        return self._decode(path, entry).frames if frames is None else frames
+        kept = self.kept(path)
+        return self._decode(path).frames if kept is None else kept
 
-    def _decode(self, path: Path, entry: Path) -> video.Clip:
-        """Decodes the clip, and keeps it where there is room."""
-        clip = video.decode(path, self.grid, self.store_side)
-        clip.frames.flags.writeable = False
+    def kept(self, path: Path) -> StoredFrames | None:
+        """The clip's grid, where the store has it."""
+        entry = self.entry(path)
+        if (content := cache.load(entry, "r")) is not None:
+            try:
+                return StoredFrames(content)
+            except ValueError:  # a foreign file
+                cache.discard(entry)
+        return None
+
+    def keep(self, path: Path, clip: video.Clip) -> bool:
+        """Keeps a decoded clip; whether there was room for it."""
+        entry = self.entry(path)
         if clip.remark:
             # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
-        cache.save(entry, clip.frames)
+        return cache.save(entry, compressed(clip.pictures))
+
+    def _decode(self, path: Path) -> video.Clip:
+        clip = video.decode(path, self.grid, self.store_side)
+        self.keep(path, clip)
         return clip
 
     def predicted_bytes(self, path: Path) -> int:
-        """About how many bytes the decoded clip takes, by its file's header; 0 where that says nothing."""
+        """The most bytes that the clip will take, by its file's header; 0 where that says nothing."""
         width, height, frames = video.outline(path)
         scale = min(1.0, self.store_side / max(1, min(width, height)))
-        return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
+        if not width:
+            return 0
+        return most_bytes(min(frames or self.grid, self.grid), round(height * scale), round(width * scale))
 
     def build(self, paths: Sequence[Path], progress: Advance = silent) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
@@ -87,7 +101,7 @@ class ClipStore:
         def build(path: Path) -> tuple[str, str]:
             try:
                 entry = self.entry(path)
-                remark = _stored_remark(entry) if entry.exists() else self._decode(path, entry).remark
+                remark = _stored_remark(entry) if entry.exists() else self._decode(path).remark
             except ClipError as error:
                 return str(error), ""
             finally:
@@ -98,7 +112,7 @@ class ClipStore:
         needed = sum(map(self.predicted_bytes, lacking))
         if needed > _WORTH_TELLING:
             logger.info(
-                "decoding %d clips into %s, about %.1f GB", len(lacking), cache.folder(), needed / 1e9
+                "decoding %d clips into %s, at most %.1f GB", len(lacking), cache.folder(), needed / 1e9
             )
         with ThreadPoolExecutor(cpu_count()) as pool:
             outcomes = list(pool.map(build, paths))
@@ -139,7 +153,7 @@ class ClipSet:
         labels: Index into ``classes`` for each clip, shape (clips,); -1 where unknown.
         groups: Group of each clip, unique per clip where the manifest names none.
         classes: All classes of the data set, sorted.
-        read: Grid of the clip at a path, uint8 (T, H, W, 3).
+        read: Grid of the clip at a path.
         store: Where the clips are kept, so that what is derived from them may be kept too; ``None``:
             everything is computed at each access.
     """
@@ -148,14 +162,14 @@ class ClipSet:
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
-    read: Callable[[Path], Frames]
+    read: Callable[[Path], Grid]
     store: ClipStore | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def grid(self, index: int) -> Frames:
-        """The stored frames of clip ``index``, uint8 (T, H, W, 3)."""
+    def grid(self, index: int) -> Grid:
+        """The stored frames of clip ``index``."""
         return self.read(self.paths[index])
 
     def frames(self, index: int, count: int) -> Frames:

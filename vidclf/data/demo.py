@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vidclf.data import video
 from vidclf.data.importing import import_clips
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.progress import Advance, silent
 
 Pose = NDArray[np.float64]

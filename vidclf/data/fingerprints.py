@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vidclf.data import cache, sampling, video
 from vidclf.data.clips import ClipStore
 from vidclf.data.manifest import content_digest
-from vidclf.data.video import Frames, VideoInfo
+from vidclf.data.pictures import Frames
+from vidclf.data.video import VideoInfo
 
 GRID, SIDE = 64, 256
 """How a clip is decoded: as it is for training by default (`data.grid`, `data.store_side`)."""
@@ -81,8 +82,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
     if arrays is not None:
         values = {item.name: arrays[item.name] for item in fields(Fingerprint)}
         return Fingerprint(**{**values, "descriptors": values["descriptors"].astype(np.float32)})
-    frames = cache.load(_STORE.entry(path), "r")
-    made = make_fingerprint(video.decode(path, GRID, SIDE).frames if frames is None else frames)
+    made = make_fingerprint(_STORE.read(path)[:])
     _keep(path, made)
     return made
 
@@ -100,6 +100,7 @@ def examine(path: Path) -> VideoInfo:
     """
     clip, info = video.survey(path, GRID, SIDE)
     _keep(path, make_fingerprint(clip.frames), info)
+    _STORE.keep(path, clip)
     return info
 
 

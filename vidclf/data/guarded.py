@@ -23,8 +23,9 @@ import numpy as np
 
 from vidclf.data import video
 from vidclf.data.container import DecodeLimits
+from vidclf.data.pictures import Frames
 from vidclf.data.remote import named
-from vidclf.data.video import Frames, Verdict
+from vidclf.data.video import Verdict
 from vidclf.exceptions import ClipError, GuardError, InputError, ItemError
 
 START_LIMIT_S = 120.0

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Grid
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -17,11 +17,11 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device)
 
 
-def staged(clips: Sequence[tuple[Frames, NDArray[np.int64]]], device: torch.device) -> Tensor:
+def staged(clips: Sequence[tuple[Grid, NDArray[np.int64]]], device: torch.device) -> Tensor:
     """Chosen frames of clips in one copy to the device.
 
     Args:
-        clips: The stored frames of each, uint8 (T, H, W, 3), and which are chosen, as many of each clip.
+        clips: The stored frames of each, and which are chosen, as many of each clip.
         device: Where to.
 
     Returns:
@@ -31,8 +31,7 @@ def staged(clips: Sequence[tuple[Frames, NDArray[np.int64]]], device: torch.devi
     shape = (len(clips), len(clips[0][1]), height, width, 3)
     batch = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     for (grid, chosen), place in zip(clips, batch.numpy(), strict=True):
-        # Any mode but "raise", which is the default, writes straight to where it is to go.
-        np.take(grid, chosen, axis=0, out=place[:, : grid.shape[1], : grid.shape[2]], mode="clip")
+        place[:, : grid.shape[1], : grid.shape[2]] = grid[chosen]
     return to_device(batch, device)
 
 

@@ -2,31 +2,29 @@
 
 A clip is decoded in one pass and reduced to its *grid*: at most ``grid``
 frames at the midpoints of equal parts of the duration, each with a short side
-of at most ``store_side`` pixels. Store on or off, training or serving, every
-clip takes this one way.
+of at most ``store_side`` pixels and half as much colour as brightness. Store on
+or off, training or serving, every clip takes this one way.
 """
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from vidclf.data import sampling
 from vidclf.data.container import UNBOUNDED, DecodeLimits, open_video
+from vidclf.data.pictures import Frames, Picture, Plane, rgb_frames
 from vidclf.exceptions import ClipError
 
 if TYPE_CHECKING:
     import av  # where it is first needed: training on stored clips needs none
     from av.buffer import Buffer
+    from av.video.plane import VideoPlane
 
-Frames = NDArray[np.uint8]
-"""RGB frames, shape (time, height, width, 3), values 0 to 255."""
 Verdict = Literal["damaged", "empty", "unreadable", "oversized"]
 """Why a clip gives no frames to train on."""
 
@@ -39,7 +37,7 @@ def _pyav() -> str:
         return "none"
 
 
-DECODER = f"pyav-{_pyav()}-upright"
+DECODER = f"pyav-{_pyav()}-planes"
 """Part of every cache key: another decoder may give other pixels."""
 
 _ROUNDED_RATIO = 0.02
@@ -55,14 +53,19 @@ class Clip:
     """A decoded clip.
 
     Attributes:
-        frames: The grid, shape (T, H, W, 3), T at most the grid's size.
+        pictures: The grid, all in one size, at most as many as its instants.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
     """
 
-    frames: Frames
+    pictures: Sequence[Picture]
     declared: int | None
     decoded: int
+
+    @cached_property
+    def frames(self) -> Frames:
+        """The grid in RGB, uint8 (T, H, W, 3)."""
+        return rgb_frames(self.pictures)
 
     @property
     def remark(self) -> str:
@@ -102,7 +105,7 @@ def _decoded(
     path: Path, grid: int, store_side: int, bounds: DecodeLimits, threads: Literal["NONE"] | None = None
 ) -> "tuple[Clip, VideoInfo]":
     times: list[float | None] = []
-    pictures: dict[int, Frames] = {}
+    pictures: dict[int, Picture] = {}
     held: dict[int, av.VideoFrame] = {}
     room = _HELD_BYTES
     with open_video(path, bounds) as video:
@@ -137,20 +140,15 @@ def _decoded(
         decoded=video.decoded,
         notes=tuple(notes),
     )
-    return Clip(stacked([pictures[index] for index in indices]), video.declared, len(times)), info
+    return Clip(same_size([pictures[index] for index in indices]), video.declared, len(times)), info
 
 
-def stacked(pictures: Sequence[Frames]) -> Frames:
-    """Pictures (H, W, 3) as one array (T, H, W, 3), all in the size of the first."""
-    height, width = pictures[0].shape[:2]
-    same_size = [
-        picture if picture.shape[:2] == (height, width) else _resized(picture, width, height)
-        for picture in pictures
-    ]
-    return np.stack(same_size)
+def same_size(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures in the size of the first."""
+    return [picture.resized(*pictures[0].size) for picture in pictures]
 
 
-def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, float, Callable[[], Frames]]]:
+def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, float, Callable[[], Picture]]]:
     """Every frame of a clip in the decoder's output order, none of them kept.
 
     Args:
@@ -159,7 +157,7 @@ def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, floa
 
     Yields:
         The frame's time by its timestamp in seconds, where it has one; its time by its place and the average
-        rate; and its reduced picture (H, W, 3), computed when called for, before the next frame is asked for.
+        rate; and its reduced picture, computed when called for, before the next frame is asked for.
 
     Raises:
         ClipError: As `decode`.
@@ -224,14 +222,14 @@ def _pixel_ratio(stream: "av.VideoStream") -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Frames]:
+def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Picture]:
     wanted = set(indices)
     with open_video(path) as video:
         return {index: reduced(frame) for index, (_, frame) in enumerate(video.frames()) if index in wanted}
 
 
 class _Reduction:
-    """Turns decoded frames into upright RGB pictures (H, W, 3) of square pixels, reduced to a short side.
+    """Turns decoded frames into upright pictures of square pixels, reduced to a short side.
 
     Args:
         store_side: Upper limit of the short side in pixels.
@@ -242,26 +240,26 @@ class _Reduction:
         self._store_side, self._pixel_ratio = store_side, pixel_ratio
         from av.video.reformatter import VideoReformatter
 
-        self._to_rgb = VideoReformatter()
+        self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: "av.VideoFrame") -> Frames:
+    def __call__(self, frame: "av.VideoFrame") -> Picture:
+        from av.video.reformatter import ColorRange, Colorspace
+
         # One thread: those of libswscale wait long for a core where other libraries' threads are spinning.
-        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1)
-        picture = rgb.to_ndarray().astype(np.uint8, copy=False)
-        height, width = picture.shape[:2]
+        colours = {"dst_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.MPEG}
+        same = self._reformatter.reformat(frame, format="yuv420p", threads=1, **colours)
+        picture = Picture(*map(_values, same.planes))
+        height, width = picture.size
         # The longer side of a pixel shrinks, so that no side is enlarged.
-        height, width = height / max(self._pixel_ratio, 1), width * min(self._pixel_ratio, 1)
-        scale = min(self._store_side / min(height, width), 1)
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        if picture.shape[:2] != (height, width):
-            picture = _resized(picture, width, height)
-        return np.ascontiguousarray(_upright(picture, frame))
+        down, across = height / max(self._pixel_ratio, 1), width * min(self._pixel_ratio, 1)
+        scale = min(self._store_side / min(down, across), 1)
+        reduced = picture.resized(max(1, round(down * scale)), max(1, round(across * scale)))
+        return Picture(*map(np.array, reduced.turned(*_orientation(frame))))
 
 
-def _upright(picture: Frames, frame: "av.VideoFrame") -> Frames:
-    """The picture as a player shows it: turned by quarters and mirrored, as its display matrix says."""
-    transposed, down, right = _orientation(frame)
-    return (picture.swapaxes(0, 1) if transposed else picture)[::down, ::right]
+def _values(plane: "VideoPlane") -> Plane:
+    values: Plane = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return values[: plane.height, : plane.width]
 
 
 def _orientation(frame: "av.VideoFrame") -> tuple[bool, int, int]:
@@ -277,11 +275,6 @@ def _orientation(frame: "av.VideoFrame") -> tuple[bool, int, int]:
     transposed = abs(b) > abs(a)
     right, down = (c, b) if transposed else (a, d)
     return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
-
-
-def _resized(picture: Frames, width: int, height: int) -> Frames:
-    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return resized.astype(np.uint8, copy=False)
 
 
 def write_video(

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from vidclf.data import sampling, video
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames, Picture, rgb_frames
 from vidclf.exceptions import FalseTimestampsError
 
 _HELD = 1024
-"""Pictures held of a window, 270 MB at the usual sides; of more every second is held, then every fourth."""
+"""Pictures held of a window, 135 MB at the usual sides; of more every second is held, then every fourth."""
 _ROUNDING_S = 1e-6
 """A frame this short of a window's end begins the next one."""
 
@@ -73,10 +73,10 @@ class _Held:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self._pictures: list[Frames] = []
+        self._pictures: list[Picture] = []
         self._stride, self._seen = 1, 0
 
-    def add(self, time: float, picture: Callable[[], Frames]) -> None:
+    def add(self, time: float, picture: Callable[[], Picture]) -> None:
         if self._seen % self._stride == 0:
             if len(self.times) == _HELD:
                 self.times, self._pictures = self.times[::2], self._pictures[::2]
@@ -91,4 +91,5 @@ class _Held:
 
     def window(self, start: float, end: float, grid: int) -> Window:
         indices = sampling.grid_indices(np.array(self.times), grid)
-        return Window(start, end, video.stacked([self._pictures[index] for index in indices]))
+        pictures = video.same_size([self._pictures[index] for index in indices])
+        return Window(start, end, rgb_frames(pictures))

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from vidclf.config import Dimension, PathKey, Section
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.progress import Advance
 
 if TYPE_CHECKING:

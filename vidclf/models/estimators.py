@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.exceptions import InputError
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.feature_store import Framing, feature_matrix, square_view

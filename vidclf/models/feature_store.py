@@ -19,7 +19,7 @@ import numpy as np
 from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
 from vidclf.progress import Advance, silent
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 
 Vector = NDArray[np.float64]
 

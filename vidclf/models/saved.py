@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.evaluation.calibration import BOUNDS, apply_temperature
 from vidclf.exceptions import InputError
 from vidclf.models.base import Classifier, Probabilities

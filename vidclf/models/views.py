@@ -11,7 +11,7 @@ from torch import Tensor
 from vidclf.data.augmentation import draw_view, eval_view, eval_views, train_view, train_views
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Grid
 
 
 class View(NamedTuple):
@@ -74,7 +74,7 @@ class Views:
             [train_view(grid, self.size, of_clip) for grid, of_clip in zip(grids, drawn, strict=True)]
         )
 
-    def _evaluated(self, grids: Sequence[Frames], instant: float) -> Tensor:
+    def _evaluated(self, grids: Sequence[Grid], instant: float) -> Tensor:
         how: dict[str, Any] = {"interpolation": self.interpolation, "instant": instant}
         if self.device.type != "cpu":
             return eval_views(grids, self.frames, self.size, self.resize, self.device, **how)

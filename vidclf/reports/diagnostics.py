@@ -13,8 +13,8 @@ from sklearn.decomposition import PCA
 
 from vidclf.data import remote, sampling
 from vidclf.data.clips import ClipSet
+from vidclf.data.pictures import Frames, Grid
 from vidclf.data.remote import named
-from vidclf.data.video import Frames
 from vidclf.evaluation import metrics
 from vidclf.evaluation.calibration import Calibration
 from vidclf.evaluation.predictions import predictions_table, read_predictions, write_predictions
@@ -97,21 +97,22 @@ def write_pictures(
         _write_descriptor(by_features, val, artifacts)
 
 
-def write_wrong_clips(artifacts: Path, read: Callable[[Path], Frames]) -> None:
+def write_wrong_clips(artifacts: Path, read: Callable[[Path], Grid]) -> None:
     """Draws a frame of each clip of val that was mistaken, the most confident mistakes first.
 
     What ``val/wrong_clips.csv`` names is drawn, once: at most 24, and no picture where there is none.
-    ``read`` gives the frames of the clip at a path, uint8 (T, H, W, 3).
+    ``read`` gives the frames of the clip at a path.
     """
     table = read_predictions(artifacts / "val" / "wrong_clips.csv")
     name = "val/wrong_clips"
     if table.empty or (artifacts / f"{name}.png").exists():
         return
     shown = table.head(_MOST_WRONG)
-    frames = []
+    frames: list[Frames] = []
     for path in remote.local_files(list(shown["clip_path"])):
         clip = read(path)
-        frames.append(clip[len(clip) // 2])
+        middle = len(clip) // 2
+        frames.extend(clip[middle : middle + 1])
     columns = zip(shown["label"], shown["predicted"], shown["confidence"], strict=True)
     captions = [
         f"{plots.shortened(label)}\ntaken for {plots.shortened(said)} ({confidence:.0%})"

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.evaluation.metrics import Reliability, class_shares, lower_is_better
 
 _LONGEST_NAME = 24

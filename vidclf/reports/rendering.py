@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from vidclf.data.video import Frames
+from vidclf.data.pictures import Frames
 from vidclf.reports.charts import apply_theme
 
 _PLOTLY_CONFIG = {
