@@ -15,9 +15,11 @@ from tests.deeds import act
 from tests.rounds import rounds
 from vidclf.data import check, video
 from vidclf.data.check import ClipCheck, check_clips
+from vidclf.data.clips import ClipStore
 from vidclf.data.guarded import Child
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
+from vidclf.models.base import DataConfig
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
 
@@ -208,3 +210,11 @@ def test_broken_files_crash_nothing(tmp_path: Path) -> None:
             assert facts.decoded >= facts.declared - 1
     noticed = sum(checks[path].verdict != "ok" for path in flipped) / len(flipped)
     assert noticed > 0.3
+
+
+def test_what_a_check_has_decoded_is_trained_on(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [entry.clip_path for entry in read_manifest(manifest).entries]
+    check_clips(paths)
+    data = DataConfig(manifest="m.csv")
+    monkeypatch.setattr(video, "decode", None)
+    assert ClipStore(data.grid, data.store_side).build(paths) == []
