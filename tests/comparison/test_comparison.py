@@ -300,13 +300,6 @@ def test_clips_that_every_model_gets_wrong_are_pooled(made: tuple[Store, Path], 
     assert pooled.doubts()[0].given == pytest.approx(0.15)
 
 
-def test_a_missing_file_gives_no_picture(squares: Manifest) -> None:
-    assert label_errors.middle_frame("gone.avi") is None
-    frame = label_errors.middle_frame(str(squares.entries[0].clip_path))
-    assert frame is not None
-    assert (frame.shape, frame.dtype) == ((32, 32, 3), np.uint8)
-
-
 def test_only_predictions_that_selected_nothing_give_a_verdict(
     made: tuple[Store, Path], tmp_path: Path
 ) -> None:

@@ -11,7 +11,6 @@ import pytest
 from tests.clips import moving_square, write_experiment
 from tests.command import run
 from tests.memory import Memory
-from vidclf.comparison.label_errors import middle_frame
 from vidclf.data import video
 from vidclf.data.check import check_clips as checked
 from vidclf.data.check import read_clip_list, write_clean
@@ -22,6 +21,7 @@ from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.exceptions import InputError
 from vidclf.registry.serving import VideoClassifier
 from vidclf.reports import diagnostics
+from vidclf.reports.loops import Loops
 from vidclf.runs.experiment import load_experiment, portable
 
 SQUARES = "memory://sets/squares"
@@ -157,11 +157,11 @@ def test_nothing_is_written_behind_a_url(behind: Memory, arguments: list[str]) -
 # What is made of clips
 
 
-def test_pictures_of_wrong_clips_and_middle_frames_find_the_copies(
+def test_pictures_of_wrong_clips_and_loops_find_the_copies(
     behind: Memory, squares: Manifest, tmp_path: Path
 ) -> None:
     url = f"{SQUARES}/down/v_down_g00_c00.avi"
-    assert middle_frame(url) is None
+    assert Loops().of(url) is None
     assert behind.fetched == []
     val = ClipSet.of_split(read_manifest(f"{SQUARES}/manifest.csv"), "val", ClipStore(6, 16))
     (tmp_path / "val").mkdir()
@@ -170,7 +170,7 @@ def test_pictures_of_wrong_clips_and_middle_frames_find_the_copies(
     fetched = list(behind.fetched)
     diagnostics.write_wrong_clips(tmp_path, val.read)
     assert (tmp_path / "val" / "wrong_clips.png").is_file()
-    assert middle_frame(url) is not None
+    assert Loops().of(url) is not None
     assert behind.fetched == fetched
 
 

@@ -27,6 +27,7 @@ def study_page(**values: object) -> str:
         "leaderboard": None,
         "hidden": 0,
         "best_config": None,
+        "wrong": [],
     }
     return render("study.html.j2", **{**every, **values})
 

@@ -8,13 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.comparison.rows import ModelRow, PredictionSource
-from vidclf.data import remote, video
-from vidclf.data.pictures import Frames
-from vidclf.exceptions import ClipError
 
 _PREFIX = "probability/"
-_SIDE = 144
-"""Short side of a frame shown on a page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,8 @@ class PooledPredictions:
 
     Attributes:
         table: By clip path: ``label``, ``models`` (that predicted it), ``wrong`` (of them), ``said`` (what
-            they said where they were wrong), and the mean of each ``probability/<class>``.
+            they said where they were wrong), ``each`` (what each said, and how surely), ``group``, and the
+            mean of each ``probability/<class>``.
         models: How many models there are.
     """
 
@@ -75,11 +71,17 @@ class PooledPredictions:
 
 def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPredictions | None:
     """The predictions of all rows that have some; ``None`` where none has."""
-    tables = [table for row in rows if (table := row.predictions(source)) is not None]
+    tables = [(row.family, table) for row in rows if (table := row.predictions(source)) is not None]
     if not tables:
         return None
     # confirm has one prediction of each seed: the first stands for all.
-    together = pd.concat(table.drop_duplicates("clip_path") for table in tables)
+    together = pd.concat(table.drop_duplicates("clip_path").assign(family=family) for family, table in tables)
+    together["each"] = [
+        f"{family}: {said} {100 * confidence:.0f} %"
+        for family, said, confidence in zip(
+            together["family"], together["predicted"], together["confidence"], strict=True
+        )
+    ]
     together["wrong"] = together["predicted"] != together["label"]
     clips = together.groupby("clip_path", sort=True)
     probabilities = [name for name in together.columns if name.startswith(_PREFIX)]
@@ -90,6 +92,8 @@ def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPr
     table.insert(2, "wrong", clips["wrong"].sum())
     said = wrong.agg(lambda labels: ", ".join(labels.value_counts().index))
     table.insert(3, "said", said.reindex(table.index, fill_value=""))
+    table.insert(4, "each", clips["each"].agg(list))
+    table.insert(5, "group", clips["group"].first().fillna(""))
     return PooledPredictions(table, len(tables))
 
 
@@ -124,18 +128,3 @@ def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     gaps = others[rows, suggested] - given
     doubtful = np.flatnonzero((given < thresholds[labels]) & (gaps > 0))
     return [(int(row), int(suggested[row])) for row in doubtful[np.argsort(-gaps[doubtful], kind="stable")]]
-
-
-def middle_frame(clip_path: str) -> Frames | None:
-    """A small picture of a clip, RGB, uint8 (H, W, 3); ``None`` where the file is gone or gives none.
-
-    Nothing is fetched for it: of a clip behind a URL it shows the copy that this machine has, if any.
-    """
-    path = remote.known_copy(clip_path)
-    if path is None:
-        return None
-    try:
-        frame: Frames = video.decode(path, 1, _SIDE).frames[0]
-    except (ClipError, OSError):
-        return None
-    return frame

@@ -11,7 +11,7 @@ import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
 from vidclf.comparison.data import MOST_NOTES, Comparison, GroupReport
-from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, middle_frame, pool
+from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, pool
 from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
@@ -19,6 +19,7 @@ from vidclf.evaluation import ranking
 from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
 from vidclf.reports import charts
+from vidclf.reports.loops import Loops
 from vidclf.reports.rendering import PageSection, render
 from vidclf.reports.tables import (
     BarCell,
@@ -51,20 +52,21 @@ def write_page(comparison: Comparison, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    groups = [_group(report, comparison.every) for report in comparison.reports]
+    loops = Loops()
+    groups = [_group(report, comparison.every, loops) for report in comparison.reports]
     page = render("comparison.html.j2", title="Which classifier to ship", groups=groups)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
 
-def _group(report: GroupReport, every: bool) -> dict[str, Any]:
+def _group(report: GroupReport, every: bool, loops: Loops) -> dict[str, Any]:
     """What the page shows of models that were judged on the same clips."""
     group = report.group
     rows = report.rows(every=every, most=_MAX_ROWS)
     pooled, confirmed = pool(group.best), pool(group.ranked, "confirm")
     figures, importance = _figures(report), list(_importances(group))
-    wrong = _wrong_clips(pooled) if pooled else None
-    doubts = _doubted_labels([each for each in (pooled, confirmed) if each])
+    wrong = _wrong_clips(pooled, loops) if pooled else None
+    doubts = _doubted_labels([each for each in (pooled, confirmed) if each], loops)
     return {
         "name": report.name,
         "answer": report.answer,
@@ -191,17 +193,17 @@ def _accuracy(row: ModelRow) -> str:
     return ranking.figure(value, ".3f")
 
 
-def _wrong_clips(pooled: PooledPredictions) -> dict[str, Any]:
+def _wrong_clips(pooled: PooledPredictions, loops: Loops) -> dict[str, Any]:
     """Clips that every model gets wrong, the surest mistakes first."""
     wrong = pooled.always_wrong()
     clips = [
-        {**_picture(str(path)), "label": row["label"], "said": row["said"]}
+        {**_card(str(path), [pooled], loops), "label": row["label"], "said": row["said"]}
         for path, row in wrong.head(_MAX_CLIPS).iterrows()
     ]
     return {"models": pooled.models, "count": len(wrong), "of": len(pooled.table), "clips": clips}
 
 
-def _doubted_labels(judged: Sequence[PooledPredictions]) -> dict[str, Any] | None:
+def _doubted_labels(judged: Sequence[PooledPredictions], loops: Loops) -> dict[str, Any] | None:
     """Labels that look wrong: of val, and where `vidclf confirm` has judged the clips of train, of train."""
     if not judged:
         return None
@@ -209,13 +211,21 @@ def _doubted_labels(judged: Sequence[PooledPredictions]) -> dict[str, Any] | Non
     worst: dict[str, LabelDoubt] = {}
     for doubt in sorted(every, key=lambda doubt: doubt.given - doubt.other):
         worst.setdefault(doubt.clip_path, doubt)
-    clips = [{**_picture(doubt.clip_path), **vars(doubt)} for doubt in [*worst.values()][:_MAX_CLIPS]]
+    shown = [*worst.values()][:_MAX_CLIPS]
+    clips = [{**_card(doubt.clip_path, judged, loops), **vars(doubt)} for doubt in shown]
     of = len(set().union(*(pooled.table.index for pooled in judged)))
     return {"count": len(worst), "of": of, "clips": clips}
 
 
-def _picture(clip_path: str) -> dict[str, Any]:
-    return {"name": Path(clip_path).name, "frame": middle_frame(clip_path)}
+def _card(clip_path: str, judged: Sequence[PooledPredictions], loops: Loops) -> dict[str, Any]:
+    """A clip that plays, its group, and what each model says of it."""
+    rows = [pooled.table.loc[clip_path] for pooled in judged if clip_path in pooled.table.index]
+    return {
+        "name": Path(clip_path).name,
+        "loop": loops.of(clip_path),
+        "group": rows[0]["group"],
+        "said_by": [words for row in rows for words in row["each"]],
+    }
 
 
 def _importances(group: RowGroup) -> Iterator[PageSection]:

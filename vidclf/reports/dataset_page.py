@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.express as px
 from plotly.graph_objects import Figure
@@ -25,13 +24,12 @@ from vidclf.data.splitting import group_advice, group_doubt, group_of
 from vidclf.labels import plural
 from vidclf.progress import Advance, silent
 from vidclf.reports.charts import COLOURS, whole_number_ticks
+from vidclf.reports.loops import Loop, Loops
 from vidclf.reports.rendering import render
 from vidclf.reports.tables import HtmlTable
 
 SAMPLES = 3
 """Clips shown of each class."""
-FRAMES = 4
-"""Frames shown of each of them."""
 _GROUPS = 40
 """Groups shown, at most: the largest."""
 _CLIPS_OF_GROUP = 8
@@ -62,7 +60,7 @@ def write_report(
     ``progress`` is called after each clip; ``answers`` are what a user has said of pairs of clips. Returns
     the checks, one a clip.
     """
-    checks = check_clips([entry.clip_path for entry in entries], progress)
+    checks, loops = check_clips([entry.clip_path for entry in entries], progress), Loops()
     page = render(
         "dataset.html.j2",
         title=title,
@@ -72,8 +70,8 @@ def write_report(
         quantities=_quantities(entries, checks),
         bad_files=[f"{each.name}: {each.verdict}: {each.reason}" for each in checks if each.verdict != "ok"],
         leakage=_leakage(entries, checks, answers),
-        questions=_questions(entries, checks, answers),
-        samples=_samples(entries, checks),
+        questions=_questions(entries, checks, answers, loops),
+        samples=_samples(entries, checks, loops),
         **_groups(entries, checks),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +271,7 @@ def _leakage(entries: Sequence[Entry], checks: Sequence[ClipCheck], answers: Ans
 
 
 def _questions(
-    entries: Sequence[Entry], checks: Sequence[ClipCheck], answers: Answers
+    entries: Sequence[Entry], checks: Sequence[ClipCheck], answers: Answers, loops: Loops
 ) -> list[dict[str, Any]]:
     """Pairs of clips whose scenes were made one or kept apart only just, with what says so for good."""
     if not group_doubt(entries):
@@ -287,29 +285,25 @@ def _questions(
             "words": f"{'one scene' if pair.merged else 'two scenes'}, confidence that it is one "
             f"{pair.confidence:.2f}",
             "pair": f"{seen[pair.a].name},{seen[pair.b].name}",
-            "clips": [_picture(seen[index], FRAMES) for index in (pair.a, pair.b)],
+            "clips": [loop for index in (pair.a, pair.b) if (loop := loops.of(seen[index].clip_path))],
         }
         for pair in borderline[:_QUESTIONS]
     ]
 
 
-def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, list[dict[str, Any]]]:
-    """Frames of some clips of each class, of different groups where there are several."""
+def _samples(entries: Sequence[Entry], checks: Sequence[ClipCheck], loops: Loops) -> dict[str, list[Loop]]:
+    """Some clips of each class, of different groups where there are several."""
     first_of_group: dict[str, dict[str, Entry]] = defaultdict(dict)
     for entry in _intact(entries, checks):
         first_of_group[entry.label].setdefault(group_of(entry), entry)
     return {
         label or _UNLABELLED: [
-            _picture(entry, FRAMES) for entry in list(first_of_group[label].values())[:SAMPLES]
+            loop
+            for entry in list(first_of_group[label].values())[:SAMPLES]
+            if (loop := loops.of(entry.clip_path))
         ]
         for label in sorted(first_of_group)
     }
-
-
-def _picture(entry: Entry, frames: int) -> dict[str, Any]:
-    """Frames of a clip beside each other."""
-    shown = video.decode(entry.clip_path, frames, _FRAME_HEIGHT).frames
-    return {"name": entry.clip_path.name, "frame": np.hstack(list(shown))}
 
 
 def _groups(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, Any]:
@@ -333,7 +327,10 @@ def _groups(entries: Sequence[Entry], checks: Sequence[ClipCheck]) -> dict[str, 
 def _group(title: str, entries: Sequence[Entry], more: str) -> dict[str, Any]:
     counts = Counter(entry.label or _UNLABELLED for entry in entries)
     content = ", ".join(f"{label} {count}" for label, count in sorted(counts.items())) + more
-    clips = [_picture(entry, 1) for entry in _by_class_in_turn(entries)[:_CLIPS_OF_GROUP]]
+    clips = [
+        Loop(entry.clip_path.name, video.decode(entry.clip_path, 1, _FRAME_HEIGHT).frames[0], None)
+        for entry in _by_class_in_turn(entries)[:_CLIPS_OF_GROUP]
+    ]
     return {"title": title, "content": content, "clips": clips}
 
 

@@ -91,6 +91,11 @@ def _escaped(value: Any) -> Any:
     return value
 
 
+def film_uri(film: bytes) -> str:
+    """A film as the address of an MP4 file that is its own content."""
+    return f"data:video/mp4;base64,{base64.b64encode(film).decode()}"
+
+
 def jpeg_uri(pixels: Frames) -> str:
     """An RGB picture, uint8 (H, W, 3), as the address of a small JPEG that is its own content."""
     encoded = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
@@ -104,5 +109,5 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update(figure=figure_html, jpeg=jpeg_uri)
+_templates.filters.update(figure=figure_html, film=film_uri, jpeg=jpeg_uri)
 _templates.globals.update(plotly_script=get_plotlyjs)

@@ -1,13 +1,17 @@
 """A study as one HTML page that needs no network, and the files beside it, refreshed as it goes."""
 
+import functools
 import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vidclf import config
 from vidclf.evaluation import ranking
+from vidclf.evaluation.predictions import read_predictions
 from vidclf.evaluation.ranking import LATENCY, SIZE
+from vidclf.reports.loops import Loop, Loops
 from vidclf.reports.rendering import PageSection, render
 from vidclf.reports.tables import html_table, params_column, trial_columns
 from vidclf.runs.folder import Attempt
@@ -15,6 +19,9 @@ from vidclf.search.record.study import OpenStudy
 from vidclf.search.report import figures
 from vidclf.search.report.data import MIN_TRIALS, StudyData, trials_csv
 from vidclf.search.report.text import description
+
+_MAX_CLIPS = 12
+"""Wrong clips that are shown, at most."""
 
 
 def refresh(opened: OpenStudy, own: Attempt) -> None:
@@ -60,7 +67,26 @@ def _page(overview: StudyData) -> str:
         leaderboard=board if shown else None,
         hidden=len(overview.ranked) - len(shown),
         best_config=overview.best_config,
+        wrong=_wrong_clips(overview),
     )
+
+
+def _wrong_clips(overview: StudyData) -> list[dict[str, Any]]:
+    """Clips of val that the best trial gets wrong, the surest mistakes first."""
+    if not overview.ranked:
+        return []
+    file = overview.opened.attempt(overview.ranked[0].number).artifacts / "val" / "wrong_clips.csv"
+    if not file.exists():
+        return []
+    rows = read_predictions(file).head(_MAX_CLIPS)[["clip_path", "group", "label", "predicted", "confidence"]]
+    clips = [dict(zip(rows.columns, row, strict=True)) for row in rows.itertuples(index=False)]
+    return [{**clip, "loop": loop} for clip in clips if (loop := _loop(str(clip["clip_path"])))]
+
+
+@functools.lru_cache(4 * _MAX_CLIPS)
+def _loop(clip_path: str) -> Loop | None:
+    """The page is written again and again while the study runs."""
+    return Loops().of(clip_path)
 
 
 def _facts(overview: StudyData) -> dict[str, str]:
