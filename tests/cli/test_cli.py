@@ -348,3 +348,36 @@ def test_a_killed_study_leaves_no_process_goes_on_and_stops_cleanly_at_ctrl_c(fo
     assert process.returncode == 130
     assert "Go on with the same command: vidclf tune" in rest
     assert settled(folder)["complete"] > used
+
+
+@pytest.mark.usefixtures("store")
+def test_a_model_that_may_abstain_says_nothing_where_it_is_not_sure(folder: Path) -> None:
+    trained = json.loads(run("train", folder / "svm.toml", "--set", "abstain.error=0.4", "--json").stdout)
+    card = Path(trained["model_dir"]) / "vidclf.json"
+    asked = trained["metrics"]["abstain/confidence"]
+    assert json.loads(card.read_text())["confidence"] == asked > 0
+    assert 0 <= trained["metrics"]["abstain/coverage"] <= 1
+    clip = sorted((folder / "squares/right").iterdir())[2]
+    values = json.loads(card.read_text())
+
+    def answer(confidence: float) -> dict[str, Any]:
+        card.write_text(json.dumps({**values, "confidence": confidence}))
+        [prediction] = json.loads(run("predict", card.parent, clip, "--json").stdout)
+        return dict(prediction)
+
+    surest = max(answer(0.0)["probabilities"].values())
+    assert answer(surest)["label"] is not None
+    unsure = answer(surest + 1e-9)
+    assert (unsure["label"], unsure["error"]) == (None, None)
+    assert sum(unsure["probabilities"].values()) == pytest.approx(1)
+    assert "not sure" in run("predict", card.parent, clip).stdout
+    windows = json.loads(run("predict", card.parent, clip, "--window", "0.2", "--json").stdout)
+    assert {window["label"] for window in windows if max(window["probabilities"].values()) <= surest} == {
+        None
+    }
+
+    refused = run("train", folder / "svm.toml", "--set", "abstain.error=0.01", "--json")
+    assert "no confidence keeps to it on 4 clips of val, so the model always answers" in " ".join(
+        refused.stderr.split()
+    )
+    assert "abstain/confidence" not in json.loads(refused.stdout)["metrics"]

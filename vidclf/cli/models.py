@@ -83,7 +83,15 @@ def _print_predictions(items: Sequence[Mapping[str, Any]], windowed: bool) -> No
         chances = "  ".join(f"{name} {chance:.3f}" for name, chance in likely)
         spans = [_seconds(item[key]) for key in ("start", "end")] if windowed else []
         milliseconds = f"{item['seconds'] * 1000:.0f} ms"
-        rows.append((item["clip_path"], *spans, item["label"] or "–", item["error"] or chances, milliseconds))
+        rows.append(
+            (
+                item["clip_path"],
+                *spans,
+                item["label"] or ("–" if item["error"] else "not sure"),
+                item["error"] or chances,
+                milliseconds,
+            )
+        )
     print_table(("clip", *times, "label", "probabilities", Column("time", justify="right")), rows)
 
 

@@ -174,6 +174,8 @@ def _notes(saved: SavedModel, network: ExportableNetwork, form: Format) -> dict[
             "std": list(made["std"]),
             "views": len(network.views),
             "views_are": "at other instants of the parts; the mean of their probabilities counts",
+            "least_confidence": saved.card.confidence,
+            "least_confidence_is": "of the likeliest class, under which there is no answer; 0: always one",
             "temperature": network.temperature,
             "temperature_is": "what the logarithm of that mean is divided by before another softmax; 1: "
             "nothing is left to do",

@@ -29,10 +29,10 @@ class Prediction:
 
     Attributes:
         clip_path: The file or URL, as given, without passwords.
-        label: The most probable class; ``None`` on an error.
+        label: The most probable class; ``None`` on an error, and where the model is not confident enough.
         probabilities: By class; empty on an error.
         seconds: From file to label, the model being loaded.
-        error: Why there is no label.
+        error: Why there are no probabilities.
         start: Where the window begins, in seconds from the first frame; ``None`` without windows.
         end: Where it ends.
     """
@@ -138,8 +138,7 @@ def _by_window(saved: SavedModel, video: Path, seconds: float, *, counted: bool)
 
 def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], started: float) -> Prediction:
     probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
-    label = max(probabilities, key=lambda name: probabilities[name])
-    return Prediction(named(video), label, probabilities, time.perf_counter() - started)
+    return Prediction(named(video), saved.answer(row), probabilities, time.perf_counter() - started)
 
 
 def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> "pd.DataFrame":

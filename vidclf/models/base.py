@@ -148,6 +148,13 @@ class Published(Section):
     """Metric by its name here, as ``test/accuracy``."""
 
 
+class AbstainConfig(Section):
+    """When the model answers nothing: ``predict`` and the served model then give no label."""
+
+    error: float = Field(gt=0, lt=1)
+    """Share of wrong answers that is accepted; the confidence that keeps to it is chosen on val, by group."""
+
+
 class ExperimentConfig(Section):
     """The part of an experiment that all kinds share; each kind adds its own sections."""
 
@@ -159,6 +166,8 @@ class ExperimentConfig(Section):
     """Which clips, and which of their frames and pixels."""
     model: ModelConfig
     """The model; each kind has its own keys."""
+    abstain: AbstainConfig | None = None
+    """Let the model answer nothing where it is not confident; unset: it always answers."""
     published: Published | None = None
     """Figures that a source gives for this setting."""
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from vidclf.data.clips import ClipSet
@@ -34,6 +36,7 @@ class ModelMetadata:
         trained_on: Content digest and group of every training clip.
         versions: Libraries at training time.
         temperature: By which its logits are divided, see `vidclf.evaluation.calibration`.
+        confidence: The least at which it answers, see `vidclf.evaluation.abstention`; 0: always.
         format: Version of this folder's layout.
     """
 
@@ -45,6 +48,7 @@ class ModelMetadata:
     trained_on: tuple[tuple[str, str], ...]
     versions: Mapping[str, str]
     temperature: float = 1.0
+    confidence: float = 0.0
     format: int = FORMAT
 
 
@@ -70,6 +74,11 @@ class SavedModel:
     def probabilities(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of clips, calibrated, shape (clips, classes)."""
         return apply_temperature(self.classifier.predict_proba(clips), self.card.temperature)
+
+    def answer(self, row: NDArray[np.float64]) -> str | None:
+        """The most probable class of one row of probabilities; ``None`` where it is not confident enough."""
+        best = int(row.argmax())
+        return self.card.classes[best] if row[best] >= self.card.confidence else None
 
     def predict_frames(self, name: Path, frames: Frames) -> Probabilities:
         """Class probabilities of one clip that was decoded elsewhere, shape (1, classes).

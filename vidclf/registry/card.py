@@ -98,7 +98,8 @@ def _scores(evidence: Evidence) -> str:
         "|---|---|---|---|",
     ]
     # By name alone the recall of a class called kick_low would be taken for the end of an interval.
-    ends = {f"test/{name}_{end}" for name in (*intervals.KNOWN, *intervals.MEANS) for end in ("low", "high")}
+    bounded = (*intervals.KNOWN, *intervals.MEANS, "coverage", "answered_error")
+    ends = {f"test/{name}_{end}" for name in bounded for end in ("low", "high")}
     for key, value in evidence.metrics.items():
         name = key.removeprefix("test/")
         if not key.startswith("test/") or key in ends:
@@ -131,7 +132,8 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
     card = read_card(attempt.model)
     device = f"{card.versions.get('cpu', '')}, {card.versions.get('device', '')}"
     lines = [
-        f"- It answers with one of its {len(card.classes)} classes, whatever the clip shows.",
+        f"- It answers with one of its {len(card.classes)} classes, whatever the clip shows"
+        + (f", or not at all where it is less than {card.confidence:.0%} sure." if card.confidence else "."),
         f"- Latencies are of the machine that trained it ({device}); `vidclf bench` measures another.",
         f"- Intervals are {evidence.result.own.basis}. New groups (people, scenes) must be like those.",
         "- A metric without an interval was measured on these clips and says little of others; the "

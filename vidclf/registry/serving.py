@@ -43,6 +43,8 @@ class VideoClassifier(PythonModel):
     def predict(self, model_input: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
         """One dict an item: ``label``, ``probabilities`` by class, and ``error`` where it has none.
 
+        A model that may abstain (``[abstain]``) gives no label where it is not confident enough.
+
         Where MLflow serves the model, items that it has no time for any more get an error at once: nobody
         waits for their labels.
 
@@ -71,7 +73,7 @@ class VideoClassifier(PythonModel):
             name: float(share) for name, share in zip(self._model.card.classes, row, strict=True)
         }
         return {
-            "label": max(probabilities, key=probabilities.__getitem__),
+            "label": self._model.answer(row),
             "probabilities": probabilities,
             "error": None,
         }

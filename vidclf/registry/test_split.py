@@ -14,6 +14,7 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.manifest import Entry, Manifest, content_digest, read_manifest
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, metrics
+from vidclf.evaluation.abstention import answered_metrics
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, write_predictions
 from vidclf.exceptions import NotComparableError
@@ -148,6 +149,11 @@ class ScoredClips:
                 scores |= {f"test/{name}_low": ends.low, f"test/{name}_high": ends.high}
         return scores
 
+    def answered(self, confidence: float) -> Mapping[str, float]:
+        """Of a model that answers from ``confidence`` on, as ``test/…``: see `answered_metrics`."""
+        found = answered_metrics(self.labels, self.probabilities, self.groups, confidence)
+        return {f"test/{name}": value for name, value in found.items()}
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -167,6 +173,7 @@ class TestResult:
         own: The same as arrays.
         champion: The champion's on the same clips, where there is one.
         reads: How often its clips have been read by now.
+        confidence: The least at which the model answers; 0: always.
     """
 
     __test__ = False
@@ -176,11 +183,12 @@ class TestResult:
     own: ScoredClips
     champion: ScoredClips | None
     reads: int
+    confidence: float = 0.0
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
-        """See `ScoredClips.metrics`."""
-        return self.own.metrics()
+        """See `ScoredClips.metrics` and `ScoredClips.answered`."""
+        return {**self.own.metrics(), **(self.own.answered(self.confidence) if self.confidence else {})}
 
 
 def read_test(
@@ -222,7 +230,8 @@ def read_test(
     if not read.complete:
         ledger.finish(read, tables)
     reads = len(split.reads(store))
-    return TestResult(read, tables["model"], scored["model"], scored.get("champion"), reads)
+    confidence = read_card(attempt.model).confidence
+    return TestResult(read, tables["model"], scored["model"], scored.get("champion"), reads, confidence)
 
 
 def show(store: Store, attempt: Attempt, result: TestResult) -> None:

@@ -22,11 +22,12 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.leaks import find_leaks
 from vidclf.data.manifest import SPLITS, Entry, Manifest, Split, content_digest, read_manifest
 from vidclf.data.splitting import group_doubt, split_by_fold
-from vidclf.evaluation.calibration import calibrate
+from vidclf.evaluation.abstention import Abstention, abstention
+from vidclf.evaluation.calibration import apply_temperature, calibrate
 from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier, devices
-from vidclf.models.base import ExperimentConfig, Report
+from vidclf.models.base import ExperimentConfig, Probabilities, Report
 from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.progress import Progress, counted, silent
 from vidclf.runs.folder import Attempt, Outcome, now_ms
@@ -298,9 +299,13 @@ def train_and_score(
     scaled = None if classifier.calibrated else calibrate(val.labels, probabilities, val.groups)
     if draw:
         diagnostics.draw_reliability(probabilities, scaled, val, "val", attempt.artifacts)
-    _save(classifier, experiment, train, attempt.model, scaled.temperature if scaled else 1.0)
+    temperature = scaled.temperature if scaled else 1.0
+    abstains = _abstention(experiment, val, apply_temperature(probabilities, temperature))
+    confidence = abstains.confidence if abstains else 0.0
+    _save(classifier, experiment, train, attempt.model, temperature=temperature, confidence=confidence)
     final = {
         **scores,
+        **(abstains.metrics() if abstains else {}),
         **(scaled.effect if scaled else {}),
         **classifier.describe(),
         "size/file_mb": profiling.folder_size_mb(attempt.model),
@@ -319,8 +324,31 @@ def train_and_score(
     return final
 
 
+def _abstention(
+    experiment: ExperimentConfig, val: ClipSet, probabilities: Probabilities
+) -> Abstention | None:
+    """When the model answers nothing, where the experiment lets it."""
+    if experiment.abstain is None:
+        return None
+    found = abstention(val.labels, probabilities, val.groups, experiment.abstain.error)
+    if found is None:
+        logger.warning(
+            "abstain.error = %g: no confidence keeps to it on %d clips of val, so the model always answers; "
+            "more clips, a better model or a larger share would help",
+            experiment.abstain.error,
+            len(val),
+        )
+    return found
+
+
 def _save(
-    classifier: Classifier, experiment: ExperimentConfig, train: ClipSet, directory: Path, temperature: float
+    classifier: Classifier,
+    experiment: ExperimentConfig,
+    train: ClipSet,
+    directory: Path,
+    *,
+    temperature: float,
+    confidence: float,
 ) -> None:
     directory.mkdir(exist_ok=True)
     classifier.save(directory)
@@ -335,5 +363,6 @@ def _save(
         ),
         versions=profiling.environment(),
         temperature=temperature,
+        confidence=confidence,
     )
     write_card(card, directory)
