@@ -14,7 +14,7 @@ from vidclf.models import devices
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
-from vidclf.models.networks import NETWORKS
+from vidclf.models.networks import spec_of
 from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Precision
 from vidclf.models.video_network import VideoNetwork
@@ -54,7 +54,7 @@ class DeepFeatures:
                 weights=self.weights,
                 classes=1,
                 dropout=0,
-                frozen_stages=len(NETWORKS[self.network].stages),
+                frozen_stages=len(spec_of(self.network).stages),
             )
         views = Views(
             frames=self.framing.frames,

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torchvision import ops
 from torchvision.models import get_model, video
 
+from vidclf.models.networks import provider
+
 
 def tiny2d() -> nn.Module:
     """Three strided convolutions over single frames."""
@@ -53,7 +55,9 @@ _OWN: Mapping[str, Callable[[], nn.Module]] = {"tiny2d": tiny2d, "tiny3d": tiny3
 
 
 def build_network(network: str) -> nn.Module:
-    """A network of `vidclf.models.networks.NETWORKS` with random weights: ours, else torchvision's."""
+    """A network with random weights: ours, another library's by its prefix, else torchvision's."""
+    if known := provider(network):
+        return known.build(network)
     if network in _OWN:
         return _OWN[network]()
     built: nn.Module = get_model(network)
