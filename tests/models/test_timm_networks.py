@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from tests.neural_models import VAL, split
@@ -16,14 +18,13 @@ from vidclf.data.augmentation import eval_view
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
 from vidclf.inference import export
-from vidclf.models import MODELS, hub, networks
+from vidclf.models import MODELS, networks
 from vidclf.models.networks import spec_of
 from vidclf.models.own_networks import build_network
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 from vidclf.runs.experiment import parse_experiment
 
-timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = "timm:test_resnet"
@@ -226,8 +227,8 @@ def test_without_timm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_internet_the_message_names_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
         load_backbone(TINY, "pretrained")
     message = str(caught.value)

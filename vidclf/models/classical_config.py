@@ -38,7 +38,7 @@ class ClassicalConfig(ModelConfig):
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
     ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
-    network: str | None = None
+    network: Annotated[str | None, PathKey(prefix="hf:")] = None
     """With ``deep``: a key of `vidclf.models.networks.NETWORKS`, or another library's, as ``timm:NAME``."""
     weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
     """With ``deep``: ``pretrained`` (those published for it; also where unset), ``none`` (random, by

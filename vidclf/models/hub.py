@@ -14,6 +14,11 @@ _SECONDS = 5
 """In which the hub should answer."""
 
 
+def endpoint() -> str:
+    """The hub's address."""
+    return str(constants.ENDPOINT)
+
+
 @contextlib.contextmanager
 def downloads(what: str, cure: str) -> Iterator[None]:
     """What is asked of the hub inside comes from its cache where the hub does not answer.
@@ -28,9 +33,9 @@ def downloads(what: str, cure: str) -> Iterator[None]:
         InputError: It cannot be had.
     """
     offline, reason = constants.HF_HUB_OFFLINE, ""
-    if not (offline or _answers(constants.ENDPOINT)):
+    if not (offline or _answers(endpoint())):
         constants.HF_HUB_OFFLINE = True
-        reason = f"{constants.ENDPOINT} does not answer, and it is not in {constants.HF_HUB_CACHE}"
+        reason = f"{endpoint()} does not answer, and it is not in {constants.HF_HUB_CACHE}"
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

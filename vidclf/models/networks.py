@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vidclf.config import did_you_mean
@@ -79,6 +80,8 @@ class NetworkSpec:
         min_frames: Fewest frames of a clip that the network takes; a volume of one frame holds no motion.
         min_size: Smallest edge in pixels on which a batch of one such clip can be trained; where
             any edge can, the smallest whose last map has more than one position in space.
+        max_frames: Most frames, where there is a limit.
+        max_size: Largest edge, where there is a limit.
         licence: Of the published weights, where it is known.
     """
 
@@ -90,6 +93,8 @@ class NetworkSpec:
     width: int
     min_frames: int
     min_size: int
+    max_frames: int | None = None
+    max_size: int | None = None
     licence: str | None = None
 
 
@@ -134,6 +139,15 @@ _SWIN3D: Stages = {
     "stage3": ("channels_last", *_features(4, 5), "channels_first"),
     "stage4": ("channels_last", *_features(6, 6), "norm", "channels_first"),
 }
+
+_MVIT: Stages = {
+    "stem": ("conv_proj", "tokens", "pos_encoding"),
+    "block1": ("blocks.0",),
+    "blocks2-3": ("blocks.1", "blocks.2"),
+    "blocks4-14": tuple(f"blocks.{index}" for index in range(3, 14)),
+    "blocks15-16": ("blocks.14", "blocks.15", "norm", "class_token"),
+}
+_CENTRED = replace(IMAGENET, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 
 # Pooled over all positions and classified by torchvision's own head, the stages give what
 # torchvision's network does, but for two networks. squeezenet1_1's head convolves before it pools.
@@ -185,6 +199,22 @@ NETWORKS: dict[str, NetworkSpec] = {
         3, "KINETICS400_V1", IMAGENET, _SWIN3D,
         head="head", width=768, min_frames=2, min_size=33,
     ),
+    "swin3d_s": NetworkSpec(
+        3, "KINETICS400_V1", IMAGENET, _SWIN3D,
+        head="head", width=768, min_frames=2, min_size=33,
+    ),
+    "swin3d_b": NetworkSpec(
+        3, "KINETICS400_IMAGENET22K_V1", IMAGENET, _SWIN3D,
+        head="head", width=1024, min_frames=2, min_size=33,
+    ),
+    "mvit_v1_b": NetworkSpec(
+        3, "KINETICS400_V1", _CENTRED, _MVIT,
+        head="head", width=768, min_frames=16, max_frames=16, min_size=224, max_size=224,
+    ),
+    "mvit_v2_s": NetworkSpec(
+        3, "KINETICS400_V1", _CENTRED, _MVIT,
+        head="head", width=768, min_frames=16, max_frames=16, min_size=224, max_size=224,
+    ),
     "tiny3d": NetworkSpec(
         3, None, UNTRAINED, _TINY,
         head="fc", width=64, min_frames=2, min_size=9,
@@ -224,12 +254,18 @@ class Provider(Protocol):
     def identity(self, network: str) -> str:
         """All that its outputs depend on beside its weights."""
 
+    def save(self, network: str, directory: Path) -> None:
+        """Writes what the network is built from, where its name does not say it, into an existing folder."""
 
-PROVIDERS = {"timm": "vidclf.models.timm_networks"}
+    def saved(self, network: str, directory: Path) -> str:
+        """The name by which the network is built from what `save` wrote."""
+
+
+PROVIDERS = {"timm": "vidclf.models.timm_networks", "hf": "vidclf.models.hf_networks"}
 """Modules that are a `Provider`, by the prefix of their networks' names."""
 
 
-_PACKAGES = {"timm": ("timm", "huggingface-hub")}
+_PACKAGES = {"timm": ("timm", "huggingface-hub"), "hf": ("transformers", "huggingface-hub")}
 
 
 def packages(network: str | None) -> tuple[str, ...]:
@@ -263,6 +299,18 @@ def spec_of(network: str) -> NetworkSpec:
 def _unknown(network: str, known: list[str]) -> str:
     others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
     return f"network = {network!r} is none of {', '.join(known)}, nor {others}{did_you_mean(network, known)}"
+
+
+def save_network(network: str, directory: Path) -> None:
+    """Writes beside a model's weights what its network is built from, where its name does not say it."""
+    if known := provider(network):
+        known.save(network, directory)
+
+
+def saved_network(network: str, directory: Path) -> str:
+    """The name by which the network of a saved model is built, without a look at where it came from."""
+    known = provider(network)
+    return known.saved(network, directory) if known else network
 
 
 def licence_notes(network: str, weights: str) -> list[str]:
@@ -300,15 +348,16 @@ def check_network(network: str, weights: str, dims: Literal[2, 3] | None = None)
 def preprocessing(network: str, weights: str) -> Preprocessing:
     """What the weights of a network want; a local file wants what the published ones do.
 
-    A network of another library takes no clips but those of its own size without weights either.
+    Without weights, another library's network and one of a single size keep their own.
 
     Raises:
         InputError: ``pretrained`` where there are no published weights, or there is no such network.
     """
     if weights == "pretrained":
         _weights_name(network)
-    of_table = provider(network) is None
-    return UNTRAINED if weights == "none" and of_table else spec_of(network).preprocessing
+    spec = spec_of(network)
+    own = weights != "none" or provider(network) or spec.max_size
+    return spec.preprocessing if own else UNTRAINED
 
 
 def statistics(normalize: str, own: Preprocessing) -> Preprocessing:
@@ -327,10 +376,16 @@ def check_crop(size: int, resize: int | tuple[int, int], store_side: int) -> Non
 def check_input(network: str, frames: int, size: int) -> None:
     """Raises `ValueError` where the network does not take clips of so many frames and pixels."""
     spec = spec_of(network)
-    if frames < spec.min_frames:
-        raise ValueError(f"data.frames = {frames}: {network} takes no fewer than {spec.min_frames}")
-    if size < spec.min_size:
-        raise ValueError(f"data.size = {size}: {network} takes no less than {spec.min_size} pixels")
+    for key, unit, fewer, given, least, most in (
+        ("data.frames", "", "fewer", frames, spec.min_frames, spec.max_frames),
+        ("data.size", " pixels", "less", size, spec.min_size, spec.max_size),
+    ):
+        if least == most and given != least:
+            raise ValueError(f"{key} = {given}: {network} takes {least}{unit} only")
+        if given < least:
+            raise ValueError(f"{key} = {given}: {network} takes no {fewer} than {least}{unit}")
+        if most is not None and given > most:
+            raise ValueError(f"{key} = {given}: {network} takes no more than {most}{unit}")
     if known := provider(network):
         known.check_input(network, frames, size)
 

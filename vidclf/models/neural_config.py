@@ -18,7 +18,7 @@ from vidclf.models.train_config import TrainConfig
 class NetworkConfig(ModelConfig):
     """The keys of ``[model]`` that all neural kinds share."""
 
-    network: str
+    network: Annotated[str, PathKey(prefix="hf:")]
     """A key of `vidclf.models.networks.NETWORKS` of this kind, or another library's, as ``timm:NAME``."""
     weights: Annotated[str, PathKey(keywords=("pretrained", "none"))] = "pretrained"
     """``pretrained`` (those published for it), ``none``, or a file of the network's weights."""
@@ -50,9 +50,10 @@ class Frames2dConfig(NetworkConfig):
 
     kind: Literal["frames2d"]
     """``frames2d``."""
-    network: str = "resnet18"
+    network: Annotated[str, PathKey(prefix="hf:")] = "resnet18"
     """``resnet18``, ``resnet50``, ``squeezenet1_1``, ``efficientnet_b0``, ``mobilenet_v3_small``, ``tiny2d``,
-    or ``timm:NAME``: a backbone of timm, for which ``@224`` behind it sets another size."""
+    ``timm:NAME``, a backbone of timm, for which ``@224`` behind it sets another size, or ``hf:ORG/NAME``, an
+    image encoder of the Hugging Face hub, or of a folder as ``hf:./FOLDER``."""
     pooling: Pooling = "avg"
     """How the features of frames become those of the clip; ``attention`` learns each frame's weight."""
 
@@ -67,8 +68,10 @@ class Volume3dConfig(NetworkConfig):
 
     kind: Literal["volume3d"]
     """``volume3d``."""
-    network: str = "r3d_18"
-    """``r3d_18``, ``mc3_18``, ``r2plus1d_18``, ``s3d``, ``swin3d_t`` or ``tiny3d``."""
+    network: Annotated[str, PathKey(prefix="hf:")] = "r3d_18"
+    """``r3d_18``, ``mc3_18``, ``r2plus1d_18``, ``s3d``, ``swin3d_t``, ``swin3d_s``, ``swin3d_b``,
+    ``mvit_v1_b``, ``mvit_v2_s``, ``tiny3d``, or ``hf:ORG/NAME``, a video transformer of the Hugging Face
+    hub, or of a folder as ``hf:./FOLDER``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,9 +150,12 @@ class NeuralExperiment(ExperimentConfig):
         return self.model_copy(update={"data": data, "train": train})
 
     def own_range(self, path: str) -> Dimension | None:
+        spec = spec_of(self.model.network)
+        if path == "data.frames" and spec.max_frames == spec.min_frames:
+            return Choice(choices=(spec.min_frames,))
         if path != "model.frozen_stages":
             return None
-        return Range(low=0, high=len(spec_of(self.model.network).stages))
+        return Range(low=0, high=len(spec.stages))
 
     def notes(self, train: int, val: int) -> list[str]:
         """Under which licence weights stand, and what the activation cache will hold of so many clips."""

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,6 +160,15 @@ def _tried(network: str, size: int) -> int | str:
 def identity(network: str) -> str:
     """See `vidclf.models.networks.Provider`."""
     return f"{network} of timm {importlib.metadata.version('timm')}"
+
+
+def save(network: str, directory: Path) -> None:
+    """See `vidclf.models.networks.Provider`: timm knows it by its name."""
+
+
+def saved(network: str, directory: Path) -> str:
+    """See `vidclf.models.networks.Provider`."""
+    return network
 
 
 def stages(backbone: Any) -> Mapping[str, nn.Module]:
