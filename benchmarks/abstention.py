@@ -1,6 +1,6 @@
 """What a model that may say nothing is worth: ``python -m benchmarks.abstention MANIFEST.csv...``
 
-For each data set and share of wrong answers that is accepted: an SVM on hof and mbh, by four folds of whole
+For each data set and share of wrong answers that is accepted: an SVM on hof and mbh, by three folds of whole
 groups. ``answers`` and ``wrong`` are of clips of groups that had no part in choosing the confidence. Then
 each class in turn is left out of training, and its clips are strangers: ``strangers refused`` is the share of
 them that gets no answer.
@@ -21,7 +21,7 @@ from vidclf.evaluation.abstention import abstention
 from vidclf.models import MODELS
 from vidclf.runs.experiment import parse_experiment
 
-FOLDS = 4
+FOLDS = 3
 ERRORS = (0.02, 0.05, 0.1, 0.2)
 
 

@@ -11,6 +11,7 @@ from vidclf import models
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest
 from vidclf.models import untrained_model
+from vidclf.models.base import ExperimentConfig
 from vidclf.models.saved import ModelMetadata, write_card
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt
@@ -21,7 +22,12 @@ def save_network(folder: Path, kind: str, manifest: Manifest, **model: object) -
     """A network of random weights, saved like a trained one."""
     lines = "\n".join(f"{key} = {value}" for key, value in model.items())
     file = write_experiment(folder / f"{kind}.toml", kind, manifest.path, model=lines)
-    saved = untrained_model(load_experiment(file).resolved())
+    return save_untrained(folder, load_experiment(file))
+
+
+def save_untrained(folder: Path, experiment: ExperimentConfig) -> Path:
+    """A model of random weights, saved like a trained one."""
+    saved = untrained_model(experiment.resolved())
     directory = folder / "model"
     directory.mkdir()
     saved.classifier.save(directory)

@@ -44,9 +44,18 @@ class PathKey:
 
     Attributes:
         keywords: Values that are words, not paths.
+        prefix: What stands before a path, which begins with ``.``, ``/``, ``~`` or ``$``; others are words.
     """
 
     keywords: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def expanded(self, text: str, folder: Path) -> str:
+        """The text with its path absolute from ``folder``."""
+        path = text.removeprefix(self.prefix)
+        if text in self.keywords or (self.prefix and (path == text or path[:1] not in {*"./~$"})):
+            return text
+        return self.prefix + expand_path(path, folder)
 
 
 class Range(Section):
@@ -304,8 +313,8 @@ def resolve_paths(schema: type[BaseModel], values: Mapping[str, Any], folder: Pa
     keys = path_keys(schema)
     resolved = dict(values)
     for dotted, value in values.items():
-        if dotted in keys and isinstance(value, str) and value not in keys[dotted].keywords:
-            resolved[dotted] = expand_path(value, folder)
+        if dotted in keys and isinstance(value, str):
+            resolved[dotted] = keys[dotted].expanded(value, folder)
     return resolved
 
 

@@ -284,6 +284,31 @@ def test_official_lists_keep_test_and_carve_val_out_of_train(tmp_path: Path) -> 
         import_clips([source], tmp_path / "m.csv", split="official:1")
 
 
+@pytest.mark.parametrize("place", [".", "hmdb51_org", "hmdb51_org/testTrainMulti_7030_splits"])
+def test_hmdbs_lists_give_splits_and_its_names_source_videos(place: str, tmp_path: Path) -> None:
+    source = tmp_path / "hmdb51_org"
+    folder = tmp_path / ("testTrainMulti_7030_splits" if place == "." else place)
+    for label in ("brush_hair", "wave"):
+        clips = {f"Film_{n}_{label}_u_nm_np1_ba_goo_{take}.avi": n for n in range(5) for take in range(2)}
+        clips["#20_Rhythm.Clap-s" + f"_{label}_h_cm_np0_le_bad_3.avi"] = 5
+        touch(source, *(f"{label}/{clip}" for clip in clips))
+        folder.mkdir(exist_ok=True)
+        lines = [f"{clip} {2 if n == 0 else 0 if n == 5 else 1} " for clip, n in clips.items()]
+        (folder / f"{label}_test_split3.txt").write_text("\n".join(lines) + "\n")
+    result = import_clips([source], tmp_path / "m.csv", split="official:3")
+    sides = defaultdict(set)
+    for entry in result.entries:
+        sides[entry.split].add(entry.group)
+    assert (sides["test"], len(sides["val"])) == ({"Film_0"}, 1)
+    assert sides["train"] | sides["val"] == {f"Film_{n}" for n in range(1, 5)}
+    assert not sides["val"] & sides["train"]
+    assert f"{source}: not taken: 2 clips in neither list" in result.notes[-1]
+    with pytest.raises(InputError, match=r"nor is CLASS_test_split1\.txt below testTrainMulti_7030_splits"):
+        import_clips([source], tmp_path / "m.csv", split="official:1")
+    found = import_clips([source], tmp_path / "m.csv", split="group").entries
+    assert {entry.group for entry in found} == {*(f"Film_{n}" for n in range(5)), "#20_Rhythm.Clap-s"}
+
+
 def test_csv_files_give_labels_splits_and_leading_slashes(tmp_path: Path) -> None:
     ucf(tmp_path / "clips", groups=3)
     for number, split in enumerate(("train", "val", "test")):

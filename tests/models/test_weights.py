@@ -51,6 +51,31 @@ def test_files_without_batch_counters_load(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], values) for name, values in old.items())
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "encoder.body."])
+@pytest.mark.parametrize("nested", [(), ("state_dict",), ("checkpoint", "model")])
+def test_what_training_scripts_put_around_weights_is_taken_off(
+    prefix: str, nested: tuple[str, ...], tmp_path: Path
+) -> None:
+    own = load_backbone("tiny2d", "none").state_dict()
+    saved: dict[str, Any] = {f"{prefix}{name}": values for name, values in own.items()}
+    saved |= {"projection.weight": torch.zeros(2)} if prefix == "encoder.body." else {}
+    for key in nested:
+        saved = {key: saved, "epoch": 3}
+    torch.save(saved, tmp_path / "saved.pth")
+    loaded = load_backbone("tiny2d", str(tmp_path / "saved.pth")).state_dict()
+    assert all(torch.equal(loaded[name], values) for name, values in own.items())
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    own = load_backbone("tiny2d", "none").state_dict()
+    own["stage2.0.weight"][3, 1] = torch.nan
+    own["stage3.1.running_var"][2] = torch.inf
+    torch.save(own, tmp_path / "broken.pth")
+    said = r"broken\.pth' holds values that are NaN or infinite: stage2\.0\.weight, stage3\.1\.running_var$"
+    with pytest.raises(InputError, match=said):
+        load_backbone("tiny2d", str(tmp_path / "broken.pth"))
+
+
 class Harmful:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("harm",)
@@ -68,6 +93,9 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, monkeypatch: p
         assert "weights_only" not in str(caught.value)  # how torch would have the file unpickled
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "checkpoint.pth")
     with pytest.raises(InputError, match="not a state dict"):
+        load_backbone("resnet18", str(tmp_path / "checkpoint.pth"))
+    torch.save({"epoch": 3, "weights": {}}, tmp_path / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"not a state dict \(it holds epoch, weights\)"):
         load_backbone("resnet18", str(tmp_path / "checkpoint.pth"))
     torch.save(Harmful(), tmp_path / "harmful.pth")
     with pytest.raises(InputError, match="not a file of weights") as caught:

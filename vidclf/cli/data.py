@@ -99,8 +99,8 @@ def data_import(
         str | None,
         typer.Option(
             metavar="group|file|official:N|random",
-            help="By group; as the source says; UCF-101's list N with val carved out of train by group; or "
-            "clip by clip, which leaks. Default: file where the source gives a split, else group.",
+            help="By group; as the source says; list N of UCF-101 or HMDB-51 with val carved out of train by "
+            "group; or clip by clip, which leaks. Default: file where the source gives a split, else group.",
         ),
     ] = None,
     shares: Annotated[

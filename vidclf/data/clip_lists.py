@@ -14,6 +14,8 @@ from vidclf.data import remote
 from vidclf.data.class_names import NUMBER, folder_name, name_labels
 from vidclf.data.manifest import SPLITS, label_problem
 from vidclf.data.sources import (
+    HMDB_LIST,
+    HMDB_SPLITS,
     SPLIT_NAMES,
     Found,
     SourceClip,
@@ -47,10 +49,6 @@ _EXPECTED = (
     "expected a first line with the columns clip_path and label (or path, filename, video …; class, "
     "label_name …), lines of a file and its class, or a list of UCF-101, Kinetics or Something-Something"
 )
-_HMDB_LIST = re.compile(r"(.+)_test_split\d")
-"""The name of one of HMDB-51's lists, which begins with its class."""
-_HMDB_SPLITS = {"1": "train", "2": "test"}
-"""What its lines say of a clip; 0: it is in neither."""
 _KNOWN = frozenset(" ".join(_COLUMNS.values()).split())
 _SHALLOW = 4
 """Parts of a path from which on the folder above is searched for clips too: not a whole disk."""
@@ -137,9 +135,9 @@ def _table_items(path: Path) -> tuple[list[_Item], list[str]]:
     name, (_, first) = remote.named(path), rows[0]
     if not separator and is_video(ucf_line(first[0])[0]):
         lines = [(line, *ucf_line(text)) for line, (text,) in rows]
-        if hmdb := _HMDB_LIST.fullmatch(path.stem):
+        if hmdb := HMDB_LIST.fullmatch(path.stem):
             used = [
-                (line, clip, _HMDB_SPLITS[number]) for line, clip, number in lines if number in _HMDB_SPLITS
+                (line, clip, HMDB_SPLITS[number]) for line, clip, number in lines if number in HMDB_SPLITS
             ]
             unused = (
                 f"left out, as the list has them in neither split: {plural(len(lines) - len(used), 'clip')}"

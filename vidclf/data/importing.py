@@ -165,8 +165,9 @@ def import_clips(
             paths or URLs.
         to: The manifest to write; the same clips give the same bytes.
         classes: Only these; ``None``: all.
-        split: ``group``; ``file``: as the sources say; ``official:N``: UCF-101's list N, with val carved
-            out of train by group; ``random``: clip by clip. ``None``: ``file`` where all say, else ``group``.
+        split: ``group``; ``file``: as the sources say; ``official:N``: list N of UCF-101 or HMDB-51, with
+            val carved out of train by group; ``random``: clip by clip. ``None``: ``file`` where all say,
+            else ``group``.
         shares: Train, val and test, as ``70,15,15``.
         seed: Another seed gives another split.
         group_scope: Whether equal group names in different classes are one group.

@@ -1,4 +1,4 @@
-"""Clips in folders: one for each class, also below train, val and test; UCF-101's with its lists."""
+"""Clips in folders: one for each class, also below train, val and test, or with official lists."""
 
 import itertools
 import os
@@ -21,6 +21,12 @@ VIDEO_SUFFIXES = frozenset(itertools.chain.from_iterable(CONTAINERS.values()))
 """How names of videos end, in lower case."""
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
+_HMDB_NAME = re.compile(r"(.+)_[fhul]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+")
+"""HMDB-51's naming: source video and class, then codes of body parts, camera, people, view and quality."""
+HMDB_LIST = re.compile(r"(.+)_test_split(\d)")
+"""The name of one of HMDB-51's lists, which begins with its class."""
+HMDB_SPLITS: dict[str, Split] = {"1": "train", "2": "test"}
+"""What its lines say of a clip; 0: it is in neither."""
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -32,6 +38,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 """What folders, files and columns call a split."""
+_HMDB_LISTS = "testTrainMulti_7030_splits"
+"""The folder that HMDB-51's lists unpack to."""
 _SHOWN = 8
 """Names in a message, at most."""
 
@@ -80,7 +88,7 @@ def read_folder(source: str, classes: Sequence[str] | None) -> Found:
     """The clips of a folder per class, or of such folders below ``train``, ``val`` and ``test``.
 
     A clip belongs to the class in whose folder it lies, however deep. A group is read from UCF-101's naming
-    (``v_PullUps_g03_c02.avi``: ``g03``), else it is empty.
+    (``v_PullUps_g03_c02.avi``: ``g03``) or HMDB-51's, else it is empty.
 
     Raises:
         InputError: Every problem of the folder: missing, without classes, an unknown class.
@@ -173,27 +181,16 @@ def unknown_classes(source: str, classes: Sequence[str] | None, known: Sequence[
 
 
 def read_official(source: str, number: int, classes: Sequence[str] | None) -> Found:
-    """UCF-101's folder with the splits train and test of its list ``number``; clips may be missing.
+    """UCF-101's or HMDB-51's folder with the splits train and test of list ``number``; clips may be missing.
 
-    The lists (``trainlist01.txt``, ``testlist01.txt``) lie in the folder, in
-    ``ucfTrainTestlist`` below it, or beside it, as UCF's archives unpack.
+    The lists lie in the folder, below it, or beside it, as the archives unpack: UCF-101's
+    ``trainlist01.txt`` and ``testlist01.txt`` in ``ucfTrainTestlist``, HMDB-51's ``CLASS_test_split1.txt``
+    in ``testTrainMulti_7030_splits``.
 
     Raises:
         InputError: A list is missing.
     """
-    places = [remote.join(source, place) for place in ("", "ucfTrainTestlist", "../ucfTrainTestlist")]
-    found: list[SourceClip] = []
-    for split in ("train", "test"):
-        name = f"{split}list{number:02}.txt"
-        lists = remote.local_files([remote.join(place, name) for place in places])
-        path = next((path for path in lists if path.is_file()), None)
-        if path is None:
-            raise InputError(f"{source}: {name} is not in {', '.join(places)}")
-        for line in read_text(path).splitlines():
-            if line.strip() and not is_comment(line):
-                clip = PureWindowsPath(ucf_line(line)[0])
-                where = remote.join(source, clip.as_posix())
-                found.append(SourceClip(where, clip.parent.name, named_group(clip.name), split))
+    found = _hmdb_official(source, number) or _ucf_official(source, number)
     problems = unknown_classes(source, classes, sorted({clip.label for clip in found}))
     if problems:
         raise InputError(*problems)
@@ -207,6 +204,48 @@ def read_official(source: str, number: int, classes: Sequence[str] | None) -> Fo
     return chosen, [f"{source}: {note}" for note in notes]
 
 
+def _ucf_official(source: str, number: int) -> list[SourceClip]:
+    places = [remote.join(source, place) for place in ("", "ucfTrainTestlist", "../ucfTrainTestlist")]
+    found: list[SourceClip] = []
+    for split in ("train", "test"):
+        name = f"{split}list{number:02}.txt"
+        lists = remote.local_files([remote.join(place, name) for place in places])
+        path = next((path for path in lists if path.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"{source}: {name} is not in {', '.join(places)}, "
+                f"nor is CLASS_test_split{number}.txt below {_HMDB_LISTS} there"
+            )
+        for line in read_text(path).splitlines():
+            if line.strip() and not is_comment(line):
+                clip = PureWindowsPath(ucf_line(line)[0])
+                where = remote.join(source, clip.as_posix())
+                found.append(SourceClip(where, clip.parent.name, named_group(clip.name), split))
+    return found
+
+
+def _hmdb_official(source: str, number: int) -> list[SourceClip]:
+    """The clips that HMDB-51's lists have in a split; none where there are no such lists."""
+    for place in ("", _HMDB_LISTS, f"../{_HMDB_LISTS}"):
+        folder = remote.join(source, place) if place else source
+        try:
+            names = remote.children(folder)[1]
+        except InputError:
+            continue
+        lists = [(name, named) for name in names if (named := HMDB_LIST.fullmatch(PurePath(name).stem))]
+        chosen = [(remote.join(folder, name), named[1]) for name, named in lists if named[2] == str(number)]
+        paths = remote.local_files([name for name, _ in chosen])
+        if chosen:
+            return [
+                SourceClip(remote.join(source, file), label, named_group(file), HMDB_SPLITS[code])
+                for path, (_, label) in zip(paths, chosen, strict=True)
+                for clip, code in map(ucf_line, read_text(path).splitlines())
+                if code in HMDB_SPLITS
+                for file in [f"{label}/{clip}"]
+            ]
+    return []
+
+
 def ucf_line(text: str) -> tuple[str, str]:
     """The path and the number of the class, empty where there is none, of a line of UCF-101's lists."""
     path, _, number = text.strip().rpartition(" ")
@@ -214,6 +253,12 @@ def ucf_line(text: str) -> tuple[str, str]:
 
 
 def named_group(file: str) -> str:
-    """The group that UCF-101's naming gives a file; empty where it has another name."""
-    named = _UCF_NAME.fullmatch(PurePath(file).stem)
-    return named[1] if named else ""
+    """The group that UCF-101's or HMDB-51's naming gives a file; empty where it has another name.
+
+    HMDB-51's is the source video, whose name stands before that of the class, which is the folder's too.
+    """
+    path = PurePath(file)
+    if ucf := _UCF_NAME.fullmatch(path.stem):
+        return ucf[1]
+    hmdb = _HMDB_NAME.fullmatch(path.stem)
+    return hmdb[1].removesuffix(f"_{path.parent.name}") if hmdb else ""

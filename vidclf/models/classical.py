@@ -26,7 +26,6 @@ from vidclf.models.classical_config import (
 from vidclf.models.estimators import ClassicalClassifier
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import DEEP, compute_features
-from vidclf.models.networks import NETWORKS
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def _classifier(
     if model.scale == "standard":
         steps.append(StandardScaler())
     elif model.scale == "block":
-        given = {DEEP: NETWORKS[deep.network].width} if deep else {}
+        given = {DEEP: networks.spec_of(deep.network).width} if deep else {}
         steps.append(BlockScaler(block_lengths(model.features, experiment.framing.size, given)))
     if model.pca:
         steps.append(PrincipalComponents(model.pca))

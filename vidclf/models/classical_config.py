@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 
 from vidclf.config import Choice, Dimension, PathKey, Range, did_you_mean
 from vidclf.data.clips import ClipSet
-from vidclf.exceptions import InputError
 from vidclf.models import networks
 from vidclf.models.base import ExperimentConfig, ModelConfig
 from vidclf.models.feature_store import Framing, build_features
@@ -39,11 +38,11 @@ class ClassicalConfig(ModelConfig):
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
     ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
-    network: str | None = None
-    """With ``deep``: a key of `vidclf.models.networks.NETWORKS`."""
+    network: Annotated[str | None, PathKey(prefix="hf:")] = None
+    """With ``deep``: a key of `vidclf.models.networks.NETWORKS`, or another library's, as ``timm:NAME``."""
     weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
-    """With ``deep``: ``pretrained`` (torchvision's; also where unset), ``none`` (random, by ``seed``), or a
-    file of the torchvision network's weights."""
+    """With ``deep``: ``pretrained`` (those published for it; also where unset), ``none`` (random, by
+    ``seed``), or a file of the network's weights."""
     scale: Literal["standard", "block", "none"] = "standard"
     """``standard``: each value to mean 0 and deviation 1; ``block``: the same, then every feature as a whole
     weighs alike, however many values it has."""
@@ -76,17 +75,9 @@ class ClassicalConfig(ModelConfig):
             if idle:
                 raise ValueError(f"{' and '.join(idle)}: no effect without the feature deep")
             return self
-        known = list(NETWORKS)
         if self.network is None:
-            raise ValueError(f"the feature deep needs model.network: one of {', '.join(known)}")
-        if self.network not in known:
-            raise ValueError(
-                f"network = {self.network!r} is none of {', '.join(known)}{did_you_mean(self.network, known)}"
-            )
-        try:
-            self.preprocessing()
-        except InputError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(f"the feature deep needs model.network: one of {', '.join(NETWORKS)}")
+        networks.check_network(self.network, self.weights or "pretrained")
         return self
 
     def deep(self) -> tuple[str, str] | None:
@@ -240,6 +231,10 @@ class ClassicalExperiment(ExperimentConfig):
             from vidclf.models.weights import load_backbone  # torch takes seconds
 
             load_backbone(*deep)
+
+    def notes(self, train: int, val: int) -> list[str]:
+        deep = self.model.deep()
+        return networks.licence_notes(*deep) if deep else []
 
     def warm(self, clips: ClipSet, progress: Advance) -> None:
         names = [name for name in self.model.features if name != DEEP]

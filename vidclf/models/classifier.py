@@ -26,7 +26,7 @@ from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import CheckpointWriter, FitState
 from vidclf.models.forward import Forward
 from vidclf.models.memory import BatchNormStatistics
-from vidclf.models.networks import FrozenNorm, Pooling
+from vidclf.models.networks import FrozenNorm, Pooling, save_network, saved_network
 from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
 from vidclf.models.video_network import (
@@ -380,6 +380,7 @@ class NeuralClassifier:
         safetensors.torch.save_file(self._weights(), directory / _WEIGHTS)
         arguments = json.dumps(self._arguments(), indent=1)
         (directory / _ARGUMENTS).write_text(arguments + "\n", encoding="utf-8")
+        save_network(self.network, directory)
 
     def _arguments(self) -> dict[str, Any]:
         """What makes another classifier like this one."""
@@ -405,6 +406,7 @@ class NeuralClassifier:
 def load(directory: Path) -> NeuralClassifier:
     """The classifier that `NeuralClassifier.save` wrote into ``directory``."""
     classifier = NeuralClassifier(**json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8")))
+    classifier.network = saved_network(classifier.network, directory)
     classifier.precision = served(classifier.precision)
     with classifier._reproducible():
         classifier._build("none")

@@ -14,7 +14,7 @@ from vidclf.models import devices
 from vidclf.models.feature_store import Framing
 from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
-from vidclf.models.networks import NETWORKS
+from vidclf.models.networks import save_network, saved_network, spec_of
 from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Precision
 from vidclf.models.video_network import VideoNetwork
@@ -54,7 +54,7 @@ class DeepFeatures:
                 weights=self.weights,
                 classes=1,
                 dropout=0,
-                frozen_stages=len(NETWORKS[self.network].stages),
+                frozen_stages=len(spec_of(self.network).stages),
             )
         views = Views(
             frames=self.framing.frames,
@@ -92,6 +92,7 @@ class DeepFeatures:
         state = self._forward.network.stages.state_dict()
         weights = {name: values.cpu().contiguous() for name, values in state.items()}
         safetensors.torch.save_file(weights, directory / _WEIGHTS)
+        save_network(self.network, directory)
         names = ("network", "interpolation", "mean", "std", "precision")
         return {name: getattr(self, name) for name in names}
 
@@ -99,6 +100,7 @@ class DeepFeatures:
     def load(cls, directory: Path, framing: Framing, **arguments: Any) -> Self:
         """The features whose network was saved into ``directory``."""
         precision = served(arguments.pop("precision"))
+        arguments["network"] = saved_network(arguments["network"], directory)
         features = cls(**arguments, precision=precision, weights="none", framing=framing, seed=0)
         features._forward.network.stages.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))
         return features

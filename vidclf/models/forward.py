@@ -15,6 +15,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.models import devices, precision, training
 from vidclf.models.activations import ActivationCache, weights_digest
 from vidclf.models.memory import MemorySaver
+from vidclf.models.networks import identity
 from vidclf.models.train_config import Cache, Precision
 from vidclf.models.training import Batch
 from vidclf.models.video_network import VideoNetwork
@@ -46,7 +47,7 @@ class Forward:
     """A network with all that stands between a clip and its logits.
 
     Args:
-        name: The network's, a key of `vidclf.models.networks.NETWORKS`.
+        name: The network's.
         network: On the device that computes.
         views: How clips become pixels.
         mean: Of each channel, for values 0 to 1.
@@ -198,7 +199,7 @@ class Forward:
         network, device = self.network, self.views.device
         frozen = network.stages[: network.frozen_stages].state_dict()
         made_by = [
-            *(self._name, network.frozen_stages, network.fixed_poolings, weights_digest(frozen)),
+            *(identity(self._name), network.frozen_stages, network.fixed_poolings, weights_digest(frozen)),
             *(self._mean.tolist(), self._std.tolist(), self._precision),
             *(str(network.memory_format), devices.model(device), torch.__version__),
         ]

@@ -1,13 +1,17 @@
-"""The table of networks, and how frames become their input."""
+"""The table of networks, those of other libraries by name, and how frames become their input."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from vidclf.config import did_you_mean
 from vidclf.exceptions import InputError
 
-if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum  # torchvision takes seconds
+if TYPE_CHECKING:  # they take seconds
+    from torch import Tensor, nn
+    from torchvision.models import WeightsEnum
 
 FrozenNorm = Literal["eval", "train"]
 Pooling = Literal["avg", "max", "attention"]
@@ -67,24 +71,31 @@ class NetworkSpec:
 
     Attributes:
         dims: 2 for a network of single frames, 3 for one of volumes.
-        weights: The name of torchvision's weights for it, ``None`` where there are none.
+        weights: The name of the published weights for it, ``None`` where there are none.
         preprocessing: What these weights want.
         stages: Submodules of each stage, in order; between stages the channels come after the batch.
-        head: Submodule that classifies; it is dropped.
+            Of another library's network its `Provider` knows the submodules.
+        head: Submodules that classify; they are dropped.
         width: Pooled features.
         min_frames: Fewest frames of a clip that the network takes; a volume of one frame holds no motion.
         min_size: Smallest edge in pixels on which a batch of one such clip can be trained; where
             any edge can, the smallest whose last map has more than one position in space.
+        max_frames: Most frames, where there is a limit.
+        max_size: Largest edge, where there is a limit.
+        licence: Of the published weights, where it is known.
     """
 
     dims: Literal[2, 3]
     weights: str | None
     preprocessing: Preprocessing
     stages: Stages
-    head: str
+    head: str | tuple[str, ...]
     width: int
     min_frames: int
     min_size: int
+    max_frames: int | None = None
+    max_size: int | None = None
+    licence: str | None = None
 
 
 def _features(first: int, last: int) -> tuple[str, ...]:
@@ -128,6 +139,15 @@ _SWIN3D: Stages = {
     "stage3": ("channels_last", *_features(4, 5), "channels_first"),
     "stage4": ("channels_last", *_features(6, 6), "norm", "channels_first"),
 }
+
+_MVIT: Stages = {
+    "stem": ("conv_proj", "tokens", "pos_encoding"),
+    "block1": ("blocks.0",),
+    "blocks2-3": ("blocks.1", "blocks.2"),
+    "blocks4-14": tuple(f"blocks.{index}" for index in range(3, 14)),
+    "blocks15-16": ("blocks.14", "blocks.15", "norm", "class_token"),
+}
+_CENTRED = replace(IMAGENET, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 
 # Pooled over all positions and classified by torchvision's own head, the stages give what
 # torchvision's network does, but for two networks. squeezenet1_1's head convolves before it pools.
@@ -179,6 +199,22 @@ NETWORKS: dict[str, NetworkSpec] = {
         3, "KINETICS400_V1", IMAGENET, _SWIN3D,
         head="head", width=768, min_frames=2, min_size=33,
     ),
+    "swin3d_s": NetworkSpec(
+        3, "KINETICS400_V1", IMAGENET, _SWIN3D,
+        head="head", width=768, min_frames=2, min_size=33,
+    ),
+    "swin3d_b": NetworkSpec(
+        3, "KINETICS400_IMAGENET22K_V1", IMAGENET, _SWIN3D,
+        head="head", width=1024, min_frames=2, min_size=33,
+    ),
+    "mvit_v1_b": NetworkSpec(
+        3, "KINETICS400_V1", _CENTRED, _MVIT,
+        head="head", width=768, min_frames=16, max_frames=16, min_size=224, max_size=224,
+    ),
+    "mvit_v2_s": NetworkSpec(
+        3, "KINETICS400_V1", _CENTRED, _MVIT,
+        head="head", width=768, min_frames=16, max_frames=16, min_size=224, max_size=224,
+    ),
     "tiny3d": NetworkSpec(
         3, None, UNTRAINED, _TINY,
         head="fc", width=64, min_frames=2, min_size=9,
@@ -186,15 +222,142 @@ NETWORKS: dict[str, NetworkSpec] = {
 }  # fmt: skip
 
 
-def preprocessing(network: str, weights: str) -> Preprocessing:
-    """What the weights of a network want; a local file wants what torchvision's own weights do.
+class Provider(Protocol):
+    """A module that knows the networks of a library that is not always installed."""
+
+    def spec(self, network: str) -> NetworkSpec:
+        """The network's row.
+
+        Raises:
+            InputError: There is no such network, or the library is missing.
+        """
+
+    def build(self, network: str) -> "nn.Module":
+        """The network without its head, with random weights."""
+
+    def published(self, network: str) -> "Mapping[str, Tensor]":
+        """Its published weights, by their names in `build`'s.
+
+        Raises:
+            InputError: They cannot be had.
+        """
+
+    def fitted(self, backbone: "nn.Module", state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
+        """A file's weights by their names in the backbone, as far as they are those of another form of it."""
+
+    def stages(self, backbone: "nn.Module") -> "Mapping[str, nn.Module]":
+        """The stages of what `build` gave, in order; the last one's maps have one position."""
+
+    def check_input(self, network: str, frames: int, size: int) -> None:
+        """Raises `ValueError` where the network does not take clips of so many frames and pixels."""
+
+    def identity(self, network: str) -> str:
+        """All that its outputs depend on beside its weights."""
+
+    def save(self, network: str, directory: Path) -> None:
+        """Writes what the network is built from, where its name does not say it, into an existing folder."""
+
+    def saved(self, network: str, directory: Path) -> str:
+        """The name by which the network is built from what `save` wrote."""
+
+
+PROVIDERS = {"timm": "vidclf.models.timm_networks", "hf": "vidclf.models.hf_networks"}
+"""Modules that are a `Provider`, by the prefix of their networks' names."""
+
+
+_PACKAGES = {"timm": ("timm", "huggingface-hub"), "hf": ("transformers", "huggingface-hub")}
+
+
+def packages(network: str | None) -> tuple[str, ...]:
+    """What a model with this network needs beside what vidclf always needs, as pip names it."""
+    return _PACKAGES.get((network or "").partition(":")[0], ())
+
+
+def provider(network: str) -> Provider | None:
+    """Who knows a network that is in no row of `NETWORKS`; ``None``: the table, or nobody."""
+    prefix, colon, _ = network.partition(":")
+    if not colon or prefix not in PROVIDERS:
+        return None
+    module: Any = importlib.import_module(PROVIDERS[prefix])
+    known: Provider = module
+    return known
+
+
+def spec_of(network: str) -> NetworkSpec:
+    """The row of a network, of `NETWORKS` or as its provider gives it.
 
     Raises:
-        InputError: ``pretrained`` where torchvision has no weights.
+        InputError: There is no such network, or its library is missing.
+    """
+    if known := provider(network):
+        return known.spec(network)
+    if network not in NETWORKS:
+        raise InputError(_unknown(network, list(NETWORKS)))
+    return NETWORKS[network]
+
+
+def _unknown(network: str, known: list[str]) -> str:
+    others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
+    return f"network = {network!r} is none of {', '.join(known)}, nor {others}{did_you_mean(network, known)}"
+
+
+def save_network(network: str, directory: Path) -> None:
+    """Writes beside a model's weights what its network is built from, where its name does not say it."""
+    if known := provider(network):
+        known.save(network, directory)
+
+
+def saved_network(network: str, directory: Path) -> str:
+    """The name by which the network of a saved model is built, without a look at where it came from."""
+    known = provider(network)
+    return known.saved(network, directory) if known else network
+
+
+def licence_notes(network: str, weights: str) -> list[str]:
+    """Under which licence the published weights of another library's network stand."""
+    if weights != "pretrained" or provider(network) is None:
+        return []
+    spec = spec_of(network)
+    return [
+        f"{network}: weights {spec.weights}, licence: {spec.licence or 'unknown, see where they come from'}"
+    ]
+
+
+def identity(network: str) -> str:
+    """What names a network's architecture among all."""
+    known = provider(network)
+    return known.identity(network) if known else network
+
+
+def check_network(network: str, weights: str, dims: Literal[2, 3] | None = None) -> None:
+    """Raises `ValueError` where there is no such network, of so many dimensions, or weights for it."""
+    if dims is not None and provider(network) is None:
+        known = [name for name, spec in NETWORKS.items() if spec.dims == dims]
+        if network not in known:
+            raise ValueError(_unknown(network, known))
+    try:
+        preprocessing(network, weights)
+        spec = spec_of(network)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    if dims is not None and spec.dims != dims:
+        kind = {2: "frames2d", 3: "volume3d"}[spec.dims]
+        raise ValueError(f'network = {network!r} is one of model.kind = "{kind}"')
+
+
+def preprocessing(network: str, weights: str) -> Preprocessing:
+    """What the weights of a network want; a local file wants what the published ones do.
+
+    Without weights, another library's network and one of a single size keep their own.
+
+    Raises:
+        InputError: ``pretrained`` where there are no published weights, or there is no such network.
     """
     if weights == "pretrained":
         _weights_name(network)
-    return UNTRAINED if weights == "none" else NETWORKS[network].preprocessing
+    spec = spec_of(network)
+    own = weights != "none" or provider(network) or spec.max_size
+    return spec.preprocessing if own else UNTRAINED
 
 
 def statistics(normalize: str, own: Preprocessing) -> Preprocessing:
@@ -211,12 +374,20 @@ def check_crop(size: int, resize: int | tuple[int, int], store_side: int) -> Non
 
 
 def check_input(network: str, frames: int, size: int) -> None:
-    """Raises `ValueError` where clips are too short or too small for the network."""
-    spec = NETWORKS[network]
-    if frames < spec.min_frames:
-        raise ValueError(f"data.frames = {frames}: {network} takes no fewer than {spec.min_frames}")
-    if size < spec.min_size:
-        raise ValueError(f"data.size = {size}: {network} takes no less than {spec.min_size} pixels")
+    """Raises `ValueError` where the network does not take clips of so many frames and pixels."""
+    spec = spec_of(network)
+    for key, unit, fewer, given, least, most in (
+        ("data.frames", "", "fewer", frames, spec.min_frames, spec.max_frames),
+        ("data.size", " pixels", "less", size, spec.min_size, spec.max_size),
+    ):
+        if least == most and given != least:
+            raise ValueError(f"{key} = {given}: {network} takes {least}{unit} only")
+        if given < least:
+            raise ValueError(f"{key} = {given}: {network} takes no {fewer} than {least}{unit}")
+        if most is not None and given > most:
+            raise ValueError(f"{key} = {given}: {network} takes no more than {most}{unit}")
+    if known := provider(network):
+        known.check_input(network, frames, size)
 
 
 def published_weights(network: str) -> "WeightsEnum":
@@ -233,7 +404,7 @@ def published_weights(network: str) -> "WeightsEnum":
 
 
 def _weights_name(network: str) -> str:
-    name = NETWORKS[network].weights
+    name = spec_of(network).weights
     if name is None:
         raise InputError(f'{network} has no pretrained weights: set model.weights = "none"')
     return name

@@ -7,22 +7,21 @@ from pydantic import Field, model_validator
 from rich.filesize import decimal
 
 from vidclf import config
-from vidclf.config import Choice, Dimension, PathKey, Range, Section, did_you_mean
+from vidclf.config import Choice, Dimension, PathKey, Range, Section
 from vidclf.data import cache
-from vidclf.exceptions import InputError
 from vidclf.models import networks
 from vidclf.models.base import ExperimentConfig, ModelConfig
-from vidclf.models.networks import NETWORKS, FrozenNorm, Pooling, Preprocessing
+from vidclf.models.networks import FrozenNorm, Pooling, Preprocessing, spec_of
 from vidclf.models.train_config import TrainConfig
 
 
 class NetworkConfig(ModelConfig):
     """The keys of ``[model]`` that all neural kinds share."""
 
-    network: str
-    """A key of `vidclf.models.networks.NETWORKS` of this kind."""
+    network: Annotated[str, PathKey(prefix="hf:")]
+    """A key of `vidclf.models.networks.NETWORKS` of this kind, or another library's, as ``timm:NAME``."""
     weights: Annotated[str, PathKey(keywords=("pretrained", "none"))] = "pretrained"
-    """``pretrained`` (torchvision's), ``none``, or a file of the torchvision network's weights."""
+    """``pretrained`` (those published for it), ``none``, or a file of the network's weights."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Probability that a pooled feature is dropped in training."""
     frozen_stages: int = Field(0, ge=0)
@@ -37,17 +36,8 @@ class NetworkConfig(ModelConfig):
         return networks.preprocessing(self.network, self.weights)
 
     def _check_network(self, dims: Literal[2, 3]) -> None:
-        known = [name for name, spec in NETWORKS.items() if spec.dims == dims]
-        if self.network not in known:
-            raise ValueError(
-                f"network = {self.network!r} is none of {self.kind}'s: {', '.join(known)}"
-                f"{did_you_mean(self.network, known)}"
-            )
-        try:
-            self.preprocessing()
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        stages = NETWORKS[self.network].stages
+        networks.check_network(self.network, self.weights, dims)
+        stages = spec_of(self.network).stages
         if self.frozen_stages > len(stages):
             raise ValueError(
                 f"frozen_stages = {self.frozen_stages}, but {self.network} has {len(stages)} stages: "
@@ -60,9 +50,10 @@ class Frames2dConfig(NetworkConfig):
 
     kind: Literal["frames2d"]
     """``frames2d``."""
-    network: str = "resnet18"
-    """``resnet18``, ``resnet50``, ``squeezenet1_1``, ``efficientnet_b0``, ``mobilenet_v3_small`` or
-    ``tiny2d``."""
+    network: Annotated[str, PathKey(prefix="hf:")] = "resnet18"
+    """``resnet18``, ``resnet50``, ``squeezenet1_1``, ``efficientnet_b0``, ``mobilenet_v3_small``, ``tiny2d``,
+    ``timm:NAME``, a backbone of timm, for which ``@224`` behind it sets another size, or ``hf:ORG/NAME``, an
+    image encoder of the Hugging Face hub, or of a folder as ``hf:./FOLDER``."""
     pooling: Pooling = "avg"
     """How the features of frames become those of the clip; ``attention`` learns each frame's weight."""
 
@@ -77,8 +68,10 @@ class Volume3dConfig(NetworkConfig):
 
     kind: Literal["volume3d"]
     """``volume3d``."""
-    network: str = "r3d_18"
-    """``r3d_18``, ``mc3_18``, ``r2plus1d_18``, ``s3d``, ``swin3d_t`` or ``tiny3d``."""
+    network: Annotated[str, PathKey(prefix="hf:")] = "r3d_18"
+    """``r3d_18``, ``mc3_18``, ``r2plus1d_18``, ``s3d``, ``swin3d_t``, ``swin3d_s``, ``swin3d_b``,
+    ``mvit_v1_b``, ``mvit_v2_s``, ``tiny3d``, or ``hf:ORG/NAME``, a video transformer of the Hugging Face
+    hub, or of a folder as ``hf:./FOLDER``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -157,27 +150,31 @@ class NeuralExperiment(ExperimentConfig):
         return self.model_copy(update={"data": data, "train": train})
 
     def own_range(self, path: str) -> Dimension | None:
+        spec = spec_of(self.model.network)
+        if path == "data.frames" and spec.max_frames == spec.min_frames:
+            return Choice(choices=(spec.min_frames,))
         if path != "model.frozen_stages":
             return None
-        return Range(low=0, high=len(NETWORKS[self.model.network].stages))
+        return Range(low=0, high=len(spec.stages))
 
     def notes(self, train: int, val: int) -> list[str]:
-        """What the activation cache is going to hold of so many clips."""
+        """Under which licence weights stand, and what the activation cache will hold of so many clips."""
         model, settings = self.model, self.train
+        notes = networks.licence_notes(model.network, model.weights)
         if settings.cache == "off" or model.frozen_stages == 0 or model.frozen_norm == "train":
-            return []
+            return notes
         from vidclf.models.neural import kept_bytes  # torch takes seconds
 
         views = settings.views * train + model.eval_views * val
         needed = views * kept_bytes(self)
         room = cache.free_bytes()
-        stages = list(NETWORKS[model.network].stages)[: model.frozen_stages]
+        stages = list(spec_of(model.network).stages)[: model.frozen_stages]
         note = f"frozen {', '.join(stages)}: run once for each of {views} views and kept, {decimal(needed)}"
         if needed > room:
             note += f", of which {decimal(room)} fit (VIDCLF_CACHE_GB); the rest is computed in each epoch"
         if settings.views == 0:
             note += "; training views are new in each epoch: train.views = 4 would give four a clip to keep"
-        return [note]
+        return [*notes, note]
 
     def check_weights(self) -> None:
         if self.model.weights != "none":

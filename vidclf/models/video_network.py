@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.models.networks import NETWORKS, FrozenNorm, Pooling
+from vidclf.models.networks import FrozenNorm, Pooling, provider, spec_of
 from vidclf.models.weights import load_backbone
 
 
@@ -66,8 +66,8 @@ class VideoNetwork(nn.Module):
     of volumes averages over both at once.
 
     Args:
-        network: Key into `NETWORKS`.
-        weights: ``pretrained``, ``none``, or a file of the torchvision network.
+        network: Its name, see `spec_of`.
+        weights: ``pretrained``, ``none``, or a file of the network's.
         classes: Outputs.
         dropout: Probability that a pooled feature is dropped in training.
         frozen_stages: How many stages from the input on never change.
@@ -95,10 +95,8 @@ class VideoNetwork(nn.Module):
         pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        spec, backbone = NETWORKS[network], load_backbone(network, weights)
-        self.stages = nn.Sequential(
-            OrderedDict({name: _joined(backbone, paths) for name, paths in spec.stages.items()})
-        )
+        spec, backbone = spec_of(network), load_backbone(network, weights)
+        self.stages = nn.Sequential(OrderedDict(_stages(network, backbone)))
         self.pooling = _pooling(spec.dims, pooling, spec.width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(spec.width, classes))
         self.dims, self.width = spec.dims, spec.width
@@ -154,10 +152,16 @@ class VideoNetwork(nn.Module):
         if not len(stages):
             return inputs
         if self.dims == 3:
-            volumes: Tensor = stages(inputs.contiguous(memory_format=self.memory_format))
+            volumes: Tensor = stages(self._laid_out(inputs))
             return volumes
-        frames: Tensor = stages(inputs.flatten(0, 1).contiguous(memory_format=self.memory_format))
+        frames: Tensor = stages(self._laid_out(inputs.flatten(0, 1)))
         return frames.reshape(*inputs.shape[:2], *frames.shape[1:])
+
+    def _laid_out(self, maps: Tensor) -> Tensor:
+        """Maps in the layout of the network; tokens, which have no channels before positions, as they are."""
+        if maps.dim() != self.dims + 2:
+            return maps
+        return maps.contiguous(memory_format=self.memory_format)
 
 
 class ProbabilityGraph(nn.Module):
@@ -205,6 +209,12 @@ def multiply_accumulates(network: str, pooling: Pooling, classes: int, frames: i
         built.eval()(torch.empty(1, frames, 3, size, size))
     # It counts a multiplication and the addition after it as two.
     return int(counter.get_total_flops()) // 2
+
+
+def _stages(network: str, backbone: nn.Module) -> Mapping[str, nn.Module]:
+    if known := provider(network):
+        return known.stages(backbone)
+    return {name: _joined(backbone, paths) for name, paths in spec_of(network).stages.items()}
 
 
 def _joined(backbone: nn.Module, paths: tuple[str, ...]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Pretrained weights: from torchvision, or from a file."""
+"""Pretrained weights: those published for a network, or from a file."""
 
 import contextlib
 import pickle
@@ -14,26 +14,33 @@ from torch import Tensor, nn
 from vidclf.data import remote
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
-from vidclf.models.networks import NETWORKS, published_weights
+from vidclf.models.networks import provider, published_weights, spec_of
 from vidclf.models.own_networks import build_network
 from vidclf.models.saved import check_archive
 
+_NESTED = ("state_dict", "model_state_dict", "model", "network", "module", "checkpoint")
+"""Where training scripts put a state dict in what they save."""
+
 
 def load_backbone(network: str, weights: str) -> nn.Module:
-    """The torchvision network with all weights but its head's taken from ``weights``.
+    """The network with all weights but its head's taken from ``weights``.
 
     Raises:
-        InputError: The weights cannot be had, or don't fit.
+        InputError: The weights cannot be had, don't fit, or are not numbers.
     """
     backbone = build_network(network)
     if weights == "none":
         return backbone
-    given = (
-        _downloaded_weights(network) if weights == "pretrained" else _read_weights(remote.local_file(weights))
-    )
-    head = f"{NETWORKS[network].head}."
-    given = {name: values for name, values in given.items() if not name.startswith(head)}
-    wanted = {name: values for name, values in backbone.state_dict().items() if not name.startswith(head)}
+    known, said = provider(network), f"model.weights = {weights!r}"
+    if weights != "pretrained":
+        given = _unprefixed(_read_weights(remote.local_file(weights)), backbone)
+        given = known.fitted(backbone, given) if known else given
+    else:
+        given = known.published(network) if known else _downloaded_weights(network)
+    heads = spec_of(network).head
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    given = {name: values for name, values in given.items() if not name.startswith(heads)}
+    wanted = {name: values for name, values in backbone.state_dict().items() if not name.startswith(heads)}
     # Files older than torch 0.4.1 don't count batches; torch fills the counters in.
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
@@ -41,9 +48,27 @@ def load_backbone(network: str, weights: str) -> nn.Module:
     if missing or unexpected or misshapen:
         groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
         details = "; ".join(f"{word}: {_some(names)}" for word, names in groups.items() if names)
-        raise InputError(f"model.weights = {weights!r} does not fit model.network = {network!r}: {details}")
+        raise InputError(f"{said} does not fit model.network = {network!r}: {details}")
+    if broken := [name for name, values in given.items() if not values.isfinite().all()]:
+        raise InputError(f"{said} holds values that are NaN or infinite: {_some(broken)}")
     backbone.load_state_dict(given, strict=False)
     return backbone
+
+
+def _unprefixed(given: Mapping[str, Tensor], backbone: nn.Module) -> Mapping[str, Tensor]:
+    """The weights of the backbone by its own names, where all have a prefix more, as ``module.``.
+
+    It is what wrappers put before each name (``module.``, ``_orig_mod.``), or the name of the backbone
+    in a larger network, whose other weights are left out.
+    """
+    wanted = list(backbone.state_dict())
+    if not wanted or any(name in given for name in wanted):
+        return given
+    prefixes = {name.removesuffix(wanted[0]) for name in given if name.endswith(f".{wanted[0]}")}
+    for prefix in sorted(prefixes, key=len):
+        if all(prefix + name in given for name in wanted if not name.endswith("num_batches_tracked")):
+            return {name.removeprefix(prefix): given[name] for name in given if name.startswith(prefix)}
+    return given
 
 
 def _some(names: list[str]) -> str:
@@ -90,9 +115,12 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
             f"model.weights: {named(path)}: not a file of weights, or one that was cut; expected what "
             "torch.save or safetensors writes of a state dict"
         ) from None
-    if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
+    while isinstance(state, Mapping) and (inner := next((key for key in _NESTED if key in state), None)):
+        state = state[inner]
+    if not (isinstance(state, Mapping) and state and all(isinstance(one, Tensor) for one in state.values())):
+        keys = f" (it holds {_some([str(key) for key in state])})" if isinstance(state, Mapping) else ""
         raise InputError(
-            f"model.weights: {named(path)}: not a state dict: expected what "
+            f"model.weights: {named(path)}: not a state dict{keys}: expected what "
             "torch.save(network.state_dict()) writes"
         )
     return state

@@ -16,7 +16,8 @@ from mlflow.models import Model
 
 from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
-from vidclf.models.saved import check_folder
+from vidclf.models.networks import packages
+from vidclf.models.saved import check_folder, read_card
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import locked
 from vidclf.tracking.deliverer import Deliverer
@@ -41,7 +42,7 @@ REQUIREMENTS = (
     "torch",
     "torchvision",
 )
-"""What a served model imports; pinned to what is installed, as guessing them costs MLflow seconds."""
+"""What every served model imports; pinned to what is installed, as guessing them costs MLflow seconds."""
 _EXAMPLE, _SERVING_EXAMPLE = "input_example.json", "serving_input_example.json"
 """MLflow's names of the example that it shows, and of the request with it that it sends."""
 
@@ -123,6 +124,8 @@ def example_input() -> list[str]:
 
 
 def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
+    described = read_card(attempt.model).experiment.get("model", {})
+    imported = [*REQUIREMENTS, *packages(described.get("network"))]
     with warnings.catch_warnings(record=True):  # mlflow remarks that an answer's values differ in type
         mlflow.pyfunc.save_model(
             package,
@@ -130,7 +133,7 @@ def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
             artifacts={"model": str(attempt.model)},
             code_paths=[str(_PACKAGE)],
             # Without what names a build, as +cu132: another machine wants its own.
-            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
+            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in imported],
             mlflow_model=Model(
                 artifact_path=model.artifact_location,
                 run_id=model.source_run_id,

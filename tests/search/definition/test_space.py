@@ -142,16 +142,19 @@ def test_what_a_network_has_not_is_no_part_of_its_space(network: str, tmp_path: 
     space({"model.frozen_stages": {"low": 0, "high": depth}}, bases)
     vouched = space({"model.frozen_stages": "default"}, bases).dimensions["base", "model.frozen_stages"]
     assert vouched == config.Range(low=0, high=depth)
-    space({"data.size": {"choices": [smallest, 112]}}, bases)
+    fitting = spec.max_size or 112
+    space({"data.size": {"choices": sorted({smallest, fitting})}}, bases)
     refused = problems({"model.frozen_stages": {"low": 0, "high": depth + 1}}, bases)
     assert f"frozen_stages = {depth + 1}, but {network} has {depth} stages" in refused
-    refused = problems({"data.size": {"choices": [smallest - 1, 112]}}, bases)
+    refused = problems({"data.size": {"choices": [smallest - 1, fitting]}}, bases)
     limit = f"{network} takes no less than {smallest} pixels" if spec.min_size > 16 else "equal to 16"
+    limit = f"{network} takes {smallest} pixels only" if spec.max_size else limit
     assert limit in refused
     fewest = spec.min_frames
     if fewest > 1:
         refused = problems({"data.frames": {"low": fewest - 1, "high": 16}}, bases)
-        assert f"{network} takes no fewer than {fewest}" in refused
+        least = f"{fewest} only" if spec.max_frames else f"no fewer than {fewest}"
+        assert f"{network} takes {least}" in refused
 
 
 def test_values_that_exclude_each_other_are_refused_before_the_first_trial(tmp_path: Path) -> None:

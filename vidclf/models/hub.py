@@ -1,0 +1,58 @@
+"""The Hugging Face hub, from which networks of other libraries come."""
+
+import contextlib
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+from huggingface_hub import constants
+
+from vidclf.exceptions import InputError
+
+_SECONDS = 5
+"""In which the hub should answer."""
+
+
+def endpoint() -> str:
+    """The hub's address."""
+    return str(constants.ENDPOINT)
+
+
+@contextlib.contextmanager
+def downloads(what: str, cure: str) -> Iterator[None]:
+    """What is asked of the hub inside comes from its cache where the hub does not answer.
+
+    Otherwise its client would try for a minute. What it prints goes to stderr.
+
+    Args:
+        what: The thing that is wanted.
+        cure: What to do where it cannot be had.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    offline, reason = constants.HF_HUB_OFFLINE, ""
+    if not (offline or _answers(endpoint())):
+        constants.HF_HUB_OFFLINE = True
+        reason = f"{endpoint()} does not answer, and it is not in {constants.HF_HUB_CACHE}"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # of the libraries, the hub's client and its client, safetensors, torch
+        reason = reason or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what} could not be downloaded or read ({reason}); {cure}") from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
