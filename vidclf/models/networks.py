@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum  # torchvision takes seconds
 
 FrozenNorm = Literal["eval", "train"]
-Pooling = Literal["avg", "max", "attention"]
+Pooling = Literal["avg", "max", "attention", "gru", "conv", "transformer"]
 Stages = Mapping[str, tuple[str, ...]]
 
 
