@@ -192,7 +192,7 @@ def test_an_entry_never_loses_its_remark(manifest: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         synced(file)
 
-    def short(path: Path, grid: int, side: int) -> video.Clip:
+    def short(path: Path, grid: int, side: int, **_: float) -> video.Clip:
         return video.Clip(real(path, grid, side).frames, 10, 8)
 
     monkeypatch.setattr(video, "decode", short)
@@ -209,7 +209,7 @@ def test_every_bad_clip_is_named_and_short_ones_are_warned_of(
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     real = video.decode
 
-    def declares_more(path: Path, grid: int, side: int) -> video.Clip:
+    def declares_more(path: Path, grid: int, side: int, **_: float) -> video.Clip:
         clip = real(path, grid, side)
         return video.Clip(clip.frames, 10 if path == paths[2] else clip.declared, clip.decoded)
 
@@ -245,3 +245,19 @@ def test_a_clip_without_a_group_is_its_own(manifest: Path) -> None:
     manifest.write_text(text)
     groups = ClipSet.of_split(read_manifest(manifest), "train", ClipStore(6, 16)).groups
     assert len(set(groups)) == 3
+
+
+def test_later_pictures_are_kept_beside_the_frames_and_only_where_asked_for(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = read_manifest(manifest).entries[0].clip_path
+    plain, paired = ClipStore(6, 16), ClipStore(6, 16, apart=0.08)
+    frames = plain.read(path)
+    assert cache.usage().bytes["clips"] == frames.nbytes + 128  # numpy's header
+    decoded = paired.read(path)
+    assert cache.usage().bytes["clips"] == frames.nbytes * 4 // 3 + 256
+    monkeypatch.setattr(video, "decode", None)
+    assert paired.build([path]) == []
+    np.testing.assert_array_equal(paired.read(path), decoded)
+    np.testing.assert_array_equal(plain.read(path), decoded[..., :3])
+    assert paired.predicted_bytes(path) == frames.nbytes * 4 // 3

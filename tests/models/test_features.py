@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidclf.data.video import Frames
-from vidclf.models.features import FEATURES, compute_features
+from vidclf.models.features import FEATURES, Pixels, compute_features
 
 LENGTHS = {
     "hog": 2592,
@@ -289,3 +289,38 @@ def test_changed_values_have_another_version(name: str) -> None:
     fingerprint = values @ np.cos(np.arange(len(values)))
     assert FEATURES[name].version == FINGERPRINTS[name][0]
     assert fingerprint == pytest.approx(FINGERPRINTS[name][1], rel=0.01)
+
+
+def test_flow_of_pairs_does_not_depend_on_how_far_frames_are_apart() -> None:
+    def pairs(every: int) -> Frames:
+        """Of each so many-th frame and the next one of a clip."""
+        grey = Pixels(moving_square((2, 0), frames=25)).grey
+        return np.stack([grey[:-1:every], grey[1::every]], axis=-1)
+
+    clip = moving_square((2, 0), frames=25)
+    by_pairs, by_frames = (
+        [compute_features(clip[::every], ["flow"], given)["flow"][-3] for every, given in settings]
+        for settings in ([(1, pairs(1)), (4, pairs(4))], [(1, None), (4, None)])
+    )
+    assert by_pairs[1] == pytest.approx(by_pairs[0], rel=0.1)
+    assert by_frames[1] > 2 * by_frames[0]
+
+
+def test_a_last_frame_that_is_its_own_later_picture_is_left_out() -> None:
+    grey = Pixels(moving_square((4, 0))).grey
+    pairs = np.stack([grey, grey[[*range(1, 8), 7]]], axis=-1)
+    np.testing.assert_array_equal(
+        Pixels(moving_square((4, 0)), pairs).flow, Pixels(moving_square((4, 0))).flow
+    )
+    still = Pixels(moving_square((4, 0), 1), np.stack([grey[:1]] * 2, axis=-1)).flow
+    assert (still.shape, still.any()) == ((1, 112, 112, 2), False)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("name", ["hof", "color", "difference"])
+def test_a_pyramid_is_the_clip_and_its_halves(name: str, frames: int) -> None:
+    clip = moving_square((4, 0), frames)
+    pyramid = compute_features(clip, [name], pyramid=True)[name]
+    half = -(-frames // 2)
+    parts = [vector(name, part) for part in (clip, clip[:half], clip[frames - half :])]
+    np.testing.assert_array_equal(pyramid, np.concatenate(parts))

@@ -34,41 +34,60 @@ class ClipStore:
     Attributes:
         grid: Instants a clip, see `video.decode`.
         store_side: Upper limit of the short side in pixels.
+        apart: Seconds to the later pictures that are kept too, see `video.assembled`; 0: none are.
     """
 
     grid: int
     store_side: int
+    apart: float = 0.0
 
     def entry(self, path: Path) -> Path:
         """The file that holds the decoded clip, whether it exists or not."""
         return cache.entry("clips", content_digest(path), video.DECODER, self.grid, self.store_side)
 
+    def _later_entry(self, path: Path) -> Path:
+        made_from = content_digest(path), video.DECODER, self.grid, self.store_side
+        return cache.entry("clips", *made_from, "later", self.apart)
+
+    def holds(self, path: Path) -> bool:
+        """Whether all that is read of the clip is stored."""
+        return self.entry(path).exists() and (not self.apart or self._later_entry(path).exists())
+
     def read(self, path: Path) -> Frames:
-        """The clip's grid, uint8 (T, H, W, 3), read-only.
+        """The clip's grid, uint8 (T, H, W, 3), with later pictures (T, H, W, 4), read-only.
 
         Raises:
             ClipError: As `video.decode`.
         """
-        entry = self.entry(path)
-        frames: Frames | None = cache.load(entry, "r")
-        return self._decode(path, entry).frames if frames is None else frames
+        frames: Frames | None = cache.load(self.entry(path), "r")
+        if frames is None or not self.apart:
+            return self._decode(path).frames if frames is None else frames
+        later: Frames | None = cache.load(self._later_entry(path), "r")
+        if later is None:
+            return self._decode(path).frames
+        return np.concatenate([frames, later[..., None]], axis=3)
 
-    def _decode(self, path: Path, entry: Path) -> video.Clip:
+    def _decode(self, path: Path) -> video.Clip:
         """Decodes the clip, and keeps it where there is room."""
-        clip = video.decode(path, self.grid, self.store_side)
+        entry = self.entry(path)
+        clip = video.decode(path, self.grid, self.store_side, apart=self.apart)
         clip.frames.flags.writeable = False
         if clip.remark:
             # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
-        cache.save(entry, clip.frames)
+        if not entry.exists():  # without later pictures, perhaps
+            cache.save(entry, clip.frames[..., :3])
+        if self.apart:
+            cache.save(self._later_entry(path), clip.frames[..., 3])
         return clip
 
     def predicted_bytes(self, path: Path) -> int:
         """About how many bytes the decoded clip takes, by its file's header; 0 where that says nothing."""
         width, height, frames = video.outline(path)
         scale = min(1.0, self.store_side / max(1, min(width, height)))
-        return round(width * scale) * round(height * scale) * 3 * min(frames or self.grid, self.grid)
+        channels = 3 + (self.apart > 0)
+        return round(width * scale) * round(height * scale) * channels * min(frames or self.grid, self.grid)
 
     def build(self, paths: Sequence[Path], progress: Advance = silent) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
@@ -87,14 +106,14 @@ class ClipStore:
         def build(path: Path) -> tuple[str, str]:
             try:
                 entry = self.entry(path)
-                remark = _stored_remark(entry) if entry.exists() else self._decode(path, entry).remark
+                remark = _stored_remark(entry) if self.holds(path) else self._decode(path).remark
             except ClipError as error:
                 return str(error), ""
             finally:
                 progress()
             return "", f"{named(path)}: {remark}" if remark else ""
 
-        lacking = [path for path in paths if not self.entry(path).exists()]
+        lacking = [path for path in paths if not self.holds(path)]
         needed = sum(map(self.predicted_bytes, lacking))
         if needed > _WORTH_TELLING:
             logger.info(
@@ -108,7 +127,7 @@ class ClipStore:
                 *problems, "Mend these; or vidclf data check MANIFEST.csv --drop clean.csv leaves them out."
             )
         warnings = [warning for _, warning in outcomes if warning]
-        left_out = sum(not self.entry(path).exists() for path in lacking)
+        left_out = sum(not self.holds(path) for path in lacking)
         if left_out:
             why = (
                 f"do not fit into the cache: raise VIDCLF_CACHE_GB (now {cache.limit_bytes() / 1e9:.1f}), or "
@@ -139,7 +158,7 @@ class ClipSet:
         labels: Index into ``classes`` for each clip, shape (clips,); -1 where unknown.
         groups: Group of each clip, unique per clip where the manifest names none.
         classes: All classes of the data set, sorted.
-        read: Grid of the clip at a path, uint8 (T, H, W, 3).
+        read: Grid of the clip at a path, uint8 (T, H, W, 3), or with later pictures (T, H, W, 4).
         store: Where the clips are kept, so that what is derived from them may be kept too; ``None``:
             everything is computed at each access.
     """
@@ -156,12 +175,20 @@ class ClipSet:
 
     def grid(self, index: int) -> Frames:
         """The stored frames of clip ``index``, uint8 (T, H, W, 3)."""
-        return self.read(self.paths[index])
+        return self.read(self.paths[index])[..., :3]
 
     def frames(self, index: int, count: int) -> Frames:
         """``count`` frames of clip ``index`` at the midpoints of equal parts, uint8 (count, H, W, 3)."""
         grid = self.grid(index)
         return grid[sampling.sample_indices(len(grid), count)]
+
+    def pairs(self, index: int, count: int) -> Frames:
+        """Of each different one of `frames` its luma and that of the later picture, uint8 (n, H, W, 2)."""
+        grid = self.read(self.paths[index])
+        chosen = grid[np.unique(sampling.sample_indices(len(grid), count))]
+        if chosen.shape[3] != 4:
+            raise ValueError("these clips were read without later pictures")
+        return np.stack([video.luma(chosen[..., :3]), chosen[..., 3]], axis=3)
 
     @classmethod
     def of_split(cls, manifest: Manifest, split: Split, store: ClipStore) -> Self:
@@ -179,7 +206,9 @@ class ClipSet:
         )
 
     @classmethod
-    def of_files(cls, paths: Iterable[Path], classes: tuple[str, ...], grid: int, store_side: int) -> Self:
+    def of_files(
+        cls, paths: Iterable[Path], classes: tuple[str, ...], grid: int, store_side: int, apart: float = 0.0
+    ) -> Self:
         """Unlabelled files, decoded at each access and never stored: what serving and latency see."""
         paths = tuple(paths)
         return cls(
@@ -187,5 +216,5 @@ class ClipSet:
             labels=np.full(len(paths), -1, dtype=np.int64),
             groups=tuple(path.as_posix() for path in paths),
             classes=classes,
-            read=lambda path: video.decode(path, grid, store_side).frames,
+            read=lambda path: video.decode(path, grid, store_side, apart=apart).frames,
         )

@@ -7,7 +7,7 @@ clip takes this one way.
 """
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ class Clip:
     """A decoded clip.
 
     Attributes:
-        frames: The grid, shape (T, H, W, 3), T at most the grid's size.
+        frames: The grid, shape (T, H, W, 3), T at most the grid's size; see `assembled` for a fourth channel.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
     """
@@ -78,7 +78,9 @@ def shortfall(declared: int | None, decoded: int) -> str:
     return f"{decoded} of {declared} declared frames"
 
 
-def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUNDED) -> Clip:
+def decode(
+    path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUNDED, *, apart: float = 0.0
+) -> Clip:
     """The clip at ``path``, reduced to its grid.
 
     Args:
@@ -86,20 +88,27 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
         grid: Number of instants over the duration; a clip of fewer frames at a constant rate keeps them all.
         store_side: Upper limit of the short side in pixels; frames are never enlarged.
         bounds: Beyond them a clip is refused.
+        apart: Seconds after each picture at which a later one is taken, see `assembled`; 0: none.
 
     Raises:
         ClipError: The file is unreadable, holds no frame, its pictures are damaged, or it is out of bounds.
     """
-    return _decoded(path, grid, store_side, bounds)[0]
+    return _decoded(path, grid, store_side, bounds, apart=apart)[0]
 
 
 def survey(path: Path, grid: int, store_side: int) -> "tuple[Clip, VideoInfo]":
     """As `decode`, with what there is to know of the file, and no error of a decoder's own threads unseen."""
-    return _decoded(path, grid, store_side, UNBOUNDED, "NONE")
+    return _decoded(path, grid, store_side, UNBOUNDED, threads="NONE")
 
 
 def _decoded(
-    path: Path, grid: int, store_side: int, bounds: DecodeLimits, threads: Literal["NONE"] | None = None
+    path: Path,
+    grid: int,
+    store_side: int,
+    bounds: DecodeLimits,
+    *,
+    threads: Literal["NONE"] | None = None,
+    apart: float = 0.0,
 ) -> "tuple[Clip, VideoInfo]":
     times: list[float | None] = []
     pictures: dict[int, Frames] = {}
@@ -108,7 +117,7 @@ def _decoded(
     with open_video(path, bounds) as video:
         video.stream.thread_type = threads or video.stream.thread_type
         reduced = _Reduction(store_side, _pixel_ratio(video.stream))
-        likely = sampling.likely_indices(video.declared, grid)
+        likely = sampling.likely_indices(video.declared, grid, video.rate, apart)
         for index, (time, frame) in enumerate(video.frames()):
             times.append(time)
             if likely is None and room > 0:
@@ -119,11 +128,13 @@ def _decoded(
             elif index in likely:
                 pictures[index] = reduced(frame)
         seconds = sampling.frame_times(times, video.rate)
-        indices = sampling.grid_indices(seconds, grid).tolist()
-        pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
+        indices = sampling.grid_indices(seconds, grid)
+        later = sampling.later_indices(seconds, indices, apart) if apart else indices[:0]
+        wanted = {*indices.tolist(), *later.tolist()}
+        pictures |= {index: reduced(held[index]) for index in wanted & held.keys()}
         rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
-    if not pictures.keys() >= set(indices):
-        pictures = _second_pass(path, indices, reduced)
+    if not pictures.keys() >= wanted:
+        pictures = _second_pass(path, wanted, reduced)
     width, height = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
     if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
         notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
@@ -137,7 +148,29 @@ def _decoded(
         decoded=video.decoded,
         notes=tuple(notes),
     )
-    return Clip(stacked([pictures[index] for index in indices]), video.declared, len(times)), info
+    frames = assembled(pictures, indices, later)
+    return Clip(frames, video.declared, len(times)), info
+
+
+def assembled(
+    pictures: Mapping[int, Frames] | Sequence[Frames], indices: NDArray[np.int64], later: NDArray[np.int64]
+) -> Frames:
+    """The pictures at ``indices`` as one array, (T, H, W, 3).
+
+    Where ``later`` is not empty, it names a second picture for each of them, whose luma is a fourth channel:
+    motion is then seen between pictures that are a fixed time apart, however long the clip is.
+    """
+    frames = stacked([pictures[index] for index in (*indices.tolist(), *later.tolist())])
+    if not len(later):
+        return frames
+    first, second = np.split(frames, 2)
+    return np.concatenate([first, luma(second)[..., None]], axis=3)
+
+
+def luma(frames: Frames) -> Frames:
+    """Grey pictures (T, H, W) of RGB ones."""
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    return np.stack(grey).astype(np.uint8, copy=False)
 
 
 def stacked(pictures: Sequence[Frames]) -> Frames:
@@ -224,8 +257,7 @@ def _pixel_ratio(stream: "av.VideoStream") -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Frames]:
-    wanted = set(indices)
+def _second_pass(path: Path, wanted: Set[int], reduced: "_Reduction") -> dict[int, Frames]:
     with open_video(path) as video:
         return {index: reduced(frame) for index, (_, frame) in enumerate(video.frames()) if index in wanted}
 

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 
 from vidclf.config import Dimension, PathKey, Section
 from vidclf.data.clips import ClipSet
-from vidclf.data.video import Frames
 from vidclf.progress import Advance
 
 if TYPE_CHECKING:
+    from vidclf.models.features import Pixels
     from vidclf.models.video_network import ExportableNetwork  # torch takes a second
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -83,8 +83,8 @@ class FeatureClassifier(Protocol):
     def probabilities(self, values: NDArray[np.float64]) -> Probabilities:
         """Class probabilities from the values of all blocks side by side, shape (clips, classes)."""
 
-    def view(self, clips: ClipSet, index: int) -> Frames:
-        """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
+    def pixels(self, clips: ClipSet, index: int) -> "Pixels":
+        """Clip ``index`` as the features see it."""
 
 
 _LARGEST = 4096
@@ -109,6 +109,9 @@ class DataConfig(Section):
     """Instants of a clip that are decoded and stored."""
     store_side: int = Field(256, ge=16, le=_LARGEST)
     """Upper limit of the stored frames' short side in pixels."""
+    flow_seconds: float = Field(0.0, ge=0, le=10)
+    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take a
+    third more room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
     folds: int = Field(0, ge=0)
     """Folds of whole groups that train and val are split into anew; 0: as the manifest says."""
     fold: int = Field(0, ge=0)
@@ -171,6 +174,11 @@ class ExperimentConfig(Section):
     def seeded(self) -> bool:
         """Whether another seed makes another model; where none does, repeats by seed are one run."""
         return True
+
+    @property
+    def apart(self) -> float:
+        """``data.flow_seconds`` where the model looks at flow, else 0: no later pictures are kept."""
+        return 0.0
 
     def resolved(self) -> Self:
         """This config with every ``auto`` and weight-dependent default replaced by its value here."""

@@ -15,7 +15,7 @@ from vidclf.models.features import DEEP, FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.progress import Advance
 
-_TIMED = ("features", "network", "trees", "iterations")
+_TIMED = ("features", "pyramid", "network", "trees", "iterations")
 """Keys of ``[model]`` that latency depends on, beside ``kind``."""
 
 
@@ -50,6 +50,9 @@ class ClassicalConfig(ModelConfig):
     pca: int | float = 0
     """Principal components: 0: none; 1 and above: so many, or as many as clips and values allow; below 1:
     the share of the variance that they keep at least."""
+
+    pyramid: bool = False
+    """Of every feature but ``deep`` the values of the clip, then those of its first and its second half."""
 
     @field_validator("features")
     @classmethod
@@ -215,7 +218,13 @@ class ClassicalExperiment(ExperimentConfig):
     @property
     def framing(self) -> Framing:
         """The frames and pixels that the features see."""
-        return Framing(self.data.frames, *self.model.preprocessing().edges(self.data.size, self.data.resize))
+        edges = self.model.preprocessing().edges(self.data.size, self.data.resize)
+        return Framing(self.data.frames, *edges, self.apart, self.model.pyramid)
+
+    @property
+    def apart(self) -> float:
+        moving = any(FEATURES[name].flow for name in self.model.features if name != DEEP)
+        return self.data.flow_seconds if moving else 0.0
 
     @property
     def seeded(self) -> bool:
@@ -256,6 +265,7 @@ class ClassicalExperiment(ExperimentConfig):
             "data.resize": self.framing.resize,
             "data.grid": self.data.grid,
             "data.store_side": self.data.store_side,
+            "data.flow_seconds": self.apart,
         }
 
 

@@ -38,6 +38,8 @@ STILL = 0.005
 """Motion between two frames below this share of the frame's edge counts as none."""
 _UNIFORM = 0.03
 """Motion that changes by less, in pixels a pixel, counts as uniform."""
+_IN_PAIRS = 0.25
+"""Both are as much smaller where pictures are a fixed time apart: a twelfth of a second, not a third."""
 _COLOR_CELLS = 3
 _HUES, _SHADES = 8, 3
 """Bins of the hue, the first centred on red; bins of the saturation and of the value."""
@@ -61,9 +63,12 @@ class Pixels:
 
     Attributes:
         frames: RGB, uint8 (T, S, S, 3).
+        pairs: Grey values of two pictures a fixed time apart at each instant, uint8 (n, S, S, 2), for the
+            flow; ``None``: it is taken from each frame to the next.
     """
 
     frames: Frames
+    pairs: Frames | None = None
 
     @cached_property
     def grey(self) -> NDArray[np.uint8]:
@@ -74,15 +79,27 @@ class Pixels:
 
     @cached_property
     def flow(self) -> NDArray[np.float32]:
-        """Motion in pixels (right, down) from each frame to the next, shape (max(T - 1, 1), S, S, 2).
+        """Motion in pixels (right, down) in each pair, or from each frame to the next; float32 (n, S, S, 2).
 
-        Dense flow by DIS (Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016).
+        Dense flow by DIS (Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016). One
+        frame has none; nor has the last of a file, which is its own later picture and is left out.
         """
-        flow = np.zeros((max(len(self.grey) - 1, 1), *self.grey.shape[1:], 2), dtype=np.float32)
+        if self.pairs is None:
+            before, after = self.grey[:-1], self.grey[1:]
+        else:
+            before, after = np.ascontiguousarray(np.moveaxis(self.pairs, -1, 0))
+            if np.array_equal(before[-1], after[-1]):
+                before, after = before[:-1], after[:-1]
+        flow = np.zeros((max(len(before), 1), *self.grey.shape[1:], 2), dtype=np.float32)
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        for before, after, step in zip(self.grey[:-1], self.grey[1:], flow, strict=False):
-            solver.calc(before, after, step)
+        for first, second, step in zip(before, after, flow, strict=False):
+            solver.calc(first, second, step)
         return flow
+
+    @cached_property
+    def sensitivity(self) -> float:
+        """What the least motion that counts is multiplied by: pictures of a pair are nearer to each other."""
+        return 1.0 if self.pairs is None else _IN_PAIRS
 
 
 def gradient_histograms(pixels: Pixels) -> Vector:
@@ -126,7 +143,7 @@ def flow_orientations(pixels: Pixels) -> Vector:
         pixels that move in each of 8 directions, clockwise from the right as seen on the screen, and of
         those that stand still: 9 values that sum to 1.
     """
-    return _orientation_shares(pixels.flow, STILL * pixels.frames.shape[1])
+    return _orientation_shares(pixels.flow, STILL * pixels.sensitivity * pixels.frames.shape[1])
 
 
 def flow_histograms(pixels: Pixels) -> Vector:
@@ -166,7 +183,7 @@ def motion_boundaries(pixels: Pixels) -> Vector:
     shares = []
     for motion in np.moveaxis(pixels.flow, -1, 0):
         down, right = np.gradient(motion, axis=(1, 2))
-        shares.append(_orientation_shares(np.stack([right, down], axis=-1), _UNIFORM))
+        shares.append(_orientation_shares(np.stack([right, down], axis=-1), _UNIFORM * pixels.sensitivity))
     return np.concatenate(shares)
 
 
@@ -260,21 +277,23 @@ class FeatureSpec:
     Attributes:
         compute: Its vector.
         version: Raised with every change to its values.
+        flow: Whether it looks at `Pixels.flow`.
         histogram: Whether it consists of histograms alone, each at least 0 with a sum of 1: what the chi2
             and the intersection kernel are made for.
     """
 
     compute: Callable[[Pixels], Vector]
     version: int = 1
+    flow: bool = False
     histogram: bool = False
 
 
 FEATURES: dict[str, FeatureSpec] = {
     # At least 0, but no histogram: normalised by L2 (a flat block is all 0), and half of it deviations.
     "hog": FeatureSpec(gradient_histograms),
-    "flow": FeatureSpec(flow_histograms),
-    "hof": FeatureSpec(flow_orientations, histogram=True),
-    "mbh": FeatureSpec(motion_boundaries, histogram=True),
+    "flow": FeatureSpec(flow_histograms, flow=True),
+    "hof": FeatureSpec(flow_orientations, flow=True, histogram=True),
+    "mbh": FeatureSpec(motion_boundaries, flow=True, histogram=True),
     "color": FeatureSpec(color_histograms, histogram=True),
     "lbp": FeatureSpec(binary_patterns, histogram=True),
     "difference": FeatureSpec(frame_differences),
@@ -282,13 +301,30 @@ FEATURES: dict[str, FeatureSpec] = {
 }
 
 
-def compute_features(frames: Frames, names: Sequence[str]) -> dict[str, Vector]:
+def compute_features(
+    frames: Frames, names: Sequence[str], pairs: Frames | None = None, *, pyramid: bool = False
+) -> dict[str, Vector]:
     """Features of `FEATURES` by name, of one clip's square RGB frames, uint8 (T, S, S, 3).
 
     What several of them need is computed once.
+
+    Args:
+        frames: The clip's.
+        names: The features.
+        pairs: As of `Pixels`.
+        pyramid: Give each feature of the clip, then of its first and its second half, as one vector
+            (Lazebnik, Schmid and Ponce, "Beyond bags of features", CVPR 2006, over time).
     """
-    pixels = Pixels(frames)
-    return {name: FEATURES[name].compute(pixels) for name in names}
+    parts = [(frames, pairs)]
+    if pyramid:
+        parts += zip(_halves(frames), (None, None) if pairs is None else _halves(pairs), strict=True)
+    pixels = [Pixels(*part) for part in parts]
+    return {name: np.concatenate([FEATURES[name].compute(part) for part in pixels]) for name in names}
+
+
+def _halves(frames: Frames) -> tuple[Frames, Frames]:
+    """The first and the second half over time; they share the middle one of an odd number."""
+    return frames[: (len(frames) + 1) // 2], frames[len(frames) // 2 :]
 
 
 def _orientation_shares(vectors: NDArray[np.float32], least: float) -> Vector:
