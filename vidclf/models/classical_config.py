@@ -38,7 +38,8 @@ class ClassicalConfig(ModelConfig):
 
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
-    ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
+    ``history``, ``moments``, ``glcm``, ``gabor``, ``edges``, ``tracks``, ``change``, or ``deep``,
+    the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
     network: str | None = None
     """With ``deep``: a key of `vidclf.models.networks.NETWORKS`."""
     weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
