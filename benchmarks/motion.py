@@ -41,8 +41,8 @@ def macro_f1(train: Sequence[Entry], judged: Sequence[Entry], frames: int, secon
     store = ClipStore(GRID, SIDE, seconds)
     sets = [ClipSet.of_entries(entries, classes, store) for entries in (train, judged)]
     tree = {
-        "data": {"manifest": "/m.csv", "frames": frames, "size": 112, "flow_seconds": seconds},
-        "model": {"kind": "svm", "features": ["hof", "mbh"], "kernel": "linear"},
+        "data": {"manifest": "/m.csv", "frames": frames, "size": 112},
+        "model": {"kind": "svm", "features": ["hof", "mbh"], "kernel": "linear", "flow_seconds": seconds},
     }
     model = MODELS["svm"].build(parse_experiment(tree, "motion"), classes)
     model.fit(sets[0], sets[1], lambda step, curves: None)

@@ -307,9 +307,9 @@ def test_resolved_and_shape() -> None:
     assert resolved.shape() == unset.shape()
     assert experiment(model__C=3.0).shape() == experiment().shape()
     assert experiment(data__frames=3).shape() != experiment().shape()
-    assert experiment(data__flow_seconds=0.1).shape() != experiment(data__flow_seconds=0.0).shape()
+    assert experiment(model__flow_seconds=0.1).shape() != experiment(model__flow_seconds=0.0).shape()
     still = {"model__features": ["hog", "color"]}
-    assert experiment(data__flow_seconds=0.1, **still).apart == 0 < experiment(data__flow_seconds=0.1).apart
+    assert experiment(model__flow_seconds=0.1, **still).apart == 0 < experiment(model__flow_seconds=0.1).apart
     assert experiment("forest", model__trees=3).shape() != experiment("forest").shape()
     assert experiment("boosting", model__iterations=3).shape() != experiment("boosting").shape()
 

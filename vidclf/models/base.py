@@ -109,9 +109,6 @@ class DataConfig(Section):
     """Instants of a clip that are decoded and stored."""
     store_side: int = Field(256, ge=16, le=_LARGEST)
     """Upper limit of the stored frames' short side in pixels."""
-    flow_seconds: float = Field(0.0, ge=0, le=10)
-    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take a
-    third more room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
     folds: int = Field(0, ge=0)
     """Folds of whole groups that train and val are split into anew; 0: as the manifest says."""
     fold: int = Field(0, ge=0)
@@ -177,7 +174,7 @@ class ExperimentConfig(Section):
 
     @property
     def apart(self) -> float:
-        """``data.flow_seconds`` where the model looks at flow, else 0: no later pictures are kept."""
+        """Seconds to the later pictures that the model takes motion from; 0: none are kept."""
         return 0.0
 
     def resolved(self) -> Self:

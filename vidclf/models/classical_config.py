@@ -52,6 +52,9 @@ class ClassicalConfig(ModelConfig):
     """Principal components: 0: none; 1 and above: so many, or as many as clips and values allow; below 1:
     the share of the variance that they keep at least."""
 
+    flow_seconds: float = Field(0.0, ge=0, le=10)
+    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take a
+    third more room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
     pyramid: bool = False
     """Of every feature but ``deep`` the values of the clip, then those of its first and its second half."""
 
@@ -225,7 +228,7 @@ class ClassicalExperiment(ExperimentConfig):
     @property
     def apart(self) -> float:
         moving = any(FEATURES[name].flow for name in self.model.features if name != DEEP)
-        return self.data.flow_seconds if moving else 0.0
+        return self.model.flow_seconds if moving else 0.0
 
     @property
     def seeded(self) -> bool:
@@ -266,7 +269,7 @@ class ClassicalExperiment(ExperimentConfig):
             "data.resize": self.framing.resize,
             "data.grid": self.data.grid,
             "data.store_side": self.data.store_side,
-            "data.flow_seconds": self.apart,
+            "model.flow_seconds": self.apart,
         }
 
 
@@ -324,6 +327,8 @@ _C = Range(low=1e-4, high=1e2, log=True)
 _SHARED_SPACE: dict[str, Dimension] = {
     "model.scale": Choice(choices=("standard", "block")),
     "model.pca": Choice(choices=(0, 0.8, 0.95)),
+    "model.flow_seconds": Choice(choices=(0.0, 0.08)),
+    "model.pyramid": Choice(choices=(False, True)),
 }
 SVM_SPACE: dict[str, Dimension] = {
     **_SHARED_SPACE,
