@@ -195,7 +195,7 @@ def test_an_entry_never_loses_its_remark(manifest: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         synced(file)
 
-    def short(path: Path, grid: int, side: int) -> video.Clip:
+    def short(path: Path, grid: int, side: int, **_: float) -> video.Clip:
         return video.Clip(real(path, grid, side).pictures, 10, 8)
 
     monkeypatch.setattr(video, "decode", short)
@@ -212,7 +212,7 @@ def test_every_bad_clip_is_named_and_short_ones_are_warned_of(
     paths = [entry.clip_path for entry in read_manifest(manifest).entries]
     real = video.decode
 
-    def declares_more(path: Path, grid: int, side: int) -> video.Clip:
+    def declares_more(path: Path, grid: int, side: int, **_: float) -> video.Clip:
         clip = real(path, grid, side)
         return video.Clip(clip.pictures, 10 if path == paths[2] else clip.declared, clip.decoded)
 
@@ -248,3 +248,25 @@ def test_a_clip_without_a_group_is_its_own(manifest: Path) -> None:
     manifest.write_text(text)
     groups = ClipSet.of_split(read_manifest(manifest), "train", ClipStore(6, 16)).groups
     assert len(set(groups)) == 3
+
+
+def test_later_pictures_are_kept_beside_the_frames_and_only_where_asked_for(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = read_manifest(manifest).entries[0].clip_path
+    plain, paired = ClipStore(6, 16), ClipStore(6, 16, apart=0.08)
+    frames = plain.read(path)
+    alone = cache.usage().bytes["clips"]
+    assert alone == plain.entry(path).stat().st_size
+    decoded = paired.read(path)
+    assert frames.shape == (6, 16, 16, 3)
+    assert decoded.shape == (6, 16, 16, 4)
+    assert plain.entry(path).stat().st_size == alone
+    monkeypatch.setattr(video, "decode", None)
+    assert paired.build([path]) == []
+    np.testing.assert_array_equal(paired.read(path)[:], decoded[:])
+    np.testing.assert_array_equal(plain.read(path)[:], decoded[:][..., :3])
+    most = 6 * (16 + 64 + 16 * 16 * 3 // 2) + 24
+    assert plain.predicted_bytes(path) == most
+    assert paired.predicted_bytes(path) == most + 6 * (16 + 64 + 16 * 16) + 24
+    assert cache.usage().bytes["clips"] <= paired.predicted_bytes(path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidclf.data.sampling import Clock, frame_times, grid_indices, sample_indices
+from vidclf.data.sampling import Clock, frame_times, grid_indices, later_indices, sample_indices
 
 increasing = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=120).map(np.cumsum)
 
@@ -126,3 +126,15 @@ def test_samples_take_one_frame_of_each_part(available: int, frames: int, seed: 
 def test_samples_are_midpoints_without_jitter() -> None:
     assert sample_indices(64, 4).tolist() == [8, 24, 40, 56]
     assert sample_indices(3, 5).tolist() == [0, 1, 2, 2, 2]
+
+
+@given(times=increasing, seconds=st.floats(0.01, 2.0), data=st.data())
+def test_the_later_frame_is_the_nearest_to_its_instant_but_never_the_same(
+    times: np.ndarray, seconds: float, data: st.DataObject
+) -> None:
+    index = data.draw(st.integers(0, len(times) - 1))
+    [later] = later_indices(times, np.array([index]), seconds)
+    assert later > index or index == later == len(times) - 1
+    if later > index + 1:
+        distances = np.abs(times - (times[index] + seconds))
+        assert distances[later] == pytest.approx(distances.min())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vidclf.data import video
 from vidclf.data.pictures import Frames
 from vidclf.data.video import decode, write_video
+from vidclf.data.windows import windows
 from vidclf.exceptions import ClipError
 
 REAL = os.environ.get("VIDCLF_REAL_DATA")
@@ -258,3 +259,21 @@ def autorotated(frame: av.VideoFrame) -> av.VideoFrame:
 def test_rotation_is_honoured() -> None:
     frames = decode(Path(str(REAL), "awkward/video_90.mov"), 64, 256).frames
     assert frames.shape[1] > frames.shape[2]
+
+
+@pytest.mark.parametrize("frames", [5, 40])
+def test_a_fourth_channel_is_the_picture_a_fixed_time_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    path = tmp_path / "clip.avi"
+    shades = np.arange(frames, dtype=np.uint8) * 5
+    video.write_video(path, np.broadcast_to(shades[:, None, None, None], (frames, 32, 48, 3)))
+    monkeypatch.setattr(video, "_second_pass", None)  # what is needed is known beforehand
+    grid = video.decode(path, 8, 256, apart=0.12).frames
+    assert grid.shape == (min(frames, 8), 32, 48, 4)
+    np.testing.assert_array_equal(grid[..., :3], video.decode(path, 8, 256).frames)
+    first, later = grid[..., :3].mean(axis=(1, 2, 3)), grid[..., 3].mean(axis=(1, 2))
+    steps = np.minimum(3, frames - 1 - np.round(first / 5))  # three at 25 a second, fewer at the end
+    np.testing.assert_allclose(later - first, 5 * steps, atol=2)
+    [window] = windows(path, 100, 8, 256, counted=False, apart=0.12)
+    np.testing.assert_array_equal(window.frames, grid)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     [
         ("volume3d", {}),
         ("frames2d", {"pooling": '"attention"', "eval_views": 3, "frozen_stages": 2}),
+        *(("frames2d", {"pooling": f'"{pooling}"'}) for pooling in ("gru", "conv", "transformer")),
     ],
 )
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
@@ -97,6 +98,8 @@ def test_multiply_accumulates_are_those_of_the_layers() -> None:
     """tiny2d at 32 pixels: maps of 16, 8 and 4 pixels a side; 3x3 kernels; then the head, once a clip."""
     convolutions = 9 * (3 * 16 * 16**2 + 16 * 32 * 8**2 + 32 * 64 * 4**2)
     assert multiply_accumulates("tiny2d", "avg", 5, 4, 32) == 4 * convolutions + 64 * 5
+    of_frames = 4 * 64 * 64 + 4 * 2 * 64 * 3 * 64 + 64 * 64  # narrow, two products a gate, widen
+    assert multiply_accumulates("tiny2d", "gru", 5, 4, 32) == 4 * convolutions + of_frames + 64 * 5
     assert multiply_accumulates("r3d_18", "avg", 400, 16, 112) == pytest.approx(40.7e9, rel=1e-3)
 
 

@@ -39,6 +39,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
         ("tiny2d", 1, "avg"),
         ("tiny2d", 3, "max"),
         ("tiny2d", 3, "attention"),
+        ("tiny2d", 3, "gru"),
         ("tiny3d", 2, ""),
         ("tiny3d", 3, ""),
     ],
@@ -154,6 +155,17 @@ def test_outputs_too_large_for_half_precision_are_cut_to_its_largest(squares: Ma
     (inputs,) = model.forward_.inputs(clips, [np.arange(2)], model.forward_.views.evaluation()[0])
     assert inputs.dtype == torch.float16
     assert inputs.max() == torch.finfo(torch.float16).max
+
+
+@pytest.mark.slow
+def test_trained_poolings_share_the_features_of_frames_and_no_other_takes_them(
+    squares: Manifest, counted: Counted
+) -> None:
+    made = []
+    for pooling in ("avg", "attention", "max", "gru", "conv", "transformer"):
+        fit(squares, "tiny2d", **{"model.pooling": pooling, "model.frozen_stages": 3, "train.epochs": 1})
+        made.append(counted.since())
+    assert made == [TRAIN + VAL, TRAIN + VAL, TRAIN + VAL, 0, 0, 0]
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from vidclf.models.classical_config import (
     SvmExperiment,
     WeightedConfig,
 )
+from vidclf.models.feature_store import Framing
 from vidclf.models.features import FEATURES, compute_features
 from vidclf.runs.experiment import load_experiment, portable
 from vidclf.search.definition.space import build_space
@@ -181,8 +182,11 @@ def test_majority_gives_the_training_shares(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FEATURES)
 def test_block_lengths_are_those_of_the_features(name: str) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
-    lengths = classical.block_lengths([name, "difference"] if name != "difference" else [name], 40)
+    lengths = classical.block_lengths(
+        [name, "difference"] if name != "difference" else [name], Framing(1, 40, 40)
+    )
     assert lengths[0] == len(compute_features(frames, [name])[name])
+    assert classical.block_lengths([name], Framing(1, 40, 40, pyramid=True)) == [3 * lengths[0]]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +307,9 @@ def test_resolved_and_shape() -> None:
     assert resolved.shape() == unset.shape()
     assert experiment(model__C=3.0).shape() == experiment().shape()
     assert experiment(data__frames=3).shape() != experiment().shape()
+    assert experiment(model__flow_seconds=0.1).shape() != experiment(model__flow_seconds=0.0).shape()
+    still = {"model__features": ["hog", "color"]}
+    assert experiment(model__flow_seconds=0.1, **still).apart == 0 < experiment(model__flow_seconds=0.1).apart
     assert experiment("forest", model__trees=3).shape() != experiment("forest").shape()
     assert experiment("boosting", model__iterations=3).shape() != experiment("boosting").shape()
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,20 @@ def test_no_features_read_no_clip() -> None:
 
     clips = ClipSet((Path("x"),) * 2, np.zeros(2, dtype=np.int64), ("x",) * 2, ("a", "b"), unread)
     assert feature_matrix(clips, [], FRAMING).shape == (2, 0)
+
+
+def test_pairs_of_pictures_are_the_same_of_stored_clips_and_of_files(tmp_path: Path) -> None:
+    framing = Framing(4, 32, 32, apart=0.08)
+    stored, files = stored_and_files(tmp_path)
+    with pytest.raises(ValueError, match="without later pictures"):
+        feature_matrix(stored, ["hof"], framing)
+    store = ClipStore(8, 64, apart=0.08)
+    stored = replace(stored, read=store.read, store=store)
+    files = ClipSet.of_files(files.paths, files.classes, 8, 64, 0.08)
+    names = ["hof", "difference"]
+    there = feature_matrix(stored, names, framing)
+    np.testing.assert_array_equal(feature_matrix(files, names, framing), there)
+    kept = cache.usage().entries["features"]
+    feature_matrix(stored, ["difference"], replace(framing, apart=0.0))
+    assert cache.usage().entries["features"] == kept, "it looks at no flow"
+    assert not np.array_equal(feature_matrix(stored, ["hof"], replace(framing, apart=0.0)), there[:, :432])

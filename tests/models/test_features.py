@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from skimage.feature import graycomatrix, graycoprops
 
 from vidclf.data.pictures import Frames
-from vidclf.models.features import FEATURES, compute_features
+from vidclf.models.features import FEATURES, Pixels, compute_features
 
 LENGTHS = {
     "hog": 2592,
@@ -20,10 +22,19 @@ LENGTHS = {
     "lbp": 944,
     "difference": 136,
     "history": 78,
+    "moments": 72,
+    "glcm": 160,
+    "gabor": 64,
+    "edges": 40,
+    "tracks": 88,
+    "change": 8,
 }
 BLOCKS = {"hof": 9, "mbh": 9, "color": 51, "lbp": 59}
 """Values of one histogram, of the features that are histograms alone."""
 SHARES = 3 * 4 * 4 * 9
+
+
+NOTHING_MOVES = ("difference", "history", "change")
 
 
 def vector(name: str, clip: Frames) -> np.ndarray:
@@ -72,7 +83,8 @@ def test_a_still_clip_has_no_motion(frames: int) -> None:
     still = moving_square((0, 0), frames)
     for name in ("hof", "mbh"):
         assert vector(name, still).reshape(-1, 9).mean(axis=0) == pytest.approx([0] * 8 + [1])
-    for values in (vector("flow", still)[SHARES:], vector("difference", still), vector("history", still)):
+    assert vector("tracks", still)[:11].tolist() == [0] * 8 + [1, 0, 0]
+    for values in (vector("flow", still)[SHARES:], *(vector(name, still) for name in NOTHING_MOVES)):
         assert not values.any()
 
 
@@ -279,6 +291,12 @@ FINGERPRINTS = {
     "lbp": (1, 0.5752),
     "difference": (1, -0.07353),
     "history": (1, 9.8835),
+    "moments": (1, -6.014),
+    "glcm": (1, -88.062),
+    "gabor": (1, 6.8595),
+    "edges": (1, -43.635),
+    "tracks": (1, 0.30839),
+    "change": (1, -0.16929),
 }
 """Version and a weighted sum of one clip's values. Where our code changes the sum, raise the version too."""
 
@@ -289,3 +307,77 @@ def test_changed_values_have_another_version(name: str) -> None:
     fingerprint = values @ np.cos(np.arange(len(values)))
     assert FEATURES[name].version == FINGERPRINTS[name][0]
     assert fingerprint == pytest.approx(FINGERPRINTS[name][1], rel=0.01)
+
+
+def test_flow_of_pairs_does_not_depend_on_how_far_frames_are_apart() -> None:
+    def pairs(every: int) -> Frames:
+        """Of each so many-th frame and the next one of a clip."""
+        grey = Pixels(moving_square((2, 0), frames=25)).grey
+        return np.stack([grey[:-1:every], grey[1::every]], axis=-1)
+
+    clip = moving_square((2, 0), frames=25)
+    by_pairs, by_frames = (
+        [compute_features(clip[::every], ["flow"], given)["flow"][-3] for every, given in settings]
+        for settings in ([(1, pairs(1)), (4, pairs(4))], [(1, None), (4, None)])
+    )
+    assert by_pairs[1] == pytest.approx(by_pairs[0], rel=0.1)
+    assert by_frames[1] > 2 * by_frames[0]
+
+
+def test_a_last_frame_that_is_its_own_later_picture_is_left_out() -> None:
+    grey = Pixels(moving_square((4, 0))).grey
+    pairs = np.stack([grey, grey[[*range(1, 8), 7]]], axis=-1)
+    np.testing.assert_array_equal(
+        Pixels(moving_square((4, 0)), pairs).flow, Pixels(moving_square((4, 0))).flow
+    )
+    still = Pixels(moving_square((4, 0), 1), np.stack([grey[:1]] * 2, axis=-1)).flow
+    assert (still.shape, still.any()) == ((1, 112, 112, 2), False)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("name", ["hof", "color", "difference"])
+def test_a_pyramid_is_the_clip_and_its_halves(name: str, frames: int) -> None:
+    clip = moving_square((4, 0), frames)
+    pyramid = compute_features(clip, [name], pyramid=True)[name]
+    half = -(-frames // 2)
+    parts = [vector(name, part) for part in (clip, clip[:half], clip[frames - half :])]
+    np.testing.assert_array_equal(pyramid, np.concatenate(parts))
+
+
+def expected(name: str, frame: np.ndarray, following: np.ndarray) -> list[float]:
+    """The values of one frame as its library gives them."""
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    match name:
+        case "moments":
+            flat = frame.reshape(-1, 3) / 255
+            return [*flat.mean(axis=0), *flat.var(axis=0), *stats.skew(flat)]
+        case "glcm":
+            matrix = graycomatrix(grey, [1], [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4], 256, True, True)
+            names = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
+            return [value for name in names for value in graycoprops(matrix, name)[0]]
+        case "gabor":
+            kernels = [cv2.getGaborKernel((21, 21), 5, np.pi / 4 * i, 10, 0.5, 0) for i in range(4)]
+            responses = [cv2.filter2D(grey / 255, cv2.CV_64F, kernel) for kernel in kernels]
+            return [value for response in responses for value in (response.mean(), response.var())]
+        case "edges":
+            edges = cv2.Canny(grey, 100, 200)
+            contours = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+            areas = [cv2.contourArea(contour) / 112**2 for contour in contours]
+            lengths = [cv2.arcLength(contour, True) / 112 for contour in contours]
+            return [np.mean(edges == 255), len(contours), np.mean(areas), max(areas), np.mean(lengths)]
+        case "tracks":  # all that moves goes four pixels to the right
+            return [1, 0, 0, 0, 0, 0, 0, 0, 0, 4 / 112, 4 / 112]
+    assert name == "change"
+    return [float(cv2.absdiff(grey, cv2.cvtColor(following, cv2.COLOR_RGB2GRAY)).mean() / 255)]
+
+
+@pytest.mark.parametrize("name", ["moments", "glcm", "gabor", "edges", "tracks", "change"])
+def test_values_are_the_librarys_own_and_their_statistics_over_time(name: str) -> None:
+    clip = moving_square((4, 0))
+    per_frame = {"tracks": 7, "change": 7}.get(name, 8)
+    rows = np.array([expected(name, clip[i], clip[min(i + 1, 7)]) for i in range(per_frame)])
+    steps, slopes = np.abs(np.diff(rows, axis=0)), np.gradient(rows, axis=0)
+    ends = [rows.mean(axis=0), rows.std(axis=0), rows.min(axis=0), rows.max(axis=0)]
+    over_time = [*ends, steps.mean(axis=0), steps.std(axis=0), slopes.mean(axis=0), slopes.std(axis=0)]
+    tolerance = 0.03 if name == "tracks" else 1e-6
+    np.testing.assert_allclose(vector(name, clip), np.concatenate(over_time), rtol=1e-4, atol=tolerance)

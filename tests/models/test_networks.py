@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch.nn import functional
 from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, Pooling, Preprocessing, preprocessing, published_weights
 from vidclf.models.own_networks import build_network
+from vidclf.models.pooling import pooling_steps
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 
@@ -17,7 +18,8 @@ PUBLISHED = [network for network, spec in NETWORKS.items() if spec.weights is no
 SLOW_PUBLISHED = [
     pytest.param(network, marks=pytest.mark.slow if network in PUBLISHED else ()) for network in NETWORKS
 ]
-POOLINGS: list[Pooling] = ["avg", "max", "attention"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+ORDERED: list[Pooling] = ["gru", "conv", "transformer"]
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +216,8 @@ def test_prefix_gives_all_that_training_leaves_as_it_is(network: str, pooling: P
     if depth < len(spec.stages):
         assert activations.dim() == 5
     else:
-        assert activations.shape == ((2, 4, spec.width) if pooling == "attention" else (2, spec.width))
+        fixed = pooling in ("avg", "max")
+        assert activations.shape == ((2, spec.width) if fixed else (2, 4, spec.width))
     before = activations.clone()
     step(built, inputs)
     assert torch.equal(built.prefix(inputs), before)
@@ -250,7 +253,8 @@ def test_poolings_are_over_time_of_each_frames_mean() -> None:
         features = {pooling: built.features(built.prefix(inputs)) for pooling, built in networks.items()}
         assert torch.allclose(features["avg"], frames.mean(dim=1), atol=1e-6)
         assert torch.equal(features["max"], frames.amax(dim=1))
-        assert torch.allclose(features["attention"], features["avg"], atol=1e-6)
+        for learned in ("attention", *ORDERED):
+            assert torch.allclose(features[learned], features["avg"], atol=1e-6), "it starts as the mean"
     assert not torch.allclose(features["max"], features["avg"])
     with pytest.raises(ValueError, match="volumes are pooled by avg, not max"):
         make("tiny3d", pooling="max")
@@ -273,10 +277,41 @@ def test_attention_learns_to_look_at_the_frame_that_matters() -> None:
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
+def test_only_poolings_that_know_order_tell_a_clip_from_the_same_backwards(pooling: Pooling) -> None:
+    built = make("tiny2d", 3, pooling=pooling, dropout=0.0).eval()
+    optimizer = torch.optim.Adam(built.fresh_parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.linspace(-1, 1, 8)[:, None] * torch.randn(64, generator=generator)
+    forward = direction + torch.randn(2, 24, 8, 64, generator=generator)
+    train, held_out = torch.cat([forward, forward.flip(2)], dim=1)[..., None, None]
+    labels = torch.arange(48) // 24
+    for _ in range(30):
+        optimizer.zero_grad()
+        functional.cross_entropy(built.head(built.pooling(train)), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        logits = built.head(built.pooling(held_out))
+    if pooling in ORDERED:
+        assert (logits.argmax(dim=1) == labels).float().mean() > 0.9
+    else:
+        assert torch.allclose(logits[:24], logits[24:], atol=1e-5), "the same whichever way it is played"
+
+
+def test_the_gated_recurrent_unit_is_torchs() -> None:
+    ours, theirs = pooling_steps(2, "gru", 64)[-1].steps, nn.GRU(64, 64, batch_first=True)
+    state = theirs.state_dict()
+    for module, name in ((ours.of_frames, "ih"), (ours.of_state, "hh")):
+        module.load_state_dict({part: state[f"{part}_{name}_l0"] for part in ("weight", "bias")})
+    frames = torch.randn(3, 7, 64)
+    assert torch.allclose(ours(frames), theirs(frames)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_is_not_in_the_stages_is_fresh(pooling: Pooling) -> None:
     built = make("tiny2d", 1, pooling=pooling)
     fresh = {id(parameter) for parameter in built.fresh_parameters()}
-    assert len(fresh) == 2 + (pooling == "attention")
+    assert len(fresh) > 2 if pooling in ("attention", *ORDERED) else len(fresh) == 2
+    assert sum(parameter.numel() for parameter in built.pooling.parameters()) < 50_000
     staged = {id(parameter) for parameter in built.stages.parameters()}
     assert staged.isdisjoint(fresh)
     assert staged | fresh == {id(parameter) for parameter in built.parameters()}

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -529,6 +529,7 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
         assert (made.train.precision, made.train.stop_monitor) == (expected, "val/loss")
         assert made.shape() == {
             "model.kind": "frames2d", "model.network": "tiny2d", "model.eval_views": 1,
+            "model.pooling": "avg",
             "data.frames": 8, "data.size": 24, "data.resize": 24, "data.grid": 8, "data.store_side": 256,
             "train.precision": expected,
         }  # fmt: skip
@@ -541,7 +542,7 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
         ({"model.network": "tiny3d"}, "'tiny3d' is none of frames2d's"),
         ({"model.weights": "pretrained"}, 'tiny2d has no pretrained weights: set model.weights = "none"'),
         ({"model.frozen_stages": 4}, "tiny2d has 3 stages: stage1, stage2, stage3"),
-        ({"model.pooling": "mean"}, r"model\.pooling: Input should be 'avg', 'max' or 'attention'"),
+        ({"model.pooling": "mean"}, r"model\.pooling: Input should be 'avg', 'max', 'attention', 'gru'"),
         ({"model.network": "resnet18", "data.size": 32}, "resnet18 takes no less than 33 pixels"),
         ({"data.store_side": 20}, "data.size = 24 is larger than data.store_side = 20"),
         ({"data.resize": 20}, "data.size = 24 is larger than data.resize = 20"),
@@ -555,6 +556,11 @@ def test_auto_precision_and_stop_monitor_resolve(monkeypatch: pytest.MonkeyPatch
 def test_impossible_settings_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         experiment(**keys)
+
+
+def test_a_study_may_choose_among_all_poolings() -> None:
+    assert experiment().own_range("model.pooling") == config.Choice(choices=get_args(networks.Pooling))
+    assert experiment("tiny3d").own_range("model.pooling") is None
 
 
 def test_a_volume_of_one_frame_is_refused() -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from vidclf.data import cache
+from vidclf.data.guarded import GuardedDecoder, Limits
 from vidclf.data.manifest import content_digest, read_manifest
 from vidclf.evaluation.calibration import apply_temperature
 from vidclf.exceptions import InputError, TrialPruned
+from vidclf.inference.predict import predict_files
 from vidclf.models import MODELS, feature_store, load_model
 from vidclf.runs.experiment import load_experiment, prepare, provenance, run_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome
@@ -280,3 +282,26 @@ def test_every_experiment_file_loads_and_resolves(path: Path, monkeypatch: pytes
     experiment = load_experiment(path)
     assert experiment.data.manifest == f"/clips/{path.parent.name}/manifest.csv"
     assert experiment.kind == "majority" or experiment.resolved().data.size is not None
+
+
+@pytest.mark.slow
+def test_a_model_that_sees_later_pictures_is_served_as_it_was_judged(manifest: Path, tmp_path: Path) -> None:
+    model = 'flow_seconds = 0.08\npyramid = true\nscale = "block"'
+    file = write_experiment(tmp_path / "x.toml", "svm", manifest, model=model)
+    experiment = load_experiment(file, {"model.features": ["hof", "difference"]})
+    made = attempt(tmp_path)
+    run_experiment(experiment, made, quiet)
+    judged = pd.read_csv(made.artifacts / "val/predictions.csv")
+    videos = [Path(name) for name in judged["clip_path"]]
+    saved = load_model(made.model)
+    assert saved.card.apart == 0.08
+    columns = [f"probability/{name}" for name in saved.card.classes]
+    wanted = judged[columns].to_numpy()
+    np.testing.assert_allclose(saved.predict(videos), wanted, atol=1e-6)
+    by_window = predict_files(saved, videos, window=1000)
+    found = [[item.probabilities[name] for name in saved.card.classes] for item in by_window]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    decoder = GuardedDecoder(saved.card.grid, saved.card.store_side, Limits(), saved.card.apart)
+    frames = decoder.decode(videos[0])
+    decoder.close()
+    np.testing.assert_allclose(saved.predict_frames(videos[0], frames)[0], wanted[0], atol=1e-6)

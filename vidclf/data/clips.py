@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vidclf.data import cache, sampling, video
 from vidclf.data.manifest import Entry, Manifest, Split, content_digest
-from vidclf.data.pictures import Frames, Grid, StoredFrames, compressed, most_bytes
+from vidclf.data.pictures import Frames, Grid, StoredFrames, compressed, compressed_grey, most_bytes, rgb_of
 from vidclf.data.remote import named
 from vidclf.exceptions import ClipError, InputError
 from vidclf.progress import Advance, silent
@@ -34,17 +34,27 @@ class ClipStore:
     Attributes:
         grid: Instants a clip, see `video.decode`.
         store_side: Upper limit of the short side in pixels.
+        apart: Seconds to the later pictures that are kept too, see `video.Clip`; 0: none are.
     """
 
     grid: int
     store_side: int
+    apart: float = 0.0
 
     def entry(self, path: Path) -> Path:
         """The file that holds the decoded clip, whether it exists or not."""
         return cache.entry("clips", content_digest(path), video.DECODER, self.grid, self.store_side)
 
+    def _later_entry(self, path: Path) -> Path:
+        made_from = content_digest(path), video.DECODER, self.grid, self.store_side
+        return cache.entry("clips", *made_from, "later", self.apart)
+
+    def holds(self, path: Path) -> bool:
+        """Whether all that is read of the clip is stored."""
+        return self.entry(path).exists() and (not self.apart or self._later_entry(path).exists())
+
     def read(self, path: Path) -> Grid:
-        """The clip's grid.
+        """The clip's grid, with ``apart`` its later pictures as a fourth channel.
 
         Raises:
             ClipError: As `video.decode`.
@@ -54,13 +64,16 @@ class ClipStore:
 
     def kept(self, path: Path) -> StoredFrames | None:
         """The clip's grid, where the store has it."""
-        entry = self.entry(path)
-        if (content := cache.load(entry, "r")) is not None:
-            try:
-                return StoredFrames(content)
-            except ValueError:  # a foreign file
+        entries = [self.entry(path), *([self._later_entry(path)] if self.apart else [])]
+        contents = [content for entry in entries if (content := cache.load(entry, "r")) is not None]
+        if len(contents) < len(entries):
+            return None
+        try:
+            return StoredFrames(*contents)
+        except ValueError:  # a foreign file
+            for entry in entries:
                 cache.discard(entry)
-        return None
+            return None
 
     def keep(self, path: Path, clip: video.Clip) -> bool:
         """Keeps a decoded clip; whether there was room for it."""
@@ -69,10 +82,14 @@ class ClipStore:
             # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
-        return cache.save(entry, compressed(clip.pictures))
+        # A clip may be there without later pictures.
+        kept = entry.exists() or cache.save(entry, compressed(clip.pictures))
+        if clip.later:
+            kept &= cache.save(self._later_entry(path), compressed_grey(clip.later))
+        return kept
 
     def _decode(self, path: Path) -> video.Clip:
-        clip = video.decode(path, self.grid, self.store_side)
+        clip = video.decode(path, self.grid, self.store_side, apart=self.apart)
         self.keep(path, clip)
         return clip
 
@@ -82,7 +99,8 @@ class ClipStore:
         scale = min(1.0, self.store_side / max(1, min(width, height)))
         if not width:
             return 0
-        return most_bytes(min(frames or self.grid, self.grid), round(height * scale), round(width * scale))
+        size = round(height * scale), round(width * scale)
+        return most_bytes(min(frames or self.grid, self.grid), *size, later=self.apart > 0)
 
     def build(self, paths: Sequence[Path], progress: Advance = silent) -> list[str]:
         """Decodes every clip that the store lacks, on all cores.
@@ -101,14 +119,14 @@ class ClipStore:
         def build(path: Path) -> tuple[str, str]:
             try:
                 entry = self.entry(path)
-                remark = _stored_remark(entry) if entry.exists() else self._decode(path).remark
+                remark = _stored_remark(entry) if self.holds(path) else self._decode(path).remark
             except ClipError as error:
                 return str(error), ""
             finally:
                 progress()
             return "", f"{named(path)}: {remark}" if remark else ""
 
-        lacking = [path for path in paths if not self.entry(path).exists()]
+        lacking = [path for path in paths if not self.holds(path)]
         needed = sum(map(self.predicted_bytes, lacking))
         if needed > _WORTH_TELLING:
             logger.info(
@@ -122,7 +140,7 @@ class ClipStore:
                 *problems, "Mend these; or vidclf data check MANIFEST.csv --drop clean.csv leaves them out."
             )
         warnings = [warning for _, warning in outcomes if warning]
-        left_out = sum(not self.entry(path).exists() for path in lacking)
+        left_out = sum(not self.holds(path) for path in lacking)
         if left_out:
             why = (
                 f"do not fit into the cache: raise VIDCLF_CACHE_GB (now {cache.limit_bytes() / 1e9:.1f}), or "
@@ -153,7 +171,7 @@ class ClipSet:
         labels: Index into ``classes`` for each clip, shape (clips,); -1 where unknown.
         groups: Group of each clip, unique per clip where the manifest names none.
         classes: All classes of the data set, sorted.
-        read: Grid of the clip at a path.
+        read: Grid of the clip at a path, with later pictures where the store has them.
         store: Where the clips are kept, so that what is derived from them may be kept too; ``None``:
             everything is computed at each access.
     """
@@ -169,13 +187,26 @@ class ClipSet:
         return len(self.paths)
 
     def grid(self, index: int) -> Grid:
-        """The stored frames of clip ``index``."""
-        return self.read(self.paths[index])
+        """The stored frames of clip ``index``, RGB."""
+        return rgb_of(self.read(self.paths[index]))
 
     def frames(self, index: int, count: int) -> Frames:
         """``count`` frames of clip ``index`` at the midpoints of equal parts, uint8 (count, H, W, 3)."""
         grid = self.grid(index)
         return grid[sampling.sample_indices(len(grid), count)]
+
+    def pairs(self, index: int, count: int) -> Frames:
+        """Grey values of each different one of `frames`, and of its later picture, uint8 (n, H, W, 2).
+
+        Raises:
+            ValueError: The clips were read without later pictures.
+        """
+        grid = self.read(self.paths[index])
+        if grid.shape[3] != 4:
+            raise ValueError("these clips were read without later pictures")
+        chosen = grid[np.unique(sampling.sample_indices(len(grid), count))]
+        first = np.stack([video.grey(np.ascontiguousarray(frame)) for frame in chosen[..., :3]])
+        return np.stack([first, chosen[..., 3]], axis=3)
 
     @classmethod
     def of_split(cls, manifest: Manifest, split: Split, store: ClipStore) -> Self:
@@ -193,7 +224,9 @@ class ClipSet:
         )
 
     @classmethod
-    def of_files(cls, paths: Iterable[Path], classes: tuple[str, ...], grid: int, store_side: int) -> Self:
+    def of_files(
+        cls, paths: Iterable[Path], classes: tuple[str, ...], grid: int, store_side: int, apart: float = 0.0
+    ) -> Self:
         """Unlabelled files, decoded at each access and never stored: what serving and latency see."""
         paths = tuple(paths)
         return cls(
@@ -201,5 +234,5 @@ class ClipSet:
             labels=np.full(len(paths), -1, dtype=np.int64),
             groups=tuple(path.as_posix() for path in paths),
             classes=classes,
-            read=lambda path: video.decode(path, grid, store_side).frames,
+            read=lambda path: video.decode(path, grid, store_side, apart=apart).frames,
         )

@@ -242,13 +242,14 @@ class GuardedDecoder:
         grid: As of `video.decode`.
         store_side: As of `video.decode`.
         limits: What a clip may take; beyond them it is refused.
+        apart: As of `video.decode`.
 
     Attributes:
         scratch: A folder for files that need not outlive this process, and do not, however it ends.
     """
 
-    def __init__(self, grid: int, store_side: int, limits: Limits) -> None:
-        self._grid, self._store_side, self._limits = grid, store_side, limits
+    def __init__(self, grid: int, store_side: int, limits: Limits, apart: float = 0.0) -> None:
+        self._grid, self._store_side, self._limits, self._apart = grid, store_side, limits, apart
         self._bounds = DecodeLimits(limits.pixels, limits.frames)
         decoders = max(1, int(limits.decoders))
         self._places = threading.BoundedSemaphore(decoders + int(limits.queue))
@@ -297,7 +298,7 @@ class GuardedDecoder:
             if child is None or not child.lives:
                 child = self._start()
             answer = self.scratch / f"{id(child)}.npy"
-            child.give((answer, path, self._grid, self._store_side, self._bounds), waited)
+            child.give((answer, path, self._grid, self._store_side, self._bounds, self._apart), waited)
             problem = child.take()
             if problem is not None:
                 verdict, reason = problem
@@ -321,14 +322,14 @@ class GuardedDecoder:
         return child
 
 
-def decode_task(task: tuple[Path, Path, int, int, DecodeLimits]) -> tuple[Verdict, str] | None:
+def decode_task(task: tuple[Path, Path, int, int, DecodeLimits, float]) -> tuple[Verdict, str] | None:
     """What the child of a `GuardedDecoder` does: writes the frames, or says why there are none.
 
     Frames go by a file: through a pipe they take as long as the decoding itself.
     """
-    answer, path, grid, store_side, bounds = task
+    answer, path, grid, store_side, bounds, apart = task
     try:
-        frames = video.decode(path, grid, store_side, bounds).frames
+        frames = video.decode(path, grid, store_side, bounds, apart=apart).frames
     except ClipError as error:
         return error.verdict, error.reason
     short, long = sorted(frames.shape[1:3])

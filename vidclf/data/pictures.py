@@ -4,8 +4,8 @@ A clip is kept so, compressed without loss: a quarter of what its RGB takes, and
 video is encoded in this form (YUV 4:2:0). `benchmarks/store.py` compares it with others.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import cv2
@@ -96,9 +96,10 @@ class StoredFrames:
 
     Args:
         content: What `compressed` gave, uint8; as a rule a memory-mapped file.
+        later: What `compressed_grey` gave of later pictures: a fourth channel of what is read.
 
     Attributes:
-        shape: As of an array (T, H, W, 3).
+        shape: As of an array (T, H, W, 3), with later pictures (T, H, W, 4).
 
     Raises:
         ValueError: It is something else.
@@ -109,76 +110,103 @@ class StoredFrames:
         (2, 240, 320, 3)
     """
 
-    def __init__(self, content: NDArray[np.uint8]) -> None:
-        self._content = content
-        head = content[:_HEAD].view(np.int64).tolist()
-        if len(head) != 3 or not 0 < head[0] <= content.size // _SPAN:
-            raise ValueError("no stored frames")
-        frames, height, width = map(int, head)
-        self.shape = (frames, height, width, 3)
+    def __init__(self, content: NDArray[np.uint8], later: NDArray[np.uint8] | None = None) -> None:
+        self._frames = _Blobs(content)
+        self._later = None if later is None else _Blobs(later)
+        self.shape = (*self._frames.shape, 3 if later is None else 4)
 
-    @cached_property
-    def _spans(self) -> list[list[int]]:
-        """First and last byte of each frame."""
-        numbers = self._content[_HEAD : _HEAD + _SPAN * len(self)].view(np.int64)
-        spans: list[list[int]] = numbers.reshape(-1, 2).tolist()
-        return spans
+    @property
+    def rgb(self) -> "StoredFrames":
+        """The same without later pictures."""
+        return StoredFrames(self._frames.content)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, indices: NDArray[np.int64] | slice) -> Frames:
-        """RGB of some frames, uint8 (len(indices), H, W, 3).
+        """Some frames, uint8 (len(indices), H, W, 3 or 4).
 
         Raises:
             InputError: The disk has damaged them.
         """
-        spans = [self._spans[index] for index in np.arange(len(self))[indices].tolist()]
-        frames = np.empty((len(spans), *self.shape[1:]), dtype=np.uint8)
-        for place, span in enumerate(spans):
-            if place and span == spans[place - 1]:
+        chosen = np.arange(len(self))[indices].tolist()
+        frames = np.empty((len(chosen), *self.shape[1:3], 3), dtype=np.uint8)
+        width = self.shape[2]
+        for place, index in enumerate(chosen):
+            if place and self._frames.spans[index] == self._frames.spans[chosen[place - 1]]:
                 frames[place] = frames[place - 1]
             else:
-                self._read(span, frames[place])
-        return frames
+                _to_rgb(self._frames.read(index).reshape(-1, width + width % 2), frames[place])
+        if self._later is None:
+            return frames
+        later = [self._later.read(index).reshape(*self.shape[1:3], 1) for index in chosen]
+        return np.concatenate([frames, np.stack(later)], axis=3)
 
-    def _read(self, span: list[int], frame: NDArray[np.uint8]) -> None:
-        """Writes one to where it is to go."""
-        start, end = span
+
+class _Blobs:
+    """What `_join` gave: compressed parts, and where each lies."""
+
+    def __init__(self, content: NDArray[np.uint8]) -> None:
+        head = content[:_HEAD].view(np.int64).tolist()
+        if len(head) != 3 or not 0 < head[0] <= content.size // _SPAN:
+            raise ValueError("no stored frames")
+        self.content = content
+        self.shape: tuple[int, int, int] = (head[0], head[1], head[2])
+
+    @cached_property
+    def spans(self) -> list[list[int]]:
+        """First and last byte of each."""
+        numbers = self.content[_HEAD : _HEAD + _SPAN * self.shape[0]].view(np.int64)
+        spans: list[list[int]] = numbers.reshape(-1, 2).tolist()
+        return spans
+
+    def read(self, index: int) -> Plane:
+        start, end = self.spans[index]
         try:
-            planes = np.frombuffer(zstandard.decompress(self._content[start:end].data), dtype=np.uint8)
+            return np.frombuffer(zstandard.decompress(self.content[start:end].data), dtype=np.uint8)
         except zstandard.ZstdError:
-            where = getattr(self._content, "filename", "a stored clip")
+            where = getattr(self.content, "filename", "a stored clip")
             raise InputError(
                 f"{where}: damaged on the disk; delete it, or all that is kept: vidclf data store --clear"
             ) from None
-        _to_rgb(planes.reshape(-1, frame.shape[1] + frame.shape[1] % 2), frame)
-
-    @property
-    def nbytes(self) -> int:
-        """As they are stored."""
-        return self._content.nbytes
 
 
 Grid = Frames | StoredFrames
 """All frames of a clip: both have a ``shape`` (T, H, W, 3), and RGB by ``grid[indices]``."""
 
 
+def rgb_of(grid: Grid) -> Grid:
+    """A grid without later pictures."""
+    return grid.rgb if isinstance(grid, StoredFrames) else grid[..., :3]
+
+
 def compressed(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
     """Pictures of one size for `StoredFrames`; one that comes again is kept once."""
+    return _join([(id(picture), picture.packed) for picture in pictures], pictures[0].size)
+
+
+def compressed_grey(pictures: Sequence[Plane]) -> NDArray[np.uint8]:
+    """Likewise grey pictures (H, W), as the later ones of a clip."""
+    height, width = pictures[0].shape
+    return _join(
+        [(id(picture), partial(np.ascontiguousarray, picture)) for picture in pictures], (height, width)
+    )
+
+
+def _join(parts: Sequence[tuple[int, Callable[[], Plane]]], size: tuple[int, int]) -> NDArray[np.uint8]:
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-    first = _HEAD + _SPAN * len(pictures)
-    parts: list[bytes] = []
+    first = _HEAD + _SPAN * len(parts)
+    blobs: list[bytes] = []
     known: dict[int, tuple[int, int]] = {}
-    for picture in pictures:
-        if id(picture) not in known:
-            parts.append(compressor.compress(picture.packed().data))
-            known[id(picture)] = (first, first := first + len(parts[-1]))
-    spans = [known[id(picture)] for picture in pictures]
-    head = np.array([len(pictures), *pictures[0].size, *np.ravel(spans)], dtype=np.int64)
-    return np.frombuffer(head.tobytes() + b"".join(parts), dtype=np.uint8)
+    for key, values in parts:
+        if key not in known:
+            blobs.append(compressor.compress(values().data))
+            known[key] = (first, first := first + len(blobs[-1]))
+    head = np.array([len(parts), *size, *np.ravel([known[key] for key, _ in parts])], dtype=np.int64)
+    return np.frombuffer(head.tobytes() + b"".join(blobs), dtype=np.uint8)
 
 
-def most_bytes(frames: int, height: int, width: int) -> int:
-    """The most that `compressed` makes of a clip: its planes as they are."""
-    return _HEAD + frames * (_SPAN + _FRAME + 3 * (height + height % 2) * (width + width % 2) // 2)
+def most_bytes(frames: int, height: int, width: int, *, later: bool = False) -> int:
+    """The most that `compressed` makes, with ``later`` `compressed_grey` too: planes as they are."""
+    pixels = 3 * (height + height % 2) * (width + width % 2) // 2
+    return (1 + later) * (_HEAD + frames * (_SPAN + _FRAME)) + frames * (pixels + later * height * width)

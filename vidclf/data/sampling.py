@@ -104,7 +104,27 @@ def duration(times: NDArray[np.float64]) -> float:
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
-def likely_indices(declared: int | None, grid: int) -> set[int] | None:
+def later_indices(
+    times: NDArray[np.float64], indices: NDArray[np.int64], seconds: float
+) -> NDArray[np.int64]:
+    """The frame nearest to ``seconds`` after each of some frames, the next at least, the last at most.
+
+    Args:
+        times: Seconds, strictly increasing, shape (frames,).
+        indices: Into ``times``.
+        seconds: Above 0.
+
+    Returns:
+        Of the shape of ``indices``.
+    """
+    middles = (times[1:] + times[:-1]) / 2
+    nearest = np.searchsorted(middles, times[indices] + seconds)
+    return np.minimum(np.maximum(nearest, indices + 1), len(times) - 1)
+
+
+def likely_indices(
+    declared: int | None, grid: int, rate: float = 1.0, seconds: float = 0.0
+) -> set[int] | None:
     """The frames that the grid will need if the clip is as long as it says, or a frame shorter.
 
     To know them while decoding spares the others: to convert or hold a frame costs about a sixth of its
@@ -113,6 +133,8 @@ def likely_indices(declared: int | None, grid: int) -> set[int] | None:
     Args:
         declared: Frames that the container promises; ``None`` where it gives no number.
         grid: As of `grid_indices`.
+        rate: Average frames a second.
+        seconds: Where not 0: as of `later_indices`, whose frames are needed too.
 
     Returns:
         Frame numbers, ``None`` where any frame may be needed.
@@ -122,7 +144,13 @@ def likely_indices(declared: int | None, grid: int) -> set[int] | None:
     middles = (np.arange(grid) + 0.5) / grid
     # An instant at which a frame begins may by rounding need the frame before.
     places = [middles * count + shift for count in (declared, declared - 1) for shift in (-1e-6, 1e-6)]
-    return {int(place) for place in np.concatenate(places)}
+    first = {int(place) for place in np.concatenate(places)}
+    if not seconds:
+        return first
+    steps = {max(1, int(seconds * rate + shift)) for shift in (0, 1)}
+    return first | {
+        min(place + step, last) for place in first for step in steps for last in (declared - 2, declared - 1)
+    }
 
 
 def sample_indices(

@@ -8,14 +8,16 @@ or off, training or serving, every clip takes this one way.
 
 import importlib.metadata
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vidclf.data import sampling
 from vidclf.data.container import UNBOUNDED, DecodeLimits, open_video
@@ -56,6 +58,8 @@ class Clip:
 
     Attributes:
         pictures: The grid, all in one size, at most as many as its instants.
+        later: Grey values of a second picture for each of them, uint8 (H, W), a fixed time later, so that
+            motion can be seen however long the clip is; none where they were not asked for.
         declared: Frames that the container promises; ``None`` where it gives no number.
         decoded: Frames that came out of the decoder.
     """
@@ -63,11 +67,13 @@ class Clip:
     pictures: Sequence[Picture]
     declared: int | None
     decoded: int
+    later: Sequence[Plane] = ()
 
     @cached_property
     def frames(self) -> Frames:
-        """The grid in RGB, uint8 (T, H, W, 3)."""
-        return rgb_frames(self.pictures)
+        """The grid in RGB, uint8 (T, H, W, 3), with `later` as a fourth channel where there is one."""
+        frames = rgb_frames(self.pictures)
+        return np.concatenate([frames, np.stack(self.later)[..., None]], axis=3) if self.later else frames
 
     @property
     def remark(self) -> str:
@@ -83,7 +89,9 @@ def shortfall(declared: int | None, decoded: int) -> str:
     return f"{decoded} of {declared} declared frames"
 
 
-def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUNDED) -> Clip:
+def decode(
+    path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUNDED, *, apart: float = 0.0
+) -> Clip:
     """The clip at ``path``, reduced to its grid.
 
     Args:
@@ -91,20 +99,27 @@ def decode(path: Path, grid: int, store_side: int, bounds: DecodeLimits = UNBOUN
         grid: Number of instants over the duration; a clip of fewer frames at a constant rate keeps them all.
         store_side: Upper limit of the short side in pixels; frames are never enlarged.
         bounds: Beyond them a clip is refused.
+        apart: Seconds after each picture at which a later one is taken, see `Clip.later`; 0: none.
 
     Raises:
         ClipError: The file is unreadable, holds no frame, its pictures are damaged, or it is out of bounds.
     """
-    return _decoded(path, grid, store_side, bounds)[0]
+    return _decoded(path, grid, store_side, bounds, apart=apart)[0]
 
 
 def survey(path: Path, grid: int, store_side: int) -> "tuple[Clip, VideoInfo]":
     """As `decode`, with what there is to know of the file, and no error of a decoder's own threads unseen."""
-    return _decoded(path, grid, store_side, UNBOUNDED, "NONE")
+    return _decoded(path, grid, store_side, UNBOUNDED, threads="NONE")
 
 
 def _decoded(
-    path: Path, grid: int, store_side: int, bounds: DecodeLimits, threads: Literal["NONE"] | None = None
+    path: Path,
+    grid: int,
+    store_side: int,
+    bounds: DecodeLimits,
+    *,
+    threads: Literal["NONE"] | None = None,
+    apart: float = 0.0,
 ) -> "tuple[Clip, VideoInfo]":
     times: list[float | None] = []
     pictures: dict[int, Picture] = {}
@@ -113,7 +128,7 @@ def _decoded(
     with open_video(path, bounds) as video:
         video.stream.thread_type = threads or video.stream.thread_type
         reduced = _Reduction(store_side, _pixel_ratio(video.stream))
-        likely = sampling.likely_indices(video.declared, grid)
+        likely = sampling.likely_indices(video.declared, grid, video.rate, apart)
         for index, (time, frame) in enumerate(video.frames()):
             times.append(time)
             if likely is None and room > 0:
@@ -124,11 +139,13 @@ def _decoded(
             elif index in likely:
                 pictures[index] = reduced(frame)
         seconds = sampling.frame_times(times, video.rate)
-        indices = sampling.grid_indices(seconds, grid).tolist()
-        pictures |= {index: reduced(held[index]) for index in set(indices) & held.keys()}
+        indices = sampling.grid_indices(seconds, grid)
+        later = sampling.later_indices(seconds, indices, apart) if apart else indices[:0]
+        wanted = {*indices.tolist(), *later.tolist()}
+        pictures |= {index: reduced(held[index]) for index in wanted & held.keys()}
         rate, codec, notes = video.stream.average_rate, video.stream.codec_context.name, [*video.notes()]
-    if not pictures.keys() >= set(indices):
-        pictures = _second_pass(path, indices, reduced)
+    if not pictures.keys() >= wanted:
+        pictures = _second_pass(path, wanted, reduced)
     width, height = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
     if (steps := np.diff(seconds, append=seconds[-1])).max() > _LONG_STILL_S:
         notes.append(f"frame {steps.argmax()} stands still for {steps.max():.0f} s")
@@ -142,12 +159,22 @@ def _decoded(
         decoded=video.decoded,
         notes=tuple(notes),
     )
-    return Clip(same_size([pictures[index] for index in indices]), video.declared, len(times)), info
+    shown, shown_later = gridded(pictures, indices, later)
+    return Clip(shown, video.declared, len(times), shown_later), info
 
 
-def same_size(pictures: Sequence[Picture]) -> list[Picture]:
-    """Pictures in the size of the first."""
-    return [picture.resized(*pictures[0].size) for picture in pictures]
+def gridded(
+    pictures: Mapping[int, Picture], indices: NDArray[np.int64], later: NDArray[np.int64]
+) -> tuple[list[Picture], list[Plane]]:
+    """The pictures at ``indices``, and the grey values of those at ``later``, all in one size."""
+    size = pictures[int(indices[0])].size
+    same = {index: pictures[index].resized(*size) for index in {*indices.tolist(), *later.tolist()}}
+    return [same[index] for index in indices.tolist()], [grey(same[index].rgb()) for index in later.tolist()]
+
+
+def grey(frame: Frames) -> Plane:
+    """Grey values (H, W) of an RGB picture."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
 def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, float, Callable[[], Picture]]]:
@@ -224,8 +251,7 @@ def _pixel_ratio(stream: "av.VideoStream") -> float:
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _second_pass(path: Path, indices: Sequence[int], reduced: "_Reduction") -> dict[int, Picture]:
-    wanted = set(indices)
+def _second_pass(path: Path, wanted: Set[int], reduced: "_Reduction") -> dict[int, Picture]:
     with open_video(path) as video:
         return {index: reduced(frame) for index, (_, frame) in enumerate(video.frames()) if index in wanted}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vidclf.data import sampling, video
-from vidclf.data.pictures import Frames, Picture, rgb_frames
+from vidclf.data.pictures import Frames, Picture
 from vidclf.exceptions import FalseTimestampsError
 
 _HELD = 1024
@@ -24,7 +24,7 @@ class Window:
     Attributes:
         start: Seconds from the video's first frame.
         end: Likewise; the last window's is where the video ends, a median step after its last frame.
-        frames: The window's grid, uint8 (T, H, W, 3).
+        frames: The window's grid, uint8 (T, H, W, 3), with ``apart`` (T, H, W, 4).
     """
 
     start: float
@@ -32,7 +32,9 @@ class Window:
     frames: Frames
 
 
-def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: bool) -> Iterator[Window]:
+def windows(
+    path: Path, seconds: float, grid: int, store_side: int, *, counted: bool, apart: float = 0.0
+) -> Iterator[Window]:
     """The windows of a video that hold a frame, in order.
 
     A window of at most 1024 frames is reduced exactly as a clip of these frames is (`video.decode`); the
@@ -44,6 +46,7 @@ def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: 
         grid: As of `video.decode`.
         store_side: As of `video.decode`.
         counted: Take a frame's time from its place and the average rate; else from its timestamp.
+        apart: As of `video.decode`.
 
     Raises:
         ClipError: The file gives no frames, or is damaged; windows before the damage have been given.
@@ -59,13 +62,13 @@ def windows(path: Path, seconds: float, grid: int, store_side: int, *, counted: 
         last = time
         due = int((time - first + _ROUNDING_S) // seconds)
         if due > number and held.times:
-            yield held.window(number * seconds, (number + 1) * seconds, grid)
+            yield held.window(number * seconds, (number + 1) * seconds, grid, apart)
             held, step = _Held(), held.step() or step
         number = due
         held.add(time, picture)
     assert first is not None  # a file without a frame is a ClipError
     end = min((number + 1) * seconds, last - first + (held.step() or step))
-    yield held.window(number * seconds, end, grid)
+    yield held.window(number * seconds, end, grid, apart)
 
 
 class _Held:
@@ -89,7 +92,9 @@ class _Held:
         """The median step of the window's frames in seconds, 0 of a single one."""
         return float(np.median(np.diff(self.times))) / self._stride if len(self.times) > 1 else 0.0
 
-    def window(self, start: float, end: float, grid: int) -> Window:
-        indices = sampling.grid_indices(np.array(self.times), grid)
-        pictures = video.same_size([self._pictures[index] for index in indices])
-        return Window(start, end, rgb_frames(pictures))
+    def window(self, start: float, end: float, grid: int, apart: float) -> Window:
+        times = np.array(self.times)
+        indices = sampling.grid_indices(times, grid)
+        later = sampling.later_indices(times, indices, apart) if apart else indices[:0]
+        pictures, grey = video.gridded(dict(enumerate(self._pictures)), indices, later)
+        return Window(start, end, video.Clip(pictures, None, len(times), grey).frames)

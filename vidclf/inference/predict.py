@@ -130,7 +130,7 @@ def _labelled(saved: SavedModel, video: Path, window: float | None) -> list[Pred
 def _by_window(saved: SavedModel, video: Path, seconds: float, *, counted: bool) -> Iterator[Prediction]:
     started = time.perf_counter()
     card = saved.card
-    for window in windows(video, seconds, card.grid, card.store_side, counted=counted):
+    for window in windows(video, seconds, card.grid, card.store_side, counted=counted, apart=card.apart):
         row = saved.predict_frames(video, window.frames)[0]
         yield replace(_prediction(saved, video, row, started), start=window.start, end=window.end)
         started = time.perf_counter()

@@ -117,7 +117,7 @@ def _durations(
     saved_model: SavedModel, clip_path: Path, runs: int, warmup: int, limit_s: float
 ) -> _Durations:
     from_file = saved_model.clips([clip_path])
-    grid = from_file.grid(0)[:]
+    grid = from_file.read(clip_path)
     in_memory = replace(from_file, read=lambda _: grid)
     predict = saved_model.classifier.predict_proba
     with _all_cores(), _other_load() as other_load:
@@ -145,7 +145,7 @@ def measure_throughput(saved_model: SavedModel, clip_path: Path, batch: int) -> 
         ClipError: The file gives no frames.
     """
     clips = saved_model.clips([clip_path] * batch)
-    grid = clips.grid(0)[:]
+    grid = clips.read(clip_path)
     in_memory = replace(clips, read=lambda _: grid)
     classifier = saved_model.classifier.batched(batch)
     with _all_cores():

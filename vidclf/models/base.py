@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 
 from vidclf.config import Dimension, PathKey, Section
 from vidclf.data.clips import ClipSet
-from vidclf.data.pictures import Frames
 from vidclf.progress import Advance
 
 if TYPE_CHECKING:
+    from vidclf.models.features import Pixels
     from vidclf.models.video_network import ExportableNetwork  # torch takes a second
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -83,8 +83,8 @@ class FeatureClassifier(Protocol):
     def probabilities(self, values: NDArray[np.float64]) -> Probabilities:
         """Class probabilities from the values of all blocks side by side, shape (clips, classes)."""
 
-    def view(self, clips: ClipSet, index: int) -> Frames:
-        """The frames of clip ``index`` as the features see them, uint8 (T, S, S, 3)."""
+    def pixels(self, clips: ClipSet, index: int) -> "Pixels":
+        """Clip ``index`` as the features see it."""
 
 
 _LARGEST = 4096
@@ -180,6 +180,11 @@ class ExperimentConfig(Section):
     def seeded(self) -> bool:
         """Whether another seed makes another model; where none does, repeats by seed are one run."""
         return True
+
+    @property
+    def apart(self) -> float:
+        """Seconds to the later pictures that the model takes motion from; 0: none are kept."""
+        return 0.0
 
     def resolved(self) -> Self:
         """This config with every ``auto`` and weight-dependent default replaced by its value here."""

@@ -125,7 +125,7 @@ def _classifier(
         steps.append(StandardScaler())
     elif model.scale == "block":
         given = {DEEP: networks.spec_of(deep.network).width} if deep else {}
-        steps.append(BlockScaler(block_lengths(model.features, experiment.framing.size, given)))
+        steps.append(BlockScaler(block_lengths(model.features, experiment.framing, given)))
     if model.pca:
         steps.append(PrincipalComponents(model.pca))
     return ClassicalClassifier(
@@ -159,10 +159,13 @@ def _deep_features(experiment: ClassicalExperiment) -> "DeepFeatures | None":
     )
 
 
-def block_lengths(features: Sequence[str], size: int, given: Mapping[str, int] | None = None) -> list[int]:
-    """Number of values of each feature on squares of ``size`` pixels, or as ``given`` by its name."""
+def block_lengths(
+    features: Sequence[str], framing: Framing, given: Mapping[str, int] | None = None
+) -> list[int]:
+    """Number of values of each feature on the squares of a framing, or as ``given`` by its name."""
     lengths = dict(given or {})
-    blank = np.zeros((1, size, size, 3), dtype=np.uint8)
-    vectors = compute_features(blank, [name for name in features if name not in lengths])
+    blank = np.zeros((1, framing.size, framing.size, 3), dtype=np.uint8)
+    names = [name for name in features if name not in lengths]
+    vectors = compute_features(blank, names, pyramid=framing.pyramid)
     lengths |= {name: len(vector) for name, vector in vectors.items()}
     return [lengths[name] for name in features]

@@ -14,7 +14,7 @@ from vidclf.models.features import DEEP, FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.progress import Advance
 
-_TIMED = ("features", "network", "trees", "iterations")
+_TIMED = ("features", "pyramid", "network", "trees", "iterations")
 """Keys of ``[model]`` that latency depends on, beside ``kind``."""
 
 
@@ -37,7 +37,8 @@ class ClassicalConfig(ModelConfig):
 
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
-    ``history``, or ``deep``, the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
+    ``history``, ``moments``, ``glcm``, ``gabor``, ``edges``, ``tracks``, ``change``, or ``deep``,
+    the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
     network: Annotated[str | None, PathKey(prefix="hf:")] = None
     """With ``deep``: a key of `vidclf.models.networks.NETWORKS`, or another library's, as ``timm:NAME``."""
     weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
@@ -49,6 +50,12 @@ class ClassicalConfig(ModelConfig):
     pca: int | float = 0
     """Principal components: 0: none; 1 and above: so many, or as many as clips and values allow; below 1:
     the share of the variance that they keep at least."""
+
+    flow_seconds: float = Field(0.0, ge=0, le=10)
+    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take a
+    third more room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
+    pyramid: bool = False
+    """Of every feature but ``deep`` the values of the clip, then those of its first and its second half."""
 
     @field_validator("features")
     @classmethod
@@ -206,7 +213,13 @@ class ClassicalExperiment(ExperimentConfig):
     @property
     def framing(self) -> Framing:
         """The frames and pixels that the features see."""
-        return Framing(self.data.frames, *self.model.preprocessing().edges(self.data.size, self.data.resize))
+        edges = self.model.preprocessing().edges(self.data.size, self.data.resize)
+        return Framing(self.data.frames, *edges, self.apart, self.model.pyramid)
+
+    @property
+    def apart(self) -> float:
+        moving = any(FEATURES[name].flow for name in self.model.features if name != DEEP)
+        return self.model.flow_seconds if moving else 0.0
 
     @property
     def seeded(self) -> bool:
@@ -251,6 +264,7 @@ class ClassicalExperiment(ExperimentConfig):
             "data.resize": self.framing.resize,
             "data.grid": self.data.grid,
             "data.store_side": self.data.store_side,
+            "model.flow_seconds": self.apart,
         }
 
 
@@ -308,6 +322,8 @@ _C = Range(low=1e-4, high=1e2, log=True)
 _SHARED_SPACE: dict[str, Dimension] = {
     "model.scale": Choice(choices=("standard", "block")),
     "model.pca": Choice(choices=(0, 0.8, 0.95)),
+    "model.flow_seconds": Choice(choices=(0.0, 0.08)),
+    "model.pyramid": Choice(choices=(False, True)),
 }
 SVM_SPACE: dict[str, Dimension] = {
     **_SHARED_SPACE,

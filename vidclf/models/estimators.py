@@ -24,11 +24,10 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 from vidclf.data.clips import ClipSet
-from vidclf.data.pictures import Frames
 from vidclf.exceptions import InputError
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.feature_store import Framing, feature_matrix, square_view
-from vidclf.models.features import DEEP
+from vidclf.models.feature_store import Framing, feature_matrix, seen_pixels
+from vidclf.models.features import DEEP, Pixels
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 from vidclf.models.saved import check_archive
 
@@ -183,10 +182,9 @@ class ClassicalClassifier:
         """See `FeatureClassifier.blocks`."""
         return {name: self._matrix(clips, [name]) for name in self.features}
 
-    def view(self, clips: ClipSet, index: int) -> Frames:
-        """See `FeatureClassifier.view`."""
-        frames = clips.frames(index, self.framing.frames)
-        return square_view(frames, self.framing.size, self.framing.resize)
+    def pixels(self, clips: ClipSet, index: int) -> Pixels:
+        """See `FeatureClassifier.pixels`."""
+        return seen_pixels(clips, self.features, self.framing, index)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The features as scaled and reduced for the estimator, shape (clips, width)."""
@@ -225,6 +223,8 @@ class ClassicalClassifier:
             "frames": self.framing.frames,
             "size": self.framing.size,
             "resize": self.framing.resize,
+            "apart": self.framing.apart,
+            "pyramid": self.framing.pyramid,
             "calibration": self.calibration_,
             "folds": self.folds_,
             **({DEEP: self.deep.save(directory)} if self.deep else {}),
@@ -337,7 +337,11 @@ def load(directory: Path) -> ClassicalClassifier:
         raise InputError(f"{directory / ESTIMATOR}: holds a {type(estimator).__name__}, not a classifier")
     resize = arguments["resize"]
     framing = Framing(
-        arguments["frames"], arguments["size"], resize if isinstance(resize, int) else tuple(resize)
+        arguments["frames"],
+        arguments["size"],
+        resize if isinstance(resize, int) else tuple(resize),
+        arguments.get("apart", 0.0),
+        arguments.get("pyramid", False),
     )
     classifier = ClassicalClassifier(
         estimator,

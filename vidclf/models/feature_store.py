@@ -8,7 +8,7 @@ small (20 KB at most, a clip takes megabytes).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.data.pictures import Frames
-from vidclf.models.features import FEATURES, MADE_WITH, Vector, compute_features
+from vidclf.models.features import FEATURES, MADE_WITH, Pixels, Vector, compute_features
 from vidclf.progress import Advance, silent
 
 Made = TypeVar("Made")
@@ -36,15 +36,19 @@ class Framing:
         frames: Number of frames, at the midpoints of equal parts of the grid.
         size: Edge of the central square in pixels.
         resize: Short side, or (height, width), in pixels before the crop; not below ``size``.
+        apart: Seconds between the pictures that flow is taken between; 0: it is taken from frame to frame.
+        pyramid: Whether features are those of the clip and of each of its halves.
     """
 
     frames: int
     size: int
     resize: int | tuple[int, int]
+    apart: float = 0.0
+    pyramid: bool = False
 
 
 def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Frames:
-    """The central square of the resized frames: (T, H, W, 3) to (T, size, size, 3)."""
+    """The central square of the resized frames: (T, H, W, C) to (T, size, size, C)."""
     height, width = frames.shape[1:3]
     if isinstance(resize, int):
         scale = resize / min(height, width)
@@ -106,9 +110,14 @@ def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) ->
     """Of each feature of a clip; none for a clip without a store."""
     if not clips.store:
         return {}
-    frames = (video.DECODER, clips.store.grid, clips.store.store_side, *astuple(framing))
-    made = (content_digest(clips.paths[index]), *frames, MADE_WITH)
-    return {name: (*made, name, FEATURES[name].version) for name in names}
+    made = (content_digest(clips.paths[index]), video.DECODER, clips.store.grid, clips.store.store_side)
+
+    def key(name: str) -> Key:
+        spec = FEATURES[name]
+        seen = framing if spec.flow else replace(framing, apart=0.0)
+        return (*made, *astuple(seen), MADE_WITH, name, spec.version)
+
+    return {name: key(name) for name in names}
 
 
 def _entry(key: Key) -> Path:
@@ -124,12 +133,20 @@ def _clip_vector(
     known |= {name: vector for name, key in keys.items() if (vector := _read(key)) is not None}
     missing = [name for name in names if name not in known]
     if missing:
-        view = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
-        known |= compute_features(view, missing)
+        seen = seen_pixels(clips, missing, framing, index)
+        known |= compute_features(seen.frames, missing, seen.pairs, pyramid=framing.pyramid)
         for name in missing if keys else ():
             cache.save(_entry(keys[name]), known[name])
             _remember(keys[name], known[name])
     return np.concatenate([np.empty(0), *(known[name] for name in names)])
+
+
+def seen_pixels(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> Pixels:
+    """What a clip's features are computed from; pairs of pictures only where one of them looks at flow."""
+    frames = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
+    if not framing.apart or not any(name in FEATURES and FEATURES[name].flow for name in names):
+        return Pixels(frames)
+    return Pixels(frames, square_view(clips.pairs(index, framing.frames), framing.size, framing.resize))
 
 
 def _read(key: Key) -> Vector | None:

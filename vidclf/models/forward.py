@@ -199,7 +199,7 @@ class Forward:
         network, device = self.network, self.views.device
         frozen = network.stages[: network.frozen_stages].state_dict()
         made_by = [
-            *(identity(self._name), network.frozen_stages, network.fixed_poolings, weights_digest(frozen)),
+            *(identity(self._name), network.frozen_stages, network.kept, weights_digest(frozen)),
             *(self._mean.tolist(), self._std.tolist(), self._precision),
             *(str(network.memory_format), devices.model(device), torch.__version__),
         ]

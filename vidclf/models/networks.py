@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # they take seconds
     from torchvision.models import WeightsEnum
 
 FrozenNorm = Literal["eval", "train"]
-Pooling = Literal["avg", "max", "attention"]
+Pooling = Literal["avg", "max", "attention", "gru", "conv", "transformer"]
 Stages = Mapping[str, tuple[str, ...]]
 
 

@@ -1,7 +1,7 @@
 """The neural kinds as a file describes them: their sections, experiments and search ranges."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from rich.filesize import decimal
@@ -55,7 +55,8 @@ class Frames2dConfig(NetworkConfig):
     ``timm:NAME``, a backbone of timm, for which ``@224`` behind it sets another size, or ``hf:ORG/NAME``, an
     image encoder of the Hugging Face hub, or of a folder as ``hf:./FOLDER``."""
     pooling: Pooling = "avg"
-    """How the features of frames become those of the clip; ``attention`` learns each frame's weight."""
+    """How the features of frames become those of the clip; ``attention`` learns each frame's weight,
+    ``gru``, ``conv`` and ``transformer`` what the frames' order says."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -185,10 +186,10 @@ class NeuralExperiment(ExperimentConfig):
     def shape(self) -> Mapping[str, Any]:
         flat = config.flatten(config.dump(self.resolved()))
         keys = (
-            *("model.kind", "model.network", "model.eval_views", "train.precision"),
+            *("model.kind", "model.network", "model.pooling", "model.eval_views", "train.precision"),
             *("data.frames", "data.size", "data.resize", "data.grid", "data.store_side"),
         )
-        return {key: flat[key] for key in keys}
+        return {key: flat[key] for key in keys if key in flat}  # volumes have no pooling
 
 
 class Frames2dExperiment(NeuralExperiment):
@@ -196,6 +197,9 @@ class Frames2dExperiment(NeuralExperiment):
 
     model: Frames2dConfig
     """The network."""
+
+    def own_range(self, path: str) -> Dimension | None:
+        return Choice(choices=get_args(Pooling)) if path == "model.pooling" else super().own_range(path)
 
 
 class Volume3dExperiment(NeuralExperiment):

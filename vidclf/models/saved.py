@@ -35,6 +35,7 @@ class ModelMetadata:
         experiment: The resolved config that it was trained with.
         trained_on: Content digest and group of every training clip.
         versions: Libraries at training time.
+        apart: Seconds to the later pictures that it takes motion from, see `vidclf.data.video.assembled`.
         temperature: By which its logits are divided, see `vidclf.evaluation.calibration`.
         confidence: The least at which it answers, see `vidclf.evaluation.abstention`; 0: always.
         format: Version of this folder's layout.
@@ -47,6 +48,7 @@ class ModelMetadata:
     experiment: Mapping[str, Any]
     trained_on: tuple[tuple[str, str], ...]
     versions: Mapping[str, str]
+    apart: float = 0.0
     temperature: float = 1.0
     confidence: float = 0.0
     format: int = FORMAT
@@ -61,7 +63,8 @@ class SavedModel:
 
     def clips(self, paths: Iterable[Path]) -> ClipSet:
         """Video files as this model wants them, decoded when read."""
-        return ClipSet.of_files(paths, self.card.classes, self.card.grid, self.card.store_side)
+        card = self.card
+        return ClipSet.of_files(paths, card.classes, card.grid, card.store_side, card.apart)
 
     def predict(self, paths: Iterable[Path]) -> Probabilities:
         """Class probabilities of video files, calibrated, shape (files, classes).
@@ -85,7 +88,7 @@ class SavedModel:
 
         Args:
             name: What stands for its file; it need not exist.
-            frames: Its grid (T, H, W, 3), as `vidclf.data.video.decode` gives it for the card's values.
+            frames: Its grid, as `vidclf.data.video.decode` gives it for the card's values.
         """
         return self.probabilities(replace(self.clips([name]), read=lambda _: frames))
 

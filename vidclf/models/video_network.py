@@ -4,59 +4,15 @@ import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidclf.models.networks import FrozenNorm, Pooling, provider, spec_of
+from vidclf.models.pooling import pooling_steps
 from vidclf.models.weights import load_backbone
-
-
-class _Mean(nn.Module):
-    def __init__(self, *dims: int) -> None:
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.mean(self.dims)
-
-
-class _Max(nn.Module):
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, width) of (B, T, width)."""
-        return frames.amax(dim=1)
-
-
-class _Attention(nn.Module):
-    """A weighted mean of frames whose weights, a softmax of linear scores, are learned.
-
-    The pooling of Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance
-    Learning" (ICML 2018), eq. 7 and 8, without the hidden layer before the scores: the
-    features are deep already, and training sets are small. It starts as the mean.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)
-        nn.init.zeros_(self.score.weight)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, width) of (B, T, width)."""
-        weights: Tensor = self.score(frames).softmax(dim=1)
-        return (weights * frames).sum(dim=1)
-
-
-def _pooling(dims: Literal[2, 3], pooling: Pooling, width: int) -> nn.Sequential:
-    """Steps from maps to features of clips; all but the last are free of parameters."""
-    if dims == 3:
-        if pooling != "avg":
-            raise ValueError(f"volumes are pooled by avg, not {pooling}")
-        return nn.Sequential(_Mean(2, 3, 4))
-    if pooling == "avg":
-        return nn.Sequential(_Mean(1, 3, 4))
-    return nn.Sequential(_Mean(3, 4), _Max() if pooling == "max" else _Attention(width))
 
 
 class VideoNetwork(nn.Module):
@@ -81,6 +37,7 @@ class VideoNetwork(nn.Module):
     Attributes:
         memory_format: Layout in which the stages compute.
         fixed_poolings: Steps of the pooling that belong to what training leaves as it is.
+        kept: What `prefix` gives: ``maps``, features of ``frames``, or those of clips by their pooling.
     """
 
     def __init__(
@@ -97,13 +54,14 @@ class VideoNetwork(nn.Module):
         super().__init__()
         spec, backbone = spec_of(network), load_backbone(network, weights)
         self.stages = nn.Sequential(OrderedDict(_stages(network, backbone)))
-        self.pooling = _pooling(spec.dims, pooling, spec.width)
+        self.pooling = pooling_steps(spec.dims, pooling, spec.width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(spec.width, classes))
         self.dims, self.width = spec.dims, spec.width
         self.frozen_stages, self.frozen_norm = frozen_stages, frozen_norm
         self.memory_format = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
-        learned = pooling == "attention"
+        learned = any(True for _ in self.pooling.parameters())
         self.fixed_poolings = len(self.pooling) - learned if frozen_stages == len(self.stages) else 0
+        self.kept = ("frames" if learned else pooling) if self.fixed_poolings else "maps"
         self.stages[:frozen_stages].requires_grad_(False)
         self.train()
 
@@ -134,10 +92,12 @@ class VideoNetwork(nn.Module):
 
         Returns:
             (B, T, C', H', W') for a network of frames, (B, C', T', H', W') for one of volumes.
-            Where all stages are frozen (B, width), or (B, T, width) before attention.
+            Where all stages are frozen (B, width), or (B, T, width) before a pooling that is trained.
         """
+        inputs = clips if self.dims == 2 else clips.transpose(1, 2)
+        if self.frozen_stages == 0:
+            return inputs  # torch cannot export a part without gradients that computes nothing
         with torch.no_grad():
-            inputs = clips if self.dims == 2 else clips.transpose(1, 2)
             maps = self._through(self.stages[: self.frozen_stages], inputs)
             activations: Tensor = self.pooling[: self.fixed_poolings](maps)
             return activations

@@ -38,7 +38,7 @@ class VideoClassifier(PythonModel):
         self._limits = Limits.of_environment()
         self._model = models.load_model(Path(context.artifacts["model"]))
         card = self._model.card
-        self._decoder = GuardedDecoder(card.grid, card.store_side, self._limits)
+        self._decoder = GuardedDecoder(card.grid, card.store_side, self._limits, card.apart)
 
     def predict(self, model_input: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
         """One dict an item: ``label``, ``probabilities`` by class, and ``error`` where it has none.

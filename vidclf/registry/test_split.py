@@ -92,7 +92,7 @@ class TestSplit:
     def predictions(self, model: Path, progress: Progress = silent) -> pd.DataFrame:
         """A `predictions_table` of every test clip, by the saved model in a folder."""
         saved = load_model(model)
-        store = ClipStore(saved.card.grid, saved.card.store_side)
+        store = ClipStore(saved.card.grid, saved.card.store_side, saved.card.apart)
         clips = ClipSet.of_split(self.manifest, "test", store)
         store.build(clips.paths, counted(progress, len(clips)))
         return predictions_table(

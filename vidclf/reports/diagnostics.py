@@ -21,7 +21,7 @@ from vidclf.evaluation.predictions import predictions_table, read_predictions, w
 from vidclf.inference import profiling
 from vidclf.models import Classifier
 from vidclf.models.base import FeatureClassifier, Probabilities
-from vidclf.models.features import STILL, Pixels, gradient_drawing
+from vidclf.models.features import STILL, gradient_drawing
 from vidclf.reports import plots
 
 _MOST_POINTS = 500
@@ -247,7 +247,7 @@ def _write_descriptor(classifier: FeatureClassifier, clips: ClipSet, artifacts: 
     """What the features that can be drawn see of the first clip."""
     if not {"hog", *_MOTION} & set(classifier.features):
         return
-    pixels = Pixels(classifier.view(clips, 0))
+    pixels = classifier.pixels(clips, 0)
     # Of the last frame there is no motion to the next.
     instants = np.unique(sampling.sample_indices(max(len(pixels.frames) - 1, 1), _INSTANTS))
     edges = [gradient_drawing(pixels.grey[instant]) for instant in instants if "hog" in classifier.features]
@@ -256,7 +256,9 @@ def _write_descriptor(classifier: FeatureClassifier, clips: ClipSet, artifacts: 
         [f"frame {instant + 1} of {len(pixels.frames)}" for instant in instants],
         f"{clips.paths[0].name}: {clips.classes[clips.labels[0]]}",
         edges=np.stack(edges) if edges else None,
-        flow=pixels.flow[instants] if _MOTION & set(classifier.features) else None,
-        still=STILL * pixels.frames.shape[1],
+        flow=pixels.flow[np.minimum(instants, len(pixels.flow) - 1)]
+        if _MOTION & set(classifier.features)
+        else None,
+        still=STILL * pixels.sensitivity * pixels.frames.shape[1],
     )
     _write(figure, artifacts, "descriptor", _COLOURS)

@@ -115,7 +115,7 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
 
 
 def clip_store(experiment: ExperimentConfig) -> ClipStore:
-    return ClipStore(experiment.data.grid, experiment.data.store_side)
+    return ClipStore(experiment.data.grid, experiment.data.store_side, experiment.apart)
 
 
 def dataset_record(experiment: ExperimentConfig, manifest: Manifest) -> dict[str, str]:
@@ -362,6 +362,7 @@ def _save(
             (content_digest(path), group) for path, group in zip(train.paths, train.groups, strict=True)
         ),
         versions=profiling.environment(),
+        apart=experiment.apart,
         temperature=temperature,
         confidence=confidence,
     )
