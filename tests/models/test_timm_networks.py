@@ -195,7 +195,7 @@ def test_positions_of_a_file_are_resized_to_the_networks_own(tmp_path: Path) -> 
         ({"model.network": "timm:test_vit.in99k"}, r"no such weights; there are test_vit\.r160_in1k"),
         ({"model.network": "timm:test_vit@50"}, r"timm:test_vit@50.*timm does not make it for 50 pixels"),
         ({"model.network": "timm:a@b"}, "expected timm:NAME, or timm:NAME@224 for 224 pixels"),
-        ({"model.network": "tim:resnet18"}, "is none of resnet18, .* nor timm:NAME"),
+        ({"model.network": "tim:resnet18"}, "is none of frames2d's: resnet18, .* nor timm:NAME"),
         ({"model.network": "timm:test_vit4", "model.weights": "pretrained"}, "has no pretrained weights"),
         ({"model.frozen_stages": 9}, "test_vit@48 has 7 stages: stem, blocks0"),
         ({"model.network": "timm:test_resnet@50"}, r"timm:test_resnet@50.*it takes any size, set data\.size"),

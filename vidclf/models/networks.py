@@ -292,13 +292,10 @@ def spec_of(network: str) -> NetworkSpec:
     if known := provider(network):
         return known.spec(network)
     if network not in NETWORKS:
-        raise InputError(_unknown(network, list(NETWORKS)))
+        others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
+        named = f"{', '.join(NETWORKS)}, nor {others}{did_you_mean(network, list(NETWORKS))}"
+        raise InputError(f"network = {network!r} is none of {named}")
     return NETWORKS[network]
-
-
-def _unknown(network: str, known: list[str]) -> str:
-    others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
-    return f"network = {network!r} is none of {', '.join(known)}, nor {others}{did_you_mean(network, known)}"
 
 
 def save_network(network: str, directory: Path) -> None:
@@ -329,20 +326,23 @@ def identity(network: str) -> str:
     return known.identity(network) if known else network
 
 
+_KINDS = {2: "frames2d", 3: "volume3d"}
+
+
 def check_network(network: str, weights: str, dims: Literal[2, 3] | None = None) -> None:
     """Raises `ValueError` where there is no such network, of so many dimensions, or weights for it."""
-    if dims is not None and provider(network) is None:
-        known = [name for name, spec in NETWORKS.items() if spec.dims == dims]
-        if network not in known:
-            raise ValueError(_unknown(network, known))
+    known = [name for name, spec in NETWORKS.items() if dims in {spec.dims, None}]
     try:
+        if network not in known and provider(network) is None and dims is not None:
+            others = {2: "timm:NAME or hf:NAME", 3: "hf:NAME"}[dims]
+            named = f"{', '.join(known)}, nor {others}{did_you_mean(network, known)}"
+            raise InputError(f"network = {network!r} is none of {_KINDS[dims]}'s: {named}")
         preprocessing(network, weights)
         spec = spec_of(network)
     except InputError as error:
         raise ValueError(str(error)) from None
-    if dims is not None and spec.dims != dims:
-        kind = {2: "frames2d", 3: "volume3d"}[spec.dims]
-        raise ValueError(f'network = {network!r} is one of model.kind = "{kind}"')
+    if dims not in {spec.dims, None}:
+        raise ValueError(f'network = {network!r} is one of model.kind = "{_KINDS[spec.dims]}"')
 
 
 def preprocessing(network: str, weights: str) -> Preprocessing:
