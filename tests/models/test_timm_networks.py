@@ -49,7 +49,10 @@ def experiment(network: str, **values: Any) -> Any:
     return parse_experiment(config.override(tree, values), "test")
 
 
-@pytest.mark.parametrize("network", STAGES)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=pytest.mark.slow if name not in {TINY, TOKENS} else ()) for name in STAGES],
+)
 def test_stages_one_after_another_are_timms_network(network: str) -> None:
     torch.manual_seed(0)
     whole = build_network(network).eval()
@@ -111,7 +114,12 @@ def test_what_cannot_be_cut_is_one_stage(sees_values: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", ["timm:test_vit", "timm:tf_efficientnet_lite0", "timm:vit_base_patch16_siglip_224@32"]
+    "network",
+    [
+        "timm:test_vit",
+        pytest.param("timm:tf_efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param("timm:vit_base_patch16_siglip_224@32", marks=pytest.mark.slow),
+    ],
 )
 def test_preprocessing_is_what_timm_does_to_pictures(network: str) -> None:
     from PIL import Image

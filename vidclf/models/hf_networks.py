@@ -139,13 +139,13 @@ def _described(network: str) -> _Description:
             key: tuple(one) if isinstance(one, list) else one for key, one in given["preprocessing"].items()
         }
         return _Description(config, Preprocessing(**own), given["licence"])
-    with hub.downloads(f"{network}: its config.json", _cure(source)):
+    with hub.downloads(f"{network}: its config.json", _cure(source), source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     config = getattr(config, "vision_config", config)  # of a model of pictures and texts
     if config.model_type not in _FAMILIES:
         families = ", ".join(_FAMILIES)
         raise InputError(f"network = {network!r} is of type {config.model_type}; known are {families}")
-    with hub.downloads(f"{network}: its preprocessor_config.json", _cure(source)):
+    with hub.downloads(f"{network}: its preprocessor_config.json", _cure(source), source):
         processor = _processor(source, _FAMILIES[config.model_type].dims)
     return _Description(config, _figures(processor), _licence(source))
 
@@ -197,7 +197,7 @@ def _licence(source: str) -> str | None:
 
     card = Path(source, "README.md")
     try:
-        with hub.downloads("the card", ""):
+        with hub.downloads("the card", "", source):
             found = ModelCard.load(str(card) if card.is_file() else source).data.to_dict().get("license")
     except InputError:
         return None
@@ -217,7 +217,7 @@ def build(network: str) -> nn.Module:
 def published(network: str) -> Mapping[str, Tensor]:
     """See `vidclf.models.networks.Provider`."""
     source = network.removeprefix("hf:")
-    with hub.downloads(f"the weights of {network}", _cure(source)):
+    with hub.downloads(f"the weights of {network}", _cure(source), source):
         return _loaded(AutoModel, source, config=_described(network).config, trust_remote_code=False)
 
 
