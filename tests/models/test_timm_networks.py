@@ -21,6 +21,7 @@ from vidclf.inference import export
 from vidclf.models import MODELS, networks
 from vidclf.models.networks import spec_of
 from vidclf.models.own_networks import build_network
+from vidclf.models.providers import packages, provider
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 from vidclf.runs.experiment import parse_experiment
@@ -56,7 +57,7 @@ def experiment(network: str, **values: Any) -> Any:
 def test_stages_one_after_another_are_timms_network(network: str) -> None:
     torch.manual_seed(0)
     whole = build_network(network).eval()
-    stages = networks.provider(network).stages(whole)  # type: ignore[union-attr]
+    stages = provider(network).stages(whole)  # type: ignore[union-attr]
     spec = spec_of(network)
     assert list(stages) == list(spec.stages) == STAGES[network]
     frames = torch.randn(2, 3, spec.preprocessing.size, spec.preprocessing.size)
@@ -223,8 +224,8 @@ def test_licence_and_packages_are_named(kind: dict[str, str]) -> None:
     tree = {"data": {"manifest": "/m.csv"}, "model": {**kind, "network": "timm:test_convnext"}}
     noted = parse_experiment(tree, "test").notes(3, 1)
     assert noted == ["timm:test_convnext: weights timm/test_convnext.r160_in1k, licence: apache-2.0"]
-    assert networks.packages("timm:test_convnext") == ("timm", "huggingface-hub")
-    assert networks.packages("resnet18") == networks.packages(None) == ()
+    assert packages("timm:test_convnext") == ("timm", "huggingface-hub")
+    assert packages("resnet18") == packages(None) == ()
 
 
 def test_without_timm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

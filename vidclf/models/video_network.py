@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.models.networks import FrozenNorm, Pooling, provider, spec_of
+from vidclf.models.networks import FrozenNorm, Pooling, spec_of
+from vidclf.models.providers import provider
 from vidclf.models.weights import load_backbone
 
 
