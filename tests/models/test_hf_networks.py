@@ -112,7 +112,9 @@ def fitted(squares: Manifest, described: Any) -> Classifier:
     return classifier
 
 
-@pytest.mark.parametrize(("family", "depth"), [("videomae", 2), ("siglip_vision_model", 3)])
+@pytest.mark.parametrize(
+    ("family", "depth"), [("videomae", 2), pytest.param("siglip_vision_model", 3, marks=pytest.mark.slow)]
+)
 def test_a_saved_model_needs_neither_hub_nor_folder(
     family: str, depth: int, squares: Manifest, tmp_path: Path
 ) -> None:

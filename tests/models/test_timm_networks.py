@@ -21,6 +21,7 @@ from vidclf.inference import export
 from vidclf.models import MODELS, networks
 from vidclf.models.networks import spec_of
 from vidclf.models.own_networks import build_network
+from vidclf.models.providers import packages, provider
 from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 from vidclf.runs.experiment import parse_experiment
@@ -49,11 +50,14 @@ def experiment(network: str, **values: Any) -> Any:
     return parse_experiment(config.override(tree, values), "test")
 
 
-@pytest.mark.parametrize("network", STAGES)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=pytest.mark.slow if name not in {TINY, TOKENS} else ()) for name in STAGES],
+)
 def test_stages_one_after_another_are_timms_network(network: str) -> None:
     torch.manual_seed(0)
     whole = build_network(network).eval()
-    stages = networks.provider(network).stages(whole)  # type: ignore[union-attr]
+    stages = provider(network).stages(whole)  # type: ignore[union-attr]
     spec = spec_of(network)
     assert list(stages) == list(spec.stages) == STAGES[network]
     frames = torch.randn(2, 3, spec.preprocessing.size, spec.preprocessing.size)
@@ -111,7 +115,12 @@ def test_what_cannot_be_cut_is_one_stage(sees_values: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", ["timm:test_vit", "timm:tf_efficientnet_lite0", "timm:vit_base_patch16_siglip_224@32"]
+    "network",
+    [
+        "timm:test_vit",
+        pytest.param("timm:tf_efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param("timm:vit_base_patch16_siglip_224@32", marks=pytest.mark.slow),
+    ],
 )
 def test_preprocessing_is_what_timm_does_to_pictures(network: str) -> None:
     from PIL import Image
@@ -195,7 +204,7 @@ def test_positions_of_a_file_are_resized_to_the_networks_own(tmp_path: Path) -> 
         ({"model.network": "timm:test_vit.in99k"}, r"no such weights; there are test_vit\.r160_in1k"),
         ({"model.network": "timm:test_vit@50"}, r"timm:test_vit@50.*timm does not make it for 50 pixels"),
         ({"model.network": "timm:a@b"}, "expected timm:NAME, or timm:NAME@224 for 224 pixels"),
-        ({"model.network": "tim:resnet18"}, "is none of resnet18, .* nor timm:NAME"),
+        ({"model.network": "tim:resnet18"}, "is none of frames2d's: resnet18, .* nor timm:NAME"),
         ({"model.network": "timm:test_vit4", "model.weights": "pretrained"}, "has no pretrained weights"),
         ({"model.frozen_stages": 9}, "test_vit@48 has 7 stages: stem, blocks0"),
         ({"model.network": "timm:test_resnet@50"}, r"timm:test_resnet@50.*it takes any size, set data\.size"),
@@ -215,8 +224,8 @@ def test_licence_and_packages_are_named(kind: dict[str, str]) -> None:
     tree = {"data": {"manifest": "/m.csv"}, "model": {**kind, "network": "timm:test_convnext"}}
     noted = parse_experiment(tree, "test").notes(3, 1)
     assert noted == ["timm:test_convnext: weights timm/test_convnext.r160_in1k, licence: apache-2.0"]
-    assert networks.packages("timm:test_convnext") == ("timm", "huggingface-hub")
-    assert networks.packages("resnet18") == networks.packages(None) == ()
+    assert packages("timm:test_convnext") == ("timm", "huggingface-hub")
+    assert packages("resnet18") == packages(None) == ()
 
 
 def test_without_timm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class _Description:
 
 
 def spec(network: str) -> NetworkSpec:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     return _spec(network)
 
 
@@ -139,13 +139,13 @@ def _described(network: str) -> _Description:
             key: tuple(one) if isinstance(one, list) else one for key, one in given["preprocessing"].items()
         }
         return _Description(config, Preprocessing(**own), given["licence"])
-    with hub.downloads(f"{network}: its config.json", _cure(source)):
+    with hub.downloads(f"{network}: its config.json", _cure(source), source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     config = getattr(config, "vision_config", config)  # of a model of pictures and texts
     if config.model_type not in _FAMILIES:
         families = ", ".join(_FAMILIES)
         raise InputError(f"network = {network!r} is of type {config.model_type}; known are {families}")
-    with hub.downloads(f"{network}: its preprocessor_config.json", _cure(source)):
+    with hub.downloads(f"{network}: its preprocessor_config.json", _cure(source), source):
         processor = _processor(source, _FAMILIES[config.model_type].dims)
     return _Description(config, _figures(processor), _licence(source))
 
@@ -197,7 +197,7 @@ def _licence(source: str) -> str | None:
 
     card = Path(source, "README.md")
     try:
-        with hub.downloads("the card", ""):
+        with hub.downloads("the card", "", source):
             found = ModelCard.load(str(card) if card.is_file() else source).data.to_dict().get("license")
     except InputError:
         return None
@@ -205,7 +205,7 @@ def _licence(source: str) -> str | None:
 
 
 def build(network: str) -> nn.Module:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     known = _described(network)
     backbone: nn.Module = AutoModel.from_config(known.config, dtype=torch.float32, trust_remote_code=False)
     for name in known.family.unused:
@@ -215,14 +215,14 @@ def build(network: str) -> nn.Module:
 
 
 def published(network: str) -> Mapping[str, Tensor]:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     source = network.removeprefix("hf:")
-    with hub.downloads(f"the weights of {network}", _cure(source)):
+    with hub.downloads(f"the weights of {network}", _cure(source), source):
         return _loaded(AutoModel, source, config=_described(network).config, trust_remote_code=False)
 
 
 def fitted(backbone: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """See `vidclf.models.networks.Provider`: transformers renames what older versions of it wrote."""
+    """See `vidclf.models.providers.Provider`: transformers renames what older versions of it wrote."""
     try:
         return _loaded(type(backbone), None, config=backbone.config, state_dict=dict(state))
     except (RuntimeError, ValueError):  # of weights of another shape
@@ -237,7 +237,7 @@ def _loaded(kind: Any, source: str | None, **options: Any) -> Mapping[str, Tenso
 
 
 def check_input(network: str, frames: int, size: int) -> None:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     known = _described(network)
     reason = _tried(network, frames if known.family.dims == 3 else 1, size)
     if reason not in {spec(network).width}:
@@ -261,13 +261,13 @@ def _tried(network: str, frames: int, size: int) -> int | str:
 
 
 def identity(network: str) -> str:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     config = digest(_described(network).config.to_dict())
     return f"{config} of transformers {importlib.metadata.version('transformers')}"
 
 
 def save(network: str, directory: Path) -> None:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     known = _described(network)
     described = {
         "config": {**known.config.to_diff_dict(), "model_type": known.config.model_type},
@@ -278,12 +278,12 @@ def save(network: str, directory: Path) -> None:
 
 
 def saved(network: str, directory: Path) -> str:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     return f"hf:{directory.resolve()}"
 
 
 def stages(backbone: Any) -> Mapping[str, nn.Module]:
-    """See `vidclf.models.networks.Provider`: what makes tokens, then one stage a block."""
+    """See `vidclf.models.providers.Provider`: what makes tokens, then one stage a block."""
     family = _FAMILIES[backbone.config.model_type]
     layers = list(operator.attrgetter(family.layers)(backbone))
     before = [operator.attrgetter(name)(backbone) for name in family.before]

@@ -1,17 +1,16 @@
 """The table of networks, those of other libraries by name, and how frames become their input."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from vidclf.config import did_you_mean
 from vidclf.exceptions import InputError
+from vidclf.models.providers import PROVIDERS, provider
 
-if TYPE_CHECKING:  # they take seconds
-    from torch import Tensor, nn
-    from torchvision.models import WeightsEnum
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum  # torchvision takes seconds
 
 FrozenNorm = Literal["eval", "train"]
 Pooling = Literal["avg", "max", "attention", "gru", "conv", "transformer"]
@@ -222,67 +221,6 @@ NETWORKS: dict[str, NetworkSpec] = {
 }  # fmt: skip
 
 
-class Provider(Protocol):
-    """A module that knows the networks of a library that is not always installed."""
-
-    def spec(self, network: str) -> NetworkSpec:
-        """The network's row.
-
-        Raises:
-            InputError: There is no such network, or the library is missing.
-        """
-
-    def build(self, network: str) -> "nn.Module":
-        """The network without its head, with random weights."""
-
-    def published(self, network: str) -> "Mapping[str, Tensor]":
-        """Its published weights, by their names in `build`'s.
-
-        Raises:
-            InputError: They cannot be had.
-        """
-
-    def fitted(self, backbone: "nn.Module", state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
-        """A file's weights by their names in the backbone, as far as they are those of another form of it."""
-
-    def stages(self, backbone: "nn.Module") -> "Mapping[str, nn.Module]":
-        """The stages of what `build` gave, in order; the last one's maps have one position."""
-
-    def check_input(self, network: str, frames: int, size: int) -> None:
-        """Raises `ValueError` where the network does not take clips of so many frames and pixels."""
-
-    def identity(self, network: str) -> str:
-        """All that its outputs depend on beside its weights."""
-
-    def save(self, network: str, directory: Path) -> None:
-        """Writes what the network is built from, where its name does not say it, into an existing folder."""
-
-    def saved(self, network: str, directory: Path) -> str:
-        """The name by which the network is built from what `save` wrote."""
-
-
-PROVIDERS = {"timm": "vidclf.models.timm_networks", "hf": "vidclf.models.hf_networks"}
-"""Modules that are a `Provider`, by the prefix of their networks' names."""
-
-
-_PACKAGES = {"timm": ("timm", "huggingface-hub"), "hf": ("transformers", "huggingface-hub")}
-
-
-def packages(network: str | None) -> tuple[str, ...]:
-    """What a model with this network needs beside what vidclf always needs, as pip names it."""
-    return _PACKAGES.get((network or "").partition(":")[0], ())
-
-
-def provider(network: str) -> Provider | None:
-    """Who knows a network that is in no row of `NETWORKS`; ``None``: the table, or nobody."""
-    prefix, colon, _ = network.partition(":")
-    if not colon or prefix not in PROVIDERS:
-        return None
-    module: Any = importlib.import_module(PROVIDERS[prefix])
-    known: Provider = module
-    return known
-
-
 def spec_of(network: str) -> NetworkSpec:
     """The row of a network, of `NETWORKS` or as its provider gives it.
 
@@ -292,13 +230,10 @@ def spec_of(network: str) -> NetworkSpec:
     if known := provider(network):
         return known.spec(network)
     if network not in NETWORKS:
-        raise InputError(_unknown(network, list(NETWORKS)))
+        others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
+        named = f"{', '.join(NETWORKS)}, nor {others}{did_you_mean(network, list(NETWORKS))}"
+        raise InputError(f"network = {network!r} is none of {named}")
     return NETWORKS[network]
-
-
-def _unknown(network: str, known: list[str]) -> str:
-    others = " or ".join(f"{prefix}:NAME" for prefix in PROVIDERS)
-    return f"network = {network!r} is none of {', '.join(known)}, nor {others}{did_you_mean(network, known)}"
 
 
 def save_network(network: str, directory: Path) -> None:
@@ -329,20 +264,23 @@ def identity(network: str) -> str:
     return known.identity(network) if known else network
 
 
+_KINDS = {2: "frames2d", 3: "volume3d"}
+
+
 def check_network(network: str, weights: str, dims: Literal[2, 3] | None = None) -> None:
     """Raises `ValueError` where there is no such network, of so many dimensions, or weights for it."""
-    if dims is not None and provider(network) is None:
-        known = [name for name, spec in NETWORKS.items() if spec.dims == dims]
-        if network not in known:
-            raise ValueError(_unknown(network, known))
+    known = [name for name, spec in NETWORKS.items() if dims in {spec.dims, None}]
     try:
+        if network not in known and provider(network) is None and dims is not None:
+            others = {2: "timm:NAME or hf:NAME", 3: "hf:NAME"}[dims]
+            named = f"{', '.join(known)}, nor {others}{did_you_mean(network, known)}"
+            raise InputError(f"network = {network!r} is none of {_KINDS[dims]}'s: {named}")
         preprocessing(network, weights)
         spec = spec_of(network)
     except InputError as error:
         raise ValueError(str(error)) from None
-    if dims is not None and spec.dims != dims:
-        kind = {2: "frames2d", 3: "volume3d"}[spec.dims]
-        raise ValueError(f'network = {network!r} is one of model.kind = "{kind}"')
+    if dims not in {spec.dims, None}:
+        raise ValueError(f'network = {network!r} is one of model.kind = "{_KINDS[spec.dims]}"')
 
 
 def preprocessing(network: str, weights: str) -> Preprocessing:

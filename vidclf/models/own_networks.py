@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import ops
 from torchvision.models import get_model, video
 
-from vidclf.models.networks import provider
+from vidclf.models.providers import provider
 
 
 def tiny2d() -> nn.Module:

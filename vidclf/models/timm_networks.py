@@ -40,7 +40,7 @@ _SHORT = re.compile(r"^(?:[a-z_]+\d+|\w+(?:\.\d+)?)")
 
 @functools.cache
 def spec(network: str) -> NetworkSpec:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     with torch.device("meta"):
         backbone = _create(network)
     config = resolve_model_data_config(backbone)
@@ -73,7 +73,7 @@ def spec(network: str) -> NetworkSpec:
 
 
 def build(network: str) -> nn.Module:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     backbone: nn.Module = _create(network)
     return backbone
 
@@ -112,7 +112,7 @@ def _meant(name: str, known: list[str]) -> str:
 
 
 def published(network: str) -> Mapping[str, Tensor]:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     source = str(spec(network).weights)
     file = source if "://" in source else f"https://huggingface.co/{source}/resolve/main/model.safetensors"
     cure = f'download {file} elsewhere and set model.weights to that file, or to "none"'
@@ -122,7 +122,7 @@ def published(network: str) -> Mapping[str, Tensor]:
 
 
 def fitted(backbone: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """See `vidclf.models.networks.Provider`: timm renames its sources' weights, and resizes positions."""
+    """See `vidclf.models.providers.Provider`: timm renames its sources' weights, and resizes positions."""
     rename = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if rename is None:
         return state
@@ -134,7 +134,7 @@ def fitted(backbone: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 
 def check_input(network: str, frames: int, size: int) -> None:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     reason = _tried(network, size)
     if reason not in {spec(network).width}:
         own, name = spec(network).preprocessing.size, _parsed(network)[0]
@@ -158,21 +158,21 @@ def _tried(network: str, size: int) -> int | str:
 
 
 def identity(network: str) -> str:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     return f"{network} of timm {importlib.metadata.version('timm')}"
 
 
 def save(network: str, directory: Path) -> None:
-    """See `vidclf.models.networks.Provider`: timm knows it by its name."""
+    """See `vidclf.models.providers.Provider`: timm knows it by its name."""
 
 
 def saved(network: str, directory: Path) -> str:
-    """See `vidclf.models.networks.Provider`."""
+    """See `vidclf.models.providers.Provider`."""
     return network
 
 
 def stages(backbone: Any) -> Mapping[str, nn.Module]:
-    """See `vidclf.models.networks.Provider`.
+    """See `vidclf.models.providers.Provider`.
 
     The network is traced, its modules as they are where their parameters belong to one of timm's groups. A
     stage ends where a single tensor goes on: groups between which several do, as branches of several sizes,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidclf.models.networks import FrozenNorm, Pooling, provider, spec_of
+from vidclf.models.networks import FrozenNorm, Pooling, spec_of
 from vidclf.models.pooling import pooling_steps
+from vidclf.models.providers import provider
 from vidclf.models.weights import load_backbone
 
 

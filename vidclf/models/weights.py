@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vidclf.data import remote
 from vidclf.data.remote import named
 from vidclf.exceptions import InputError
-from vidclf.models.networks import provider, published_weights, spec_of
+from vidclf.models.networks import published_weights, spec_of
 from vidclf.models.own_networks import build_network
+from vidclf.models.providers import provider
 from vidclf.models.saved import check_archive
 
 _NESTED = ("state_dict", "model_state_dict", "model", "network", "module", "checkpoint")

@@ -16,7 +16,7 @@ from mlflow.models import Model
 
 from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
-from vidclf.models.networks import packages
+from vidclf.models.providers import packages
 from vidclf.models.saved import check_folder, read_card
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import locked
