@@ -175,7 +175,8 @@ class ClipSet:
 
     def grid(self, index: int) -> Frames:
         """The stored frames of clip ``index``, uint8 (T, H, W, 3)."""
-        return self.read(self.paths[index])[..., :3]
+        grid = self.read(self.paths[index])
+        return grid if grid.shape[-1] == 3 else grid[..., :3]
 
     def frames(self, index: int, count: int) -> Frames:
         """``count`` frames of clip ``index`` at the midpoints of equal parts, uint8 (count, H, W, 3)."""
