@@ -177,6 +177,8 @@ Grid = Frames | StoredFrames
 
 def rgb_of(grid: Grid) -> Grid:
     """A grid without later pictures."""
+    if grid.shape[3] == 3:
+        return grid
     return grid.rgb if isinstance(grid, StoredFrames) else grid[..., :3]
 
 

@@ -147,7 +147,7 @@ def likely_indices(
     first = {int(place) for place in np.concatenate(places)}
     if not seconds:
         return first
-    steps = {max(1, int(seconds * rate + shift)) for shift in (0, 1)}
+    steps = {max(1, int(seconds * rate + half)) for half in (0.5 - 1e-6, 0.5 + 1e-6)}
     return first | {
         min(place + step, last) for place in first for step in steps for last in (declared - 2, declared - 1)
     }

@@ -40,7 +40,7 @@ STILL = 0.005
 _UNIFORM = 0.03
 """Motion that changes by less, in pixels a pixel, counts as uniform."""
 _IN_PAIRS = 0.25
-"""Both are as much smaller where pictures are a fixed time apart: a twelfth of a second, not a third."""
+"""Both are as much smaller where pictures are a fixed time apart, which is shorter than between frames."""
 _COLOR_CELLS = 3
 _HUES, _SHADES = 8, 3
 """Bins of the hue, the first centred on red; bins of the saturation and of the value."""
