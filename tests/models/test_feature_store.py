@@ -16,7 +16,8 @@ from vidclf.data.pictures import Frames
 from vidclf.data.video import write_video
 from vidclf.models import feature_store, features
 from vidclf.models.feature_store import Framing, build_features, feature_matrix, square_view
-from vidclf.models.features import FEATURES, FeatureSpec, Pixels, compute_features
+from vidclf.models.features import FEATURES, FeatureSpec, compute_features
+from vidclf.models.pixels import Pixels
 
 
 def test_square_view_is_the_centre() -> None:

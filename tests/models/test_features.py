@@ -11,7 +11,8 @@ from scipy import stats
 from skimage.feature import graycomatrix, graycoprops
 
 from vidclf.data.pictures import Frames
-from vidclf.models.features import FEATURES, Pixels, compute_features
+from vidclf.models.features import FEATURES, compute_features
+from vidclf.models.pixels import Pixels
 
 LENGTHS = {
     "hog": 2592,

@@ -14,7 +14,7 @@ from vidclf.data.clips import ClipSet
 from vidclf.progress import Advance
 
 if TYPE_CHECKING:
-    from vidclf.models.features import Pixels
+    from vidclf.models.pixels import Pixels
     from vidclf.models.video_network import ExportableNetwork  # torch takes a second
 
 Report = Callable[[int, Mapping[str, float]], None]

@@ -52,8 +52,8 @@ class ClassicalConfig(ModelConfig):
     the share of the variance that they keep at least."""
 
     flow_seconds: float = Field(0.0, ge=0, le=10)
-    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take a
-    third more room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
+    """Seconds between the two pictures that flow is taken between at each frame, whose kept clips take
+    nearly twice the room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
     pyramid: bool = False
     """Of every feature but ``deep`` the values of the clip, then those of its first and its second half."""
 

@@ -12,9 +12,9 @@ import torch
 from vidclf.data.clips import ClipSet
 from vidclf.models import devices
 from vidclf.models.feature_store import Framing
-from vidclf.models.features import Vector
 from vidclf.models.forward import Forward
 from vidclf.models.networks import save_network, saved_network, spec_of
+from vidclf.models.pixels import Vector
 from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Precision
 from vidclf.models.video_network import VideoNetwork

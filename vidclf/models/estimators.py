@@ -27,7 +27,8 @@ from vidclf.data.clips import ClipSet
 from vidclf.exceptions import InputError
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.feature_store import Framing, feature_matrix, seen_pixels
-from vidclf.models.features import DEEP, Pixels
+from vidclf.models.features import DEEP
+from vidclf.models.pixels import Pixels
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 from vidclf.models.saved import check_archive
 

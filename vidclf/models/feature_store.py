@@ -20,7 +20,8 @@ from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.data.pictures import Frames
-from vidclf.models.features import FEATURES, MADE_WITH, Pixels, Vector, compute_features
+from vidclf.models.features import FEATURES, MADE_WITH, compute_features
+from vidclf.models.pixels import Pixels, Vector
 from vidclf.progress import Advance, silent
 
 Made = TypeVar("Made")

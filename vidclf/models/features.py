@@ -11,17 +11,15 @@ change to the feature's values, as vectors are kept on disk
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vidclf.data.pictures import Frames
-
-Vector = NDArray[np.float64]
+from vidclf.models import frame_statistics
+from vidclf.models.pixels import DIRECTIONS, STILL, Pixels, Vector, directions
 
 DEEP = "deep"
 """The feature that a frozen network gives, see `vidclf.models.deep`; the others stand in `FEATURES`."""
@@ -31,16 +29,10 @@ MADE_WITH = f"opencv-{cv2.__version__} skimage-{version('scikit-image')}"
 
 _HOG_CELLS = 7
 """Cells along each edge of a frame."""
-_DIRECTIONS = 8
-"""Orientation bins of the motion; the first is centred on the right."""
 _FLOW_CELLS = (3, 4, 4)
 """Cells of the motion's histograms: parts of the clip's duration, rows, columns."""
-STILL = 0.005
-"""Motion between two frames below this share of the frame's edge counts as none."""
 _UNIFORM = 0.03
 """Motion that changes by less, in pixels a pixel, counts as uniform."""
-_IN_PAIRS = 0.25
-"""Both are as much smaller where pictures are a fixed time apart, which is shorter than between frames."""
 _COLOR_CELLS = 3
 _HUES, _SHADES = 8, 3
 """Bins of the hue, the first centred on red; bins of the saturation and of the value."""
@@ -54,63 +46,8 @@ _HARMONICS = 8
 _CHANGED = 25
 """Grey values, of 255, beyond which a pixel's change counts as motion."""
 _HISTORY_CELLS = 8
-_PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
-_ANGLES = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
-_TRACKED = 100
-"""Points that are tracked between two frames at most."""
 _SMALLEST_MOMENT = 1e-12
 """Moments well above it count by their logarithm, those below as nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pixels:
-    """A clip's frames, and what several features need of them, computed when it is first asked for.
-
-    Attributes:
-        frames: RGB, uint8 (T, S, S, 3).
-        pairs: Grey values of two pictures a fixed time apart at each instant, uint8 (n, S, S, 2), for the
-            flow; ``None``: it is taken from each frame to the next.
-    """
-
-    frames: Frames
-    pairs: Frames | None = None
-
-    @cached_property
-    def grey(self) -> NDArray[np.uint8]:
-        """Luma, shape (T, S, S)."""
-        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames]).astype(
-            np.uint8, copy=False
-        )
-
-    @cached_property
-    def moved(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Pictures, and what became of each: of the pairs, or each frame and the next; two of (n, S, S).
-
-        Of one frame there are none. The last frame of a file is its own later picture and is left out.
-        """
-        if self.pairs is None:
-            return self.grey[:-1], self.grey[1:]
-        before, after = np.ascontiguousarray(np.moveaxis(self.pairs, -1, 0))
-        last = -1 if np.array_equal(before[-1], after[-1]) else None
-        return before[:last], after[:last]
-
-    @cached_property
-    def flow(self) -> NDArray[np.float32]:
-        """Motion in pixels (right, down) of `moved`, float32 (n, S, S, 2), n at least 1.
-
-        Dense flow by DIS (Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016).
-        """
-        before, after = self.moved
-        flow = np.zeros((max(len(before), 1), *self.grey.shape[1:], 2), dtype=np.float32)
-        solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        for first, second, step in zip(before, after, flow, strict=False):
-            solver.calc(first, second, step)
-        return flow
-
-    @cached_property
-    def sensitivity(self) -> float:
-        """What the least motion that counts is multiplied by: pictures of a pair are nearer to each other."""
-        return 1.0 if self.pairs is None else _IN_PAIRS
 
 
 def gradient_histograms(pixels: Pixels) -> Vector:
@@ -281,122 +218,6 @@ def motion_history(pixels: Pixels) -> Vector:
     return np.concatenate([np.arcsinh(moments / _SMALLEST_MOMENT), cells.ravel()])
 
 
-def color_moments(pixels: Pixels) -> Vector:
-    """Mean, variance and skewness of red, green and blue, 0 to 1, over time.
-
-    Stricker and Orengo, "Similarity of color images", SPIE 1995.
-
-    Returns:
-        Shape (72,): nine values by `_over_time`; a colour that is the same everywhere has no skewness.
-    """
-    colors = pixels.frames.reshape(len(pixels.frames), -1, 3) / 255
-    mean, variance = colors.mean(axis=1), colors.var(axis=1)
-    third = ((colors - mean[:, None]) ** 3).mean(axis=1)
-    skewness = np.divide(third, variance**1.5, out=np.zeros_like(third), where=variance > _SMALLEST_MOMENT)
-    return _over_time(np.hstack([mean, variance, skewness]))
-
-
-def cooccurrences(pixels: Pixels) -> Vector:
-    """Properties of the grey level co-occurrence matrix (GLCM), over time.
-
-    Haralick, Shanmugam and Dinstein, "Textural features for image classification", 1973: neighbours at a
-    distance of 1 in 4 directions, 256 grey levels.
-
-    Returns:
-        Shape (160,): contrast, dissimilarity, homogeneity, energy and correlation, each by direction, by
-        `_over_time`.
-    """
-    from skimage.feature import graycomatrix, graycoprops  # it takes half a second
-
-    counted: Callable[..., NDArray[np.float64]] = graycomatrix  # untyped
-    of_matrix: Callable[..., NDArray[np.float64]] = graycoprops
-    rows = []
-    for frame in pixels.grey:
-        matrix = counted(frame, [1], _ANGLES, levels=256, symmetric=True, normed=True)
-        rows.append(np.concatenate([of_matrix(matrix, name).ravel() for name in _PROPERTIES]))
-    return _over_time(np.stack(rows))
-
-
-def gabor_responses(pixels: Pixels) -> Vector:
-    """Mean and variance of the responses to Gabor filters in 4 directions, over time.
-
-    Waves of 10 pixels under a bell of 5 (Daugman, "Uncertainty relation for resolution in space, spatial
-    frequency, and orientation", JOSA 1985), on grey values 0 to 1.
-
-    Returns:
-        Shape (64,): both of each direction by `_over_time`.
-    """
-    kernels = [cv2.getGaborKernel((21, 21), 5.0, angle, 10.0, 0.5, 0.0) for angle in _ANGLES]
-    rows = []
-    for frame in pixels.grey.astype(np.float32) / np.float32(255):
-        responses = [cv2.filter2D(frame, cv2.CV_32F, kernel) for kernel in kernels]
-        rows.append([value for response in responses for value in (response.mean(), response.var())])
-    return _over_time(np.array(rows))
-
-
-def edges_and_contours(pixels: Pixels) -> Vector:
-    """How many edges there are, and the contours that they form, over time.
-
-    Canny, "A computational approach to edge detection", PAMI 1986 (thresholds 100 and 200); contours as
-    OpenCV finds them.
-
-    Returns:
-        Shape (40,): the share of edge pixels, the number of outer contours, their mean area and the largest
-        as shares of the frame, and their mean length as a share of its edge, by `_over_time`.
-    """
-    edge, rows = pixels.frames.shape[1], []
-    for frame in pixels.grey:
-        edges = cv2.Canny(frame, 100, 200)
-        contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        areas = [cv2.contourArea(contour) / edge**2 for contour in contours] or [0.0]
-        lengths = [cv2.arcLength(contour, True) / edge for contour in contours] or [0.0]
-        rows.append([(edges > 0).mean(), len(contours), np.mean(areas), max(areas), np.mean(lengths)])
-    return _over_time(np.array(rows))
-
-
-def point_tracks(pixels: Pixels) -> Vector:
-    """Where the points go that are easy to follow: sparse flow, over time.
-
-    Lucas and Kanade, "An iterative image registration technique", IJCAI 1981, of at most 100 points of Shi
-    and Tomasi, "Good features to track", CVPR 1994, between the pictures of `Pixels.moved`.
-
-    Returns:
-        Shape (88,): the shares of points in 8 directions, clockwise from the right, and of those that stand
-        still, then their mean and largest motion as a share of the frame's edge, by `_over_time`.
-    """
-    edge = pixels.frames.shape[1]
-    least, rows = STILL * pixels.sensitivity * edge, []
-    for before, after in zip(*pixels.moved, strict=True):
-        points = cv2.goodFeaturesToTrack(before, _TRACKED, 0.01, 5)
-        steps = np.zeros((0, 2), np.float32)
-        if points is not None:
-            there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, np.empty_like(points))
-            steps = (there - points)[found == 1]
-        shares = np.bincount(_directions(steps, least), minlength=_DIRECTIONS + 1) / max(len(steps), 1)
-        lengths = np.hypot(*steps.T) / edge if len(steps) else np.zeros(1)
-        rows.append(np.array([*shares, lengths.mean(), lengths.max()]))
-    still = [np.eye(_DIRECTIONS + 3)[_DIRECTIONS]]
-    return _over_time(np.stack(rows or still))
-
-
-def change_over_time(pixels: Pixels) -> Vector:
-    """The mean absolute difference of consecutive frames' grey values, 0 to 1, over time; shape (8,)."""
-    grey = pixels.grey.astype(np.float32) / np.float32(255)
-    change = np.abs(grey[1:] - grey[:-1]).mean(axis=(1, 2)) if len(grey) > 1 else np.zeros(1)
-    return _over_time(change[:, None])
-
-
-def _over_time(rows: NDArray[Any]) -> Vector:
-    """What (T, values) are over time: mean, deviation, least, greatest, then mean and deviation of the
-    absolute change from row to row and of the gradient; shape (8 * values,)."""
-    still = np.zeros_like(rows)
-    steps = np.abs(np.diff(rows, axis=0)) if len(rows) > 1 else still
-    slopes = np.gradient(rows, axis=0) if len(rows) > 1 else still
-    changes = [statistic(axis=0) for each in (steps, slopes) for statistic in (each.mean, each.std)]
-    ends = [rows.mean(axis=0), rows.std(axis=0), rows.min(axis=0), rows.max(axis=0)]
-    return np.concatenate([*ends, *changes]).astype(np.float64)
-
-
 @dataclass(frozen=True)
 class FeatureSpec:
     """A feature of the table.
@@ -425,12 +246,12 @@ FEATURES: dict[str, FeatureSpec] = {
     "lbp": FeatureSpec(binary_patterns, histogram=True),
     "difference": FeatureSpec(frame_differences),
     "history": FeatureSpec(motion_history),
-    "moments": FeatureSpec(color_moments),
-    "glcm": FeatureSpec(cooccurrences),
-    "gabor": FeatureSpec(gabor_responses),
-    "edges": FeatureSpec(edges_and_contours),
-    "tracks": FeatureSpec(point_tracks, flow=True),
-    "change": FeatureSpec(change_over_time),
+    "moments": FeatureSpec(frame_statistics.color_moments),
+    "glcm": FeatureSpec(frame_statistics.cooccurrences),
+    "gabor": FeatureSpec(frame_statistics.gabor_responses),
+    "edges": FeatureSpec(frame_statistics.edges_and_contours),
+    "tracks": FeatureSpec(frame_statistics.point_tracks, flow=True),
+    "change": FeatureSpec(frame_statistics.change_over_time),
 }
 
 
@@ -465,16 +286,8 @@ def _orientation_shares(vectors: NDArray[np.float32], least: float) -> Vector:
 
     ``vectors`` are right and down, shape (time, height, width, 2); the result has the shape (cells * 9,).
     """
-    votes = np.eye(_DIRECTIONS + 1, dtype=np.float32)[_directions(vectors, least)]
+    votes = np.eye(DIRECTIONS + 1, dtype=np.float32)[directions(vectors, least)]
     return _pooled(votes, _FLOW_CELLS).ravel()
-
-
-def _directions(vectors: NDArray[np.float32], least: float) -> NDArray[np.int64]:
-    """Which of 8 directions vectors (..., 2), right and down, have; 8: they are shorter than ``least``."""
-    right, down = vectors[..., 0], vectors[..., 1]
-    direction = np.round(np.arctan2(down, right) / (2 * np.pi / _DIRECTIONS)).astype(np.int64) % _DIRECTIONS
-    direction[np.hypot(right, down) < least] = _DIRECTIONS
-    return direction
 
 
 def _code_shares(codes: NDArray[np.int64], count: int, edge: int) -> Vector:

@@ -21,7 +21,8 @@ from vidclf.evaluation.predictions import predictions_table, read_predictions, w
 from vidclf.inference import profiling
 from vidclf.models import Classifier
 from vidclf.models.base import FeatureClassifier, Probabilities
-from vidclf.models.features import STILL, gradient_drawing
+from vidclf.models.features import gradient_drawing
+from vidclf.models.pixels import STILL
 from vidclf.reports import plots
 
 _MOST_POINTS = 500

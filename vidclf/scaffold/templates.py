@@ -48,7 +48,7 @@ def experiment_text(stem: str, name: str, look: FolderSummary, values: Values) -
     if kind == "svm":
         return (
             head
-            + _said('features = ["hog", "flow"]', "shape and motion; colour tells rooms apart, not actions")
+            + _said('features = ["hof", "mbh"]', "how things move; colour tells rooms apart, not actions")
             + _line(values, "model.class_weight")
         )
     return (
@@ -96,7 +96,9 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         )
         + "\n[space]                      # a key applies to each base that has it\n"
         + f'"data.frames" = {{ choices = [{frames // 2}, {frames}] }}\n'
-        + '"model.C" = { low = 1e-2, high = 1e2, log = true }\n'
+        + _said(f'"model.features" = {{ choices = {json.dumps(_FEATURES)} }}', "motion, shape")
+        + _said('"model.flow_seconds" = { choices = [0.0, 0.08] }', "0: from frame to frame")
+        + '"model.C" = { low = 1e-3, high = 1e2, log = true }\n'
         + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
         + '"model.gamma" = { low = 1e-6, high = 1e-2, log = true, when = { "model.kernel" = "rbf" } }\n'
         + ("" if neural else "# with a network in base, these too:\n")
@@ -111,6 +113,7 @@ def _division(values: Values) -> str:
     return f"{values['shares'].value} percent ({values['shares'].reason})"
 
 
+_FEATURES = ("hof+mbh", "hog+hof+mbh", "hog+flow")
 _NEURAL_SPACE = (
     '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
     '"train.label_smoothing" = { low = 0.0, high = 0.2 }',
