@@ -112,7 +112,8 @@ def test_a_served_model_answers_from_the_gpu(network: Attempt, manifest: Manifes
     assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-3)
 
 
-def test_deep_features_come_from_the_gpu(manifest: Manifest, tmp_path: Path) -> None:
+def test_deep_features_come_from_the_gpu(tmp_path: Path) -> None:
+    manifest = read_manifest(write_squares(tmp_path / "squares", groups=12))
     model = {"model": 'network = "tiny3d"\nweights = "none"'}
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
