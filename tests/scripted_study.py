@@ -22,7 +22,7 @@ from vidclf.search.execution import recovery
 from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import Display
 from vidclf.search.execution.supervisor import Supervisor
-from vidclf.search.record import owners, study
+from vidclf.search.record import names, owners, study
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OpenStudy
 from vidclf.workers.protocol import Message, Task, Worker
@@ -111,6 +111,10 @@ class ScriptedStudy:
         monkeypatch.setattr(study_file, "open_storage", lambda _: storage)
         for opener in ("open_storage", "existing_storage"):
             monkeypatch.setattr(study, opener, lambda _: storage)
+        for module in (names, study, study_file):
+            monkeypatch.setattr(
+                module, "study_names", lambda _: [each.study_name for each in storage.get_all_studies()]
+            )
 
     def only_svm(self) -> None:
         """Leaves the base whose every sample is another configuration."""

@@ -243,9 +243,16 @@ def save_network(network: str, directory: Path) -> None:
 
 
 def saved_network(network: str, directory: Path) -> str:
-    """The name by which the network of a saved model is built, without a look at where it came from."""
-    known = provider(network)
-    return known.saved(network, directory) if known else network
+    """The name by which the network of a saved model is built, without a look at where it came from.
+
+    Raises:
+        ValueError: vidclf has never written such a name.
+    """
+    if known := provider(network):
+        return known.saved(network, directory)
+    if network not in NETWORKS:
+        raise ValueError(f"{network!r} is no network")
+    return network
 
 
 def licence_notes(network: str, weights: str) -> list[str]:
