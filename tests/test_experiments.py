@@ -25,7 +25,11 @@ CLASSICAL = [f"ucf101-3/{kind}-as-published" for kind in ("boosting", "forest", 
 PUBLISHED = sorted(
     ["ucf101-3/2d-as-published", "ucf101-3/3d-as-published", *CLASSICAL, "workout22/r3d18-layer3"]
 )
-ALIKE = {"gestures3/r3d18-head", "ucf101-3/2d", "ucf101-3/3d", "ucf101-3/svm", *CLASSICAL[1:]}
+ALIKE = {
+    *("gestures3/r3d18-head", "ucf101-3/2d", "ucf101-3/3d", "ucf101-3/svm", "ucf101-3/squeezenet"),
+    *(f"ucf101-3/{kind}" for kind in ("boosting", "forest", "knn", "logistic")),
+    *CLASSICAL,
+}
 """They train what another file does too."""
 UCF101_3 = ("PullUps", "Punch", "PushUps")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.models import hf_models
 from tests.neural_models import split
+from tests.rounds import rounds
 from vidclf import config
 from vidclf.data.augmentation import eval_view
 from vidclf.data.manifest import Manifest
@@ -256,17 +257,21 @@ def gate() -> Iterator[str]:
     server.server_close()
 
 
+REFUSALS = {
+    "org/gated-encoder": [
+        "gated",
+        "accept its terms at ",
+        "/org/gated-encoder and log in with `hf auth login`",
+    ],
+    "org/missing": ["is not a local folder and is not a valid model identifier", "else check the name"],
+    "offline": ["does not answer, and it is not in ", "hf download org/offline --local-dir FOLDER"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("repository", "said"),
-    [
-        (
-            "org/gated-encoder",
-            ["gated", "accept its terms at ", "/org/gated-encoder and log in with `hf auth login`"],
-        ),
-        ("org/missing", ["is not a local folder and is not a valid model identifier", "else check the name"]),
-        ("offline", ["does not answer, and it is not in ", "hf download org/offline --local-dir FOLDER"]),
-    ],
+    rounds(list(REFUSALS.items())[:1], list(REFUSALS.items())),
 )
 def test_what_the_hub_refuses_is_said_with_what_to_do(
     repository: str, said: list[str], gate: str, tmp_path: Path

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.rounds import rounds
 from vidclf.exceptions import InputError
 from vidclf.models.networks import NETWORKS, Pooling, Preprocessing, preprocessing, published_weights
 from vidclf.models.own_networks import build_network
@@ -14,9 +15,12 @@ from vidclf.models.video_network import VideoNetwork
 from vidclf.models.weights import load_backbone
 
 TINY = ["tiny2d", "tiny3d"]
-PUBLISHED = [network for network, spec in NETWORKS.items() if spec.weights is not None]
+LARGE = {"swin3d_s", "swin3d_b", "mvit_v1_b"}
+"""Built as others are, of more and wider blocks."""
+TRIED = rounds([network for network in NETWORKS if network not in LARGE], list(NETWORKS))
+PUBLISHED = [network for network in TRIED if NETWORKS[network].weights is not None]
 SLOW_PUBLISHED = [
-    pytest.param(network, marks=pytest.mark.slow if network in PUBLISHED else ()) for network in NETWORKS
+    pytest.param(network, marks=pytest.mark.slow if network in PUBLISHED else ()) for network in TRIED
 ]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 ORDERED: list[Pooling] = ["gru", "conv", "transformer"]
