@@ -74,11 +74,12 @@ def test_every_file_trains_a_step(name: str, manifest: Path) -> None:
     experiment = load(name)
     overrides: dict[str, Any] = {"data.manifest": str(manifest)}
     neural = "train" in type(experiment).model_fields
+    if config.lookup(config.dump(experiment), "model.network"):
+        overrides["model.weights"] = "none"
     if neural:
         data = experiment.resolved().data  # without weights, other sizes would be the default
         overrides |= {
             "train.epochs": 1,
-            "model.weights": "none",
             "data.frames": min(data.frames, rounds(8, data.frames)),
             "data.size": min(data.size, rounds(112, data.size)),
             "data.resize": data.resize,

@@ -126,10 +126,10 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
     wrong, doubts = page["Clips that all 2 families get wrong"], page["Labels to look at"]
     assert wrong.texts[0].startswith("1 of 4 val clips, the surest mistakes first.")
     assert wrong.pictures == doubts.pictures == ["v_down_g05_c00.avi"]
-    said = [each.split(":")[1] for each in wrong.texts[2:4]]
+    assert wrong.texts[1:3] == ["down, called right", "what each model says"]
+    said = [each.split(":")[1] for each in wrong.texts[3:5]]
     assert sorted(said) == [" right 80 %", " right 90 %"]
-    assert wrong.texts[1] == "down, called right what each model says"
-    assert wrong.texts[4:] == ["v_down_g05_c00.avi, group g05"]
+    assert wrong.texts[5:] == ["v_down_g05_c00.avi, group g05"]
     assert doubts.texts[0].startswith("1 of 4 clips: models that were not trained on them find")
     assert doubts.texts[1] == "labelled down (15 %), rather right (85 %)?"
     assert page["Not shown"].texts == [
@@ -159,14 +159,14 @@ def test_clips_without_mistakes_and_without_files(made: tuple[Store, Path], tmp_
     heading, right = "Clips that the one model gets wrong", "No val clip of 1 is got wrong by every family."
     for predicted, probabilities, texts in (
         ("a", "0.9,0.1", []),
-        ("b", "0.1,0.9", ["a, called b what each model says", "svm: b 90 %", "gone.avi"]),
+        ("b", "0.1,0.9", ["no picture", "a, called b", "what each model says", "svm: b 90 %", "gone.avi"]),
     ):
         (attempt.artifacts / "val" / "predictions.csv").write_text(table.format(predicted, probabilities))
         alone = replace(group, rows=[replace(ROW, attempt=attempt)], studies={})
         page = page_of(comparison_of(made[0], alone, measured_of()), tmp_path)
         assert (heading in page.headings) == bool(texts) == (right not in page["Not shown"].texts)
         if texts:
-            assert page[heading].texts[-3:] == texts
+            assert page[heading].texts[-5:] == texts
         assert page["Not shown"].texts[-1] == "None of 1 labels looks wrong."
 
 

@@ -185,4 +185,7 @@ def _all_pages(search: Callable[..., PagedList[T]]) -> Iterator[T]:
 
 def _has_news(store: Store, attempt: Attempt) -> bool:
     receipt = Deliverer(store).receipt(attempt)
-    return PendingDelivery.of(attempt, receipt).any(receipt)
+    try:
+        return PendingDelivery.of(attempt, receipt).any(receipt)
+    except FileNotFoundError:  # deleted at this moment, as that of a proposal that is not run
+        return False
