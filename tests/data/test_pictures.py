@@ -73,7 +73,8 @@ def test_rgb_is_as_ffmpeg_has_it(codec: str, form: str, colours: str, tmp_path: 
         stream = container.add_stream(codec, rate=25, options={"colorspace": colours})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], form  # type: ignore[union-attr]
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))  # type: ignore
+            shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(shown))  # type: ignore[union-attr]
         container.mux(stream.encode(None))  # type: ignore[union-attr]
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -618,3 +618,14 @@ def test_the_command_tells_and_exits(store: Store) -> None:
     assert "vidclf doctor --fix" in table.stderr
     run("doctor", "--fix")
     assert "Nothing is wrong" in run("doctor").stdout
+
+
+def test_what_lies_beside_the_caches_is_the_users(store: Store) -> None:
+    """`VIDCLF_CACHE` may be a folder that holds other things."""
+    mine, cached = (cache.folder() / place / "ab" / "cut.npy" for place in ("videos", "clips"))
+    for file in (mine, cached):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"cut")
+    assert [usage.name for usage in weigh(store) if usage.part == "caches"] == ["clips"]
+    examine(store, fix=True)
+    assert (mine.exists(), cached.exists()) == (True, False)

@@ -35,6 +35,11 @@ def folder() -> Path:
     return Path(os.environ.get("VIDCLF_CACHE") or platformdirs.user_cache_path("vidclf"))
 
 
+def folders() -> list[Path]:
+    """Those of the caches that are there."""
+    return [path for name in CACHES if (path := folder() / name).is_dir()]
+
+
 @dataclass(frozen=True)
 class Usage:
     """What the caches hold.
@@ -56,10 +61,9 @@ def usage() -> Usage:
     """Counts every file of every cache; those that other processes delete meanwhile may count or not."""
     entries: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for name in CACHES:
-        if (folder() / name).is_dir():
-            found = list(_sizes(folder() / name))
-            entries[name], sizes[name] = len(found), sum(found)
+    for cache in folders():
+        found = list(_sizes(cache))
+        entries[cache.name], sizes[cache.name] = len(found), sum(found)
     return Usage(entries, sizes)
 
 
@@ -278,9 +282,10 @@ class _DiskBudget:
         """Drops arrays that another version of vidclf has kept, none of which would be found again."""
         version = lock_file("users").with_name("format")
         if not version.exists() or version.read_text(encoding="utf-8") != _FORMAT:
-            for name in CACHES:
-                for entry in (folder() / name).glob("[0-9a-f][0-9a-f]/*.npy"):
-                    entry.unlink(missing_ok=True)
+            for cache in folders():
+                for entry in cache.glob("[0-9a-f][0-9a-f]/*"):
+                    if entry.suffix in (".npy", ".txt"):  # as what is wrong with a clip
+                        entry.unlink(missing_ok=True)
             version.write_text(_FORMAT, encoding="utf-8")
 
     def count(self) -> None:

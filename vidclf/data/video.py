@@ -306,7 +306,7 @@ def _orientation(frame: "av.VideoFrame") -> tuple[bool, int, int]:
 
 
 def encoded(frames: Frames, rate: float) -> bytes | None:
-    """Frames as a small film that browsers play: H.264 in MP4; ``None`` where no encoder for it is here.
+    """Frames as a small film that browsers play: H.264 in MP4; ``None`` where nothing here can encode them.
 
     Args:
         frames: RGB, uint8 (T, H, W, 3); an odd last row or column is left out.

@@ -163,7 +163,7 @@ def weigh(store: Store) -> list[DiskUsage]:
     ]
     weights += [_weight("attempts", folder.name, folder) for folder in _folders(store.attempts)]
     weights += [_weight("artifacts", folder.name, folder) for folder in _folders(store.artifacts)]
-    return weights + [_weight("caches", folder.name, folder) for folder in _folders(cache.folder())]
+    return weights + [_weight("caches", folder.name, folder) for folder in cache.folders()]
 
 
 def _folders(folder: Path) -> list[Path]:

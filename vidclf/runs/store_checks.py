@@ -149,10 +149,12 @@ def abandoned_runs(store: Store, note: Note) -> Iterator[Problem]:
 
 def temporary_files(store: Store, note: Note) -> Iterator[Problem]:
     """Files that were being written when their process died, in the store and in the caches."""
-    own = sorted(store.folder.iterdir()) if store.folder.is_dir() else []
-    yield from _left_behind(path for path in own if _is_temporary(path.name))
+    for own in (store.folder, cache.folder()):
+        paths = sorted(own.iterdir()) if own.is_dir() else []
+        yield from _left_behind(path for path in paths if _is_temporary(path.name))
     yield from temporary_below(store.attempts)
-    yield from temporary_below(cache.folder())
+    for folder in cache.folders():
+        yield from temporary_below(folder)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -194,7 +196,8 @@ def leftover_checkpoints(store: Store, note: Note) -> Iterator[Problem]:
 
 def cut_cache_entries(store: Store, note: Note) -> Iterator[Problem]:
     """Cached arrays shorter than they say they are; reads their headers only."""
-    for path in sorted(path for path in files_below(cache.folder()) if path.suffix == ".npy"):
+    files = (path for folder in cache.folders() for path in files_below(folder))
+    for path in sorted(path for path in files if path.suffix == ".npy"):
         try:
             whole = _is_whole(path)
         except FileNotFoundError:
