@@ -56,6 +56,10 @@ def test_odd_sides_lose_their_last_row() -> None:
         assert (container.streams.video[0].height, container.streams.video[0].width) == (40, 58)
 
 
+def test_what_is_too_small_to_encode_stands_still() -> None:
+    assert encoded(np.zeros((3, 1, 40, 3), np.uint8), 10) is None
+
+
 def test_what_is_gone_or_no_video_has_no_loop(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     assert Loops().of(tmp_path / "gone.mp4") is None

@@ -82,6 +82,8 @@ class ClipStore:
             # First: a process that is killed in between leaves no entry that has lost its remark.
             text = clip.remark.encode()
             cache.keep(_remark_file(entry), len(text), lambda file: file.write(text))
+        if len(compressed(clip.pictures[:1])) * len(clip.pictures) > cache.free_bytes():
+            return False  # to compress all of it would be for nothing
         # A clip may be there without later pictures.
         kept = entry.exists() or cache.save(entry, compressed(clip.pictures))
         if clip.later:

@@ -314,9 +314,9 @@ def encoded(frames: Frames, rate: float) -> bytes | None:
     """
     import av
 
-    if "libx264" not in av.codecs_available:
-        return None
     height, width = (edge - edge % 2 for edge in frames.shape[1:3])
+    if "libx264" not in av.codecs_available or not height * width:
+        return None
     film = io.BytesIO()
     with av.open(film, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(100))
