@@ -74,6 +74,7 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
 
 from vidclf.models import devices  # noqa: E402
+from vidclf.models.frame_gradients import Geometry, is_long, weight_gradient  # noqa: E402
 
 torch.cuda.is_available = lambda: False  # outside of `gpu`
 
@@ -267,9 +268,21 @@ def _in_fp32(func: Callable[..., Any]) -> Callable[..., Any]:
     return computed
 
 
+def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *others: Any) -> Any:
+    """Of a kernel that oneDNN fails at, the weight's by frames."""
+    *_, stride, padding, dilation, _, _, groups, wanted = others
+    if weight.ndim != 5 or not wanted[1] or not is_long(weight, inputs, stride):
+        return aten.convolution_backward(gradient, inputs, weight, *others)
+    of_inputs, _, of_bias = aten.convolution_backward(
+        gradient, inputs, weight, *others[:-1], [wanted[0], False, wanted[2]]
+    )
+    geometry = Geometry(stride, padding, dilation, groups)
+    return of_inputs, weight_gradient(gradient, inputs, weight, geometry), of_bias
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
     aten.convolution: _in_fp32(aten.convolution),
-    aten.convolution_backward: _in_fp32(aten.convolution_backward),
+    aten.convolution_backward: _in_fp32(_convolution_backward),
     aten.cudnn_batch_norm: _cudnn_norm,
     aten.cudnn_batch_norm_backward: _cudnn_norm_backward,
 }

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vidclf.models.frame_gradients import FrameGradients
+from vidclf.models.frame_gradients import FrameGradients, Geometry, is_long, weight_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 small = st.integers(1, 3)
@@ -46,8 +46,29 @@ def test_equal_torchs_own_in_double_precision(
             outputs = layer(inputs)
         (outputs**3).sum().backward()
         found.append([outputs.detach(), inputs.grad, *(p.grad.clone() for p in layer.parameters())])
+    geometry = Geometry(stride, padding, options["dilation"], options["groups"])
+    of_weight = weight_gradient(3 * outputs.detach() ** 2, volumes, layer.weight.detach(), geometry)
+    torch.testing.assert_close(of_weight, found[0][2], rtol=1e-9, atol=1e-9)
     for plain, by_frames in zip(*found, strict=True):
         torch.testing.assert_close(by_frames, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("frames", [5, 6, 7, 8])
+def test_of_a_kernel_as_long_as_the_clip_they_are_true_in_single_precision_too(frames: int) -> None:
+    """As S3D has at its fewest frames: with AVX-512, oneDNN's were off by half, or the process ended."""
+    layer = torch.nn.Conv3d(16, 16, (7, 1, 1), (2, 1, 1), (3, 0, 0), bias=False)
+    layer = layer.to(memory_format=torch.channels_last_3d)
+    volumes = torch.randn(2, 16, frames, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert is_long(layer.weight, volumes, layer.stride) == (frames < 8)
+    found = []
+    for exact in (False, True):
+        precise = layer.to(torch.float64) if exact else layer
+        layer.zero_grad()
+        with FrameGradients():
+            outputs = precise(volumes.to(precise.weight.dtype))
+        outputs.square().mean().backward()
+        found.append(precise.weight.grad.double().clone())
+    assert (found[0] - found[1]).abs().max() < 1e-4 * found[1].abs().max()
 
 
 def test_a_frozen_input_and_a_frozen_layer_get_none() -> None:

@@ -1,8 +1,11 @@
 """Weight gradients of convolutions over volumes, computed frame by frame.
 
-In bf16 on a CPU with AMX, oneDNN's own (of torch 2.15) never returns for some
-shapes where it may use two threads or more: for 256 to 256 channels, 3 x 3 x 3,
-over 4 x 28 x 28, as R3D-18 has at 224 pixels. Its two-dimensional one does.
+oneDNN's own (of torch 2.15) fails in two cases, and its two-dimensional one in neither:
+
+- In bf16 on a CPU with AMX it never returns for some shapes where it may use two threads or more: for
+  256 to 256 channels, 3 x 3 x 3, over 4 x 28 x 28, as R3D-18 has at 224 pixels.
+- In fp32 on a CPU with AVX-512, a kernel of 7 frames with a stride of 2 over 5 to 7 frames, as S3D has at
+  its fewest, gets a wrong gradient, or the process ends.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +26,7 @@ class Geometry(NamedTuple):
 
 
 class FrameGradients(TorchFunctionMode):
-    """Has every `torch.conv3d` called within it compute its weight gradient frame by frame."""
+    """Has every `torch.conv3d` on a CPU whose weight gradient oneDNN fails at compute it frame by frame."""
 
     def __torch_function__(
         self,
@@ -33,9 +36,16 @@ class FrameGradients(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is torch.conv3d and torch.is_grad_enabled() and args[1].requires_grad and not kwargs:
-            volumes, weight, bias, *geometry = args
-            return _convolve(volumes, weight, bias, Geometry(*geometry))
+            volumes, weight, bias, *moves = args
+            geometry = Geometry(*moves)
+            if torch.is_autocast_enabled("cpu") or is_long(weight, volumes, geometry.stride):
+                return _convolve(volumes, weight, bias, geometry)
         return func(*args, **(kwargs or {}))
+
+
+def is_long(weight: Tensor, volumes: Tensor, stride: Sequence[int]) -> bool:
+    """Whether a kernel that skips frames is at least as long as the volumes: see above."""
+    return stride[0] > 1 and weight.shape[2] >= volumes.shape[2]
 
 
 def _convolve(volumes: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

@@ -103,7 +103,7 @@ def _layer_agrees(layer: nn.Conv2d | nn.Conv3d, half: Precision) -> bool:
 @contextlib.contextmanager
 def computing(device: torch.device, precision: Precision) -> Iterator[None]:
     """Matrix products and convolutions are computed in a precision meanwhile."""
-    gradients = FrameGradients() if device.type == "cpu" and precision == "bf16" else contextlib.nullcontext()
+    gradients = FrameGradients() if device.type == "cpu" else contextlib.nullcontext()
     half = HALVES.get(precision, torch.bfloat16)
     with torch.autocast(device.type, half, enabled=precision in HALVES), gradients:
         yield
