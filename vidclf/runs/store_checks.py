@@ -107,23 +107,28 @@ def unknown_versions(store: Store, note: Note) -> Iterator[Problem]:
 def torn_files(store: Store, note: Note) -> Iterator[Problem]:
     """Files of attempts that do not hold what they should."""
     for folder in sorted(store.attempts.glob("*/*/")):
-        attempt = Attempt(folder)
-        if not (folder / "attempt.json").exists():
-            if (folder / "result.json").exists() or attempt.journal.exists():
-                yield Problem(str(folder), "an attempt without attempt.json: nothing says what it is")
-            continue
-        for name, read, then in (
-            ("attempt.json", attempt.identity, "restore it, or move the folder away"),
-            ("result.json", attempt.outcome, "delete it, and the attempt counts as unfinished"),
-        ):
-            try:
-                read()
-            except InputError:
-                yield Problem(str(folder / name), f"is damaged; {then}")
-        for number in _bad_lines(attempt.journal):
-            yield Problem(
-                f"{attempt.journal}:{number}", "is no record of metrics; delete the line, MLflow goes without"
-            )
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            yield from _torn(Attempt(folder))
+
+
+def _torn(attempt: Attempt) -> Iterator[Problem]:
+    folder = attempt.folder
+    if not attempt.exists():
+        if (folder / "result.json").exists() or attempt.journal.exists():
+            yield Problem(str(folder), "an attempt without attempt.json: nothing says what it is")
+        return
+    for name, read, then in (
+        ("attempt.json", attempt.identity, "restore it, or move the folder away"),
+        ("result.json", attempt.outcome, "delete it, and the attempt counts as unfinished"),
+    ):
+        try:
+            read()
+        except InputError:
+            yield Problem(str(folder / name), f"is damaged; {then}")
+    for number in _bad_lines(attempt.journal):
+        yield Problem(
+            f"{attempt.journal}:{number}", "is no record of metrics; delete the line, MLflow goes without"
+        )
 
 
 def _bad_lines(journal: Path) -> Iterator[int]:
