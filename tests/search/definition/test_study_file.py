@@ -216,6 +216,22 @@ def test_a_study_file_is_kept_with_all_options_and_read_again(folder: Path, stor
     assert config.validate(StudyFile, tree, "study.toml") == file
 
 
+def test_bases_may_be_compared_as_they_are_but_one_needs_a_space(folder: Path, store: Store) -> None:
+    """Each base's own values come first, so that as many trials as bases try each once."""
+    write_experiment(folder / "forest.toml", "forest", folder / "squares" / "manifest.csv")
+    path = write(folder, '["svm.toml", "forest.toml"]')
+    path.write_text(path.read_text().partition("[space]")[0])
+    opened = open_study(load_study(path, {}, store), store)
+    assert [trial.system_attrs["fixed_params"] for trial in opened.study.get_trials()] == [
+        {"base": "svm"},
+        {"base": "forest"},
+    ]
+    assert not load_study(path, {}, store).space.notes()
+    path = write(folder, name="t.toml")
+    path.write_text(path.read_text().partition("[space]")[0])
+    assert "t.toml: space is required: with one base there is nothing else to search" in refusal(path, store)
+
+
 def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, store: Store) -> None:
     path = write(folder, more="[budgett]\ntrials = 3")
     path.write_text(path.read_text().replace("[space]", '[space]\n"model.gama" = { low = 0, high = 1 }'))
@@ -401,7 +417,8 @@ def test_every_study_file_is_sound(path: Path, store: Store, monkeypatch: pytest
     definition = load_study(path, {}, store)
     assert definition.name == path.stem
     assert definition.file.question
-    assert {stem for stem, _ in definition.space.dimensions} == set(definition.space.bases)
+    searched = set(definition.space.bases) if definition.file.space else set()
+    assert {stem for stem, _ in definition.space.dimensions} == searched
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -67,7 +67,8 @@ class Space:
             for (_, path), dimension in self.dimensions.items()
             if isinstance(dimension, Range) and dimension.highest < dimension.high
         }
-        fixed = [stem for stem in self.bases if not any(owner == stem for owner, _ in self.dimensions)]
+        searched = {owner for owner, _ in self.dimensions}
+        fixed = [stem for stem in self.bases if searched and stem not in searched]
         single = "nothing of the base {} is searched: it runs once, and its other trials take that result"
         return [*uneven.values(), *(single.format(stem) for stem in fixed)]
 

@@ -65,8 +65,8 @@ class StudyFile(Section):
     """Proposes configurations."""
     pruner: Pruner = NoPrunerConfig()
     """Stops trials early."""
-    space: dict[str, Any] = Field(min_length=1)
-    """Dimension by dotted path."""
+    space: dict[str, Any] = Field(default_factory=dict)
+    """Dimension by dotted path; none where several bases are compared as they are."""
     start: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()
     """Points that are tried first, after the bases' own values: values by dotted path, and ``base``."""
 
@@ -95,6 +95,8 @@ class StudyFile(Section):
                 f"objective.metric = {first.metric!r} alone is no aim: the smallest model would win. Give it "
                 "as a [[constraint]], or beside a val/… metric as one of several [[objective]]s"
             )
+        if not self.space and (isinstance(self.base, str) or len(self.base) == 1):
+            raise ValueError("space is required: with one base there is nothing else to search")
         constrained = [constraint.metric for constraint in self.constraint]
         for metric in sorted({metric for metric in constrained if constrained.count(metric) > 1}):
             raise ValueError(f"two [[constraint]]s on {metric}: give one with both its min and its max")
