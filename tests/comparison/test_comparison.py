@@ -344,6 +344,10 @@ def test_a_learning_curve_trains_on_more_and_more(made: tuple[Store, Path]) -> N
     assert curve.groups[-1] == 3  # squares have three groups to train on
     assert all(0 <= score <= 1 for draws in curve.scores for score in draws)
     assert "too few training groups" in curve.words
+    of_folds = replace(group.ranked[0], clips=replace(group.clips, folds="2 folds"))
+    assert (
+        "Judged on the first of 2 folds." in learning_curve.grow(of_folds, "val/macro_f1", lambda: None).words
+    )
 
 
 @pytest.mark.parametrize(

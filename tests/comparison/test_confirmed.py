@@ -256,7 +256,7 @@ def test_without_a_verdict_the_note_does_not_send_for_what_was_done(store: Store
     assert "was not tested: that takes predictions of two finalists" in said()
 
 
-def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
+def test_curves_are_of_every_family_and_first_of_what_is_to_be_shipped(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path)
     attempt.config.write_text("")
     ahead = ModelRow("s", 0, "complete", "n", "volume3d", 0.9, {}, {}, attempt=attempt)
@@ -272,7 +272,7 @@ def test_the_curve_is_of_what_is_to_be_shipped(tmp_path: Path) -> None:
         attempt=attempt,
         confirmed=FinalistReport(0.7, True, False),
     )
-    assert labels(learning_curve.chosen(group_of(ahead, winner))) == ["trial 1 of s"]
+    assert labels(learning_curve.chosen(group_of(ahead, winner))) == ["trial 1 of s", "trial 0 of s"]
 
 
 @pytest.mark.slow

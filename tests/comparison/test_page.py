@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from tests.comparison.fabricated import comparison_of, measured_of, report_of, r
 from tests.pages import Page, read_page, trace
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, build
+from vidclf.comparison.figures import confusion, learning_curves, pareto, roc
 from vidclf.comparison.gathering import gather
 from vidclf.comparison.learning_curve import LearningCurve
-from vidclf.comparison.page import confusion, leaderboard, learning_curves, pareto, write_page
+from vidclf.comparison.page import leaderboard, write_page
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
+from vidclf.evaluation.chance import Chance
 from vidclf.evaluation.intervals import Interval
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
+from vidclf.evaluation.ranking import FILE_LATENCY, FIT_SECONDS, LATENCY, PEAK_MEMORY, SIZE
 from vidclf.reports.charts import COLOURS
 from vidclf.reports.tables import BarCell, MarkedCell
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
+from vidclf.search.record.settings import Gates
 
 ROW = ModelRow("s", 0, "complete", "svm", "svm", 0.9, {"model.C": 0.5}, {SIZE: 1.0, LATENCY: 1.0})
 
@@ -38,7 +42,13 @@ def grouped(*rows: ModelRow, metric: str = "val/macro_f1", direction: str = "max
 
 def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     slower = replace(
-        ROW, number=1, value=0.8, metrics={SIZE: 2.0, LATENCY: 3.0, FILE_LATENCY: 4.0, "val/accuracy": 0.75}
+        ROW,
+        number=1,
+        value=0.8,
+        metrics={
+            **{SIZE: 2.0, LATENCY: 3.0, FILE_LATENCY: 4.0, "val/accuracy": 0.75},
+            **{FIT_SECONDS: 12.34, PEAK_MEMORY: 456.7},
+        },
     )
     pruned = replace(ROW, number=2, state="pruned", value=None, metrics={})
     large = replace(ROW, number=3, base="<x>", model="tiny", network="net", feasible=False)
@@ -57,6 +67,8 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
         "ms a clip",
         "ms a file",
         "MB",
+        "s to train",
+        "MB to train",
         "searched values",
     ]
 
@@ -70,12 +82,15 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
     assert table.rows == [
         (
             "front best",
-            ["1", first, "0.9000", bar, "–", "1.0", "–", "1.00", "C 0.5"],
+            ["1", first, "0.9000", bar, "–", "1.0", "–", "1.00", "–", "–", "C 0.5"],
         ),
-        ("", ["2", second, "0.8000", "–", "0.750", "3.0", "4.0", "2.00", "C 0.5"]),
-        ("", ["", third, "–", "–", "–", "–", "–", "–", "C 0.5"]),
-        ("", ["", fourth, "0.9000", "–", "–", "1.0", "–", "1.00", "C 0.5"]),
-        ("base", ["", cell("volume3d", "published, p"), "–", "–", "0.990 (test)", "–", "–", "–", "A"]),
+        ("", ["2", second, "0.8000", "–", "0.750", "3.0", "4.0", "2.00", "12.3", "457", "C 0.5"]),
+        ("", ["", third, "–", "–", "–", "–", "–", "–", "–", "–", "C 0.5"]),
+        ("", ["", fourth, "0.9000", "–", "–", "1.0", "–", "1.00", "–", "–", "C 0.5"]),
+        (
+            "base",
+            ["", cell("volume3d", "published, p"), "–", "–", "0.990 (test)", "–", "–", "–", "–", "–", "A"],
+        ),
     ]
     assert table.left == {"model", "searched values"}
 
@@ -99,16 +114,25 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
     assert page.loads == []
     assert page.headings == [
         "Which classifier to ship",
+        "What accuracy costs",
+        "Good enough?",
+        "What it gets wrong",
+        "What would help most",
         "How sure this is",
         "Side by side",
-        "What accuracy costs",
         "What each confuses",
+        "How well each tells a class from the rest",
         "Clips that all 2 families get wrong",
         "Labels to look at",
         "Would more clips help?",
         "Not shown",
     ]
-    assert comparison.reports[0].answer.headline in page["Which classifier to ship"].texts
+    assert comparison.reports[0].answer.headline in page["Side by side"].texts
+    assert page["Good enough?"].texts[0].startswith("Its study asks for nothing")
+    assert page["What would help most"].texts[1:3] == [
+        "1 label that looks wrong: below, to be looked at.",
+        curve.words,
+    ]
     notes = comparison.reports[0].notes
     assert page["How sure this is"].texts == [*notes[:5], "1 more", *notes[5:]]
     assert [row["model"] for row in page["Side by side"].table][:2] == [
@@ -142,8 +166,9 @@ def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> 
     assert page["Not shown"].texts == [
         "What accuracy costs: Needs a finished model whose size or latency is known.",
         "What each confuses: No predictions are on disk.",
-        "Would more clips help? Not measured: vidclf compare --learning-curve trains the best on ever more "
-        "of the groups.",
+        "How well each tells a class from the rest: No probabilities are on disk.",
+        "Would more clips help? Not measured: vidclf compare --learning-curve trains each family on ever "
+        "more of the groups.",
     ]
     assert page.headings[-1] == "Not shown"
     assert page.figures == []
@@ -271,6 +296,49 @@ def test_pareto_draws_each_family_its_front_and_the_best_for_at_most_so_much() -
     assert markers[0].hovertext == (
         "<b>svm</b>, trial 1 of s<br>value 0.8500<br>50.0 ms a clip, 2.00 MB<br>model.C 0.5",
     )
+
+
+def test_pareto_draws_intervals_chance_and_what_the_gates_ask() -> None:
+    gates = Gates(min={"test/macro_f1": 0.7}, max={LATENCY: 30.0, SIZE: 1.0})
+    reached = {id(ROWS[0]): Interval(0.88, 0.6, 0.97), id(ROWS[2]): Interval(0.8, 0.5, 0.9)}
+    figure = pareto(grouped(*ROWS), None, reached=reached, chance=Chance(5, 0.4, 0.01), gates=gates)
+    assert figure is not None
+    bar = trace(figure, "svm, interval")
+    assert (bar.x, bar.y, bar.error_y.color) == ((40.0,), (0.88,), SVM)
+    assert (bar.error_y.array, bar.error_y.arrayminus) == (pytest.approx((0.09,)), pytest.approx((0.28,)))
+    assert trace(figure, "tiny, interval", "x2").x == (0.2,)
+    lines = {(each.x0, each.y0, each.line.dash, each.xref.split()[0]) for each in figure.layout.shapes}
+    assert {line for line in lines if line[3] == "x"} == {
+        (0, 0.4, "dashdot", "x"),
+        (0, 0.7, "dash", "x"),
+        (30.0, 0, "dash", "x"),
+    }
+    assert (1.0, 0, "dash", "x2") in lines
+
+
+def test_roc_has_a_panel_for_each_class_and_a_line_for_each_family(tmp_path: Path) -> None:
+    def judged(row: ModelRow, first: Sequence[float]) -> ModelRow:
+        made = with_predictions(row, tmp_path, "aabb", "aabb")
+        table = pd.DataFrame({"label": list("aabb"), "probability/a": first})
+        table["probability/b"] = 1 - table["probability/a"]
+        assert made.attempt is not None
+        table.to_csv(made.attempt.artifacts / "val" / "predictions.csv", index=False)
+        return made
+
+    figure = roc([judged(ROWS[0], [0.9, 0.8, 0.2, 0.1]), judged(ROWS[2], [0.9, 0.3, 0.6, 0.1]), ROWS[1]])
+    assert figure is not None
+    assert [title.text for title in figure.layout.annotations] == ["a", "b"]
+    svm, tiny = trace(figure, "svm"), trace(figure, "tiny")
+    assert (svm.hovertemplate, tiny.hovertemplate) == (
+        "area under the curve 1.000",
+        "area under the curve 0.750",
+    )
+    assert list(zip(tiny.x, tiny.y, strict=True)) == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    assert (svm.line.color, tiny.line.color) == (SVM, TINY)
+    guess = figure.data[0]
+    assert (guess.x, guess.y) == ((0, 1), (0, 1))
+    assert figure.layout.yaxis.title.text == "share of the class found"
+    assert roc([ROWS[1]]) is None
 
 
 def test_pareto_of_a_loss_goes_down() -> None:

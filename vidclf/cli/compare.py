@@ -50,8 +50,8 @@ def compare(
         bool,
         typer.Option(
             "--learning-curve",
-            help="Train the best classical model, and the best of all if that takes ten minutes at most, on "
-            "25, 50, 75 and 100 % of the training groups, three times each: would more clips help?",
+            help="Train the best of each family, if that takes ten minutes at most, on 25, 50, 75 and 100 % "
+            "of the training groups, three times each: would more clips help?",
         ),
     ] = False,
     store: StoreOption = None,

@@ -42,6 +42,7 @@ class GroupReport:
         intervals: Where the score of each leader lies on new groups, by `id` of the row; those of confirm
             where it gave one, else of val.
         learning_curves: Empty where they were not asked for.
+        chance: See `chance_of`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class GroupReport:
     notes: Sequence[str]
     intervals: Mapping[int, Interval]
     learning_curves: Sequence[LearningCurve]
+    chance: Chance | None = None
 
     @property
     def doubt(self) -> str:
@@ -164,9 +166,12 @@ def build(
     for group, (_, found) in zip(groups, measured, strict=True):
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
         said = notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
-        name, shipped = name_of(group, groups), answer(group, found, apart(group, groups), chance_of(group))
+        name, chance = name_of(group, groups), chance_of(group)
+        shipped = answer(group, found, apart(group, groups), chance)
         ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group))}
-        reports.append(GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), [])))
+        reports.append(
+            GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), []), chance)
+        )
     return Comparison(reports, every, store)
 
 

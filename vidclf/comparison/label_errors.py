@@ -8,8 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vidclf.comparison.rows import ModelRow, PredictionSource
-
-_PREFIX = "probability/"
+from vidclf.evaluation.predictions import PROBABILITY
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,18 @@ class PooledPredictions:
 
     @property
     def classes(self) -> list[str]:
-        return [name.removeprefix(_PREFIX) for name in self.table.columns if name.startswith(_PREFIX)]
+        return [name.removeprefix(PROBABILITY) for name in self.table.columns if name.startswith(PROBABILITY)]
 
     def always_wrong(self) -> pd.DataFrame:
         """Rows that every model gets wrong, the surest of the wrong class first."""
         wrong = self.table[(self.table["wrong"] == self.models) & (self.table["models"] == self.models)]
-        surest = wrong[[_PREFIX + name for name in self.classes]].max(axis=1)
+        surest = wrong[[PROBABILITY + name for name in self.classes]].max(axis=1)
         return wrong.loc[surest.sort_values(ascending=False, kind="stable").index]
 
     def doubts(self) -> list[LabelDoubt]:
         """Labels that look wrong, the worst first; see `label_doubts`."""
         classes = self.classes
-        probabilities = self.table[[_PREFIX + name for name in classes]].to_numpy()
+        probabilities = self.table[[PROBABILITY + name for name in classes]].to_numpy()
         labels = np.array([classes.index(label) for label in self.table["label"]], dtype=np.int64)
         return [
             LabelDoubt(
@@ -84,7 +83,7 @@ def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPr
     ]
     together["wrong"] = together["predicted"] != together["label"]
     clips = together.groupby("clip_path", sort=True)
-    probabilities = [name for name in together.columns if name.startswith(_PREFIX)]
+    probabilities = [name for name in together.columns if name.startswith(PROBABILITY)]
     wrong = together[together["wrong"]].groupby("clip_path")["predicted"]
     table = clips[probabilities].mean()
     table.insert(0, "label", clips["label"].first())

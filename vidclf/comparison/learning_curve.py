@@ -16,10 +16,12 @@ from vidclf.data.manifest import Entry
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, metrics, significance
 from vidclf.evaluation.metrics import Labels
+from vidclf.evaluation.ranking import FIT_SECONDS
 from vidclf.evaluation.significance import PairedComparison
 from vidclf.models import MODELS
 from vidclf.progress import Advance
 from vidclf.runs.experiment import clip_store, divided, experiment_of, prepare
+from vidclf.runs.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class LearningCurve:
             f"{mean:.3f} with {groups}" for mean, groups in zip(means, self.groups, strict=True)
         )
         said = f"{self.row.family}: {metric_words(self.metric)} {course} training groups."
+        if folds := self.row.clips.out_of_fold:
+            said += f" Judged on the first of {folds} folds."
         if len(set(self.groups)) < len(SHARES):
             return f"{said} There are too few training groups for a curve."
         if gain is None:
@@ -88,14 +92,11 @@ class LearningCurve:
 
 
 def chosen(group: RowGroup) -> list[ModelRow]:
-    """Whose curve to draw: the best classical row, and the best of all where it can be trained in time."""
+    """Whose curve to draw: the best of each family that can be trained in time."""
     rows: list[ModelRow] = []
-    classical = [
-        row for row in group.ranked if MODELS[row.model].initialise is None and row.model != "majority"
-    ]
-    for row in (*classical[:1], *group.choice_first[:1]):
-        seconds = DRAWS * sum(SHARES) * row.metrics.get("cost/fit_seconds", 0.0)
-        if any(row is each for each in rows) or row.attempt is None or not row.attempt.config.exists():
+    for row in group.best:
+        seconds = DRAWS * sum(SHARES) * row.metrics.get(FIT_SECONDS, 0.0) / (row.clips.out_of_fold or 1)
+        if row.model == "majority" or row.attempt is None or not row.attempt.config.exists():
             continue
         if seconds > _MOST_SECONDS:
             logger.info(
@@ -117,7 +118,8 @@ def grow(row: ModelRow, metric: str, progress: Advance) -> LearningCurve:
     """Trains a row's configuration on growing parts of the training groups.
 
     A draw is an order of the groups, of which each part takes the first so many, and a seed of its own;
-    where classical models have no chance in them, all draws of the whole are equal.
+    where classical models have no chance in them, all draws of the whole are equal. After a search by folds
+    it is judged on the first of them.
 
     Args:
         row: A trial or run whose config is on disk.
@@ -130,6 +132,8 @@ def grow(row: ModelRow, metric: str, progress: Advance) -> LearningCurve:
     assert row.attempt is not None
     metric = metric if metric in {f"val/{name}" for name in metrics.METRICS} - {"val/loss"} else METRIC
     experiment = experiment_of(row.attempt)
+    if folds := row.clips.out_of_fold:
+        experiment = Repeats(folds, "fold").variant(experiment, 0)
     manifest, _ = prepare(experiment)
     splits, store = divided(experiment, manifest), clip_store(experiment)
     val = ClipSet.of_entries(splits["val"], manifest.classes, store)

@@ -1,24 +1,22 @@
 """A comparison as one HTML page that needs no network, for readers new to studies, and as a run in MLflow."""
 
-import itertools
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from plotly.graph_objects import Figure, Scatter
+from plotly.graph_objects import Figure
 
+from vidclf.comparison import summary
 from vidclf.comparison.data import MOST_NOTES, Comparison, GroupReport
+from vidclf.comparison.figures import MAX_CLASSES, confusion, family_colours, learning_curves, pareto, roc
 from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, pool
-from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
 from vidclf.evaluation import ranking
 from vidclf.evaluation.intervals import Interval
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE
-from vidclf.reports import charts
+from vidclf.evaluation.ranking import FILE_LATENCY, FIT_SECONDS, LATENCY, PEAK_MEMORY, SIZE
 from vidclf.reports.loops import Loops
 from vidclf.reports.rendering import PageSection, render
 from vidclf.reports.tables import (
@@ -32,16 +30,15 @@ from vidclf.reports.tables import (
 )
 from vidclf.runs.folder import Identity, Outcome, now_ms
 from vidclf.runs.store import open_store
+from vidclf.search.record.settings import Gates
 from vidclf.search.report.data import MIN_TRIALS, StudyData
 from vidclf.search.report.figures import importances
 from vidclf.tracking.deliverer import Deliverer, prepare
 
 _MAX_CLIPS = 24
 """Clips that are shown with a picture, at most."""
-_MAX_POINTS = 1000
-"""Points in a Pareto figure beside the front, at most."""
-_MAX_MATRICES = 6
-"""Confusion matrices, at most: those of the best families."""
+_FIRST_CLIPS = 4
+"""Mistakes that the first screen shows."""
 _MAX_ROWS = 200
 """Models of a table, at most; a file for spreadsheets has all."""
 
@@ -64,14 +61,22 @@ def _group(report: GroupReport, every: bool, loops: Loops) -> dict[str, Any]:
     group = report.group
     rows = report.rows(every=every, most=_MAX_ROWS)
     pooled, confirmed = pool(group.best), pool(group.ranked, "confirm")
-    figures, importance = _figures(report), list(_importances(group))
+    asked = summary.gates_of(report)
+    figures, importance = _figures(report, asked), list(_importances(group))
+    mistaken = _mistaken_clips(group.choice, loops) if group.choice else []
     wrong = _wrong_clips(pooled, loops) if pooled else None
     doubts = _doubted_labels([each for each in (pooled, confirmed) if each], loops)
     return {
         "name": report.name,
+        "sentence": summary.sentence(report),
         "answer": report.answer,
         "facts": _facts(report),
         "doubt": report.doubt,
+        "gated": asked is not None,
+        "requirements": list(summary.requirements(report, asked)) if asked else [],
+        "mistakes": summary.mistakes(group.choice) if group.choice else [],
+        "mistaken": mistaken,
+        "advice": list(summary.advice(report, doubts["count"] if doubts else 0)),
         "notes": report.notes[:MOST_NOTES],
         "further_notes": report.notes[MOST_NOTES:],
         "leaderboard": leaderboard(report, rows),
@@ -97,17 +102,24 @@ def _left_out(
         yield f"None of {doubts['of']} labels looks wrong."
 
 
-def _figures(report: GroupReport) -> dict[str, PageSection]:
+def _figures(report: GroupReport, asked: Gates | None) -> dict[str, PageSection]:
     group = report.group
     better = "up" if group.direction == "maximize" else "down"
     return {
         "pareto": _section(
             "What accuracy costs",
             f"Each point is a finished model; {better} and to the left is better. Diamonds are the Pareto "
-            "front: no other model is better, faster and smaller at once, to two digits. The thin line is "
-            "the best score for at most that cost, the dotted one what always saying the most frequent "
-            "class scores.",
-            pareto(group, report.baselines.majority),
+            "front: no other model is better, faster and smaller at once, to two digits. Upright bars are "
+            f"{INTERVAL}s. The thin line is the best score for at most that cost, the dotted one what always "
+            "saying the most frequent class scores, the dash-dotted one what the best reaches without any "
+            "signal; dashed red ones are the study's gates.",
+            pareto(
+                group,
+                report.baselines.majority,
+                reached=report.intervals,
+                chance=report.chance,
+                gates=asked,
+            ),
             "Needs a finished model whose size or latency is known.",
         ),
         "confusion": _section(
@@ -117,11 +129,18 @@ def _figures(report: GroupReport) -> dict[str, PageSection]:
             confusion(group.best),
             "No predictions are on disk.",
         ),
+        "roc": _section(
+            "How well each tells a class from the rest",
+            "ROC curves of the best of each family on the val clips: up and left is better, the dotted "
+            f"line is guessing. Of many classes the {MAX_CLASSES} are shown that are told apart worst.",
+            roc(group.best),
+            "No probabilities are on disk.",
+        ),
         "learning_curves": _section(
             "Would more clips help?",
             " ".join(curve.words for curve in report.learning_curves),
             learning_curves(report.learning_curves) if report.learning_curves else None,
-            "Not measured: vidclf compare --learning-curve trains the best on ever more of the groups.",
+            "Not measured: vidclf compare --learning-curve trains each family on ever more of the groups.",
         ),
     }
 
@@ -174,7 +193,7 @@ def leaderboard(report: GroupReport, rows: Sequence[ModelRow]) -> HtmlTable:
         score_column(metric_words(group.metric)),
         Column(INTERVAL, lambda row: _bar(report.intervals.get(id(row)))),
         Column("accuracy", _accuracy),
-        *cost_columns(LATENCY, FILE_LATENCY, SIZE),
+        *cost_columns(LATENCY, FILE_LATENCY, SIZE, FIT_SECONDS, PEAK_MEMORY),
         Column("searched values", values_of, left=True),
     ]
     return html_table(columns, rows, classes)
@@ -196,11 +215,21 @@ def _accuracy(row: ModelRow) -> str:
 def _wrong_clips(pooled: PooledPredictions, loops: Loops) -> dict[str, Any]:
     """Clips that every model gets wrong, the surest mistakes first."""
     wrong = pooled.always_wrong()
-    clips = [
-        {**_card(str(path), [pooled], loops), "label": row["label"], "said": row["said"]}
-        for path, row in wrong.head(_MAX_CLIPS).iterrows()
-    ]
+    clips = _wrong_cards(pooled, _MAX_CLIPS, loops)
     return {"models": pooled.models, "count": len(wrong), "of": len(pooled.table), "clips": clips}
+
+
+def _mistaken_clips(row: ModelRow, loops: Loops) -> list[dict[str, Any]]:
+    """The surest mistakes of one model."""
+    pooled = pool([row], "confirm" if row.won else "val")
+    return _wrong_cards(pooled, _FIRST_CLIPS, loops) if pooled else []
+
+
+def _wrong_cards(pooled: PooledPredictions, most: int, loops: Loops) -> list[dict[str, Any]]:
+    return [
+        {**_card(str(path), [pooled], loops), "label": row["label"], "said": row["said"]}
+        for path, row in pooled.always_wrong().head(most).iterrows()
+    ]
 
 
 def _doubted_labels(judged: Sequence[PooledPredictions], loops: Loops) -> dict[str, Any] | None:
@@ -280,99 +309,3 @@ def log_page(comparison: Comparison, page: Path) -> str | None:
     attempt.finish(Outcome("complete", "", {}, now_ms()))
     prepare(store)
     return Deliverer(store).deliver(attempt)
-
-
-def family_colours(group: RowGroup) -> dict[str, str]:
-    """A colour for each family of models, the best first."""
-    return charts.series_colours([row.family for row in group.best])
-
-
-def pareto(group: RowGroup, baseline: ModelRow | None) -> Figure | None:
-    """Score over latency and over size, the Pareto front large and joined, the baseline a dotted line.
-
-    ``None`` where no latency and no size is known.
-    """
-    on_front = {id(row) for row in group.front}
-    rest = ranking.thinned([row for row in group.ranked if id(row) not in on_front], _MAX_POINTS)
-    figure = charts.pareto(
-        [*rest, *group.front],
-        group.front,
-        series=lambda row: row.family,
-        colours=family_colours(group),
-        hover=_hover,
-        metric=metric_words(group.metric),
-    )
-    if figure is None:
-        return None
-    for column, cost in enumerate(charts.known_costs(group.ranked), start=1):
-        figure.add_trace(_best_by_cost(group, cost), row=1, col=column)
-        if baseline is not None and baseline.value is not None:
-            line = {"dash": "dot", "color": "#888888", "width": 1.5}
-            figure.add_hline(baseline.value, line=line, row=1, col=column)
-    return figure.update_layout(legend={"orientation": "h", "y": 1.1, "itemsizing": "constant"}, margin_t=50)
-
-
-def _best_by_cost(group: RowGroup, cost: str) -> Scatter:
-    """The best score for at most so much of one cost, as far as more of it improves the score."""
-    known = sorted((row for row in group.ranked if cost in row.metrics), key=lambda row: row.metrics[cost])
-    scores = [row.value or 0.0 for row in known]
-    last = scores.index(max(scores) if group.direction == "maximize" else min(scores))
-    costs = [row.metrics[cost] for row in known[: last + 1]]
-    trace = charts.running_best(costs, scores[: last + 1], group.direction)
-    return trace.update(showlegend=False, opacity=0.5, line_width=1)
-
-
-def _hover(row: ModelRow) -> str:
-    return charts.hover_text(row.family, row.label, row, row.params if row.origin == "trial" else {})
-
-
-def confusion(rows: Sequence[ModelRow]) -> Figure | None:
-    """Clips by true and predicted class, of several models side by side; ``None`` without predictions."""
-    tables = [(row, table) for row in rows if (table := row.predictions("val")) is not None][:_MAX_MATRICES]
-    if not tables:
-        return None
-    classes = sorted(set().union(*({*table["label"], *table["predicted"]} for _, table in tables)))
-    panels = [
-        (
-            f"{row.family} · {ranking.figure(row.value, '.3f')}",
-            pd.crosstab(table["label"], table["predicted"])
-            .reindex(index=classes, columns=classes, fill_value=0)
-            .to_numpy(),
-        )
-        for row, table in tables
-    ]
-    return charts.confusion_matrices(panels, classes)
-
-
-def learning_curves(curves: Sequence[LearningCurve]) -> Figure:
-    """Score over the number of training groups: every draw, and their mean."""
-    figure = Figure()
-    for curve, colour in zip(curves, itertools.cycle(charts.COLOURS)):
-        pairs = [
-            (groups, score)
-            for groups, draws in zip(curve.groups, curve.scores, strict=True)
-            for score in draws
-        ]
-        figure.add_trace(
-            Scatter(
-                x=[groups for groups, _ in pairs],
-                y=[score for _, score in pairs],
-                mode="markers",
-                marker={"color": colour, "opacity": 0.45, "size": 8},
-                showlegend=False,
-                hovertemplate="%{y:.3f} with %{x} groups<extra></extra>",
-            )
-        )
-        figure.add_trace(
-            Scatter(
-                x=list(curve.groups),
-                y=curve.means,
-                mode="lines+markers",
-                line={"color": colour, "width": 2.5},
-                name=f"{curve.row.family}, {curve.row.label}",
-                hovertemplate="mean %{y:.3f}<extra></extra>",
-            )
-        )
-    figure.update_xaxes(title="training groups", rangemode="tozero")
-    figure.update_yaxes(title=metric_words(curves[0].metric))
-    return figure.update_layout(height=380, showlegend=True, legend={"orientation": "h", "y": 1.12})

@@ -37,6 +37,11 @@ class EvaluationClips:
     digest: str
     folds: str = ""
 
+    @property
+    def out_of_fold(self) -> int:
+        """The number of folds of which each was val once; 0 where there is one val."""
+        return int(self.folds.removesuffix(FOLDS)) if self.folds.endswith(FOLDS) else 0
+
 
 @dataclass(frozen=True)
 class ModelRow(TrialRow):
@@ -109,7 +114,7 @@ class ModelRow(TrialRow):
         if self.attempt is None:
             return None
         folders = [self.attempt.artifacts / source]
-        if source == "val" and self.clips.folds.endswith(FOLDS):
+        if source == "val" and self.clips.out_of_fold:
             folders += sorted((self.attempt.artifacts / "repeats").glob("*/val"))
         try:
             tables = [read_predictions(folder / "predictions.csv") for folder in folders]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidclf.comparison.baselines import Baselines
-from vidclf.comparison.rows import FOLDS, ModelRow, RowGroup
+from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.chance import LEVEL, Chance
@@ -23,11 +23,15 @@ class Recommendation:
 
     Attributes:
         others: What else deserves a thought, a sentence each.
+        short: The headline in some words, without trials and figures.
+        worth: Whether the best is worth shipping.
         ship: The one row of a whole comparison that is to be shipped; ``None`` for all other groups.
     """
 
     headline: str
     others: Sequence[str]
+    short: str
+    worth: bool = False
     ship: ModelRow | None = None
 
 
@@ -57,7 +61,7 @@ def interval_words(reached: Interval | None) -> str:
 def judged_on(group: RowGroup) -> str:
     """`` selected on val``: by what its figures were chosen; empty where no split decides, as of a size."""
     split = group.metric.partition("/")[0]
-    if group.clips.folds.endswith(FOLDS) and split == "val":
+    if group.clips.out_of_fold and split == "val":
         return " selected out of fold"
     return f" selected on {split}" if split in SPLITS else ""
 
@@ -73,7 +77,8 @@ def answer(
     """
     best = group.choice
     if best is None:
-        return Recommendation("Nothing to ship: no model has finished within its constraints.", [])
+        short = "Nothing to ship: no model has finished within its constraints"
+        return Recommendation(f"{short}.", [], short)
     found = ", ".join(filter(None, (_score_words(group, best, measured), ranking.cost_words(best.metrics))))
     if not group.useful(best):
         floor = f"{metric_words(group.metric)} {ranking.figure(group.floor, '.3f')}"
@@ -81,6 +86,7 @@ def answer(
             f"Ship none of these: the best, {best.label} ({best.family}: {found}), is no better than always "
             f"saying the most frequent class ({floor}).{_overturned(group, best)}",
             list(_unconfirmed(group, best)),
+            "Ship none of these: none is better than always saying the most frequent class",
         )
     if chance is not None and chance.p >= LEVEL:
         tries = f"the best of {chance.models}" if chance.models > 1 else "one model"
@@ -89,6 +95,7 @@ def answer(
             f"{found}), is not told from noise, of which {tries} reaches {chance.level:.3f} on average "
             f"(p = {chance.p:.2g}, labels permuted by group).{_overturned(group, best)}".lstrip(),
             list(_unconfirmed(group, best)),
+            "Ship none of these: the best is no better than chance",
         )
     others = [*_unconfirmed(group, best), *_cheaper(group, best)]
     near = _near(group, best, measured.val_clips)
@@ -102,8 +109,9 @@ def answer(
         others.append(f"Nothing but {best.model} was tried on these clips; another kind may do better.")
     which = f"{best.family}: {best.label}, {found}.{_overturned(group, best)}"
     if apart:
-        return Recommendation(f"{apart} The best here is {which}", others)
-    return Recommendation(f"Ship {which}", others, best)
+        short = f"The best here is {best.family}"
+        return Recommendation(f"{apart} The best here is {which}", others, short, worth=True)
+    return Recommendation(f"Ship {which}", others, f"Ship {best.family}", worth=True, ship=best)
 
 
 def apart(group: RowGroup, groups: Sequence[RowGroup]) -> str:
@@ -124,7 +132,7 @@ def _score_words(group: RowGroup, row: ModelRow, measured: Baselines) -> str:
     """What a row reached, and on what; its figure on val comes after one that did not choose it."""
     on_val = group.metric.startswith("val/") and measured.val_clips
     clips = f" of {measured.val_clips} clips" if on_val else ""
-    if group.clips.folds.endswith(FOLDS):
+    if group.clips.out_of_fold:
         clips = clips.replace(" of ", " on ")
     ranked_by = f"{ranking.figure(row.value, '.3f')}{judged_on(group)}{clips}"
     if row.confirmed is None:

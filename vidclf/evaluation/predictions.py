@@ -14,6 +14,9 @@ from vidclf.evaluation.metrics import Labels, predicted
 if TYPE_CHECKING:  # half a second, which `vidclf status` does without
     import pandas as pd
 
+PROBABILITY = "probability/"
+"""What the columns of probabilities begin with, before the class."""
+
 
 def predictions_table(
     paths: Sequence[Path],
@@ -40,7 +43,7 @@ def predictions_table(
         "correct": guesses == labels,
         "confidence": probabilities.max(axis=1),
     }
-    columns = {f"probability/{name}": column for name, column in zip(classes, probabilities.T, strict=True)}
+    columns = {f"{PROBABILITY}{name}": column for name, column in zip(classes, probabilities.T, strict=True)}
     return pd.DataFrame(described | columns)
 
 

@@ -21,7 +21,7 @@ from vidclf.data.splitting import split_by_fold
 from vidclf.evaluation import intervals, metrics, ranking
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
-from vidclf.evaluation.ranking import TrialRow
+from vidclf.evaluation.ranking import FIT_SECONDS, TrialRow
 from vidclf.evaluation.significance import BestAmong, PairedComparison, best_among, paired
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
@@ -81,7 +81,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """How long they will take at most, by what the trials took; 0 where that is not known."""
-        return sum(row.metrics.get("cost/fit_seconds", 0.0) * self._fits_of(row) for row in self.rows)
+        return sum(row.metrics.get(FIT_SECONDS, 0.0) * self._fits_of(row) for row in self.rows)
 
     def _fits_of(self, row: TrialRow) -> int:
         return len(self.seeds[row.number]) * len(self.folds[row.number])

@@ -8,7 +8,6 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from vidclf import config
 from vidclf.data.splitting import group_of
 from vidclf.evaluation import intervals, significance
 from vidclf.exceptions import AliasMovedError, GateRefusedError, InputError, NotComparableError
@@ -83,15 +82,8 @@ def _of_run(attempt: Attempt, run_id: str, store: Store, names: Sequence[str]) -
 
 def _in_study(opened: OpenStudy, attempt: Attempt, label: str) -> Candidate:
     metric = opened.objective.metric.removeprefix("val/")
-    return Candidate(attempt, label, opened.repeats, metric, _gates(opened))
-
-
-def _gates(opened: OpenStudy) -> Gates:
-    """The gates of the study's file, as it was when the study last ran."""
-    path = opened.own_attempt.artifacts / "study.toml"
-    fetch_study_file(opened, path.name)
-    tree = config.read_toml(path) if path.exists() else {}
-    return config.validate(Gates, tree.get("gates", {}), str(path))
+    fetch_study_file(opened, opened.file.name)
+    return Candidate(attempt, label, opened.repeats, metric, opened.gates())
 
 
 def _best_of_study(name: str, store: Store) -> Candidate:

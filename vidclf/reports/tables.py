@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vidclf.evaluation import ranking
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, TrialRow
+from vidclf.evaluation.ranking import FILE_LATENCY, FIT_SECONDS, LATENCY, PEAK_MEMORY, SIZE, TrialRow
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,14 @@ def score_column(heading: str) -> Column:
 
 
 def cost_columns(*metrics: str) -> list[Column]:
-    """Latencies and sizes."""
-    forms = {LATENCY: ("ms a clip", ".1f"), FILE_LATENCY: ("ms a file", ".1f"), SIZE: ("MB", ".2f")}
+    """Latencies, sizes and what training took."""
+    forms = {
+        LATENCY: ("ms a clip", ".1f"),
+        FILE_LATENCY: ("ms a file", ".1f"),
+        SIZE: ("MB", ".2f"),
+        FIT_SECONDS: ("s to train", ".1f"),
+        PEAK_MEMORY: ("MB to train", ".0f"),
+    }
 
     def column(metric: str) -> Column:
         heading, form = forms[metric]

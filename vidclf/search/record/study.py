@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.evaluation.ranking import CONTENDED, TrialRow
 from vidclf.exceptions import InputError
@@ -16,7 +18,7 @@ from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store, without_password
 from vidclf.search.record.names import name_of_study, study_names, unknown_study
-from vidclf.search.record.settings import Constraint, Objective
+from vidclf.search.record.settings import Constraint, Gates, Objective
 from vidclf.search.record.storage import existing_storage, open_storage
 
 BASE = "base"
@@ -121,6 +123,16 @@ class OpenStudy:
     def own_attempt(self) -> Attempt:
         """The folder that mirrors to the study's parent run."""
         return self.store.attempt(self.series, "study")
+
+    @property
+    def file(self) -> Path:
+        """The study's file as it was when the study last ran, on the machine where it did."""
+        return self.own_attempt.artifacts / "study.toml"
+
+    def gates(self) -> Gates:
+        """Those of its file; none where that is not here."""
+        tree = config.read_toml(self.file) if self.file.exists() else {}
+        return config.validate(Gates, tree.get("gates", {}), str(self.file))
 
     def attempt_id(self, number: int | None = None) -> str:
         return f"{self.stored['uuid']}/{'study' if number is None else number}"

@@ -175,7 +175,7 @@ def _searched(overview: StudyData) -> Iterator[str]:
             f"all trials together took {timedelta(seconds=round(spent))}."
         )
     try:
-        file = config.read_toml(opened.own_attempt.artifacts / "study.toml")
+        file = config.read_toml(opened.file)
     except InputError:
         file = {}
     settings = [f"{objective.direction} {escaped(objective.metric)}" for objective in opened.objectives]

@@ -1,0 +1,119 @@
+"""The first screen of a comparison: its sentence, the gates, what is confused, and what would help."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.comparison.fabricated import measured_of, report_of
+from vidclf.comparison import summary
+from vidclf.comparison.data import GroupReport
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
+from vidclf.comparison.verdict_text import answer
+from vidclf.evaluation.chance import Chance
+from vidclf.evaluation.intervals import Interval
+from vidclf.evaluation.ranking import LATENCY, SIZE
+from vidclf.runs.folder import Attempt
+from vidclf.search.record.settings import Gates
+
+ROW = ModelRow(
+    "s",
+    7,
+    "complete",
+    "svm",
+    "svm",
+    0.9,
+    {},
+    {SIZE: 1.5, LATENCY: 12.0, "val/accuracy": 0.93, "val/macro_f1": 0.9},
+)
+
+
+def reported(
+    row: ModelRow = ROW, reached: Interval | None = None, chance: Chance | None = None
+) -> GroupReport:
+    group = RowGroup(EvaluationClips("c", ""), "val/macro_f1", "maximize", [row], {}, floor=0.2)
+    report = report_of(group, measured_of())
+    said = answer(group, report.baselines, "", chance)
+    return replace(report, answer=said, intervals={id(row): reached} if reached else {})
+
+
+def judged(folder: Path, labels: str, predicted: str) -> ModelRow:
+    attempt = Attempt(folder)
+    (attempt.artifacts / "val").mkdir(parents=True)
+    groups = [f"g{place // 2}" for place in range(len(labels))]
+    table = {"label": list(labels), "predicted": list(predicted), "group": groups}
+    pd.DataFrame(table).to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
+    return replace(ROW, attempt=attempt)
+
+
+def test_the_sentence_names_a_family_its_interval_and_no_trial() -> None:
+    assert summary.sentence(reported(reached=Interval(0.9, 0.71, 0.97))) == (
+        "Ship svm: macro F1 0.90 (0.71 to 0.97 on new groups, 95 % interval), 12.0 ms a clip, 1.50 MB."
+    )
+    assert summary.sentence(reported()) == "Ship svm: macro F1 0.90, 12.0 ms a clip, 1.50 MB."
+    assert summary.sentence(reported(chance=Chance(3, 0.8, 0.2))) == (
+        "Ship none of these: the best is no better than chance."
+    )
+    below = summary.sentence(reported(replace(ROW, value=0.1)))
+    assert below == "Ship none of these: none is better than always saying the most frequent class."
+    pruned = summary.sentence(reported(replace(ROW, state="pruned", value=None)))
+    assert pruned == "Nothing to ship: no model has finished within its constraints."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.8, 0.95, "kept"), (0.7, 0.95, "open"), (0.6, 0.79, "missed")]
+)
+def test_a_gate_on_a_score_is_kept_or_missed_where_the_interval_says_so(
+    low: float, high: float, verdict: str
+) -> None:
+    report = reported(reached=Interval(0.75, low, high))
+    asked = Gates(
+        min={"test/macro_f1": 0.8, "test/accuracy": 0.5},
+        max={SIZE: 1.0, LATENCY: 12.0, "latency/file_p50_ms": 9.0},
+    )
+    found = {each.asked: (each.found, each.verdict) for each in summary.requirements(report, asked)}
+    assert found == {
+        "test macro F1 at least 0.8": (f"on val 0.900, {low:.2f} to {high:.2f}", verdict),
+        "test accuracy at least 0.5": ("on val 0.930", "open"),
+        "size/file_mb at most 1": ("1.5", "missed"),
+        "latency/p50_ms at most 12": ("12", "kept"),
+        "latency/file_p50_ms at most 9": ("not known", "open"),
+    }
+
+
+def test_of_a_loss_the_upper_end_keeps_the_gate() -> None:
+    row = replace(ROW, value=0.3, metrics={"val/loss": 0.3})
+    report = reported(row, Interval(0.3, 0.2, 0.4))
+    report = replace(report, group=replace(report.group, metric="val/loss", direction="minimize", floor=1.0))
+    for limit, verdict in ((0.4, "kept"), (0.3, "open"), (0.1, "missed")):
+        (each,) = summary.requirements(report, Gates(max={"test/loss": limit}))
+        assert each.verdict == verdict
+
+
+def test_mistakes_are_shares_of_the_true_class_the_largest_first(tmp_path: Path) -> None:
+    row = judged(tmp_path, "aaaabb", "aabcba")
+    assert summary.mistakes(row) == [
+        "50% of b is called a: 1 of 2 clips.",
+        "25% of a is called b: 1 of 4 clips.",
+        "25% of a is called c: 1 of 4 clips.",
+    ]
+    (floor,) = summary.requirements(reported(row), Gates(class_recall=0.6))
+    assert (floor.found, floor.verdict) == ("the lowest on val is that of a, 0.50", "open")
+    assert summary.mistakes(ROW) == []
+
+
+def test_what_would_help_is_groups_labels_and_what_was_not_tried(tmp_path: Path) -> None:
+    row = judged(tmp_path, "aaaabb", "aabcba")
+    said = list(summary.advice(reported(row, Interval(0.6, 0.3, 0.8)), doubted=2))
+    assert [words.partition(":")[0] for words in said] == [
+        "Clips of new groups (other people, other places)",
+        "2 labels that look wrong",
+        "Whether more groups would raise the score",
+        "A network",
+    ]
+    assert "3 groups give a wide interval" in said[0]
+    assert "3 groups give no interval" in next(summary.advice(reported(row), doubted=0))
+    network = replace(row, model="frames2d")
+    said = list(summary.advice(reported(network, Interval(0.9, 0.85, 0.95)), doubted=0))
+    assert [words.partition(":")[0] for words in said][1:] == ["Hand-made features"]
