@@ -14,7 +14,7 @@ from tests.comparison.fabricated import comparison_of, measured_of, report_of, r
 from tests.pages import Page, read_page, trace
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, build
-from vidclf.comparison.figures import confusion, learning_curves, pareto, roc
+from vidclf.comparison.figures import confusion, learning_curves, pareto, projections, roc
 from vidclf.comparison.gathering import gather
 from vidclf.comparison.learning_curve import LearningCurve
 from vidclf.comparison.page import leaderboard, write_page
@@ -157,7 +157,8 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
     assert doubts.texts[0].startswith("1 of 4 clips: models that were not trained on them find")
     assert doubts.texts[1] == "labelled down (15 %), rather right (85 %)?"
     assert page["Not shown"].texts == [
-        "Which values mattered in s: Needs 10 complete trials of a base with different values."
+        "What each decides on: No kept model has its projection on disk.",
+        "Which values mattered in s: Needs 10 complete trials of a base with different values.",
     ]
 
 
@@ -167,6 +168,7 @@ def test_what_is_not_known_is_said(made: tuple[Store, Path], tmp_path: Path) -> 
         "What accuracy costs: Needs a finished model whose size or latency is known.",
         "What each confuses: No predictions are on disk.",
         "How well each tells a class from the rest: No probabilities are on disk.",
+        "What each decides on: No kept model has its projection on disk.",
         "Would more clips help? Not measured: vidclf compare --learning-curve trains each family on ever "
         "more of the groups.",
     ]
@@ -339,6 +341,27 @@ def test_roc_has_a_panel_for_each_class_and_a_line_for_each_family(tmp_path: Pat
     assert (guess.x, guess.y) == ((0, 1), (0, 1))
     assert figure.layout.yaxis.title.text == "share of the class found"
     assert roc([ROWS[1]]) is None
+
+
+def test_projections_show_each_family_with_val_as_diamonds(tmp_path: Path) -> None:
+    first, second = (with_predictions(each, tmp_path, "ab", "ab") for each in (ROWS[0], ROWS[2]))
+    for row, sign in ((first, 1), (second, -1)):
+        table = {"split": ["train", "train", "val"], "label": list("aba"), "x": [sign, 2, 3], "y": [4, 5, 6]}
+        assert row.attempt is not None
+        clips = pd.DataFrame({"clip_path": ["d/1.avi", "d/2.avi", "d/3.avi"], **table})
+        clips.to_csv(row.attempt.artifacts / "projection.csv", index=False)
+    figure = projections([first, ROWS[1], second])
+    assert figure is not None
+    assert [title.text for title in figure.layout.annotations] == ["svm", "tiny"]
+    drawn = {
+        (each.name, each.xaxis): (each.x, each.y, tuple(each.marker.symbol), each.text)
+        for each in figure.data
+    }
+    assert drawn["a", "x"] == ((1, 3), (4, 6), ("circle", "diamond"), ("1.avi", "3.avi"))
+    assert drawn["a", "x2"][0] == (-1, 3)
+    assert drawn["b", "x2"][2] == ("circle",)
+    assert [each.showlegend for each in figure.data] == [True, True, False, False]
+    assert projections([ROWS[0]]) is None
 
 
 def test_pareto_of_a_loss_goes_down() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -206,6 +207,53 @@ def roc(rows: Sequence[ModelRow]) -> Figure | None:
     figure.update_xaxes(title="share of other clips called so", range=[-0.02, 1.02], row=down)
     figure.update_yaxes(title="share of the class found", range=[-0.02, 1.02], col=1)
     return figure.update_layout(height=90 + 300 * down, legend={**_LEGEND, "y": 1.08}, margin_t=60)
+
+
+def projections(rows: Sequence[ModelRow]) -> Figure | None:
+    """What several models decide on, on its first two principal components: train pale, val as diamonds.
+
+    ``None`` where no model has its ``projection.csv``: only those that are kept do.
+    """
+    tables = {
+        row.family: pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
+        for row in rows
+        if row.attempt is not None and (path := row.attempt.artifacts / "projection.csv").exists()
+    }
+    if not tables:
+        return None
+    panels = list(tables.items())[:_MAX_MATRICES]
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    titles = [name for name, _ in panels]
+    figure = make_subplots(down, across, subplot_titles=titles, vertical_spacing=0.15 / down)
+    classes = sorted(set().union(*(table["label"] for _, table in panels)))
+    for (number, (_, table)), (label, colour) in itertools.product(
+        enumerate(panels), charts.series_colours(classes).items()
+    ):
+        of_class = table[table["label"] == label]
+        judged = of_class["split"] != "train"
+        figure.add_trace(
+            Scatter(
+                x=list(of_class["x"]),
+                y=list(of_class["y"]),
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "symbol": ["diamond" if each else "circle" for each in judged],
+                    "size": [9 if each else 6 for each in judged],
+                    "opacity": [1.0 if each else 0.4 for each in judged],
+                },
+                name=label,
+                legendgroup=label,
+                showlegend=number == 0,
+                text=[Path(each).name for each in of_class["clip_path"]],
+                hovertemplate="%{text}",
+            ),
+            row=number // across + 1,
+            col=number % across + 1,
+        )
+    figure.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
+    return figure.update_layout(height=60 + 320 * down, legend={**_LEGEND, "y": 1.08}, margin_t=60)
 
 
 def learning_curves(curves: Sequence[LearningCurve]) -> Figure:

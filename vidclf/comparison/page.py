@@ -10,7 +10,15 @@ from plotly.graph_objects import Figure
 
 from vidclf.comparison import summary
 from vidclf.comparison.data import MOST_NOTES, Comparison, GroupReport
-from vidclf.comparison.figures import MAX_CLASSES, confusion, family_colours, learning_curves, pareto, roc
+from vidclf.comparison.figures import (
+    MAX_CLASSES,
+    confusion,
+    family_colours,
+    learning_curves,
+    pareto,
+    projections,
+    roc,
+)
 from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, pool
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
@@ -135,6 +143,14 @@ def _figures(report: GroupReport, asked: Gates | None) -> dict[str, PageSection]
             f"line is guessing. Of many classes the {MAX_CLASSES} are shown that are told apart worst.",
             roc(group.best),
             "No probabilities are on disk.",
+        ),
+        "projections": _section(
+            "What each decides on",
+            "The features of each kept model on their first two principal components: classes that lie apart "
+            "for train's clips (circles) and mixed for val's (diamonds) were learned by heart. Unlike in "
+            "t-SNE, distances mean something.",
+            projections(group.best),
+            "No kept model has its projection on disk.",
         ),
         "learning_curves": _section(
             "Would more clips help?",
