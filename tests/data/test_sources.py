@@ -102,6 +102,8 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
     )
     assert result.notes[0].startswith("groups unknown: leaks cannot be excluded")
     assert "8 of 8 clips name no group" in result.notes[1]
+    first = tmp_path / "c" / "A" / "0.avi"
+    assert result.unreadable == f"8 of 8 clips cannot be read, as {first}: vidclf data check says why"
     assert result.counts()["A"] == {"train": 2, "val": 1, "test": 1}
     assert result.groups() == {"train": 4, "val": 2, "test": 2}
 
@@ -112,6 +114,7 @@ def test_clips_without_groups_are_said_to_be_so(tmp_path: Path) -> None:
         ((), None, "holds no folders of clips; expected one for each class"),
         (("x.avi",), None, "expected one for each class; not taken: 1 clip outside of the classes' folders"),
         (("A/x.avi", "B/readme.txt"), None, "folders without clips: B"),
+        (("A/1.JPG", "B/1.png"), None, "pictures are not read: make a clip of each series"),
         (("A/x.avi", "B/readme.txt"), ["A", "B"], "no class B (it has A)"),
         (
             ("set/Punch/x.avi", "set/Kick/x.avi"),

@@ -155,11 +155,14 @@ def data_import(
         )
     if json_:
         counts = {"clips": imported.counts(), "groups": imported.groups()}
-        print_json({"manifest": to, **counts, "notes": list(imported.notes)})
+        notes = [*imported.notes, *filter(None, [imported.unreadable])]
+        print_json({"manifest": to, **counts, "notes": notes})
         return
     if imported.leaks:
         say(f"note: {imported.leaks}", "yellow")
     _print_imported(imported)
+    if imported.unreadable:
+        say(f"warning: {imported.unreadable}", "yellow")
     for note in imported.notes[bool(imported.leaks) :]:
         say(f"note: {note}", "yellow")
     say(f"Written: {to}")

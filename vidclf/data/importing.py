@@ -22,7 +22,7 @@ from vidclf.data.manifest import (
     split_problems,
     write_manifest,
 )
-from vidclf.data.scenes import group_by_scene
+from vidclf.data.scenes import group_by_scene, looks_of
 from vidclf.data.sources import SPLIT_NAMES, Found, read_folder, read_official
 from vidclf.data.splitting import (
     Shares,
@@ -55,11 +55,13 @@ class ImportResult:
         entries: Every clip.
         notes: What a user should know of it.
         leaks: The first of the notes, where it is of leaks; else empty.
+        unreadable: How many clips cannot be read, as which; empty where all can.
     """
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
     leaks: str = ""
+    unreadable: str = ""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Clips by class and split."""
@@ -218,12 +220,23 @@ def divide_clips(
 def _written(
     entries: Sequence[Entry], to: Path, notes: Sequence[str], progress: Progress = silent
 ) -> ImportResult:
-    write_manifest(entries, to)
     ordered = in_order(entries)
     looked_at = counted(progress, len(ordered))
     leaks = find_leaks(ordered, answers=read_answers(to), progress=looked_at).summary
-    imported = ImportResult(tuple(ordered), (), leaks)
+    unreadable = _unreadable(ordered)
+    write_manifest(entries, to)
+    imported = ImportResult(tuple(ordered), (), leaks, unreadable)
     return replace(imported, notes=(*filter(None, [leaks]), *_notes(imported), *notes))
+
+
+def _unreadable(entries: Sequence[Entry]) -> str:
+    """See `ImportResult`; `find_leaks` has looked at all of them."""
+    paths = [entry.clip_path for entry in entries]
+    lost = sorted(set(range(len(paths))) - set(looks_of(paths).readable))
+    if not lost:
+        return ""
+    first = paths[lost[0]]
+    return f"{len(lost)} of {len(paths)} clips cannot be read, as {first}: vidclf data check says why"
 
 
 def _split(entries: Sequence[Entry], split: str | None, shares: Shares, seed: int) -> Sequence[Entry]:

@@ -18,6 +18,7 @@ from vidclf.exceptions import InputError
 from vidclf.labels import plural
 
 VIDEO_SUFFIXES = frozenset(itertools.chain.from_iterable(CONTAINERS.values()))
+_PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 """How names of videos end, in lower case."""
 _UCF_NAME = re.compile(r"v_.+_(g\d+)_c\d+")
 """UCF-101's naming: class, group, clip."""
@@ -107,6 +108,8 @@ def read_folder(source: str, classes: Sequence[str] | None) -> Found:
     labels = {name: folder.strip() for name, folder in folders.items()}
     notes = _not_taken(below, labels.keys(), depth)
     if not labels:
+        if any(_kind(name) in _PICTURES for name in below):
+            notes.append("pictures are not read: make a clip of each series, as ffmpeg -i %04d.png clip.mp4")
         seen = "".join(f"; {note}" for note in notes)
         raise InputError(f"{source}: holds no folders of clips; expected one for each class{seen}")
     problems = unknown_classes(source, classes, sorted({*labels.values()}))
