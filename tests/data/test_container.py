@@ -123,7 +123,12 @@ def test_a_clock_that_was_set_anew_runs_on(muxer: str, codec: str, start: int, t
     assert facts is not None
     assert facts.seconds == pytest.approx(4, abs=0.05)
     assert facts.notes[0].startswith("its clock jumps after frame 4")
-    assert [window.start for window in windows(path, 1.0, 4, 48, counted=False)] == [0, 1, 2, 3]
+    assert [window.start for window in windows(video.each_frame(path, 48), 1.0, 4, counted=False)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     plain = inspect_clip(whole).facts
     assert plain is not None
     assert plain.notes == ()
@@ -244,7 +249,7 @@ def test_matroska_cut_in_the_middle_is_damaged_wherever_it_is_read(name: str, tm
         with pytest.raises(ClipError, match=f"damaged: {reason}"):
             video.decode(path, 8, 256)
         with pytest.raises(ClipError, match=f"damaged: {reason}"):
-            list(windows(path, 0.1, 4, 48, counted=False))
+            list(windows(video.each_frame(path, 48), 0.1, 4, counted=False))
 
 
 def test_a_broadcast_that_was_joined_late_is_shown_from_its_first_key_frame(tmp_path: Path) -> None:

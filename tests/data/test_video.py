@@ -275,5 +275,5 @@ def test_a_fourth_channel_is_the_picture_a_fixed_time_later(
     first, later = grid[..., :3].mean(axis=(1, 2, 3)), grid[..., 3].mean(axis=(1, 2))
     steps = np.minimum(3, frames - 1 - np.round(first / 5))  # three at 25 a second, fewer at the end
     np.testing.assert_allclose(later - first, 5 * steps, atol=2)
-    [window] = windows(path, 100, 8, 256, counted=False, apart=0.12)
+    [window] = windows(video.each_frame(path, 256), 100, 8, counted=False, apart=0.12)
     np.testing.assert_array_equal(window.frames, grid)

@@ -8,41 +8,16 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.clips import moving_square
+from tests.shades import CLASSES, Brightness, saved_brightness, write_shades
 from vidclf.data import video, windows
-from vidclf.data.clips import ClipSet
 from vidclf.exceptions import FalseTimestampsError
 from vidclf.inference.predict import Prediction, as_table, find_videos, predict_files
-from vidclf.models.saved import ModelMetadata, SavedModel
-
-CLASSES = ("dark", "light")
-
-
-class Brightness:
-    """Says how light a clip's frames are, and remembers them."""
-
-    def __init__(self) -> None:
-        self.seen: list[np.ndarray] = []
-
-    def predict_proba(self, clips: ClipSet) -> np.ndarray:
-        grids = [clips.grid(index) for index in range(len(clips))]
-        self.seen += grids
-        light = np.array([grid.mean() / 255 for grid in grids])
-        return np.stack([1 - light, light], axis=1)
 
 
 def predict(
     videos: Sequence[str | Path], window: float | None = None, model: Brightness | None = None
 ) -> list[Prediction]:
-    card = ModelMetadata("svm", CLASSES, 8, 64, {}, (), {})
-    saved = SavedModel(card, model or Brightness())  # type: ignore[arg-type]
-    return predict_files(saved, videos, lambda done, total: None, window)
-
-
-def write_shades(path: Path, shades: list[int], frames: int = 25) -> Path:
-    """Each shade for so many frames, 25 a second."""
-    pictures = [np.full((frames, 32, 32, 3), shade, dtype=np.uint8) for shade in shades]
-    video.write_video(path, np.concatenate(pictures))
-    return path
+    return predict_files(saved_brightness(model), videos, lambda done, total: None, window)
 
 
 def test_folders_patterns_and_files_are_found_once_each(tmp_path: Path) -> None:
@@ -162,7 +137,7 @@ def test_one_window_over_all_sees_what_the_whole_clip_gives(tmp_path: Path) -> N
 def test_a_long_window_is_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(windows, "_HELD", 16)
     clip = write_shades(tmp_path / "long.avi", list(range(0, 250, 25)), frames=10)
-    [window] = windows.windows(clip, 1000, 8, 64, counted=False)
+    [window] = windows.windows(video.each_frame(clip, 64), 1000, 8, counted=False)
     shades = window.frames.mean(axis=(1, 2, 3))
     whole = video.decode(clip, 8, 64).frames.mean(axis=(1, 2, 3))
     assert np.abs(shades - whole).max() < 26
@@ -179,7 +154,7 @@ def test_false_timestamps_give_way_to_counted_frames(tmp_path: Path, monkeypatch
         for number, (stamp, place, picture) in enumerate(real(path, store_side)):
             yield (stamp - 0.1 if number % 4 == 3 else stamp), place, picture
 
-    monkeypatch.setattr(video, "each_frame", shuffled)
+    monkeypatch.setattr("vidclf.inference.predict.each_frame", shuffled)
     with pytest.raises(FalseTimestampsError):
-        list(windows.windows(clip, 1, 8, 64, counted=False))
+        list(windows.windows(shuffled(clip, 64), 1, 8, counted=False))
     assert [(item.label, item.start) for item in predict([clip], window=1)] == [("dark", 0), ("light", 1)]

@@ -197,6 +197,23 @@ def print_json(value: Any) -> None:
         make_console(stderr=False).on_broken_pipe()
 
 
+class JsonList:
+    """The one JSON document of ``--json`` where it is a list whose items come one by one, for hours."""
+
+    def __init__(self) -> None:
+        self._items = 0
+
+    def add(self, item: Any) -> None:
+        sys.stdout.write(",\n" if self._items else "[\n")
+        self._items += 1
+        json.dump(item, sys.stdout, default=str)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        sys.stdout.write("\n]\n" if self._items else "[]\n")
+        sys.stdout.flush()
+
+
 def report_epoch(step: int, metrics: Mapping[str, float]) -> None:
     """One line for each epoch of a fit."""
     if step:

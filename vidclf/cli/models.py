@@ -8,6 +8,7 @@ import typer
 
 from vidclf.cli.console import (
     FAILED,
+    JsonList,
     JsonOption,
     StoreOption,
     print_json,
@@ -16,10 +17,20 @@ from vidclf.cli.console import (
     say,
     tell,
 )
+from vidclf.labels import plural
 
 if TYPE_CHECKING:
-    from vidclf.inference.benchmark import Bench
+    from collections.abc import Iterator
 
+    from vidclf.inference.benchmark import Bench
+    from vidclf.inference.live import LivePrediction
+    from vidclf.inference.predict import Prediction
+    from vidclf.models.saved import SavedModel
+
+_LIVE_WINDOW_S = 2.0
+"""Seconds of a window of a camera by default."""
+_LATE_S = 0.5
+"""Lag from which on it is shown."""
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="NAME@champion, NAME/3, a run id, or a folder.")
 ]
@@ -35,12 +46,35 @@ def _folder_of(model: str, store: Path | None) -> Path:
 def predict(
     model: ModelArgument,
     videos: Annotated[
-        list[str],
-        typer.Argument(metavar="VIDEO...", help="Video files, folders of them, quoted patterns, or URLs."),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[VIDEO]...", help="Video files, folders of them, quoted patterns, or URLs."),
+    ] = None,
     window: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="Label each window of a long video by itself."),
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="Label each window of a long video by itself [2 with --camera]."
+        ),
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, metavar="SECONDS", help="Begin a window so often: they overlap [where the last ends]."
+        ),
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Merge windows of one label; write when it begins and ends: .csv, .srt (subtitles), .json.",
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0|ADDRESS|-",
+            help="Label what a camera sends now: 0 is the first of this machine, rtsp://… or tcp://… one "
+            "in the network, - what comes in through a pipe. Ctrl-C ends it.",
+        ),
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
     store: StoreOption = None,
@@ -50,20 +84,30 @@ def predict(
 
     A folder stands for all videos in it and below, a pattern as `"clips/**/*.mp4"` for what it matches.
     """
+    _check_sources(videos, window, every, segments, camera, csv)
     folder = _folder_of(model, store)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.inference.predict import as_table, find_videos, predict_files
     from vidclf.models import load_model
 
-    files = find_videos(videos)
+    saved = load_model(folder)
+    if camera is not None:
+        _predict_live(saved, camera, window or _LIVE_WINDOW_S, every, segments, as_json=json_)
+        return
+    files = find_videos(videos or [])
     with progress_bar("Predicting") as progress:
-        predictions = predict_files(load_model(folder), files, progress, window)
+        predictions = predict_files(saved, files, progress, window, every)
     windowed = window is not None
     if csv:
         from vidclf.data.tables import for_spreadsheets
 
         csv.parent.mkdir(parents=True, exist_ok=True)
         for_spreadsheets(as_table(predictions, windowed=windowed)).to_csv(csv, index=False)
+    if segments:
+        from vidclf.inference.segments import segments as merged
+        from vidclf.inference.segments import write_segments
+
+        write_segments(merged(predictions, saved.answer), segments)
     items = [prediction.as_dict(windowed=windowed) for prediction in predictions]
     if json_:
         print_json(items)
@@ -71,6 +115,92 @@ def predict(
         _print_predictions(items, windowed)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(FAILED)
+
+
+def _check_sources(
+    videos: Sequence[str] | None,
+    window: float | None,
+    every: float | None,
+    segments: Path | None,
+    camera: str | None,
+    csv: Path | None,
+) -> None:
+    """What excludes or needs each other among the options of ``predict``."""
+    from vidclf.exceptions import InputError
+
+    problems = []
+    if bool(videos) == (camera is not None):
+        problems.append("give either VIDEO... or --camera" if videos else "name a VIDEO, or --camera")
+    if camera is None and window is None:
+        problems += [
+            f"{option} merges or shifts windows; add --window SECONDS"
+            for option, given in (("--every", every), ("--segments", segments))
+            if given is not None
+        ]
+    length = window or (_LIVE_WINDOW_S if camera is not None else None)
+    if every is not None and length is not None and every > length:
+        problems.append(f"--every {every:g}: more than --window {length:g} would leave parts out")
+    if segments is not None:
+        from vidclf.inference.segments import WRITERS
+
+        if segments.suffix.lower() not in WRITERS:
+            problems.append(f"--segments {segments}: expected a name that ends in {', '.join(WRITERS)}")
+    if csv is not None and camera is not None:
+        problems.append("--csv is of files; with --camera write --segments FILE.csv")
+    if problems:
+        raise InputError(*problems)
+
+
+def _predict_live(
+    saved: "SavedModel",
+    source: str,
+    window: float,
+    every: float | None,
+    segments: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Prints each window as it is labelled, until the source ends or Ctrl-C."""
+    from collections import deque
+
+    from vidclf.inference.live import LivePrediction, predict_live
+    from vidclf.inference.segments import segments as merged
+    from vidclf.inference.segments import write_segments
+
+    last: LivePrediction | None = None
+    listed = JsonList() if as_json else None
+
+    def shown() -> "Iterator[Prediction]":
+        nonlocal last
+        try:
+            for last in predict_live(saved, source, window, every):
+                item = {**last.prediction.as_dict(windowed=True), "lag": last.lag, "lost": last.lost}
+                if listed:
+                    listed.add(item)
+                else:
+                    tell(_live_line(last))
+                yield last.prediction
+        except KeyboardInterrupt:
+            return
+
+    if segments:
+        write_segments(merged(shown(), saved.answer), segments)
+    else:
+        deque(shown(), maxlen=0)
+    if listed:
+        listed.end()
+    if last:
+        skipped = plural(last.skipped, "window")
+        say(f"{last.prediction.end:.0f} s seen, {plural(last.lost, 'frame')} lost, {skipped} left out")
+
+
+def _live_line(live: "LivePrediction") -> str:
+    found = live.prediction
+    surest = max(found.probabilities.values())
+    late = f"   {live.lag:.1f} s late" if live.lag >= _LATE_S else ""
+    lost = f"   {plural(live.lost, 'frame')} lost" if live.lost else ""
+    span = f"{_seconds(found.start):>9} to {_seconds(found.end):>9}"
+    return f"{span}   {found.label or 'not sure'}  {surest:.3f}{late}{lost}"
 
 
 def _print_predictions(items: Sequence[Mapping[str, Any]], windowed: bool) -> None:

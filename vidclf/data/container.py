@@ -1,6 +1,6 @@
 """An open video file: its best stream, its frames in order with their times, and what it promises.
 
-Only this module and `video` import PyAV.
+Only this module, `video` and `live` import PyAV.
 """
 
 import logging
@@ -86,7 +86,7 @@ class OpenVideo:
             raise ClipError(path, "unreadable", "its codec is not known to the decoder", named(path))
         bounds.check(path, self.stream.width, self.stream.height)
         self.stream.thread_type = "SLICE" if self.stream.width * self.stream.height <= _FEW_PIXELS else "AUTO"
-        self.rate = float(self.stream.average_rate or _USUAL_RATE)
+        self.rate = usual_rate(self.stream)
         self.decoded = 0
         self._packets = 0
         self._promised = _promised(container, self.stream, path)
@@ -149,6 +149,11 @@ class OpenVideo:
         if jumps := self._clock.jumps:
             often = f" and {len(jumps) - 1} times later" if len(jumps) > 1 else ""
             yield f"its clock jumps after frame {jumps[0]}{often}, which is taken out"
+
+
+def usual_rate(stream: "av.VideoStream") -> float:
+    """Average frames a second of a stream."""
+    return float(stream.average_rate or _USUAL_RATE)
 
 
 @contextmanager

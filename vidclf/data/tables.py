@@ -193,12 +193,13 @@ def _meant(path: Path) -> str:
 
 
 def for_spreadsheets(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with an apostrophe before each text that a spreadsheet would take for a formula.
+    """The table with its texts and headings as `no_formula`."""
+    return table.map(no_formula).rename(columns=no_formula)
+
+
+def no_formula(value: object) -> object:
+    """A cell, with an apostrophe before a text that a spreadsheet would take for a formula.
 
     Names of files and classes may come from anyone: https://owasp.org/www-community/attacks/CSV_Injection.
     """
-
-    def plain(value: object) -> object:
-        return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
-
-    return table.map(plain).rename(columns=plain)
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value

@@ -127,7 +127,7 @@ def _decoded(
     room = _HELD_BYTES
     with open_video(path, bounds) as video:
         video.stream.thread_type = threads or video.stream.thread_type
-        reduced = _Reduction(store_side, _pixel_ratio(video.stream))
+        reduced = Reduction(store_side, pixel_ratio(video.stream))
         likely = sampling.likely_indices(video.declared, grid, video.rate, apart)
         for index, (time, frame) in enumerate(video.frames()):
             times.append(time)
@@ -192,7 +192,7 @@ def each_frame(path: Path, store_side: int) -> Iterator[tuple[float | None, floa
         ClipError: As `decode`.
     """
     with open_video(path) as video:
-        reduced = _Reduction(store_side, _pixel_ratio(video.stream))
+        reduced = Reduction(store_side, pixel_ratio(video.stream))
         for index, (time, frame) in enumerate(video.frames()):
             yield time, index / video.rate, partial(reduced, frame)
 
@@ -245,18 +245,18 @@ def outline(path: Path) -> tuple[int, int, int | None]:
         return 0, 0, 0
 
 
-def _pixel_ratio(stream: "av.VideoStream") -> float:
+def pixel_ratio(stream: "av.VideoStream") -> float:
     """Width to height of one pixel; 1 where a file names none, or one that only rounding explains."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return ratio if ratio > 0 and abs(ratio - 1) > _ROUNDED_RATIO else 1.0
 
 
-def _second_pass(path: Path, wanted: Set[int], reduced: "_Reduction") -> dict[int, Picture]:
+def _second_pass(path: Path, wanted: Set[int], reduced: "Reduction") -> dict[int, Picture]:
     with open_video(path) as video:
         return {index: reduced(frame) for index, (_, frame) in enumerate(video.frames()) if index in wanted}
 
 
-class _Reduction:
+class Reduction:
     """Turns decoded frames into upright pictures of square pixels, reduced to a short side.
 
     Args:

@@ -1,9 +1,9 @@
 """A long video as windows, each reduced to a grid as a clip is; the file is decoded once, in one pass."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 
@@ -15,6 +15,8 @@ _HELD = 1024
 """Pictures held of a window, 135 MB at the usual sides; of more every second is held, then every fourth."""
 _ROUNDING_S = 1e-6
 """A frame this short of a window's end begins the next one."""
+TimedFrame = tuple[float | None, float, Callable[[], Picture]]
+"""Its time by its timestamp, its time by its place, and its picture."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,25 @@ class Window:
 
 
 def windows(
-    path: Path, seconds: float, grid: int, store_side: int, *, counted: bool, apart: float = 0.0
+    frames: Iterable[TimedFrame],
+    seconds: float,
+    grid: int,
+    *,
+    every: float | None = None,
+    counted: bool,
+    apart: float = 0.0,
 ) -> Iterator[Window]:
-    """The windows of a video that hold a frame, in order.
+    """The windows of a video that hold a frame, in order; each is given once it has ended.
 
     A window of at most 1024 frames is reduced exactly as a clip of these frames is (`video.decode`); the
-    grid of a longer one is taken from 512 evenly spread frames or more.
+    grid of a longer one is taken from 512 evenly spread frames or more. Of windows that reach the video's
+    end only the first is given: the others hold a part of it.
 
     Args:
-        path: A video file.
+        frames: As of `video.each_frame`.
         seconds: Length of a window.
         grid: As of `video.decode`.
-        store_side: As of `video.decode`.
+        every: Seconds from the start of one window to that of the next, at most ``seconds``; ``None``: those.
         counted: Take a frame's time from its place and the average rate; else from its timestamp.
         apart: As of `video.decode`.
 
@@ -52,23 +61,33 @@ def windows(
         ClipError: The file gives no frames, or is damaged; windows before the damage have been given.
         FalseTimestamps: They don't increase; begin again with ``counted``.
     """
-    held, number, step = _Held(), 0, 0.0
+    hop = every or seconds
+    begun: dict[int, _Held] = {}
+    following, step = 0, 0.0
     first, last = None, -math.inf
-    for stamp, place, picture in video.each_frame(path, store_side):
+    for stamp, place, picture in frames:
         time = place if counted else stamp
         if time is None or time <= last:
             raise FalseTimestampsError
         first = time if first is None else first
         last = time
-        due = int((time - first + _ROUNDING_S) // seconds)
-        if due > number and held.times:
-            yield held.window(number * seconds, (number + 1) * seconds, grid, apart)
-            held, step = _Held(), held.step() or step
-        number = due
-        held.add(time, picture)
+        elapsed = time - first + _ROUNDING_S
+        for number in [each for each in begun if each * hop + seconds <= elapsed]:
+            ended = begun.pop(number)
+            step = ended.step() or step
+            yield ended.window(number * hop, number * hop + seconds, grid, apart)
+        newest = int(elapsed // hop)
+        for number in range(following, newest + 1):
+            if number * hop + seconds > elapsed:
+                begun[number] = _Held()
+        following = newest + 1
+        once = cache(picture)
+        for held in begun.values():
+            held.add(time, once)
     assert first is not None  # a file without a frame is a ClipError
-    end = min((number + 1) * seconds, last - first + (held.step() or step))
-    yield held.window(number * seconds, end, grid, apart)
+    number, held = next(iter(begun.items()))
+    end = min(number * hop + seconds, last - first + (held.step() or step))
+    yield held.window(number * hop, end, grid, apart)
 
 
 class _Held:

@@ -2,7 +2,7 @@
 
 import glob
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from vidclf.config import is_url
 from vidclf.data import remote
 from vidclf.data.remote import named, public
 from vidclf.data.sources import VIDEO_SUFFIXES
-from vidclf.data.windows import windows
+from vidclf.data.video import each_frame
+from vidclf.data.windows import Window, windows
 from vidclf.exceptions import ClipError, FalseTimestampsError, InputError
 from vidclf.models.saved import SavedModel
 from vidclf.progress import Progress, silent
@@ -80,6 +81,7 @@ def predict_files(
     videos: Sequence[str | Path],
     progress: Progress = silent,
     window: float | None = None,
+    every: float | None = None,
 ) -> list[Prediction]:
     """Labels each file by itself; a bad file spoils no other.
 
@@ -88,6 +90,7 @@ def predict_files(
         videos: Paths or URLs.
         progress: Called with (files done, files in all).
         window: Label every window of so many seconds, each sampled like a clip; ``None``: files as wholes.
+        every: Seconds from one window to the next; ``None``: they do not overlap.
 
     Returns:
         One prediction a file, or one a window. A file that is damaged late gives one error, and no windows.
@@ -100,7 +103,7 @@ def predict_files(
             video = remote.local_file(str(name))
             if not video.is_file():
                 raise ClipError(video, "unreadable", _absence(video), named(video))
-            predictions += _labelled(saved, video, window)
+            predictions += _labelled(saved, video, window, every)
         except (ClipError, InputError) as found:
             if isinstance(found, ClipError):
                 error = f"{found.verdict}: {found.reason}"
@@ -117,28 +120,41 @@ def _absence(video: Path) -> str:
     return "no file matches" if glob.has_magic(str(video)) and not is_url(named(video)) else "no such file"
 
 
-def _labelled(saved: SavedModel, video: Path, window: float | None) -> list[Prediction]:
+def _labelled(saved: SavedModel, video: Path, window: float | None, every: float | None) -> list[Prediction]:
     if window is None:
         started = time.perf_counter()
-        return [_prediction(saved, video, saved.predict([video])[0], started)]
+        return [_prediction(saved, named(video), saved.predict([video])[0], started)]
+
+    def by_window(*, counted: bool) -> list[Prediction]:
+        card = saved.card
+        found = windows(
+            each_frame(video, card.store_side),
+            window,
+            card.grid,
+            every=every,
+            counted=counted,
+            apart=card.apart,
+        )
+        return list(label_windows(saved, video, named(video), found))
+
     try:
-        return list(_by_window(saved, video, window, counted=False))
+        return by_window(counted=False)
     except FalseTimestampsError:
-        return list(_by_window(saved, video, window, counted=True))
+        return by_window(counted=True)
 
 
-def _by_window(saved: SavedModel, video: Path, seconds: float, *, counted: bool) -> Iterator[Prediction]:
+def label_windows(saved: SavedModel, video: Path, name: str, found: Iterable[Window]) -> Iterator[Prediction]:
+    """Labels windows one after another, as they come; ``name`` is what their video is called."""
     started = time.perf_counter()
-    card = saved.card
-    for window in windows(video, seconds, card.grid, card.store_side, counted=counted, apart=card.apart):
+    for window in found:
         row = saved.predict_frames(video, window.frames)[0]
-        yield replace(_prediction(saved, video, row, started), start=window.start, end=window.end)
+        yield replace(_prediction(saved, name, row, started), start=window.start, end=window.end)
         started = time.perf_counter()
 
 
-def _prediction(saved: SavedModel, video: Path, row: NDArray[np.float64], started: float) -> Prediction:
+def _prediction(saved: SavedModel, name: str, row: NDArray[np.float64], started: float) -> Prediction:
     probabilities = dict(zip(saved.card.classes, row.tolist(), strict=True))
-    return Prediction(named(video), saved.answer(row), probabilities, time.perf_counter() - started)
+    return Prediction(name, saved.answer(row), probabilities, time.perf_counter() - started)
 
 
 def as_table(predictions: Sequence[Prediction], *, windowed: bool = False) -> "pd.DataFrame":
