@@ -112,6 +112,11 @@ def test_a_study_has_a_view_of_its_ranked_trials(store: Store, client: MlflowCli
     assert isinstance(columns, list)
     assert {"metrics.`val/macro_f1`", "metrics.`latency/p50_ms`", "params.`train.lr`"} < set(columns)
     assert {"tags.`vidclf.status`", "tags.`vidclf.standing`", "attributes.`Models`"} < set(columns)
+    first = ["metrics.`val/macro_f1`", "metrics.`latency/p50_ms`", "metrics.`size/file_mb`"]
+    assert columns[:4] == [first[0], "metrics.`val/accuracy`", *first[1:]]  # its second objective
+    assert isinstance(widths := state["columnWidths"], dict)
+    # Of 1280 pixels MLflow's menu, the Assistant's pane, the boxes and "Created" leave this.
+    assert sum(widths[column] for column in ("attributes.`Run Name`", *first)) <= 476
     assert client.get_experiment(experiment).tags["mlflow.experiment.primaryMetric.name"] == "val/macro_f1"
     view = study_view(deliverer)
     assert view is not None

@@ -57,6 +57,8 @@ BATCH = 1000
 """Most metrics that one MLflow request takes."""
 _REFUSED_IN_KEYS = re.compile(r"[^/\w.\- :]|(?<![^/])\.+(?![^/])|(?<![^/])/|/$")
 """Characters that MLflow has in no key, and parts between slashes that are empty or only dots."""
+_DIGITS = 6
+"""Significant digits of a metric in MLflow, whose table cuts what is longer; the run's folder has all."""
 _KEY_CUT = 250
 """Characters of a key that MLflow keeps."""
 PARAM_CUT = 6000
@@ -341,7 +343,7 @@ def _metrics(line: bytes, journal: Path) -> list[Metric]:
     try:
         entry = json.loads(line)
         return [
-            Metric(metric_key(key), float(value), entry["time_ms"], entry["step"])
+            Metric(metric_key(key), float(f"{value:.{_DIGITS}g}"), entry["time_ms"], entry["step"])
             for key, value in entry["metrics"].items()
             if math.isfinite(value)
         ]

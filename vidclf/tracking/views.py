@@ -34,10 +34,11 @@ MAIN_PARAMS = 8
 
 COSTS = ("latency/p50_ms", "size/file_mb", "cost/fit_seconds")
 """Metrics that a trial's quality is weighed against."""
-COLUMN_WIDTH = 125
-"""Pixels, so that names and values are not cut."""
-NAME_COLUMN, NAME_WIDTH = "attributes.`Run Name`", 330
-"""The column of the runs' names, and its pixels."""
+LEAST_WIDTH, CHARACTER_WIDTH = 95, 8
+"""Pixels of a column, and of each character of its heading, so that neither it nor values are cut."""
+NAME_COLUMN, NAME_WIDTH = "attributes.`Run Name`", 170
+"""The column of the runs' names, and its pixels: on a screen of 1280, with the Assistant's pane open, the
+objective, the latency and the size have room beside it."""
 COLLAPSED = (
     "val",
     "val/recall",
@@ -232,19 +233,21 @@ def _table(
     parent_run_id: str, objectives: Sequence[str], params: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """What stands in the table, and which runs."""
-    columns = [
-        _column("attributes", "Models"),
-        _column("tags", STANDING_TAG),
-        _column("tags", STATUS_TAG),
-        *(_column("metrics", name) for name in dict.fromkeys([*objectives, *COSTS])),
-        *(_column("params", name) for name in ("model.kind", *_main(params))),
-        _column("attributes", "Duration"),
+    shown = [
+        *(("metrics", name) for name in dict.fromkeys([*objectives, *COSTS])),
+        ("tags", STANDING_TAG),
+        *(("params", name) for name in ("model.kind", *_main(params))),
+        ("tags", STATUS_TAG),
+        ("attributes", "Duration"),
+        ("attributes", "Models"),
     ]
+    columns = [_column(*each) for each in shown]
+    widths = [max(LEAST_WIDTH, CHARACTER_WIDTH * len(name)) for _, name in shown]
     return {
         "searchFilter": f"tags.`{PARENT_TAG}` = '{parent_run_id}'",
         "selectedColumns": columns,
         "columnOrder": [NAME_COLUMN, *columns],
-        "columnWidths": {**dict.fromkeys(columns, COLUMN_WIDTH), NAME_COLUMN: NAME_WIDTH},
+        "columnWidths": {**dict(zip(columns, widths, strict=True)), NAME_COLUMN: NAME_WIDTH},
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
     }
