@@ -21,6 +21,7 @@ from tests.command import run
 from tests.saved_models import make_kept, save_model, save_network
 from vidclf import config
 from vidclf.cli.app import app
+from vidclf.cli.models import is_loopback
 from vidclf.data import cache
 from vidclf.data.manifest import Manifest, read_manifest
 from vidclf.exceptions import InputError
@@ -384,8 +385,8 @@ def test_a_class_that_is_a_path_stays_in_the_store(tmp_path: Path, store: Store,
 
 
 def test_a_server_is_near_on_loopback_addresses_only() -> None:
-    assert all(ui.is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"))
-    assert not any(ui.is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
+    assert all(is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
 
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])

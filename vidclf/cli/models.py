@@ -1,5 +1,6 @@
 """Commands on finished models: ``predict``, ``bench``, ``export``, and ``ui``."""
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -318,6 +319,16 @@ def export(
     say(f"Compared on {words}")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 5000,
     study: Annotated[
@@ -326,6 +337,9 @@ def ui(
     host: Annotated[
         str, typer.Option(help="Address to serve on; others than 127.0.0.1 let others in.")
     ] = "127.0.0.1",
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Optuna's dashboard on the studies, in place of MLflow's UI.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Serves MLflow's UI on the store, with links to a study's ranked trials and charts."""
@@ -338,15 +352,17 @@ def ui(
 
         name = name_of_study(study, opened_store)
 
-    from vidclf.tracking.ui import is_loopback, serve_ui  # imports mlflow: some seconds
-
     if not is_loopback(host):
         say(
             f"warning: on {host} everyone who reaches port {port} can read, change and delete all runs and "
             "models: no password is asked for",
             "yellow",
         )
-    serve_ui(opened_store, port, _announce, study=name, host=host)
+    if optuna:
+        from vidclf.search.report.dashboard import serve_dashboard as serve
+    else:
+        from vidclf.tracking.ui import serve_ui as serve  # imports mlflow: some seconds
+    serve(opened_store, port, _announce, study=name, host=host)
 
 
 def _announce(link: str, others: Mapping[str, str]) -> None:

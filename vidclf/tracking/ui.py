@@ -1,7 +1,6 @@
 """Serves MLflow's UI on a store, with links to a study's ranked trials."""
 
 import contextlib
-import ipaddress
 import os
 import signal
 import socket
@@ -20,16 +19,6 @@ from vidclf.tracking.views import runs_view, study_view
 
 START_LIMIT = 60.0
 """Seconds that the server may take to answer."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def serve_ui(
