@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from sklearn.metrics import f1_score
 from typer.testing import Result
 
 from tests import command
@@ -16,7 +17,7 @@ from tests.studies import fabricated
 from vidclf.comparison import verdict_text
 from vidclf.comparison.baselines import Baselines
 from vidclf.comparison.data import Comparison, GroupReport
-from vidclf.comparison.rows import ModelRow, RowGroup
+from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.data.manifest import Manifest
 from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import LATENCY, LATENCY_HIGH, LATENCY_LOW, SIZE
@@ -96,6 +97,27 @@ def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[floa
     table = predictions_table(paths, labels, probabilities, manifest.classes, groups)
     (attempt.artifacts / "val").mkdir(parents=True, exist_ok=True)
     table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
+
+
+def repeated(folder: Path, says: Sequence[str], *, by_fold: bool) -> ModelRow:
+    """A row of repeats that each say one of three classes of every clip, or the right one ("").
+
+    There are 15 groups of 6 clips; the score is the mean macro F1, as `vidclf.runs.repeats` has it.
+    """
+    attempt, scores = Attempt(folder), []
+    for repeat, said in enumerate(says):
+        clips = [clip for clip in range(90) if not by_fold or clip // 6 % len(says) == repeat]
+        table = pd.DataFrame({"clip_path": [f"{clip:02}" for clip in clips]})
+        table["group"] = [f"g{clip // 6}" for clip in clips]
+        table["label"] = ["abc"[clip % 3] for clip in clips]
+        table["predicted"] = said or table["label"]
+        artifacts = attempt.artifacts / "repeats" / str(repeat) if repeat else attempt.artifacts
+        (artifacts / "val").mkdir(parents=True)
+        table.to_csv(artifacts / "val" / "predictions.csv", index=False)
+        scores.append(f1_score(table["label"], table["predicted"], average="macro"))
+    clips_ = EvaluationClips("c", "", f"{len(says)} folds" if by_fold else "")
+    value = float(np.mean(scores))
+    return ModelRow(folder.name, 0, "complete", "svm", "svm", value, {}, {}, attempt=attempt, clips=clips_)
 
 
 def labels(rows: Sequence[ModelRow]) -> list[str]:

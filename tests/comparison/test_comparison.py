@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clips import CLASSES, write_experiment
-from tests.comparison.fabricated import TRIALS, comparison_of, confirmed, labels, measured_of, run
+from tests.comparison.fabricated import TRIALS, comparison_of, confirmed, labels, measured_of, repeated, run
 from vidclf.cli import compare
 from vidclf.comparison import data, label_errors, learning_curve, verdict_text
 from vidclf.comparison.baselines import Baselines, baselines
@@ -198,7 +198,24 @@ def test_the_answer_names_the_split_that_the_metric_is_of(made: tuple[Store, Pat
     first = verdict_text.notes(group, measured, [], lambda _: 1)[0]
     assert first.startswith("Ranked by test, which so chooses among 4 models: the best figure is selected")
     by_fold = replace(group, metric="val/accuracy", clips=EvaluationClips("c", "", "3 folds"))
-    assert "0.900 selected out of fold on 8 clips" in verdict_text.answer(by_fold, measured).headline
+    assert "0.900 selected, mean over 3 folds of 8 clips" in verdict_text.answer(by_fold, measured).headline
+
+
+@pytest.mark.parametrize(("says", "by_fold", "score"), [("abc", True, 1 / 6), (["", "a", "a"], False, 4 / 9)])
+def test_a_score_of_several_repeats_lies_in_its_interval(
+    tmp_path: Path, says: Sequence[str], by_fold: bool, score: float
+) -> None:
+    """Folds that each say another class: all clips together have 1/3; of seeds the first alone has 1."""
+    row = repeated(tmp_path / "s", says, by_fold=by_fold)
+    group = RowGroup(row.clips, "val/macro_f1", "maximize", [row], {})
+    found = data.interval_of(row, group)
+    assert found is not None
+    assert found.low < found.estimate < found.high
+    assert found.estimate == pytest.approx(row.score) == pytest.approx(score)
+    chance = data.chance_of(group)
+    assert chance is not None
+    if by_fold:
+        assert (chance.level, chance.p) == (pytest.approx(1 / 6), 1.0)
 
 
 def test_nothing_is_to_be_shipped_that_the_majority_beats(made: tuple[Store, Path]) -> None:

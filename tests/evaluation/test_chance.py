@@ -32,6 +32,30 @@ def test_noise_is_rarely_better_than_chance_however_many_tries(models: int, nest
     assert np.mean(np.array(found) < 0.05) <= 0.12  # 5 % of 60, and three standard errors
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_the_level_is_of_the_mean_over_folds(metric: str) -> None:
+    """Folds of few clips have another level than all clips together: that of their own mean."""
+    folds = GROUPS % 4
+    guesses = noise(1, 3)
+    found = by_chance(metric, LABELS, guesses, GROUPS.tolist(), folds)
+    levels = [
+        by_chance(metric, LABELS[part], guesses[:, part], GROUPS[part].tolist()).level
+        for part in (folds == fold for fold in range(4))
+    ]
+    assert found.level == pytest.approx(np.mean(levels), abs=0.01)
+    if metric == "macro_f1":
+        assert by_chance(metric, LABELS, guesses, GROUPS.tolist()).level - found.level > 0.01
+
+
+def test_where_groups_weigh_the_same_a_large_one_changes_no_level() -> None:
+    """Twelve groups of one class each exchange their classes, one has half of all clips."""
+    labels = np.concatenate([np.zeros(66, np.int64), np.repeat(np.arange(11) % 3, 6)])
+    groups, always = np.repeat(np.arange(12), [66] + [6] * 11), np.zeros((1, 132), np.int64)
+    found = by_chance("group_weighted_accuracy", labels, always, groups.tolist())
+    assert (found.level, found.p) == (pytest.approx(5 / 12), 1.0)
+    assert by_chance("accuracy", labels, always, groups.tolist()).p < 0.6
+
+
 def test_a_good_model_among_poor_ones_is_seen() -> None:
     guesses = np.concatenate([noise(20, 0), LABELS[None]])
     assert by_chance("macro_f1", LABELS, guesses, GROUPS.tolist()).p == 0.001

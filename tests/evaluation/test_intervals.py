@@ -32,6 +32,9 @@ def test_estimates_are_those_of_sklearn() -> None:
         "weighted_recall": (one == labels).mean(),
         "macro_f1": f1_score(labels, one, average="macro"),
         "macro_precision": precision_score(labels, one, average="macro"),
+        "group_weighted_accuracy": (one == labels).mean(),  # groups are of one size
+        "group_weighted_balanced_accuracy": balanced_accuracy_score(labels, one),
+        "group_weighted_macro_f1": f1_score(labels, one, average="macro"),
         "recall/1": recall_score(labels, one, average=None)[1],
     }
     assert {metric: made(metric, labels, one, groups).estimate for metric in EVERY} == pytest.approx(wanted)
@@ -108,7 +111,8 @@ def test_four_groups_say_nothing() -> None:
             interval(metric, labels, guesses, groups)
         assert str(caught.value) == (
             f"no interval is known for {metric}: there are accuracy, balanced_accuracy, "
-            "macro_precision, macro_recall, macro_f1, weighted_recall, recall/<index>"
+            "macro_precision, macro_recall, macro_f1, weighted_recall, group_weighted_accuracy, "
+            "group_weighted_balanced_accuracy, group_weighted_macro_f1, recall/<index>"
         )
 
 
@@ -172,6 +176,73 @@ def test_repeats_are_averaged() -> None:
     assert (same.low, same.high) == pytest.approx((one.low, one.high))
 
 
+def folded(seed: int, groups: int, count: int, accuracy: float = 0.8) -> tuple[np.ndarray, ...]:
+    """Labels, guesses, groups and folds of whole groups."""
+    labels, guesses, names = clips(seed, groups, accuracy)
+    return labels, guesses[0], names, np.array([int(name[1:]) % count for name in names])
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_of_folds_the_mean_is_meant(metric: str) -> None:
+    for seed in range(20):
+        labels, guesses, groups, folds = folded(seed, 9, 3)
+        labels[folds == 1] %= 2  # a fold without the third class
+        parts = [
+            metrics.evaluate(labels[part], np.eye(3)[guesses[part]], list("012"), groups[part])
+            for part in (folds == fold for fold in range(3))
+        ]
+        mean = np.mean([part[metric] for part in parts])
+        found = made(metric, labels, guesses, groups, folds=folds)
+        assert found.estimate == pytest.approx(mean)
+        assert found.low <= mean <= found.high
+        several = made(metric, labels, np.stack([guesses, labels]), groups, folds=folds)
+        assert several.estimate == pytest.approx((mean + 1) / 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_of_even_folds_accuracy_is_that_of_all_clips(count: int) -> None:
+    """Also where each fold is one group, which by itself says nothing of new groups."""
+    labels, guesses, groups, folds = folded(3, 8, count)
+    found, whole = (
+        made("accuracy", labels, guesses, groups, folds=folds),
+        made("accuracy", labels, guesses, groups),
+    )
+    assert [found.low, found.high] == pytest.approx([whole.low, whole.high])
+    there, back = (
+        compared("accuracy", labels, guesses, labels, groups, folds=each) for each in (folds, None)
+    )
+    assert (there.difference, there.low, there.p) == pytest.approx((back.difference, back.low, back.p))
+
+
+@pytest.mark.parametrize("sizes", [[8] * 12, [40, *[6] * 11]])
+def test_groups_weigh_the_same_however_many_clips_they_have(sizes: list[int]) -> None:
+    """As if each clip of a small group stood for several: the large one says no more than it."""
+    generator = np.random.default_rng(1)
+    groups = np.repeat(np.arange(12), sizes)
+    labels = generator.integers(0, 3, len(groups))
+    guesses = np.where(generator.random(len(labels)) < 0.8, labels, (labels + 1) % 3)
+    found = made("group_weighted_accuracy", labels, guesses, groups)
+    shares = np.array([(guesses == labels)[groups == group].mean() for group in range(12)])
+    assert found.estimate == pytest.approx(shares.mean())
+    clips_ = shares.mean() * (1 - shares.mean())
+    spread = 0.6 * (1 / np.array(sizes)).sum() / 144 + 0.4 / 12
+    weight = len(groups) / 12
+    others = (weight * (shares.sum() - shares) + shares.mean()) / (11 * weight + 1)
+    error, freedom = squared_error((shares - others) / 12, clips_ * spread)
+    assert [found.low, found.high] == pytest.approx(around(shares.mean(), error, freedom))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("count", [3, 15])
+def test_intervals_of_means_over_folds_hold(metric: str, count: int) -> None:
+    held = []
+    for seed in range(300):
+        labels, guesses, groups, folds = folded(seed, 15, count)
+        found = made(metric, labels, guesses, groups, folds=folds)
+        held.append(found.low <= 0.8 <= found.high)
+    assert 0.93 <= np.mean(held) <= 0.99
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 @pytest.mark.parametrize(("groups", "accuracy"), [(5, 0.95), (12, 0.8), (30, 0.9)])
 def test_intervals_hold(metric: str, groups: int, accuracy: float) -> None:
@@ -208,9 +279,10 @@ def test_correlation_inside_groups() -> None:
     assert correlation(labels, np.tile([0, 0, 0, 0, 1], 6), groups) == pytest.approx(-1 / 4)
     for guesses, known in ((labels, groups), (apart, np.arange(30)), (apart, groups % 4)):
         assert correlation(labels, guesses, known) is None
-    assert basis(labels, apart, groups) == (
+    assert basis("macro_f1", labels, apart, groups) == (
         "for clips of new groups, weighed by clips; from 6 groups of 5 clips, whose outcomes correlate "
         "inside a group by 1.00"
     )
-    assert "2 groups of 1 to 29 clips" in basis(labels, labels, [0] * 29 + [1])
-    assert basis(labels, labels, groups).endswith("by an unknown amount")
+    assert "2 groups of 1 to 29 clips" in basis("recall/1", labels, labels, [0] * 29 + [1])
+    assert basis("accuracy", labels, labels, groups).endswith("by an unknown amount")
+    assert "weighed by groups;" in basis("group_weighted_accuracy", labels, labels, groups)

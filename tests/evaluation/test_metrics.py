@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 import vidclf
 from vidclf.evaluation import metrics
@@ -93,9 +93,10 @@ def test_the_first_and_the_last_bin_take_what_is_theirs() -> None:
 
 
 def test_every_metric_is_computed_where_all_classes_have_clips() -> None:
-    scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"))
+    scores = metrics.evaluate(np.arange(6), np.eye(6), list("abcdef"), list("uvwxyz"))
     assert set(metrics.METRICS) == {name for name in scores if not name.startswith("recall/")}
-    worst = metrics.evaluate(np.arange(6), np.eye(6)[[1, 2, 3, 4, 5, 0]], list("abcdef"))
+    wrong = np.eye(6)[[1, 2, 3, 4, 5, 0]]
+    worst = metrics.evaluate(np.arange(6), wrong, list("abcdef"), list("uvwxyz"))
     for name, row in metrics.METRICS.items():
         better = scores[name] < worst[name] if row.direction == "minimize" else scores[name] > worst[name]
         assert better, name
@@ -109,13 +110,33 @@ def test_curves_are_the_values_of_evaluate() -> None:
 
 def test_a_ratio_is_its_metric() -> None:
     hits, true, said = np.array([2.0, 2.0, 0.0]), np.array([3.0, 2.0, 1.0]), np.array([3.0, 3.0, 0.0])
-    scores = metrics.evaluate(LABELS, PROBABILITIES, CLASSES)
+    scores = metrics.evaluate(LABELS, PROBABILITIES, CLASSES, range(6))  # of groups of one clip
     rows = {name: row.ratio for name, row in metrics.METRICS.items() if row.ratio is not None}
     assert len(rows) > 3
     for name, ratio in rows.items():
         over, under = ratio.parts(hits, true, said)
         averages = {"micro": over.sum() / under.sum(), "macro": (over / np.maximum(under, 1)).mean()}
         assert scores[name] == pytest.approx(averages[ratio.average]), name
+
+
+def test_groups_weigh_the_same_as_by_sample_weights() -> None:
+    generator = np.random.default_rng(0)
+    labels, guesses = generator.integers(0, 3, (2, 60))
+    labels[:5], guesses[guesses == 2] = 2, 0  # c is never said
+    groups = np.repeat(list("uvwx"), [40, 12, 5, 3])
+    scores = metrics.evaluate(labels, np.eye(4)[guesses], list("abcd"), groups.tolist())
+    weights = np.repeat([1 / 40, 1 / 12, 1 / 5, 1 / 3], [40, 12, 5, 3])
+    wanted = {
+        "accuracy": accuracy_score(labels, guesses, sample_weight=weights),
+        "balanced_accuracy": balanced_accuracy_score(labels, guesses, sample_weight=weights),
+        "macro_f1": f1_score(labels, guesses, sample_weight=weights, average="macro"),
+    }
+    assert {name: scores[f"group_weighted_{name}"] for name in wanted} == pytest.approx(wanted)
+    assert wanted["accuracy"] == pytest.approx(
+        np.mean([(labels == guesses)[groups == group].mean() for group in "uvwx"])
+    )
+    assert abs(wanted["accuracy"] - scores["accuracy"]) > 0.02
+    assert not any(name.startswith("group") for name in metrics.evaluate(labels, np.eye(3)[guesses], "abc"))
 
 
 def test_metrics_stand_in_the_table_alone() -> None:

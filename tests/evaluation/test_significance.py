@@ -65,6 +65,28 @@ def test_flips_are_of_what_unequal_groups_add() -> None:
     assert found.p == (np.abs(signs @ mended) >= mended.sum()).mean()
 
 
+def test_a_comparison_by_hand_where_groups_weigh_the_same() -> None:
+    """One group of 40 clips, on which the challenger loses, and seven of five."""
+    sizes, before = np.array([40, *[5] * 7]), np.array([30, *[2] * 7])
+    after = np.array([20, *[4] * 7])
+    champion, challenger = (
+        np.concatenate([first([hits], size) for hits, size in zip(right, sizes, strict=True)])
+        for right in (before, after)
+    )
+    labels, groups = np.zeros(75, np.int64), np.repeat(list("abcdefgh"), sizes)
+    found = compared("group_weighted_accuracy", labels, challenger, champion, groups)
+    shares = (after - before) / sizes
+    assert found.difference == pytest.approx(shares.mean())
+    assert compared("accuracy", labels, challenger, champion, groups).difference == pytest.approx(4 / 75)
+    weight = 75 / 8  # of a group, where a clip's is 1 on average
+    others = (weight * (shares.sum() - shares) + shares.mean()) / (7 * weight + 1)
+    differing = weight * np.abs(shares).sum()
+    spread = 0.8 * (1 / sizes).sum() / 64 + 0.2 / 8
+    error, freedom = squared_error((shares - others) / 8, (differing + 2) / 77 * spread)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(error)
+    assert (found.low, found.high) == pytest.approx((shares.mean() - half, shares.mean() + half))
+
+
 def test_five_groups_cannot_tell() -> None:
     labels = np.zeros(50, np.int64)
     champion = np.ones(50, np.int64)

@@ -157,6 +157,13 @@ def test_after_a_search_by_folds_only_the_seeds_are_new(tmp_path: Path, store: S
     judged = sorted(table[table["repeat"] == 1000]["clip_path"])
     entries = read_manifest(manifest).entries
     assert judged == sorted(str(entry.clip_path) for entry in entries if entry.split != "test")
+    # As the search had it: the mean over its folds.
+    classes, means = ["down", "right"], []
+    for _, part in table[table["repeat"] == 1000].groupby("fold"):
+        labels = part["label"].map(classes.index).to_numpy()
+        shares = part[["probability/down", "probability/right"]].to_numpy()
+        means.append(metrics.evaluate(labels, shares, classes)["macro_f1"])
+    assert (len(means), np.mean(means)) == (3, pytest.approx(answer["finalists"][0]["scores"][0]))
 
 
 @pytest.mark.long

@@ -46,7 +46,8 @@ def confirm(
     which the search never scored, and the winner is who is best on average. Nothing that was done before is
     done again, so an interrupted call goes on. Test is not read.
 
-    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 groups there are none.
+    Intervals and verdicts are for clips of new groups, weighed by clips, or by groups for a
+    group_weighted metric; under 5 groups there are none.
     """
     from vidclf.runs.store import open_store
     from vidclf.search.record.names import name_of_study
@@ -164,7 +165,8 @@ def promote(
     than the champion, on the same clips, group by group. Without a champion yet, the gates decide, and it
     must be better than chance. A refusal is exit 3, and tells the verdict alone.
 
-    Intervals and verdicts are for clips of new groups, weighed by clips; under 5 test groups there are none.
+    Intervals and verdicts are for clips of new groups, weighed by clips, or by groups for a
+    group_weighted metric; under 5 test groups there are none.
     """
     from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance

@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Trains one experiment as a tracked run, and saves its model.
 
-    Intervals, of test only, are for clips of new groups, weighed by clips; under 5 groups there are none.
+    Intervals, of test only, are for clips of new groups, weighed by clips, or by groups for a
+    group_weighted metric; under 5 groups there are none.
     """
     from vidclf import config
 

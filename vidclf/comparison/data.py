@@ -197,7 +197,7 @@ def chance_of(group: RowGroup) -> Chance | None:
     others = [row for row in rows if row is not group.choice]
     for row in [group.choice, *ranking.thinned(others, _MOST_TRIES - 1)]:
         if (table := row.predictions(source)) is not None:
-            first = table.drop_duplicates("clip_path").sort_values("clip_path")
+            first = table.drop_duplicates("clip_path").sort_values("clip_path", ignore_index=True)
             if not tables or list(first["clip_path"]) == list(tables[0]["clip_path"]):
                 tables.append(first)
     if not tables:
@@ -207,24 +207,31 @@ def chance_of(group: RowGroup) -> Chance | None:
     labels = tables[0]["label"].map(index).to_numpy(np.int64)
     guesses = np.stack([table["predicted"].map(index).to_numpy(np.int64) for table in tables])
     metric = intervals.comparable(group.metric.partition("/")[2])
-    return by_chance(metric, labels, guesses, list(tables[0]["group"]))
+    folds = tables[0]["repeat"].to_numpy(np.int64) if source == "val" and group.clips.out_of_fold else None
+    return by_chance(metric, labels, guesses, list(tables[0]["group"]), folds)
 
 
 def interval_of(row: ModelRow, group: RowGroup) -> Interval | None:
     """Where a row's score lies on new groups; ``None`` where no interval is known or it has no predictions.
 
-    The lower end counts that one of all finalists, or on val one of all ranked rows, is chosen.
+    The score of several repeats is their mean, and so is what the interval is for. The lower end counts that
+    one of all finalists, or on val one of all ranked rows, is chosen.
     """
     done = row.confirmed
     if done is not None and done.low is not None and done.high is not None:
         return Interval(done.mean, done.low, done.high)
     split, _, name = group.metric.partition("/")
-    if split != "val" or intervals.comparable(name) != name or (table := row.predictions("val")) is None:
+    if split != "val" or intervals.comparable(name) != name or (table := row.repeats()) is None:
         return None
+    table = table.sort_values(_KEYS[::-1], ignore_index=True)
     classes = {label: index for index, label in enumerate(sorted({*table["label"], *table["predicted"]}))}
     labels, guesses = (table[column].map(classes).to_numpy(np.int64) for column in ("label", "predicted"))
-    tries = max(group.tries, 1)
-    return intervals.interval(name, labels, guesses, list(table["group"]), CONFIDENCE, tries)
+    tries, groups, folds = max(group.tries, 1), list(table["group"]), table["repeat"].to_numpy(np.int64)
+    if group.clips.out_of_fold:
+        return intervals.interval(name, labels, guesses, groups, CONFIDENCE, tries, folds)
+    clips = table["clip_path"].nunique()
+    rows = guesses.reshape(-1, clips)
+    return intervals.interval(name, labels[:clips], rows, groups[:clips], CONFIDENCE, tries)
 
 
 def _curves(groups: Sequence[RowGroup], progress: Progress) -> Mapping[int, list[LearningCurve]]:
@@ -290,15 +297,15 @@ def separate(rows: Sequence[ModelRow], metric: str) -> list[str]:
     metric = intervals.comparable(metric)
 
     def compare(one: int, other: int, alpha: float) -> PairedComparison | None:
-        arrays = _arrays(_both(tables[one][1], tables[other][1]))
-        return paired(metric, *arrays, alpha)
+        labels, first, second, groups, folds = _arrays(_both(tables[one][1], tables[other][1]))
+        return paired(metric, labels, first, second, groups, alpha, folds)
 
     found = best_among(len(tables), compare, _ALPHA)
     if found is None:
         return []
-    labels, _, guesses, groups = _arrays(_both(tables[1][1], tables[0][1]))
+    labels, _, guesses, groups, _ = _arrays(_both(tables[1][1], tables[0][1]))
     first, *others = found.words([row.label for row, _ in tables], metric)
-    return [f"{first[:-1]}; {intervals.basis(labels, guesses, groups)}.", *others]
+    return [f"{first[:-1]}; {intervals.basis(metric, labels, guesses, groups)}.", *others]
 
 
 def _both(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -308,10 +315,11 @@ def _both(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 def _arrays(
     both: pd.DataFrame,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Labels (clips,), guesses of the one and the other model (repeats, clips), and groups.
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[str], NDArray[np.int64] | None]:
+    """Labels (clips,), guesses of the one and the other model (repeats, clips), groups, and folds (clips,).
 
-    Where repeats are of different clips, as folds are, each prediction counts as a clip of its own.
+    Only confirmations of a search by folds are means over them. Where repeats are of different clips, each
+    prediction counts as a clip of its own.
     """
     texts = both[["label", "predicted", "predicted_other"]]
     classes = sorted(set(texts.to_numpy().ravel()))
@@ -321,12 +329,12 @@ def _arrays(
     order = np.lexsort((both["clip_path"], both["repeat"]))
     repeats, clips = both["repeat"].nunique(), both["clip_path"].nunique()
     if repeats * clips != len(both):
-        return labels, one, other, list(both["group"])
-    first = order[:clips]
-    shape = (repeats, clips)
+        return labels, one, other, list(both["group"]), None
+    first, shape = both.iloc[order[:clips]], (repeats, clips)
     return (
-        labels[first],
+        labels[order[:clips]],
         one[order].reshape(shape),
         other[order].reshape(shape),
-        list(both["group"].iloc[first]),
+        list(first["group"]),
+        first["fold"].to_numpy(np.int64) if "fold" in first else None,  # older ones have none
     )

@@ -149,7 +149,7 @@ def grow(row: ModelRow, metric: str, progress: Advance) -> LearningCurve:
             classifier = MODELS[experiment.kind].build(seeded, manifest.classes)
             classifier.fit(train, val, lambda step, values: None)
             probabilities = classifier.predict_proba(val)
-            found = metrics.evaluate(val.labels, probabilities, manifest.classes)
+            found = metrics.evaluate(val.labels, probabilities, manifest.classes, val.groups)
             scores[-1].append(found[metric.removeprefix("val/")])
             guesses[-1].append(metrics.predicted(probabilities))
             progress()

@@ -110,17 +110,30 @@ class ModelRow(TrialRow):
         """As `read_predictions`, with a column ``repeat`` from confirm; ``None`` where none are on disk.
 
         After a search by folds val is every fold's: each clip was judged by the model that had not seen it.
+        Of repeats by seed the first stands for all.
         """
         if self.attempt is None:
             return None
-        folders = [self.attempt.artifacts / source]
         if source == "val" and self.clips.out_of_fold:
-            folders += sorted((self.attempt.artifacts / "repeats").glob("*/val"))
+            return self.repeats()
         try:
-            tables = [read_predictions(folder / "predictions.csv") for folder in folders]
+            return read_predictions(self.attempt.artifacts / source / "predictions.csv")
         except FileNotFoundError:
             return None
-        return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+
+    def repeats(self) -> pd.DataFrame | None:
+        """Predictions for val of all repeats, which the score is the mean of, numbered as ``repeat``."""
+        if self.attempt is None:
+            return None
+        artifacts = self.attempt.artifacts
+        folders = [artifacts, *sorted((artifacts / "repeats").glob("*"))]
+        try:
+            tables = [read_predictions(folder / "val" / "predictions.csv") for folder in folders]
+        except FileNotFoundError:
+            return None
+        return pd.concat(
+            [table.assign(repeat=place) for place, table in enumerate(tables)], ignore_index=True
+        )
 
 
 @dataclass(frozen=True)

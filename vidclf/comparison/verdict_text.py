@@ -62,7 +62,7 @@ def judged_on(group: RowGroup) -> str:
     """`` selected on val``: by what its figures were chosen; empty where no split decides, as of a size."""
     split = group.metric.partition("/")[0]
     if group.clips.out_of_fold and split == "val":
-        return " selected out of fold"
+        return f" selected, mean over {group.clips.folds}"
     return f" selected on {split}" if split in SPLITS else ""
 
 
@@ -132,8 +132,6 @@ def _score_words(group: RowGroup, row: ModelRow, measured: Baselines) -> str:
     """What a row reached, and on what; its figure on val comes after one that did not choose it."""
     on_val = group.metric.startswith("val/") and measured.val_clips
     clips = f" of {measured.val_clips} clips" if on_val else ""
-    if group.clips.out_of_fold:
-        clips = clips.replace(" of ", " on ")
     ranked_by = f"{ranking.figure(row.value, '.3f')}{judged_on(group)}{clips}"
     if row.confirmed is None:
         return f"{metric_words(group.metric)} {ranked_by}"

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidclf.evaluation.intervals import Groups
-from vidclf.evaluation.metrics import METRICS, Labels
+from vidclf.evaluation.metrics import METRICS, Groups, Labels, Ratio
 
 LEVEL = 0.05
 """How often noise may be called better than chance."""
@@ -37,7 +36,9 @@ class Chance:
     p: float
 
 
-def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> Chance:
+def by_chance(
+    metric: str, labels: Labels, guesses: Labels, groups: Groups, folds: Labels | None = None
+) -> Chance:
     """What the best of several models would reach without signal.
 
     Args:
@@ -45,6 +46,7 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> C
         labels: True classes, shape (clips,).
         guesses: Predicted classes of each model, shape (models, clips).
         groups: Name of each clip's group.
+        folds: Fold of each clip, shape (clips,), where the mean over folds is meant.
 
     Example:
         >>> labels = np.tile([0, 1, 2], 20)
@@ -53,12 +55,16 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> C
     """
     classes = int(max(labels.max(), guesses.max())) + 1
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    cells, cell = np.unique(group * classes + labels, return_inverse=True)
+    cells, first, cell = np.unique(group * classes + labels, return_index=True, return_inverse=True)
     own, names = cells // classes, cells % classes
+    ratio = METRICS[metric].ratio
+    assert ratio is not None
+    weights = ratio.weights(groups)
     said = np.zeros((len(guesses), len(cells), classes))
     for model, row in enumerate(guesses):
-        np.add.at(said[model], (cell, row), 1)
-    observed = _best(metric, names[None], said)[0]
+        np.add.at(said[model], (cell, row), weights)
+    fold = np.zeros(len(cells), dtype=np.int64) if folds is None else folds[first]
+    observed = _best(ratio, names[None], said, fold)[0]
     generator = np.random.default_rng(0)
     blocks = _exchangeable(own)
     drawn = np.tile(names, (_PERMUTATIONS, 1))
@@ -66,7 +72,7 @@ def by_chance(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> C
         drawn[:, block] = generator.permuted(drawn[:, block], axis=1)
     chunk = max(1, _MOST_NUMBERS // (said.size * classes))
     best = np.concatenate(
-        [_best(metric, drawn[start : start + chunk], said) for start in range(0, len(drawn), chunk)]
+        [_best(ratio, drawn[start : start + chunk], said, fold) for start in range(0, len(drawn), chunk)]
     )
     reached = int(np.count_nonzero(best >= observed - 1e-9))
     return Chance(len(guesses), float(best.mean()), (reached + 1) / (_PERMUTATIONS + 1))
@@ -79,20 +85,25 @@ def _exchangeable(own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [*shared, np.flatnonzero(counts[own] == 1)]
 
 
-def _best(metric: str, names: NDArray[np.int64], said: NDArray[np.float64]) -> NDArray[np.float64]:
+def _best(
+    ratio: Ratio, names: NDArray[np.int64], said: NDArray[np.float64], fold: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """The best score for ``names`` (permutations, cells), by clips ``said`` (models, cells, classes)."""
+    parts = [fold == each for each in np.unique(fold)]
+    scores = np.mean([_scores(ratio, names[:, part], said[:, part]) for part in parts], axis=0)
+    found: NDArray[np.float64] = scores.max(axis=1)
+    return found
+
+
+def _scores(ratio: Ratio, names: NDArray[np.int64], said: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each permutation and model."""
     classes = said.shape[-1]
     having = (names[:, None, :] == np.arange(classes)[:, None]).astype(np.float64)
     confusion = np.einsum("pkc,mcj->pmkj", having, said, optimize=True)
     hits, true = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1)
-    ratio = METRICS[metric].ratio
-    assert ratio is not None
     over, under = ratio.parts(hits, true, confusion.sum(-2))
     if ratio.average == "micro":
-        scores = over.sum(-1) / under.sum(-1)
-    else:
-        counted = true > 0
-        ratios = np.divide(over, under, out=np.zeros_like(over), where=under > 0)
-        scores = (ratios * counted).sum(-1) / counted.sum(-1)
-    found: NDArray[np.float64] = scores.max(axis=1)
-    return found
+        return np.asarray(over.sum(-1) / under.sum(-1))
+    counted = true > 0
+    ratios = np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    return np.asarray((ratios * counted).sum(-1) / counted.sum(-1))

@@ -1,28 +1,26 @@
 """Confidence intervals and paired tests for clips that come in groups.
 
-What they are for: clips of new groups, weighed by clips. The clips of a group resemble each other, so what
-counts is how many groups there are, how alike their clips are, and how much one of them weighs. Every metric
-here is a mean over classes of ratios of sums over groups (accuracy: one ratio), so that each group's
-influence on it is known in closed form.
+What they are for: clips of new groups, weighed by clips, or by groups where the metric weighs so. The clips
+of a group resemble each other, so what counts is how many groups there are, how alike their clips are, and
+how much one of them weighs. Every metric here is a mean over classes of ratios of sums over groups (accuracy:
+one ratio), so that each group's influence on it is known in closed form.
 
 Shapes throughout: ``labels`` (clips,) with values from 0; ``guesses`` (clips,), or (repeats, clips) for
-several models of one configuration, whose metrics are averaged; ``groups`` (clips,), names.
+several models of one configuration, whose metrics are averaged; ``groups`` (clips,), names; ``folds``
+(clips,), where the metric is the mean over folds of whole groups, each of a model of its own: numbers from 0.
 `benchmarks/intervals.py` simulates how often intervals and verdicts are right.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from vidclf.evaluation.metrics import METRICS, Labels, Predictions
+from vidclf.evaluation.metrics import METRICS, Groups, Labels, Predictions
 
 Values = NDArray[np.float64]
-Groups = Sequence[str] | NDArray[np.int64]
-"""The group of each clip, by its name or a number."""
 
 KNOWN = tuple(name for name, metric in METRICS.items() if metric.ratio is not None)
 """Metrics that intervals and comparisons are known for, beside ``recall/<index of the class>``."""
@@ -64,7 +62,7 @@ class Tallies:
 
     Attributes:
         hits: Those that are rightly predicted as the class.
-        true: Those that have it; the same in all repeats.
+        true: Those that have it; in a repeat that is a fold none of the other folds' groups, else the same.
         said: Those that are predicted as it.
     """
 
@@ -82,7 +80,7 @@ class Ratios:
         over: Each group's part of the numerators, by the denominators, (..., repeats, groups, classes).
         under: Each group's share of the denominators, same shape; rows sum to 1.
         ratios: Shape (..., repeats, 1, classes).
-        weights: Share of each class in the metric, shape (..., 1, 1, classes).
+        weights: Share of each class of each repeat in the metric, shape (..., repeats, 1, classes).
         influence: Change of the metric by each group, shape (..., groups).
         alone: Sum of the clips' squared shares in the metric, shape (...).
         together: Sum of the groups' squared shares in it, shape (...).
@@ -94,46 +92,60 @@ class Ratios:
             raise ValueError(
                 f"no interval is known for {metric}: there are {', '.join(KNOWN)}, recall/<index>"
             )
-        true = tallies.true
-        over, under = ratio.parts(tallies.hits, true, tallies.said)
+        counts = tallies.true.max(-3)
+        hits, true, said = tallies.hits, tallies.true, tallies.said
+        if ratio.weigh == "groups":
+            own = counts.sum(-1, keepdims=True)
+            even = own.sum(-2, keepdims=True) / (own.shape[-2] * np.maximum(own, 1))
+            hits, true, said = (part * even[..., None, :, :] for part in (hits, true, said))
+        over, under = ratio.parts(hits, true, said)
         if ratio.average == "micro":
-            over, under, true = (counts.sum(-1, keepdims=True) for counts in (over, under, true))
-        # At least 1, so that a class that is never said has precision 0.
-        totals = np.maximum(under.sum(-2, keepdims=True), 1)
+            over, under, true, counts = (part.sum(-1, keepdims=True) for part in (over, under, true, counts))
+        # A class that is never said has precision 0.
+        totals = _not_zero(under.sum(-2, keepdims=True))
         clips = true.sum(-2, keepdims=True)
         self.groups = int(true.shape[-2])
         self.over, self.under = over / totals, under / totals
         self.ratios: Values = over.sum(-2, keepdims=True) / totals
         present = clips > 0
-        self.weights: Values = present / present.sum(-1, keepdims=True)
-        self.estimate: Values = ((self.ratios * present).sum(-1) / present.sum(-1)).mean((-2, -1))
-        each = self.weights / np.maximum(clips, 1)
-        self.alone: Values = (each**2 * clips).sum((-2, -1))[..., 0]
-        self.together: Values = ((each * true).sum(-1) ** 2).sum(-1)[..., 0]
-        self.influence = self._left_out(totals, true / np.maximum(clips, 1))
+        classes = np.maximum(present.sum(-1, keepdims=True), 1)
+        repeats = np.maximum(present.any(-1, keepdims=True).sum(-3, keepdims=True), 1)  # a fold may lack all
+        self.weights: Values = present / (classes * repeats)
+        means = (self.ratios * present).sum(-1, keepdims=True) / classes
+        self.estimate: Values = (means.sum(-3, keepdims=True) / repeats)[..., 0, 0, 0]
+        share = (self.weights / _not_zero(clips) * true).sum(-3)
+        self.alone: Values = (share**2 / np.maximum(counts, 1)).sum((-2, -1))
+        self.together: Values = (share.sum(-1) ** 2).sum(-1)
+        self.influence = self._left_out(totals * present, true / _not_zero(clips))
 
     def _left_out(self, totals: Values, share: Values) -> Values:
         """What each group does more or less than the others' clips and one of average outcome let expect.
 
         This is the delete-one-group jackknife (CR3), by the share of a class's clips that a group has. The
+        others are those of all repeats, so that a fold of one group is measured from the other folds'. The
         one clip matters where few others have the class: of a class that one group has, only the average
         of all classes that have clips tells what was to be expected.
         """
-        counted = totals * (self.weights > 0)
-        sums = ((part * counted).sum((-2, -1), keepdims=True) for part in (self.over, self.under))
-        average = next(sums) / np.maximum(next(sums), 1)
-        others = ((self.ratios - self.over) * totals + average) / (totals * (1 - share) + 1)
-        found = self.over - self.ratios * self.under + share * (self.ratios - others)
-        return self.summed(found)
+        sums = ((part * totals).sum((-3, -2, -1), keepdims=True) for part in (self.over, self.under))
+        average = next(sums) / _not_zero(next(sums))
+        one = np.maximum((share > 0).sum(-3, keepdims=True), 1)
+        others = ((self.ratios - self.over) * totals).sum(-3, keepdims=True) + one * average
+        others = others / ((totals * (1 - share)).sum(-3, keepdims=True) + one)
+        return self.summed(self.over - self.ratios * self.under + share * (self.ratios - others))
 
     def summed(self, values: Values) -> Values:
         """Over the classes and repeats, shape (..., groups)."""
-        found: Values = (values * self.weights).sum(-1).mean(-2)
+        found: Values = (values * self.weights).sum((-3, -1))
         return found
 
     def spread(self, correlation: float) -> Values:
         """1 / effective number of clips, at a correlation inside groups (Kish's design effect)."""
         return (1 - correlation) * self.alone + correlation * self.together
+
+
+def _not_zero(values: Values) -> Values:
+    """To divide by, where nothing is divided by zero."""
+    return np.where(values > 0, values, 1.0)
 
 
 def squared_error(influence: Values, assumed: Values) -> tuple[Values, Values]:
@@ -169,6 +181,7 @@ def interval(  # noqa: PLR0917  (what is measured, on which clips, how surely)
     groups: Groups,
     confidence: float = CONFIDENCE,
     tries: int = 1,
+    folds: Labels | None = None,
 ) -> Interval | None:
     """Where the true value of a metric lies, for clips of new groups.
 
@@ -179,6 +192,7 @@ def interval(  # noqa: PLR0917  (what is measured, on which clips, how surely)
         groups: Name of each clip's group.
         confidence: In (0, 1).
         tries: From how many models these clips may choose this one: see `ends`.
+        folds: Fold of each clip, where the mean over folds is meant.
 
     Returns:
         The interval; ``None`` where fewer than 5 groups have clips that the metric counts.
@@ -186,7 +200,7 @@ def interval(  # noqa: PLR0917  (what is measured, on which clips, how surely)
     Raises:
         ValueError: The metric is none of these.
     """
-    metric, tallies = tallied(metric, labels, guesses, groups)
+    metric, tallies = tallied(metric, labels, guesses, groups, folds)
     if tallies.true.shape[-2] < FEWEST_GROUPS:
         return None
     return Interval(*(float(value) for value in ends(metric, tallies, confidence, tries)))
@@ -268,15 +282,17 @@ def correlation(labels: Labels, guesses: Labels, groups: Groups) -> float | None
     return (between - within) / (between + (clips - 1) * within)
 
 
-def basis(labels: Labels, guesses: Labels, groups: Groups) -> str:
-    """What intervals of these clips are for and rest on, in words."""
+def basis(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> str:
+    """What a metric's intervals of these clips are for and rest on, in words."""
+    row = METRICS.get(metric)
+    weigh = row.ratio.weigh if row is not None and row.ratio is not None else "clips"
     sizes = np.unique(np.asarray(groups), return_counts=True)[1]
     least, most = int(sizes.min()), int(sizes.max())
     clips = f"{least} to {most}" if least < most else f"{most}"
     alike = correlation(labels, guesses, groups)
     known = "an unknown amount" if alike is None else f"{alike:.2f}"
     return (
-        f"for clips of new groups, weighed by clips; from {len(sizes)} groups of {clips} clips, whose "
+        f"for clips of new groups, weighed by {weigh}; from {len(sizes)} groups of {clips} clips, whose "
         f"outcomes correlate inside a group by {known}"
     )
 
@@ -287,25 +303,34 @@ def recalled_class(metric: str) -> int | None:
     return int(index) if index != metric and index.isdecimal() else None
 
 
-def tallied(metric: str, labels: Labels, guesses: Labels, groups: Groups) -> tuple[str, Tallies]:
+def tallied(
+    metric: str, labels: Labels, guesses: Labels, groups: Groups, folds: Labels | None = None
+) -> tuple[str, Tallies]:
     """The metric to compute, and of which clips: a class's recall is the accuracy on its clips."""
     guesses, names, recalled = np.atleast_2d(guesses), np.asarray(groups), recalled_class(metric)
+    fold = np.zeros_like(labels) if folds is None else folds
+    number = int(fold.max(initial=0)) + 1
     if recalled is not None:
         counted = labels == recalled
-        labels, guesses, names, metric = labels[counted], guesses[:, counted], names[counted], "accuracy"
+        labels, guesses, names, fold = labels[counted], guesses[:, counted], names[counted], fold[counted]
+        metric = "accuracy"
     group = np.unique(names, return_inverse=True)[1]
-    number = int(group.max(initial=-1)) + 1
-    classes = int(max(labels.max(initial=0), guesses.max(initial=0))) + 1
-    sides = (np.where(guesses == labels, labels, -1), labels[None], guesses)
-    return metric, Tallies(*(_tally(values, group, number, classes) for values in sides))
+    shape = (
+        number,
+        int(group.max(initial=-1)) + 1,
+        int(max(labels.max(initial=0), guesses.max(initial=0))) + 1,
+    )
+    sides = (np.where(guesses == labels, labels, -1), np.broadcast_to(labels, guesses.shape), guesses)
+    return metric, Tallies(*(_tally(values, fold, group, shape) for values in sides))
 
 
-def _tally(values: Labels, group: NDArray[np.int64], groups: int, classes: int) -> Values:
-    """How often each value stands in each group, shape (repeats, groups, classes); -1 is not counted."""
+def _tally(values: Labels, fold: Labels, group: NDArray[np.int64], shape: tuple[int, int, int]) -> Values:
+    """How often each value but -1 stands in each group, shape (repeats * folds, groups, classes)."""
+    folds, groups, classes = shape
     repeats = np.arange(len(values))[:, None]
-    places = (repeats * groups + group) * classes + values
-    counts = np.bincount(places[values >= 0], minlength=len(values) * groups * classes)
-    return counts.reshape(len(values), groups, classes).astype(np.float64)
+    places = ((repeats * folds + fold) * groups + group) * classes + values
+    counts = np.bincount(places[values >= 0], minlength=len(values) * math.prod(shape))
+    return counts.reshape(len(values) * folds, groups, classes).astype(np.float64)
 
 
 def t_quantile(confidence: float, freedom: Values | int) -> Values:

@@ -9,6 +9,9 @@ Shapes throughout: ``labels`` (clips,) with values 0 to classes - 1;
 Averages over classes leave out those without a clip: what a model does on them
 cannot be measured. A class that is never predicted has precision 0.
 
+``group_weighted_…`` gives each group of clips the same weight (scikit-learn's ``sample_weight``: 1 / clips of
+the group), where all else gives it to each clip: for sets where one person filmed 200 clips and another 5.
+
 scikit-learn is imported by what computes with it: it takes a second, and every command reads the table.
 """
 
@@ -23,6 +26,8 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 Values = NDArray[np.float64]
+Groups = Sequence[str] | NDArray[np.int64]
+"""The group of each clip, by its name or a number."""
 Direction = Literal["maximize", "minimize"]
 BINS = 15
 """Bins of confidence for calibration, as in the source of `reliability`."""
@@ -44,10 +49,12 @@ class Predictions:
     Attributes:
         labels: True classes, shape (clips,).
         probabilities: Shape (clips, classes).
+        groups: Of each clip; ``None`` where they are not known.
     """
 
     labels: Labels
     probabilities: Values
+    groups: Groups | None = None
 
     @property
     def classes(self) -> int:
@@ -89,10 +96,20 @@ class Ratio:
         average: ``macro``: the mean of the classes' ratios; ``micro``: one ratio of the sums over classes.
         parts: From clips that are rightly predicted as a class, that have it, and that are predicted as it
             (arrays of one shape) to numerator and denominator.
+        weigh: Whether each clip counts the same, or each group, by its clips' sum.
     """
 
     average: Literal["macro", "micro"]
     parts: Callable[[Values, Values, Values], tuple[Values, Values]]
+    weigh: Literal["clips", "groups"] = "clips"
+
+    def weights(self, groups: Groups) -> Values:
+        """Of each clip, shape (clips,); their mean is 1."""
+        if self.weigh == "clips":
+            return np.ones(len(groups))
+        _, group, clips = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+        found: Values = len(group) / (len(clips) * clips[group])
+        return found
 
 
 def _recall(hits: Values, true: Values, said: Values) -> tuple[Values, Values]:
@@ -136,6 +153,26 @@ class Metric:
             return None if values is None else float(values.mean())
 
         return cls(compute, by_clip=by_clip, **options)
+
+
+def _of_groups(ratio: Ratio) -> Metric:
+    """The ratio of clips that are weighed by groups; not known where those are not."""
+
+    def compute(of: Predictions) -> float | None:
+        if of.groups is None:
+            return None
+        weights, right = ratio.weights(of.groups), of.labels == of.guesses
+        hits, true, said = (
+            np.bincount(values, each, of.classes).astype(np.float64)
+            for values, each in ((of.labels, weights * right), (of.labels, weights), (of.guesses, weights))
+        )
+        over, under = ratio.parts(hits, true, said)
+        if ratio.average == "micro":
+            return float(over.sum() / under.sum())
+        over, under = over[of.present], under[of.present]
+        return float(np.divide(over, under, out=np.zeros_like(over), where=under > 0).mean())
+
+    return Metric(compute, ratio=ratio)
 
 
 def _accuracy(of: Predictions) -> float:
@@ -191,6 +228,9 @@ METRICS: dict[str, Metric] = {
     "weighted_precision": Metric(partial(_weighted, "precision")),
     "weighted_recall": Metric(partial(_weighted, "recall"), ratio=Ratio("micro", _recall)),
     "weighted_f1": Metric(partial(_weighted, "f1")),
+    "group_weighted_accuracy": _of_groups(Ratio("micro", _recall, "groups")),
+    "group_weighted_balanced_accuracy": _of_groups(Ratio("macro", _recall, "groups")),
+    "group_weighted_macro_f1": _of_groups(Ratio("macro", _f1, "groups")),
     "top3_accuracy": Metric.mean(partial(_top, 3)),
     "top5_accuracy": Metric.mean(partial(_top, 5)),
     "roc_auc": Metric(_roc_auc),
@@ -226,8 +266,16 @@ def predicted(probabilities: Values) -> Labels:
     return guesses
 
 
-def evaluate(labels: Labels, probabilities: Values, classes: Sequence[str]) -> dict[str, float]:
+def evaluate(
+    labels: Labels, probabilities: Values, classes: Sequence[str], groups: Groups | None = None
+) -> dict[str, float]:
     """All metrics of one split.
+
+    Args:
+        labels: True classes.
+        probabilities: Of the classes.
+        classes: Their names.
+        groups: Of each clip; without them nothing is weighed by groups.
 
     Returns:
         Each of `METRICS` that these clips define, and ``recall/<class>`` for each class that has clips.
@@ -236,7 +284,7 @@ def evaluate(labels: Labels, probabilities: Values, classes: Sequence[str]) -> d
         >>> evaluate(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), ["jump", "run"])["accuracy"]
         0.5
     """
-    of = Predictions(labels, probabilities)
+    of = Predictions(labels, probabilities, groups)
     scores = {name: value for name, row in METRICS.items() if (value := row.compute(of)) is not None}
     for index, recall in zip(of.present, of.by_class.recall, strict=True):
         scores[f"recall/{classes[index]}"] = float(recall)

@@ -14,7 +14,6 @@ from scipy import special
 
 from vidclf.evaluation.intervals import (
     FEWEST_GROUPS,
-    Groups,
     Ratios,
     Tallies,
     Values,
@@ -23,7 +22,7 @@ from vidclf.evaluation.intervals import (
     t_quantile,
     tallied,
 )
-from vidclf.evaluation.metrics import Labels
+from vidclf.evaluation.metrics import METRICS, Groups, Labels
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
@@ -77,6 +76,7 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     champion: Labels,
     groups: Groups,
     alpha: float = 0.05,
+    folds: Labels | None = None,
 ) -> PairedComparison | None:
     """Whether one model is better than another on clips of new groups.
 
@@ -92,6 +92,7 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
         champion: Predicted classes of the other, likewise.
         groups: Name of each clip's group.
         alpha: How often equal models may be told apart, in (0, 1).
+        folds: Fold of each clip, where means over folds are compared.
 
     Returns:
         The comparison; ``None`` where fewer than 5 groups have clips that the metric counts.
@@ -104,8 +105,10 @@ def paired(  # noqa: PLR0917  (who against whom reads best in order)
     recalled = recalled_class(metric)
     if recalled is not None:
         differing = differing[labels == recalled]
-    name, one = tallied(metric, labels, challenger, groups)
-    _, other = tallied(metric, labels, champion, groups)
+    elif (row := METRICS.get(metric)) is not None and row.ratio is not None:
+        differing *= row.ratio.weights(groups)
+    name, one = tallied(metric, labels, challenger, groups, folds)
+    _, other = tallied(metric, labels, champion, groups, folds)
     count = int(one.true.shape[-2])
     if count < FEWEST_GROUPS:
         return None
@@ -148,11 +151,12 @@ def contrast(metric: str, challenger: Tallies, champion: Tallies, differing: Val
         metric: One of `KNOWN`.
         challenger: Of the one model.
         champion: Of the other, on the same clips.
-        differing: Clips that one of them has right and the other has not, shape (...).
+        differing: Clips that one of them has right and the other has not, as the metric weighs them, shape
+            (...).
     """
     one, other = Ratios(metric, challenger), Ratios(metric, champion)
     difference = one.estimate - other.estimate
-    clips = champion.true.sum((-2, -1))[..., 0]
+    clips = champion.true.max(-3).sum((-2, -1))
     # Two more clips on which they differ, one each way (Bonett and Price 2012, doi:10.3102/1076998611411915).
     variance = (differing + 2) / (clips + 2)
     error, freedom = squared_error(one.influence - other.influence, variance * one.spread(_ASSUMED_BETWEEN))

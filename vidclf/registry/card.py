@@ -135,7 +135,8 @@ def _limits(attempt: Attempt, evidence: Evidence) -> str:
         f"- It answers with one of its {len(card.classes)} classes, whatever the clip shows"
         + (f", or not at all where it is less than {card.confidence:.0%} sure." if card.confidence else "."),
         f"- Latencies are of the machine that trained it ({device}); `vidclf bench` measures another.",
-        f"- Intervals are {evidence.result.own.basis}. New groups (people, scenes) must be like those.",
+        f"- Intervals are {evidence.result.own.basis('accuracy')}; group_weighted metrics and theirs are "
+        "weighed by groups. New groups (people, scenes) must be like those.",
         "- A metric without an interval was measured on these clips and says little of others; the "
         "calibration error (ece) of few clips is too large.",
     ]

@@ -3,7 +3,7 @@
 The best of many trials is partly lucky. Each finalist is trained anew under fresh seeds, in folds over clips
 of train, which the search never scored; val does in every fit what it did in the search, it only chooses the
 epoch that is kept. A study that was selected by folds has scored all of its clips: fresh seeds are then all
-that is new, and the figures stay optimistic.
+that is new, and the figures stay optimistic: they are means over the same folds.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
 from vidclf.data.splitting import split_by_fold
-from vidclf.evaluation import intervals, metrics, ranking
+from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
 from vidclf.evaluation.ranking import FIT_SECONDS, TrialRow
@@ -214,12 +214,13 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
         parts = []
         for index, fold in enumerate(folds):
             name = f"{seed}-{index}-of-{len(folds)}"
-            parts.append(_fitted(_fresh(experiment, seed), manifest, attempt, fold, name))
+            table = _fitted(_fresh(experiment, seed), manifest, attempt, fold, name)
+            parts.append(table.assign(fold=index if planned.optimistic else 0))
             progress()
         table = pd.concat(parts).sort_values("clip_path", kind="stable").reset_index(drop=True)
         tables.append(table.assign(repeat=seed))
     scored = [ScoredClips.of(table, manifest.classes) for table in tables]
-    evaluated = [metrics.evaluate(each.labels, each.probabilities, each.classes) for each in scored]
+    evaluated = [_evaluated(table, manifest.classes) for table in tables]
     names = set.intersection(*(set(each) for each in evaluated))
     figures = {
         f"confirm/{name}": float(np.mean([each[name] for each in evaluated])) for name in sorted(names)
@@ -239,8 +240,15 @@ def _judge(opened: OpenStudy, row: TrialRow, planned: Plan, progress: Advance) -
         folder.mkdir(parents=True, exist_ok=True)
         pd.concat(tables).to_csv(folder / "predictions.csv", index=False)
     first = scored[0]
-    basis = intervals.basis(first.labels, guesses, first.groups)
+    basis = intervals.basis(compared, first.labels, guesses, first.groups)
     return Finalist(row, attempt, scores, reached if compared == metric else None, figures, guesses, basis)
+
+
+def _evaluated(table: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, float]:
+    """Each metric's mean over the folds that have it."""
+    parts = [ScoredClips.of(part, classes).evaluated() for _, part in table.groupby("fold")]
+    names = sorted(set().union(*parts))
+    return {name: float(np.mean([part[name] for part in parts if name in part])) for name in names}
 
 
 def _own_attempt(opened: OpenStudy, row: TrialRow, experiment: ExperimentConfig) -> Attempt:
@@ -303,10 +311,11 @@ def _best(opened: OpenStudy, finalists: Sequence[Finalist], metric: str) -> Best
         return None
     classes = manifest_of(experiment_of(opened.attempt(finalists[0].row.number))).classes
     judged, compared = ScoredClips.of(firsts[0], classes), intervals.comparable(metric)
+    folds = firsts[0]["fold"].to_numpy(np.int64)
 
     def compare(one: int, other: int, alpha: float) -> PairedComparison | None:
         guesses = finalists[one].guesses, finalists[other].guesses
-        return paired(compared, judged.labels, *guesses, judged.groups, alpha)
+        return paired(compared, judged.labels, *guesses, judged.groups, alpha, folds)
 
     return best_among(len(finalists), compare, 1 - CONFIDENCE)
 

@@ -84,7 +84,8 @@ def _notes(found: Confirmation) -> Iterator[str]:
     winner, best = found.winner, found.leader
     clips, seeds = winner.guesses.shape[1], len(winner.scores)
     basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
-    yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips out of fold, {basis}."
+    judged = "mean over the folds of the search" if found.optimistic else "out of fold"
+    yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips, {judged}, {basis}."
     if found.optimistic:
         yield (
             "The search has scored these clips: at most the seeds are new, and the figures stay selected and "
@@ -105,7 +106,7 @@ def _notes(found: Confirmation) -> Iterator[str]:
         yield f"In the search trial {best.row.number} was ahead; that was luck, or too little to tell."
     why = ": fewer clips to train on, and others to judge by"
     if found.optimistic:
-        why = ": there the mean of the folds, here of all clips together"
+        why = ": other seeds, the same folds"
     yield f"In the search it had {winner.row.value:.4f}, here {winner.mean:.4f}{why}."
     load = max(each.figures.get(OTHER_LOAD, 0.0) for each in found.finalists)
     if busy := disturbed({OTHER_LOAD: load}):

@@ -294,7 +294,8 @@ def _register(
     tags = {**evidence.tags(), "vidclf.ledger": result.read.run_id}
     version = register(deliverer, attempt, request, expected, tags=tags, description=card)
     run_id = str(deliverer.receipt(attempt).run_id)
-    return Promotion(version, run_id, True, judged, metrics, result.reads, result.own.basis)
+    basis = result.own.basis(intervals.comparable(candidate.metric))
+    return Promotion(version, run_id, True, judged, metrics, result.reads, basis)
 
 
 def register(

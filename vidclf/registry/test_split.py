@@ -128,15 +128,17 @@ class ScoredClips:
             classes=classes,
         )
 
-    @property
-    def basis(self) -> str:
+    def basis(self, metric: str) -> str:
         """What intervals of these clips are for and rest on, in words."""
-        return intervals.basis(self.labels, self.guesses, self.groups)
+        return intervals.basis(metric, self.labels, self.guesses, self.groups)
+
+    def evaluated(self) -> Mapping[str, float]:
+        """See `vidclf.evaluation.metrics.evaluate`."""
+        return metrics.evaluate(self.labels, self.probabilities, self.classes, self.groups)
 
     def metrics(self) -> Mapping[str, float]:
         """All metrics as ``test/…``, those that have intervals with ``…_low`` and ``…_high`` at 95 %."""
-        found = metrics.evaluate(self.labels, self.probabilities, self.classes)
-        scores = {f"test/{name}": value for name, value in found.items()}
+        scores = {f"test/{name}": value for name, value in self.evaluated().items()}
         reached = {
             name: intervals.interval(name, self.labels, self.guesses, self.groups, CONFIDENCE)
             for name in intervals.KNOWN

@@ -53,7 +53,7 @@ def write_scores(
     _write(figure, artifacts, f"{split}/confusion_matrix")
     report = metrics.report_text(clips.labels, probabilities, clips.classes)
     (folder / "classification_report.txt").write_text(report, encoding="utf-8")
-    scores = metrics.evaluate(clips.labels, probabilities, clips.classes)
+    scores = metrics.evaluate(clips.labels, probabilities, clips.classes, clips.groups)
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 

@@ -214,8 +214,8 @@ def best_of(opened: OpenStudy, rows: Sequence[TrialRow]) -> dict[str, Any] | Non
 
 def selected_on(opened: OpenStudy) -> str:
     """By which predictions a search chose."""
-    by_fold = opened.repeats is not None and opened.repeats.by == "fold"
-    return "out of fold" if by_fold else "on val"
+    repeats = opened.repeats
+    return f"on the mean over {repeats.count} folds" if repeats and repeats.by == "fold" else "on val"
 
 
 def selected_figures(opened: OpenStudy) -> str:
