@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -104,7 +105,7 @@ class ScriptedStudy:
         write_experiment(folder / "tiny.toml", "frames2d", manifest)
         self.path, self.store = folder / "s.toml", store
         self.text = STUDY
-        self.stop_delay = 0.0
+        self.stop_when: Callable[[OpenStudy], bool] = lambda _: True
         monkeypatch.setattr(owners, "SETTLING_SECONDS", 0.0)  # nobody else joins at the same moment
         # In memory: what is tested is not the database.
         storage = optuna.storages.InMemoryStorage()
@@ -133,7 +134,7 @@ class ScriptedStudy:
         Args:
             script: What a worker does with a task.
             workers: How many there are.
-            stop_after: Begun trials after which the supervisor is stopped.
+            stop_after: Begun trials after which the supervisor is stopped, as soon as `stop_when` holds.
             join: Run beside other supervisors, whose trials are left alone.
         """
         opened = self.open()
@@ -150,7 +151,8 @@ class ScriptedStudy:
 
         def scripted(task: Task, connection: Connection) -> Message | None:
             if stop_after is not None and len(started) > stop_after:
-                threading.Event().wait(self.stop_delay)
+                while not self.stop_when(opened):
+                    time.sleep(0.01)
                 supervisor.stop()
                 threading.Event().wait(5)
             return script(task, connection)
@@ -160,7 +162,7 @@ class ScriptedStudy:
             ending, _ = supervisor.run([ScriptedWorker() for _ in range(workers)])
             return opened, ending
         finally:
-            self.state = session.state
+            self.state, self.uuid = session.state, ownership.uuid
             ownership.release()
 
     def states(self, opened: OpenStudy) -> list[str]:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from vidclf.evaluation.ranking import CONTENDED
 from vidclf.exceptions import FencedError, InputError
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
-from vidclf.search.execution import recovery
+from vidclf.search.execution import budget, recovery
 from vidclf.search.execution.budget import BudgetCounter
 from vidclf.search.execution.display import StudyState
 from vidclf.search.execution.recovery import (
@@ -42,7 +43,7 @@ from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Budget
-from vidclf.search.record.study import AHEAD, OWNER, RELEASED, OpenStudy, find_study
+from vidclf.search.record.study import AHEAD, OWNER, RELEASED, START, OpenStudy, find_study
 from vidclf.search.report.data import status
 from vidclf.workers.protocol import LatencyTask, Measured, Message, RunTask, StepDecision, StepReport, Task
 
@@ -141,6 +142,56 @@ def test_supervisors_keep_the_budget_exactly(
         assert all(trial.number >= budget for trial in released)
 
 
+def test_what_others_run_leaves_that_much_less_to_begin(tmp_path: Path) -> None:
+    opened = in_memory(tmp_path)
+    one, other = Player(opened, "a", 3), Player(opened, "b", 3)
+    one.ask()
+    other.look()
+    assert other.counter.elsewhere == 1
+    assert [other.counter.remaining(running) for running in (0, 1, 2)] == [2, 1, 0]
+    one.look()
+    assert (one.counter.elsewhere, one.counter.remaining(running=1)) == (0, 2)
+
+
+def test_of_two_that_ask_at_once_for_the_last_trial_one_gives_it_back(tmp_path: Path) -> None:
+    """A trial that was queued is queued behind the others, with what it was to be."""
+    opened = in_memory(tmp_path)
+    for place in range(2):
+        opened.study.enqueue_trial({"x": place / 10}, user_attrs={START: "given"})
+    one, other = Player(opened, "a", 1), Player(opened, "b", 1)
+    one.ask()
+    other.ask()
+    one.admit()
+    other.admit()
+    assert (len(one.running), len(other.running)) == (1, 0)
+    first, second, queued = opened.trials()
+    assert (first.state, second.state, queued.state) == (
+        TrialState.RUNNING,
+        TrialState.FAIL,
+        TrialState.WAITING,
+    )
+    assert second.user_attrs[RELEASED] is True
+    assert (queued.system_attrs, queued.user_attrs) == (second.system_attrs, {START: "given"})
+    one.finish()
+    other.look()
+    assert other.counter.remaining(0) == 0
+    assert len(opened.rows()) == 2  # done, and waiting
+
+
+def test_a_retry_that_the_budget_had_no_room_for_is_queued_when_it_has(tmp_path: Path) -> None:
+    opened = in_memory(tmp_path)
+    opened.study.enqueue_trial({"x": 0.3})
+    player = Player(opened, "a", 1)
+    player.ask()
+    player.admit()
+    player.cut()
+    assert queue_lost(opened) == 0  # it is queued already
+    release(opened, opened.study.ask())
+    assert [trial.state for trial in opened.trials()] == [TrialState.FAIL] * 2
+    assert queue_lost(opened) == 1
+    assert opened.trials()[-1].user_attrs["retry_of"] == 0
+
+
 def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(scripted: ScriptedStudy) -> None:
     scripted.only_svm()
     told: list[Any] = []
@@ -156,6 +207,7 @@ def test_a_trial_that_was_taken_over_is_dropped_by_its_first_owner(scripted: Scr
 
     opened, ending = scripted.run(script)
     assert ending == "finished"
+    assert scripted.state.running == {}
     assert told[0] == 1
     assert isinstance(told[1], StepDecision)
     assert told[1].prune.startswith("taken over by another supervisor")
@@ -221,6 +273,32 @@ def test_a_trial_that_is_taken_over_before_a_worker_has_it_is_dropped(
     first, *others = opened.trials()
     assert first.user_attrs["reason_kind"] == "interrupted"
     assert [trial.state for trial in others] == [TrialState.COMPLETE] * 4
+
+
+def test_what_was_asked_ahead_and_taken_over_is_not_begun(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 6")
+    scripted.text += '[sampler]\nname = "tpe"\nstartup_trials = 2\n'
+    begun, taken = list[str](), list[int]()
+
+    def script(task: RunTask, _: Connection) -> Outcome:
+        begun.append(task.folder.name)
+        while len(begun) == 3 and not taken:
+            rival = scripted.open()
+            for trial in rival.trials():
+                if trial.user_attrs.get(AHEAD):
+                    rival.trial(trial.number).set_user_attr(OWNER, "slept")
+                    taken.append(trial.number)
+                    assert take_over(rival, {trial.user_attrs[OWNER]}) == 1
+            time.sleep(0.01)
+        return complete(0.5)
+
+    opened, ending = scripted.run(script)
+    assert ending == "finished"
+    assert f"{taken[0]:05d}" not in begun
+    assert opened.frozen(taken[0]).state == TrialState.FAIL
+    assert opened.logical() == 6
+    assert [t.user_attrs.get("retry_of") for t in opened.trials([TrialState.COMPLETE])].count(taken[0]) == 1
 
 
 def test_an_outcome_after_the_trial_was_taken_over_is_not_told(scripted: ScriptedStudy) -> None:
@@ -425,6 +503,8 @@ def test_a_session_whose_study_is_taken_over_ends_and_writes_nothing_of_it(
 ) -> None:
     scripted.only_svm()
     monkeypatch.setattr(recovery, "RENEWAL_SECONDS", 0.0)
+    now = [0.0]
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
     opened = scripted.open()
     seconds: list[float] = []
 
@@ -435,6 +515,8 @@ def test_a_session_whose_study_is_taken_over_ends_and_writes_nothing_of_it(
         seconds[0] = opened.seconds()
         [mine] = [key for key, value in opened.study.user_attrs.items() if key.startswith("owner/") and value]
         opened.study.set_user_attr(mine.replace("owner", "fenced"), "process 7 on far")
+        time.sleep(0.05)  # for what it just writes
+        now[0] += 100.0
         time.sleep(1)
         return None
 
@@ -508,6 +590,7 @@ def test_a_trial_that_is_cut_while_others_run_the_study_is_queued_for_them_at_on
     other = Ownership(scripted.open(), join=True)
     opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1, join=True)
     assert ending == "interrupted"
+    assert scripted.state.counts["interrupted"] == 1
     cut = next(trial for trial in opened.trials() if trial.state == TrialState.FAIL)
     (queued,) = (trial for trial in opened.trials([TrialState.WAITING]) if "retry_of" in trial.user_attrs)
     assert (queued.user_attrs["retry_of"], queued.params) == (cut.number, cut.params)

@@ -3,17 +3,20 @@
 import json
 from dataclasses import asdict
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
 import pytest
 from optuna.trial import TrialState
 
-from tests.scripted_study import ScriptedStudy, complete
+from tests.scripted_study import ScriptedStudy, complete, in_memory
+from tests.studies import make_folder
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.execution import recovery
 from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
+from vidclf.search.record.study import START
 from vidclf.workers.protocol import RunTask, StepReport
 
 
@@ -121,6 +124,52 @@ def test_work_that_had_finished_survives_a_stop(scripted: ScriptedStudy) -> None
     opened.attempt(0).finish(complete(0.9))
     assert not recovery.settle_or_interrupt(opened, trial, "asked to stop", queue=True)
     assert opened.trials()[0].value == 0.9
+
+
+def test_an_outcome_without_the_objective_is_none(scripted: ScriptedStudy) -> None:
+    """As of a version that did not know the metric yet: it is to be trained again."""
+    opened = scripted.open()
+    trial = opened.study.ask()
+    scripted.definition.space.suggest(trial)
+    make_folder(opened, 0).finish(Outcome("complete", "", {"val/accuracy": 0.9}, now_ms()))
+    assert recovery.settle_or_interrupt(opened, trial, "its supervisor died", queue=True)
+    assert opened.trials()[0].user_attrs["reason_kind"] == "interrupted"
+    outcome = opened.attempt(0).outcome()
+    assert outcome is not None
+    assert outcome.status == "interrupted"
+
+
+def test_what_was_cut_and_not_queued_is_queued_by_the_next_session_once(tmp_path: Path) -> None:
+    opened = in_memory(tmp_path)
+    trial = opened.study.ask()
+    assert not recovery.settle_or_interrupt(opened, trial, "asked to stop", queue=False)
+    assert len(opened.trials()) == 1
+    assert [recovery.reconcile(opened) for _ in range(2)] == [1, 0]
+    assert opened.trials()[-1].user_attrs["retry_of"] == 0
+
+
+def test_what_runs_again_brings_along_what_was_reported_and_how_often_it_died(tmp_path: Path) -> None:
+    opened = in_memory(tmp_path)
+    for number in range(3):
+        trial = opened.study.ask()
+        assert trial.number == number
+        trial.suggest_float("x", 0, 1)
+        if number == 0:
+            trial.report(0.3, 1)
+            opened.storage.set_trial_system_attr(opened.trial_id(0), "completed_rung_0", 0.3)
+            opened.storage.set_trial_system_attr(opened.trial_id(0), "other", 1)
+            trial.set_user_attr(START, "given")
+        recovery.settle(opened, trial, Outcome("failed", "killed", {}, now_ms()), again=True)
+        recovery.queue_again(opened, opened.frozen(number))
+    first, second, third, last = opened.trials()
+    for retry in (second, third, last):
+        assert retry.params == first.params
+        assert retry.intermediate_values == {1: 0.3}
+        assert retry.system_attrs == {"completed_rung_0": 0.3}
+        assert (retry.user_attrs["root"], retry.user_attrs["start"]) == (0, "given")
+    assert [retry.user_attrs["retry_of"] for retry in (second, third, last)] == [0, 1, 2]
+    assert [recovery.deaths(opened, root) for root in (0, 1)] == [3, 0]
+    assert opened.logical() == 0
 
 
 def test_feasibility_is_judged_by_the_saved_model(scripted: ScriptedStudy) -> None:

@@ -11,14 +11,16 @@ from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from tests.scripted_study import ScriptedStudy, complete
+from vidclf import config
 from vidclf.evaluation import ranking
 from vidclf.exceptions import InputError
+from vidclf.inference import profiling
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats
 from vidclf.search.definition import warm_start
 from vidclf.search.execution import budget, session
 from vidclf.search.execution.tune import describe_plan
-from vidclf.search.record.study import REPEATS
+from vidclf.search.record.study import AHEAD, OWNER, REPEATS
 from vidclf.workers.protocol import RunTask, StepDecision, StepReport
 
 
@@ -44,6 +46,9 @@ def test_each_attempt_has_a_folder_with_its_identity(scripted: ScriptedStudy) ->
         assert json.loads(identity.tags["vidclf.searched"]) == searched
         assert identity.run_name.startswith(f"#{trial.number:03d} ")
         assert trial.user_attrs["metrics"] == {"val/macro_f1": 0.5}
+        assert trial.user_attrs[OWNER] == scripted.uuid
+        assert trial.user_attrs["machine"] == config.digest(profiling.machine())
+    assert scripted.state.running == {}
 
 
 def test_a_crash_is_a_failure_that_counts_and_never_a_pruned_trial(scripted: ScriptedStudy) -> None:
@@ -228,14 +233,13 @@ def test_repeats_reach_the_worker_and_their_means_the_pruner(scripted: ScriptedS
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.4}
 
 
-@pytest.mark.slow
 def test_the_next_trial_is_asked_for_while_workers_are_busy_and_put_back_on_a_stop(
     scripted: ScriptedStudy,
 ) -> None:
     scripted.only_svm()
     scripted.text = scripted.text.replace("trials = 4", "trials = 9")
     scripted.text += '[sampler]\nname = "tpe"\nstartup_trials = 2\n'
-    scripted.stop_delay = 2.0  # for the next one to be asked for
+    scripted.stop_when = lambda opened: any(trial.user_attrs.get(AHEAD) for trial in opened.trials())
     opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=4)
     assert ending == "interrupted"
     assert "waiting" in scripted.states(opened)
@@ -310,6 +314,8 @@ def test_a_missing_or_infinite_objective_is_a_failure(scripted: ScriptedStudy) -
     )
     opened, _ = scripted.run(lambda task, _: next(values))
     assert scripted.states(opened) == ["failed", "failed", "complete", "complete"]
+    outcomes = [opened.attempt(number).outcome() for number in range(4)]
+    assert [each.status for each in outcomes if each] == scripted.states(opened)
 
 
 def test_a_model_that_is_too_large_is_not_trained(scripted: ScriptedStudy) -> None:
@@ -351,6 +357,73 @@ def test_the_best_value_so_far_is_what_the_pruner_sees(scripted: ScriptedStudy) 
 
     opened, _ = scripted.run(curve)
     assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.6, 3: 0.6}
+
+
+def test_what_an_earlier_attempt_reported_is_not_decided_anew(scripted: ScriptedStudy) -> None:
+    """It goes on from there, and what its first steps give now changes neither the best nor a decision."""
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
+    curves = iter([[0.2, 0.6], [0.1, 0.9, 0.4, 0.7]])
+
+    def curve(task: RunTask, connection: Connection) -> Outcome | None:
+        values = next(curves)
+        for step, value in enumerate(values, start=1):
+            connection.send(StepReport(step, {"epoch/val/macro_f1": value}))
+            assert connection.recv() == StepDecision()
+        return complete(0.7) if len(values) > 2 else None
+
+    opened, _ = scripted.run(curve)
+    assert scripted.states(opened) == ["died", "complete"]
+    assert [trial.intermediate_values for trial in opened.trials()] == [
+        {1: 0.2, 2: 0.6},
+        {1: 0.2, 2: 0.6, 3: 0.6, 4: 0.7},
+    ]
+
+
+def test_the_best_of_what_is_to_be_minimized_is_the_smallest(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace('"maximize"', '"minimize"').replace("val/macro_f1", "val/loss")
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
+
+    def curve(task: RunTask, connection: Connection) -> Outcome:
+        for step, value in enumerate([0.6, 0.2, 0.4], start=1):
+            connection.send(StepReport(step, {"epoch/val/loss": value}))
+            connection.recv()
+        return Outcome("complete", "", {"val/loss": 0.2}, now_ms())
+
+    opened, _ = scripted.run(curve)
+    assert opened.trials()[0].intermediate_values == {1: 0.6, 2: 0.2, 3: 0.2}
+
+
+def test_a_pruner_that_compares_repeats_is_told_each_by_itself(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace(
+        'direction = "maximize"', 'direction = "maximize"\nrepeats = 5\nrepeat_by = "seed"'
+    ).replace("[space]", '[pruner]\nname = "wilcoxon"\n[space]')
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
+
+    def train(task: RunTask, connection: Connection) -> Outcome:
+        for step, (single, mean) in enumerate([(0.2, 0.2), (0.6, 0.4)], start=1):
+            connection.send(StepReport(step, {"repeat/val/macro_f1": single, "mean/val/macro_f1": mean}))
+            connection.recv()
+        return complete(0.4)
+
+    opened, _ = scripted.run(train)
+    assert opened.trials()[0].intermediate_values == {1: 0.2, 2: 0.6}
+
+
+def test_a_size_at_its_bound_keeps_it(scripted: ScriptedStudy) -> None:
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
+    scripted.text += '\n[[constraint]]\nmetric = "size/file_mb"\nmax = 10\n'
+
+    def train(task: RunTask, connection: Connection) -> Outcome:
+        connection.send(StepReport(0, {"size/file_mb": 10.0}))
+        assert connection.recv() == StepDecision()
+        return complete(0.5, **{"size/file_mb": 10.0})
+
+    opened, _ = scripted.run(train)
+    assert [(row.state, row.feasible) for row in opened.rows()] == [("complete", True)]
 
 
 def test_a_hopeless_trial_is_pruned_with_its_reason(scripted: ScriptedStudy) -> None:
