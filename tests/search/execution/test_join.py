@@ -178,6 +178,36 @@ def test_of_two_that_ask_at_once_for_the_last_trial_one_gives_it_back(tmp_path: 
     assert len(opened.rows()) == 2  # done, and waiting
 
 
+def test_a_supervisor_gives_back_what_it_asked_for_too_late(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted before another asked for the last trial."""
+    scripted.only_svm()
+    scripted.text = scripted.text.replace("trials = 4", "trials = 1")
+    other = Ownership(scripted.open(), join=True)
+    opened = scripted.open()
+    trial = opened.study.ask()
+    scripted.definition.space.suggest(trial)
+    trial.set_user_attr(OWNER, other.uuid)
+    really_remaining, asked = BudgetCounter.remaining, list[int]()
+
+    def remaining(self: BudgetCounter, running: int) -> int:
+        asked.append(running)
+        if len(asked) == 1:
+            return 1
+        if len(asked) == 2:
+            settle(opened, trial, complete(0.7))
+        return really_remaining(self, running)
+
+    monkeypatch.setattr(BudgetCounter, "remaining", remaining)
+    opened, ending = scripted.run(lambda task, _: complete(0.5), join=True)
+    other.release()
+    assert ending == "finished"
+    first, second = opened.trials()
+    assert (first.value, second.state, second.user_attrs[RELEASED]) == (0.7, TrialState.FAIL, True)
+    assert opened.logical() == 1
+
+
 def test_a_retry_that_the_budget_had_no_room_for_is_queued_when_it_has(tmp_path: Path) -> None:
     opened = in_memory(tmp_path)
     opened.study.enqueue_trial({"x": 0.3})
@@ -598,7 +628,6 @@ def test_a_trial_that_is_cut_while_others_run_the_study_is_queued_for_them_at_on
     assert queue_lost(opened) == 0
 
 
-@pytest.mark.slow
 def test_a_trial_that_is_cut_with_nobody_else_waits_for_the_next_session(scripted: ScriptedStudy) -> None:
     scripted.only_svm()
     opened, ending = scripted.run(lambda task, _: complete(0.5), stop_after=1)
