@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tests.clips import write_squares
 from tests.gpu.fits import Sets, build, fit, on_both, sets
@@ -148,6 +149,25 @@ def test_too_little_memory_is_lived_with(many: Sets, share: float, parts: int) -
 
 def test_too_little_memory_while_batches_are_read_ahead_is_lived_with(many: Sets) -> None:
     assert limited_to(0.35, many).parts_ > 1
+
+
+@pytest.mark.usefixtures("not_ahead")
+@pytest.mark.parametrize("keys", [{}, {"optimizer": "sgd"}, {"precision": "fp16", "clip_grad": 0.1}])
+def test_a_step_of_the_optimizer_finds_no_memory(many: Sets, keys: Mapping[str, object]) -> None:
+    memory, room = log.memory[0], 2**12  # for scalars
+    before = register_optimizer_step_pre_hook(lambda *_: setattr(memory, "limit", memory.alive + room))
+    after = register_optimizer_step_post_hook(lambda *_: setattr(memory, "limit", None))
+    try:
+        with gpu():
+            ours = fit(many, **keys)
+    finally:
+        before.remove()
+        after.remove()
+    with gpu():
+        theirs = fit(many, **keys)
+    assert ours.classifier.parts_ == 1
+    np.testing.assert_array_equal(ours.shares, theirs.shares)
+    assert ours.losses == theirs.losses
 
 
 @pytest.mark.usefixtures("not_ahead")

@@ -436,6 +436,21 @@ def test_optimizers(name: Any, kind: type) -> None:
     assert [(group["lr"], group["weight_decay"]) for group in made.param_groups] == [(0.1, 0.3)]
 
 
+def test_momentum_begins_at_zero_where_fp16_overflows_in_the_first_step() -> None:
+    (weight,) = parameters = [nn.Parameter(torch.zeros(3))]
+    settings: Any = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "backbone_lr_scale": 1.0}
+    made = training.make_optimizer(nn.Identity(), parameters, **settings)
+    torch.use_deterministic_algorithms(True)  # so that torch fills what it leaves uninitialised with NaN
+    try:
+        for overflow in (1.0, 0.0):
+            weight.grad = torch.ones(3)
+            made.grad_scale, made.found_inf = torch.ones(()), torch.tensor(overflow)  # as GradScaler says it
+            made.step()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert weight.tolist() == pytest.approx([-0.1] * 3)
+
+
 def test_clip_grad_limits_the_step() -> None:
     keys = {"train.optimizer": "sgd", "train.lr": 1.0, "train.epochs": 1, "train.batch_size": 16,
             "train.weight_decay": 0.0, "train.schedule": "constant", "train.clip_grad": 1e-3}  # fmt: skip

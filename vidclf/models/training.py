@@ -36,15 +36,34 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """A fused optimizer over what is not frozen, the head in its last group.
 
-    Each group keeps its highest learning rate as ``peak_lr``.
+    Each group keeps its highest learning rate as ``peak_lr``. The state is there before the first step, so no
+    step asks for memory: where it is short, a backward pass finds that out, and can be done again.
     """
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     groups = [(trained, lr * backbone_lr_scale), (list(head), lr)]
     options = [{"params": params, "lr": peak, "peak_lr": peak} for params, peak in groups if params]
+    made: torch.optim.Optimizer
     if optimizer == "sgd":
-        return torch.optim.SGD(options, momentum=_SGD_MOMENTUM, weight_decay=weight_decay, fused=True)
-    make = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
-    return make(options, weight_decay=weight_decay, fused=True)
+        made = torch.optim.SGD(options, momentum=_SGD_MOMENTUM, weight_decay=weight_decay, fused=True)
+    else:
+        make = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
+        made = make(options, weight_decay=weight_decay, fused=True)
+    for parameter in (parameter for group in made.param_groups for parameter in group["params"]):
+        made.state[parameter].update(_first_state(parameter, optimizer))
+    return made
+
+
+def _first_state(parameter: nn.Parameter, optimizer: OptimizerName) -> dict[str, torch.Tensor]:
+    """What torch's optimizer would begin with at its first step."""
+    if optimizer == "sgd":
+        # torch leaves it uninitialised where fp16 overflows in the first step (2.15), and goes on from that.
+        return {"momentum_buffer": torch.zeros_like(parameter)}
+    step = torch.zeros((), device=parameter.device)
+    return {
+        "step": step,
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def lr_factor(
