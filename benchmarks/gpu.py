@@ -14,6 +14,9 @@ kernels     that a step of the bare loop starts (CUDA only)
 waits       of the last epoch for the device, as `torch.cuda.set_sync_debug_mode` counts them (CUDA only)
 MiB         that tensors took at most (CUDA only)
 
+The last line of a network is all of it again with `train.compile = "on"`, CUDA graphs and all; `compile_s` of
+the JSON is what its first epoch took longer than its last.
+
 Then, of every network, whether two fits with one seed are equal to the last bit, and by how much its
 probabilities differ in bf16 and fp16 from those in fp32; and a training that runs out of memory (CUDA only).
 """
@@ -39,11 +42,19 @@ from vidclf.data.clips import ClipSet, ClipStore
 from vidclf.data.pictures import Picture
 from vidclf.models import MODELS, devices, precision, training
 from vidclf.models.classifier import NeuralClassifier
+from vidclf.models.compiled import TrainingForward
 from vidclf.models.networks import NETWORKS
-from vidclf.models.train_config import Precision
+from vidclf.models.train_config import Compile, Precision
 from vidclf.runs.experiment import parse_experiment
 
 CLASSES = ("left", "right")
+Line = tuple[str, bool, Compile]
+LINES: tuple[Line, ...] = (
+    *(("head", False, "off"), ("head", True, "off")),
+    *(("partial", False, "off"), ("partial", True, "off")),
+    *(("full", False, "off"), ("full", False, "on")),
+)
+"""Of each network: which part is trained, whether from kept outputs of the rest, and `train.compile`."""
 Sets = tuple[ClipSet, ClipSet]
 
 
@@ -136,7 +147,7 @@ def kernels_of(call: Callable[[], object], device: torch.device) -> int | None:
 
 
 def step_of(made: NeuralClassifier, cached: bool, given: argparse.Namespace) -> Callable[[], None]:
-    """A step of training on inputs that are on the device."""
+    """A step of training on inputs that are on the device, compiled if training was."""
     network, device = made.network_.train(), made.forward_.views.device
     shape = (given.batch, made.frames, 3, made.size, made.size)
     inputs = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -155,6 +166,8 @@ def step_of(made: NeuralClassifier, cached: bool, given: argparse.Namespace) -> 
         backbone_lr_scale=1.0,
     )
 
+    made.training_forward_ = TrainingForward(made.forward_, made.compile)
+
     def step() -> None:
         optimizer.zero_grad()
         made._accumulate(inputs, targets, weights, 1)
@@ -164,11 +177,13 @@ def step_of(made: NeuralClassifier, cached: bool, given: argparse.Namespace) -> 
     return step
 
 
-def measured(network: str, part: str, cached: bool, sets: Sets, given: argparse.Namespace) -> dict[str, Any]:
+def measured(network: str, line: Line, sets: Sets, given: argparse.Namespace) -> dict[str, Any]:
     """A line of the table."""
+    part, cached, compiled = line
     stages = len(NETWORKS[network].stages)
     frozen = {"head": stages, "partial": stages // 2, "full": 0}[part]
-    made = built(network, given, frozen=frozen, views=int(cached), cache="auto" if cached else "off")
+    keys = {"views": int(cached), "cache": "auto" if cached else "off", "compile": compiled}
+    made = built(network, given, frozen=frozen, **keys)
     device, ends, waits = devices.current(), list[float](), list[int]()
     devices.reset_peak_memory()
     with waits_counted(device) as caught:
@@ -189,6 +204,7 @@ def measured(network: str, part: str, cached: bool, sets: Sets, given: argparse.
     flops = counter.get_total_flops() / given.batch * bare
     return {
         **{"network": network, "part": part, "cached": cached, "precision": made.precision},
+        **{"compile": compiled, "compile_s": (ends[1] - ends[0]) - (ends[-1] - ends[-2])},
         **{"clips_s": trained, "bare_clips_s": bare, "share": trained / bare},
         **{"flops": flops, "kernels_a_step": kernels},
         "waits_an_epoch": waits[-1] - waits[-2] if device.type == "cuda" else None,
@@ -266,18 +282,20 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         os.environ["VIDCLF_CACHE"] = str(Path(folder, "cache"))
         sets = clip_sets(Path(folder), given)
         for network in given.networks:
-            for part in ("head", "partial", "full"):
-                for cached in (False, True):
-                    if cached and part == "full":
-                        continue
-                    line = measured(network, part, cached, sets, given)
-                    of_product = line["flops"] / products[line["precision"]]
-                    cells = [network, part, cached, line["precision"]]
-                    cells += [f"{line['clips_s']:.1f} ({line['share']:.0%})"]
-                    cells += [f"{line['flops'] / 1e12:.3g} ({of_product:.0%})"]
-                    cells += [line["kernels_a_step"], line["waits_an_epoch"], line["memory_mib"]]
-                    print("".join(f"{'-' if cell is None else cell!s:>18.17}" for cell in cells), flush=True)
-                    lines.append(line)
+            for part, cached, compiled in LINES:
+                line = measured(network, (part, cached, compiled), sets, given)
+                of_product = line["flops"] / products[line["precision"]]
+                cells = [
+                    network,
+                    f"{part}, compiled" if compiled == "on" else part,
+                    cached,
+                    line["precision"],
+                ]
+                cells += [f"{line['clips_s']:.1f} ({line['share']:.0%})"]
+                cells += [f"{line['flops'] / 1e12:.3g} ({of_product:.0%})"]
+                cells += [line["kernels_a_step"], line["waits_an_epoch"], line["memory_mib"]]
+                print("".join(f"{'-' if cell is None else cell!s:>18.17}" for cell in cells), flush=True)
+                lines.append(line)
         print()
         for network in given.checked:
             checks.append(checked(network, sets, given))

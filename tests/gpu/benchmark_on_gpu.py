@@ -36,8 +36,11 @@ def test_a_line_for_each_part_and_figures_of_each_network(
         benchmark["main"]([*TINY.split(), "--to", str(to)])
     figures = json.loads(to.read_text())
     assert figures["device"] == "stand-in"
-    lines = [(line["part"], line["cached"]) for line in figures["training"]]
-    assert lines == [("head", False), ("head", True), ("partial", False), ("partial", True), ("full", False)]
+    lines = [(line["part"], line["cached"], line["compile"]) for line in figures["training"]]
+    assert lines == [
+        *[("head", False, "off"), ("head", True, "off"), ("partial", False, "off"), ("partial", True, "off")],
+        *[("full", False, "off"), ("full", False, "on")],
+    ]
     assert all(line["clips_s"] > 0 and line["kernels_a_step"] > 0 for line in figures["training"])
     assert [check["network"] for check in figures["checks"]] == ["tiny2d", "tiny3d"]
     assert all(check["seed_repeats"] for check in figures["checks"])

@@ -492,7 +492,7 @@ def test_defaults() -> None:
         "schedule": "cosine", "step_size": 5, "gamma": 0.5, "warmup_epochs": 1, "backbone_lr_scale": 1.0,
         "clip_grad": 0.0, "label_smoothing": 0.0, "balance": "none", "monitor": "val/macro_f1",
         "stop_monitor": None, "patience": 5, "min_delta": 0.0, "min_epochs": 3, "views": 0,
-        "accumulation": 1, "cache": "auto", "precision": "auto",
+        "accumulation": 1, "cache": "auto", "precision": "auto", "compile": "off",
     }  # fmt: skip
     tree = {"data": {"manifest": "/m.csv"}, "model": {"kind": "volume3d"}}
     made = config.validate(neural_config.Volume3dExperiment, tree, "x.toml")

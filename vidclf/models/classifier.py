@@ -24,11 +24,20 @@ from vidclf.evaluation import metrics
 from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.checkpoint import CheckpointWriter, FitState
+from vidclf.models.compiled import TrainingForward
 from vidclf.models.forward import Forward
 from vidclf.models.memory import BatchNormStatistics
 from vidclf.models.networks import FrozenNorm, Pooling, save_network, saved_network
 from vidclf.models.precision import reproducible, served
-from vidclf.models.train_config import Balance, Cache, Monitor, OptimizerName, Precision, Schedule
+from vidclf.models.train_config import (
+    Balance,
+    Cache,
+    Compile,
+    Monitor,
+    OptimizerName,
+    Precision,
+    Schedule,
+)
 from vidclf.models.video_network import (
     ExportableNetwork,
     ProbabilityGraph,
@@ -56,6 +65,7 @@ class NeuralClassifier:
         augment: Keyword arguments of `vidclf.data.augmentation.draw_view`.
         network_: The network; after `fit` with the weights of the best epoch.
         forward_: From clips to the network's logits.
+        training_forward_: The same of training batches, compiled where ``compile`` says so.
         scaler_: Of the loss, so that its gradients are neither too large nor too small for fp16.
         parts_: Parts in which a batch was worked off: ``accumulation``, twice that once memory had run out,
             twice as many again the next time.
@@ -100,8 +110,10 @@ class NeuralClassifier:
     accumulation: int
     cache: Cache
     precision: Precision
+    compile: Compile = "off"
     network_: VideoNetwork = field(init=False)
     forward_: Forward = field(init=False)
+    training_forward_: TrainingForward = field(init=False)
     scaler_: torch.amp.GradScaler = field(init=False)
     parts_: int = field(init=False, default=1)
 
@@ -138,7 +150,9 @@ class NeuralClassifier:
             for epoch, curves in enumerate(progress.history, start=1):
                 report(epoch, curves)
             judged = len(val) > 0
-            with CheckpointWriter(checkpoint, identity) as writer:
+            epochs_left = self.epochs - len(progress.history)
+            self.training_forward_.steps = epochs_left * math.ceil(len(train) / self.batch_size)
+            with self.training_forward_, CheckpointWriter(checkpoint, identity) as writer:
                 while not self._finished(progress, judged=judged):
                     epoch = len(progress.history) + 1
                     curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
@@ -242,6 +256,7 @@ class NeuralClassifier:
             fixed_views=self.views > 0,
             cache=self.cache,
         )
+        self.training_forward_ = TrainingForward(self.forward_, self.compile, self.network, self.precision)
 
     def _train_epoch(self, clips: ClipSet, epoch: int, progress: FitState) -> dict[str, float]:
         """One pass over the training clips; its curves are those of the views it trained on."""
@@ -315,6 +330,7 @@ class NeuralClassifier:
                 if saved is None:
                     raise
                 progress.parts *= 1 + (saved == "clips")
+            self.training_forward_.give_up()
             # Out here, as inside the handler the traceback would still hold the failed attempt's tensors.
             progress.optimizer.zero_grad()
             statistics.restore()
@@ -326,7 +342,8 @@ class NeuralClassifier:
         total_weight = class_weights[targets].sum()
         losses, hits = [], []
         for part, part_targets in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-            logits = self.forward_.logits(part)
+            # Gradients of several parts would lie in the memory that a CUDA graph writes anew each time.
+            logits = (self.training_forward_ if parts == 1 else self.forward_.logits)(part)
             summed = functional.cross_entropy(
                 logits, part_targets, class_weights, reduction="sum", label_smoothing=self.label_smoothing
             )
@@ -383,8 +400,9 @@ class NeuralClassifier:
         save_network(self.network, directory)
 
     def _arguments(self) -> dict[str, Any]:
-        """What makes another classifier like this one."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.init}
+        """What makes another classifier like this one; ``compile`` says only how."""
+        fields = (item.name for item in dataclasses.fields(self) if item.init and item.name != "compile")
+        return {name: getattr(self, name) for name in fields}
 
     def describe(self) -> Mapping[str, float]:
         """``size/parameters``, ``size/trainable_parameters``, ``cost/macs`` of a clip's evaluation views.

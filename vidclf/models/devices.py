@@ -140,6 +140,12 @@ def forked_rng(device: "torch.device") -> Iterator[None]:
         yield
 
 
+def finish() -> None:
+    """Waits until all that is queued on the devices is done."""
+    for device in _used:
+        _module(device.type).synchronize()
+
+
 def release_memory() -> None:
     """Gives the memory that torch holds in reserve back to the devices."""
     for device in _used:

@@ -104,16 +104,20 @@ class Forward:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """float32 (B, classes) of pixels (B, T, 3, size, size), or of what the frozen part made of them."""
-        with self._computing():
-            if inputs.dtype == torch.uint8:
-                logits: Tensor = self.network(self.normalised(inputs))
-            else:
-                logits = self.network.head(self.network.features(inputs.to(self._mean.device).float()))
-        return logits.float()
+        with self.computing():
+            return self.compute(inputs).float()
+
+    def compute(self, inputs: Tensor) -> Tensor:
+        """As `logits`, in the precision and of the type that stand around it."""
+        if inputs.dtype == torch.uint8:
+            logits: Tensor = self.network(self.normalised(inputs))
+        else:
+            logits = self.network.head(self.network.features(inputs.to(self._mean.device).float()))
+        return logits
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """float32 (B, width): the pooled features that the head makes `logits` of."""
-        with self._computing():
+        with self.computing():
             pixels = inputs.dtype == torch.uint8
             there = inputs.to(self._mean.device)
             maps = self.network.prefix(self.normalised(there)) if pixels else there.float()
@@ -133,7 +137,7 @@ class Forward:
 
     def _frozen(self, pixels: Tensor) -> Tensor:
         """The frozen part's float16 output of pixels (B, T, 3, size, size), as it is kept."""
-        with torch.no_grad(), self._computing():
+        with torch.no_grad(), self.computing():
             return self.network.prefix(self.normalised(pixels)).clamp(-_LARGEST, _LARGEST).half()
 
     def _load(self, clips: ClipSet, view: View, kept: ActivationCache | None, indices: Batch) -> _Loaded:
@@ -190,7 +194,8 @@ class Forward:
         """What the network takes, float32, of pixels (B, T, 3, size, size), uint8."""
         return (pixels.to(self._mean.device).float() - self._mean) / self._std
 
-    def _computing(self) -> contextlib.AbstractContextManager[None]:
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Within it all is computed in the precision that was asked for."""
         return precision.computing(self.views.device, self._precision)
 
     @cached_property

@@ -23,6 +23,7 @@ Schedule = Literal["constant", "step", "cosine"]
 Balance = Literal["none", "sampler", "loss", "both"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Cache = Literal["auto", "off"]
+Compile = Literal["off", "on", "auto"]
 
 
 class TrainConfig(Section):
@@ -73,3 +74,7 @@ class TrainConfig(Section):
     precision: Literal["auto"] | Precision = "auto"
     """``auto``: bf16 where the device has instructions for it, else fp16 on CUDA, else fp32; ``tf32``: fp32
     with the rounded products of CUDA's tensor cores. ``tf32`` and ``fp16`` mean fp32 where CUDA is not."""
+    compile: Compile = "off"
+    """``on``: `torch.compile` of both passes of full training batches, on CUDA with CUDA graphs; ``auto``:
+    where that saves more than it takes, measured once for each network and shape. Figures differ from those
+    of ``off`` by rounding, with ``auto`` by what was measured. No GPU has measured it yet: hence ``off``."""

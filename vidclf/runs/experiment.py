@@ -35,6 +35,9 @@ from vidclf.runs.repeats import Repeats, run_repeats
 
 logger = logging.getLogger(__name__)
 
+_HOW = ("data.manifest", "experiment", "train.cache", "train.compile")
+"""Keys that don't decide a result: where files lie, and how the same is computed."""
+
 __all__ = [
     "ExperimentConfig",
     "TrialPruned",
@@ -106,7 +109,7 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
     values = {
         path: value
         for path, value in values.items()
-        if path not in ("data.manifest", "experiment", "train.cache") and not path.startswith("published.")
+        if path not in _HOW and not path.startswith("published.")
     }
     weights = values.get("model.weights")
     if weights not in (None, "pretrained", "none"):
