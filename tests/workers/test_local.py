@@ -164,6 +164,31 @@ def test_a_worker_that_pauses_late_is_told_to_go_on_and_finishes(
     ]
 
 
+def test_what_does_not_fit_into_the_time_is_left_out_at_the_end_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "vidclf")
+    worker, opened = Late(), in_memory(tmp_path)
+    session = SessionContext(opened, None, None, Display(), lambda _: None)  # type: ignore[arg-type]
+    opened.set_finishing({"drawn": 3.0, "closed": 2.0})
+    attempts = [Attempt(tmp_path / "00003"), Attempt(tmp_path / "00004")]
+    left = iter([6.0, 1.0])
+    StudyFinalizer(session, [worker], lambda: next(left)).run_tasks(  # type: ignore[list-item]
+        attempts, "drawn"
+    )
+    assert [re.sub(r"\d+\.\d s", "N s", line) for line in caplog.messages[1:]] == [
+        "trial 3 drawn, N s (1 of 2)",
+        "1 kept trial not drawn, as budget.seconds is used up",
+    ]
+
+
+def test_no_shape_is_measured_for_which_there_is_no_time(tmp_path: Path) -> None:
+    worker, left = Late(), iter([30.0, 4.0])
+    models = {"first": Path("model"), "second": Path("model")}
+    found = measure_latencies(models, Path("clip"), worker, lambda: next(left))  # type: ignore[arg-type]
+    assert list(found) == [("first", TIMED)]
+
+
 def test_a_pause_right_after_a_message_does_not_take_the_answer_for_its_end() -> None:
     here, there = multiprocessing.Pipe()
     line, answers = _Line(there), list[object]()

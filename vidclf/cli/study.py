@@ -72,8 +72,13 @@ def tune(
 
     `--set` changes every base that has the key. Ctrl-C stops cleanly; the same command goes on.
     """
+    import time
+
+    import psutil
+
     from vidclf import config
 
+    begun = time.monotonic() - (time.time() - psutil.Process().create_time())
     config.read_toml(study)  # a misspelt name is answered before anything slow is loaded
 
     from vidclf.runs.store import find_store, open_store
@@ -83,7 +88,7 @@ def tune(
 
     opened_store = find_store(store) if dry_run else open_store(store)
     request = search.TuneRequest(
-        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray
+        study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray, begun
     )
     definition = search.plan(request, opened_store)
     with progress_bar("Preparing clips") as progress:
@@ -122,6 +127,8 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     import tomli_w
     from rich.table import Table
 
+    from vidclf.search.execution.display import clock
+
     console = make_console(stderr=False)
     console.print(plan["study"], plan["question"])
     clips = ", ".join(f"{count} {split}" for split, count in plan["clips"].items())
@@ -138,11 +145,12 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     for stem, tree in plan["bases"].items():
         console.print(f"\n{stem}, as resolved here:")
         console.print(tomli_w.dumps(tree))
+    if plan["trial_seconds"]:
+        shown = ", ".join(f"{stem} {seconds:.3g} s" for stem, seconds in plan["trial_seconds"].items())
+        console.print(f"a trial took: {shown}")
     if plan["seconds_left"] is not None:
-        console.print(
-            f"about {plan['seconds_left'] / 60:.0f} minutes and {plan['store_bytes'] / 1e6:.0f} MB in all, "
-            "as the trials so far"
-        )
+        disk = f", {plan['store_bytes'] / 1e6:.0f} MB in all" if plan["store_bytes"] is not None else ""
+        console.print(f"about {clock(plan['seconds_left'])} left{disk}")
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

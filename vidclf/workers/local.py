@@ -322,7 +322,7 @@ def _measure(task: LatencyTask) -> Measured:
             model = load_model(task.folder)
         else:
             model = untrained_model(parse_experiment(task.experiment or {}, "to be timed").resolved())
-        return Measured(profiling.measure_latency(model, task.clip))
+        return Measured(profiling.measure_latency(model, task.clip, limit_s=task.limit_s))
     except Exception as error:
         return Measured({}, f"{type(error).__name__}: {error}")
 

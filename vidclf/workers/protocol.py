@@ -32,11 +32,13 @@ class LatencyTask:
         clip: The clip.
         folder: The saved model.
         experiment: In place of it: an experiment whose model is as fast untrained.
+        limit_s: Seconds that it may take, see `vidclf.inference.profiling.measure_latency`.
     """
 
     clip: Path
     folder: Path | None = None
     experiment: Mapping[str, Any] | None = None
+    limit_s: float = 60.0
 
 
 @dataclass(frozen=True)

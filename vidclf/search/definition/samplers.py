@@ -13,6 +13,7 @@ from optuna.samplers import (
     CmaEsSampler,
     GPSampler,
     NSGAIISampler,
+    PartialFixedSampler,
     QMCSampler,
     RandomSampler,
     TPESampler,
@@ -215,6 +216,15 @@ def build_sampler(settings: SamplerConfig, space: Space, *start: int | str) -> B
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return settings.build(seed, space)
+
+
+def fixed_to(sampler: BaseSampler, stem: str, space: Space) -> BaseSampler:
+    """The same sampler, for trials of one base."""
+    if len(space.bases) == 1:
+        return sampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PartialFixedSampler({BASE: stem}, sampler)
 
 
 class _WholeSpaceQMC(QMCSampler):

@@ -131,6 +131,7 @@ class StudyDefinition:
         continued: The study whose finished trials this one takes over.
         join: Other supervisors may run it too.
         ray: Address of the Ray cluster whose workers run it; ``None``: this machine's do.
+        begun: When the command that runs it began, on the monotonic clock; ``None``: when its trials do.
     """
 
     name: str
@@ -140,6 +141,7 @@ class StudyDefinition:
     continued: str | None = None
     join: bool = False
     ray: str | None = None
+    begun: float | None = None
 
     @property
     def experiment(self) -> str:

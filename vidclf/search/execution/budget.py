@@ -1,5 +1,6 @@
 """Counts a running study's trials, time and errors, and decides when they end it."""
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.runs.folder import Outcome
+from vidclf.search.definition.study_file import StudyFile
+from vidclf.search.execution import costs
 from vidclf.search.execution.display import StudyState
-from vidclf.search.record.settings import Budget
-from vidclf.search.record.study import DIED, INTERRUPTED, OWNER, OpenStudy, counts, root_of
+from vidclf.search.record.study import DIED, INTERRUPTED, OWNER, STOPPED, OpenStudy, counts, root_of
 
 Ending = Literal["finished", "time", "patience", "exhausted", "interrupted", "errors"]
 """Why a study stopped: all trials done, its time used up, no better value for long, nothing new to try,
@@ -26,8 +28,41 @@ ERRORS_IN_A_ROW = 3
 """Trials in a row with the same error that stop a study: the code or the data is broken, not the trial."""
 
 
+class BudgetClock:
+    """The wall time of a study's commands, that of earlier sessions included."""
+
+    def __init__(self, opened: OpenStudy, seconds: float | None, begun: float | None) -> None:
+        """Args:
+        opened: The study; it remembers the time.
+        seconds: That there are, ``None``: as many as it takes.
+        begun: When this command began, on the monotonic clock; ``None``: now.
+        """
+        self._opened, self._seconds = opened, seconds
+        self._begun = time.monotonic() if begun is None else begun
+        self._before = opened.seconds()
+
+    @property
+    def limited(self) -> bool:
+        return self._seconds is not None
+
+    def left(self) -> float:
+        """Seconds until the command has to end."""
+        return math.inf if self._seconds is None else self._seconds - self._used()
+
+    def reserved(self, seconds: float) -> float:
+        """What is set aside of the budget for work that is expected to take so long: a quarter at most."""
+        return seconds if self._seconds is None else min(seconds, self._seconds / 4)
+
+    def save(self) -> None:
+        """Has the study remember the time."""
+        self._opened.set_seconds(self._used())
+
+    def _used(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+
 class BudgetCounter:
-    """Counts a session's trials and its time, on top of what the study had before."""
+    """Counts a session's trials, on top of what the study had before, and what they cost."""
 
     repeats: int
     """Configurations in a row that an earlier trial has."""
@@ -35,21 +70,21 @@ class BudgetCounter:
     elsewhere: int
     """Trials that other supervisors run."""
 
-    def __init__(self, opened: OpenStudy, budget: Budget, state: StudyState, uuid: str) -> None:
+    def __init__(
+        self, opened: OpenStudy, file: StudyFile, state: StudyState, uuid: str, clock: BudgetClock
+    ) -> None:
         """Args:
         opened: The study.
-        budget: When it ends.
+        file: Says when it ends.
         state: What the user sees; its counts are kept up to date.
         uuid: The supervisor whose session it is.
+        clock: Of the study.
         """
-        self._opened = opened
-        self._budget = budget
-        self._state = state
-        self._uuid = uuid
+        self._opened, self._state, self._uuid, self._clock = opened, state, uuid, clock
+        self._budget, self._keep = file.budget, file.keep
+        self._direction = file.objectives[0].direction if len(file.objectives) == 1 else None
         self.repeats = 0
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
-        self._begun = time.monotonic()
-        self._seconds_before = opened.seconds()
         self.refresh()
 
     def ending(self) -> Ending | None:
@@ -58,11 +93,22 @@ class BudgetCounter:
             return "exhausted"
         if len(self._errors) == ERRORS_IN_A_ROW and self._errors[0] and len(set(self._errors)) == 1:
             return "errors"
-        if self._budget.seconds is not None and self._seconds() >= self._budget.seconds:
+        if self._clock.limited and self.next_base() is None:
             return "time"
         if self._budget.patience is not None and self._state.since_best >= self._budget.patience:
             return "patience"
         return None
+
+    def left(self) -> float:
+        """Seconds until the last trial has to end, so that there is time for what comes after it."""
+        return self._clock.left() - self._reserve
+
+    def next_base(self) -> str | None:
+        """The base whose turn it is; ``None`` where no trial would end in time."""
+        now, running = time.monotonic(), dict[str, list[float]]()
+        for displayed in self._state.running.values():
+            running.setdefault(displayed.base, []).append(now - displayed.started)
+        return costs.next_base(self._state.costs, running, self.left())
 
     def remaining(self, running: int) -> int:
         """How many trials may begin, beside this supervisor's ``running`` ones; as last counted."""
@@ -99,13 +145,17 @@ class BudgetCounter:
         found = Counter(row.state for row in rows)
         self._state.counts = {
             state: found[state]
-            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED)
+            for state in ("complete", "pruned", "failed", INTERRUPTED, DIED, STOPPED)
             if found[state]
         }
         self.count(trials)
         best = self._opened.ranked(rows)[:1]
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
         self._state.since_best = _since(trials, best[0].number) if best else 0
+        self._state.costs = costs.costs_of(trials, list(self._opened.stored["bases"]), self._direction)
+        finishing = costs.finishing_seconds(self._opened, trials, self._keep)
+        self._reserve = self._clock.reserved(finishing)
+        self._state.finishing = finishing
         return rows
 
     def count(self, trials: Sequence[FrozenTrial] | None = None) -> None:
@@ -117,13 +167,6 @@ class BudgetCounter:
         # Cut trials that are not queued again yet make room that is for nothing else.
         waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
         self._all_asked = not any(self._admits(trials, number) for number in [*waiting, len(trials)])
-
-    def save_seconds(self) -> None:
-        """Has the study remember the wall time of all its sessions."""
-        self._opened.set_seconds(self._seconds())
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._begun
 
 
 def _since(trials: Sequence[FrozenTrial], best: int) -> int:

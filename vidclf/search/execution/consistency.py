@@ -30,7 +30,7 @@ from vidclf.runs.store_checks import (
 from vidclf.search.execution.recovery import reconcile
 from vidclf.search.record.owners import Ownership, live_owners
 from vidclf.search.record.storage import open_storage
-from vidclf.search.record.study import BASE, DEFINITION, INTERRUPTED, OWNER, OpenStudy, counts
+from vidclf.search.record.study import BASE, DEFINITION, INTERRUPTED, OWNER, STOPPED, OpenStudy, counts
 from vidclf.tracking.consistency import disagreeing_runs, is_running, runs_by_attempt
 from vidclf.tracking.deliverer import Deliverer, prepare
 
@@ -204,7 +204,7 @@ def _disagreements(opened: OpenStudy) -> Iterator[Problem]:
 
 def _told(opened: OpenStudy, trial: FrozenTrial) -> Outcome:
     """How the trial ended, from Optuna's record alone."""
-    interrupted = trial.user_attrs.get("reason_kind") == INTERRUPTED
+    interrupted = trial.user_attrs.get("reason_kind") in (INTERRUPTED, STOPPED)
     states: dict[TrialState, Status] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     status = states.get(trial.state, "interrupted" if interrupted else "failed")
     metrics = dict(trial.user_attrs.get("metrics") or {})

@@ -14,6 +14,7 @@ from vidclf.progress import silent
 from vidclf.runs.experiment import dataset_record, divided, provenance
 from vidclf.runs.folder import Attempt
 from vidclf.search.definition.study_file import StudyDefinition
+from vidclf.search.execution.budget import BudgetClock
 from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.record.owners import Ownership
 from vidclf.search.record.study import OWNER, OpenStudy
@@ -45,6 +46,11 @@ class SessionContext:
         file = self.definition.file
         metric = self.opened.objective.metric
         return StudyState(self.opened.name, file.question, metric, file.budget.trials, file.workers)
+
+    @cached_property
+    def clock(self) -> BudgetClock:
+        """The study's wall time, this command included."""
+        return BudgetClock(self.opened, self.definition.file.budget.seconds, self.definition.begun)
 
     @cached_property
     def provenance(self) -> dict[str, dict[str, str]]:

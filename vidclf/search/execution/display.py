@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vidclf.evaluation import ranking
+from vidclf.search.execution.costs import BaseCost, forecast
 
 
 @dataclass
@@ -51,6 +52,9 @@ class StudyState:
         cache_lookups: How often this session's trials asked the caches.
         cache_hits: How often what they asked for was there.
         starting: Workers that are not ready yet.
+        costs: What trials of each base cost.
+        finishing: Seconds of what comes after the trials.
+        time_left: Seconds that the budget has left; ``None`` where it has no bound.
     """
 
     name: str
@@ -68,17 +72,27 @@ class StudyState:
     cache_lookups: float = 0
     cache_hits: float = 0
     starting: int = 0
+    costs: Mapping[str, BaseCost] = field(default_factory=dict)
+    finishing: float = 0.0
+    time_left: float | None = None
 
     def hourly(self) -> float:
         """Trials an hour in this session."""
         return self.finished_here / (time.monotonic() - self.started) * 3600
 
     def seconds_left(self) -> float | None:
-        """From the mean time of this session's trials; ``None`` before the first has finished."""
-        if not self.finished_here:
+        """Until all is done, running trials included; ``None`` before one has ended."""
+        now = time.monotonic()
+        rest = forecast(self.costs, max(0, self.total - self.used - len(self.running)), self.workers)
+        if rest is None:
             return None
-        elapsed = time.monotonic() - self.started
-        return elapsed / self.finished_here * max(0, self.total - self.used)
+        means = [cost.seconds for cost in self.costs.values() if cost.seconds is not None]
+        for trial in self.running.values():
+            cost = self.costs.get(trial.base)
+            expected = cost.seconds if cost and cost.seconds is not None else max(means)
+            rest += max(0.0, expected - (now - trial.started)) / self.workers
+        rest += self.finishing
+        return rest if self.time_left is None else min(rest, max(0.0, self.time_left))
 
 
 class Display:

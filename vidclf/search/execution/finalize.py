@@ -1,10 +1,13 @@
 """The end of a study: trains missing models, measures latencies, draws figures, marks the best trials."""
 
 import logging
+import math
 import multiprocessing.connection
+import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -16,7 +19,8 @@ from vidclf.labels import plural
 from vidclf.runs.folder import Attempt
 from vidclf.search.definition.study_file import StudyDefinition
 from vidclf.search.execution.context import SessionContext
-from vidclf.search.execution.latency import measure_latencies
+from vidclf.search.execution.costs import FINISHING
+from vidclf.search.execution.latency import LEAST_SECONDS, measure_latencies
 from vidclf.search.execution.worker_pool import machine_of, start_workers, wait_until_ready
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.consistency import runs_by_attempt
@@ -31,14 +35,20 @@ logger = logging.getLogger(__name__)
 class StudyFinalizer:
     """Trains missing models of the kept trials, measures all shapes, and draws the kept models' figures.
 
+    Where the study's time is bounded, what is not expected to end in time is left out, and the user told.
+
     Attributes:
         session: The session; all trials of its study are done.
         workers: Idle ones. Kept up to date: one is started where none is left, and one on each machine is
             left after the measurements.
+        left: Seconds until the command has to end.
+        taken: Seconds of each step so far, by its name in `FINISHING`.
     """
 
     session: SessionContext
     workers: list[Worker]
+    left: Callable[[], float] = lambda: math.inf
+    taken: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def opened(self) -> OpenStudy:
@@ -56,6 +66,18 @@ class StudyFinalizer:
         if undrawn:
             logger.info(f"drawing the models of {plural(len(undrawn), 'kept trial')} …")
             self.run_tasks(undrawn, "drawn")
+        means = {name: statistics.mean(seconds) for name, seconds in self.taken.items() if seconds}
+        if means:
+            self.opened.set_finishing({**self.opened.finishing(), **means})
+
+    def _left(self) -> float:
+        """Seconds until what comes last has to begin."""
+        return self.left() - {**FINISHING, **self.opened.finishing()}["closed"]
+
+    def _in_time(self, name: str) -> bool:
+        """Whether there is time for one more step of a name."""
+        expected = {**FINISHING, **self.opened.finishing()}[name]
+        return self._left() > max(self.taken[name] or [expected])
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
@@ -73,10 +95,15 @@ class StudyFinalizer:
             attempts: What lacks a model or pictures.
             done: What the user is told of each.
         """
-        self._ensure_worker()
         left, busy, ended = list(attempts), dict[Worker, Attempt](), 0
         begun: dict[Worker, float] = {}
         while left or busy:
+            idle = len(self.workers) - len(busy) or not self.workers
+            if left and idle and not self._in_time(done):
+                logger.info(f"{plural(len(left), 'kept trial')} not {done}, as budget.seconds is used up")
+                left.clear()
+                continue
+            self._ensure_worker()
             for worker in self.workers:
                 if left and worker not in busy:
                     busy[worker] = left.pop(0)
@@ -96,6 +123,7 @@ class StudyFinalizer:
                     logger.info(f"{name} has no model or pictures: {message.error}")
                 else:
                     seconds = time.monotonic() - begun[worker]
+                    self.taken[done].append(seconds)
                     logger.info(f"{name} {done}, {seconds:.1f} s ({ended} of {len(attempts)})")
 
     def _measure(self) -> None:
@@ -126,14 +154,22 @@ class StudyFinalizer:
             models: A saved model of each shape.
             machines: Digest of the machine that trained it, by shape; ``None``: not known.
         """
+        if self._left() < LEAST_SECONDS:
+            logger.info(f"{plural(len(models), 'shape')} not timed, as budget.seconds is used up")
+            return
         self._ensure_worker()
-        left = _one_each(self.workers)
+        left, measured = _one_each(self.workers), 0
         logger.info(f"measuring the latency of {plural(len(models), 'shape')}, nothing else runs …")
         for machine, worker in left.items():
             # Before there were other machines, trials did not say on which they ran.
             here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
-            for shape, metrics in measure_latencies(here, self.session.latency_clip, worker):
+            began = time.monotonic()
+            for shape, metrics in measure_latencies(here, self.session.latency_clip, worker, self._left):
                 self.opened.set_latency(shape, metrics)
+                self.taken["timed"].append(time.monotonic() - began)
+                began, measured = time.monotonic(), measured + 1
+        if measured < len(models) and self._left() < LEAST_SECONDS:
+            logger.info(f"{plural(len(models) - measured, 'shape')} not timed, as budget.seconds is used up")
         if away := sum(machine not in (*left, None) for machine in machines.values()):
             logger.info(f"{plural(away, 'shape')} could not be measured: their machine has no worker left")
 

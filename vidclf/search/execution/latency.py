@@ -1,9 +1,10 @@
 """Measures the latencies of a study's models, once for each shape, while its workers are paused."""
 
 import logging
+import math
 import multiprocessing.connection
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,8 @@ from vidclf.workers.protocol import LatencyTask, Measured, Message, Paused, Resu
 
 logger = logging.getLogger(__name__)
 
+LEAST_SECONDS = 5.0
+"""Without so much time a shape is not measured at the end of a study: a few runs say little."""
 PAUSE_SECONDS = 5.0
 """Longest wait for running workers to pause; one that does not is left alone, and the latency marked."""
 
@@ -90,7 +93,7 @@ def _pause(busy: Sequence[Worker]) -> tuple[list[Worker], list[tuple[Worker, Mes
 
 
 def measure_latencies(
-    models: Mapping[str, Path], clip: Path, worker: Worker
+    models: Mapping[str, Path], clip: Path, worker: Worker, left: Callable[[], float] = lambda: math.inf
 ) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Measures one model of each shape on the only worker left.
 
@@ -98,12 +101,15 @@ def measure_latencies(
         models: Folder of a saved model by shape.
         clip: A video file to time on.
         worker: The only worker left.
+        left: Seconds that there are, asked before each; with fewer than `LEAST_SECONDS` no more are measured.
 
     Yields:
         Shape and latency metrics, as soon as they are known; shapes that could not be timed are left out.
     """
     for shape, folder in models.items():
-        worker.send(LatencyTask(clip, folder))
+        if (seconds := left()) < LEAST_SECONDS:
+            return
+        worker.send(LatencyTask(clip, folder, limit_s=min(LatencyTask.limit_s, seconds)))
         message = answer(worker)
         if not isinstance(message, Measured):
             logger.info(f"latency was not measured: {worker.exit_reason()}")

@@ -23,6 +23,7 @@ from vidclf.search.record.study import (
     OWNER,
     RELEASED,
     RUN_AGAIN,
+    SECONDS,
     START,
     OpenStudy,
     root_of,
@@ -118,20 +119,30 @@ def put_back(opened: OpenStudy, number: int, owner: str | None) -> None:
             opened.storage.set_trial_state_values(opened.trial_id(number), TrialState.WAITING)
 
 
-def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: bool = False) -> None:
+def settle(
+    opened: OpenStudy,
+    trial: optuna.Trial,
+    outcome: Outcome,
+    *,
+    kind: str = "",
+    seconds: float | None = None,
+) -> None:
     """Tells Optuna how an attempt ended; a crash is FAIL, never PRUNED and never a bad value.
 
     Args:
         opened: The study.
         trial: The trial.
         outcome: How its attempt ended.
-        again: Its worker died, and the same configuration is to run again.
+        kind: Of a failure after which it runs again: `DIED` or `STOPPED`; else the outcome's status.
+        seconds: How long a worker had it; ``None``: not known.
 
     Raises:
         FencedError: It was settled by another supervisor.
     """
     try:
-        _tell(opened, trial, outcome, again)
+        if seconds is not None:
+            trial.set_user_attr(SECONDS, seconds)
+        _tell(opened, trial, outcome, kind or outcome.status)
     except UpdateFinishedTrialError as error:
         raise FencedError from error
     except ValueError as error:  # how Optuna refuses one that ended while it was told
@@ -140,14 +151,14 @@ def settle(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, *, again: b
         raise FencedError from error
 
 
-def _tell(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, again: bool) -> None:
+def _tell(opened: OpenStudy, trial: optuna.Trial, outcome: Outcome, kind: str) -> None:
     trial.set_user_attr("metrics", dict(outcome.metrics))
     if outcome.status == "complete":
         bound_sizes(opened, trial, outcome.metrics)
         opened.study.tell(trial, [outcome.metrics[objective.metric] for objective in opened.objectives])
         return
     trial.set_user_attr("reason", outcome.reason)
-    trial.set_user_attr("reason_kind", DIED if again else outcome.status)
+    trial.set_user_attr("reason_kind", kind)
     opened.study.tell(trial, state=TrialState.PRUNED if outcome.status == "pruned" else TrialState.FAIL)
 
 
@@ -183,7 +194,15 @@ def bound_sizes(opened: OpenStudy, trial: optuna.Trial, metrics: Mapping[str, fl
     return broken
 
 
-def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str, *, queue: bool) -> bool:
+def settle_or_interrupt(
+    opened: OpenStudy,
+    trial: optuna.Trial,
+    why: str,
+    *,
+    queue: bool,
+    kind: str = INTERRUPTED,
+    seconds: float | None = None,
+) -> bool:
     """Settles a trial that nobody runs any more.
 
     One whose attempt had finished keeps its outcome; any other is failed as interrupted, and does not count.
@@ -193,6 +212,8 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str, *, que
         trial: The trial.
         why: What interrupted it.
         queue: Queue it again at once, where it is to run again; else `queue_lost` does.
+        kind: `INTERRUPTED` or `STOPPED`.
+        seconds: How long a worker had it; ``None``: not known.
 
     Returns:
         Whether it was queued again.
@@ -205,10 +226,11 @@ def settle_or_interrupt(opened: OpenStudy, trial: optuna.Trial, why: str, *, que
     outcome = attempt.outcome()
     wanted = {objective.metric for objective in opened.objectives}
     if outcome is None or (outcome.status == "complete" and not wanted <= outcome.metrics.keys()):
-        outcome = Outcome("interrupted", f"{INTERRUPTED}: {why}", {}, now_ms())
+        outcome = Outcome("interrupted", f"{kind}: {why}", {}, now_ms())
         if attempt.exists():
             attempt.finish(outcome)
-    settle(opened, trial, outcome)
+    cut = outcome.status == "interrupted"
+    settle(opened, trial, outcome, kind=kind if cut else "", seconds=seconds)
     settled = opened.frozen(trial.number)
     again = queue and settled.user_attrs.get("reason_kind") in RUN_AGAIN
     if again:

@@ -71,7 +71,7 @@ def run_session(session: SessionContext, deliverer: DelivererThread, workers: li
             # One at a time: latencies are measured with nothing else running.
             lock = session.opened.store.lock("finishing")
             with locked(lock, "waiting for another study of this store to measure its latencies …"):
-                StudyFinalizer(session, workers).run()
+                StudyFinalizer(session, workers, session.clock.left).run()
             _wait_for_others(ownership)
     except KeyboardInterrupt:
         ending = "interrupted"
@@ -200,7 +200,7 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) -> None:
     """Delivers everything, keeps the best models, and writes the study's page where this supervisor leads."""
-    opened, ownership = session.opened, session.ownership
+    opened, ownership, began = session.opened, session.ownership, time.monotonic()
     try:
         ownership.renew()  # or finds that another has taken the study over: then nothing of it is written
         rows = opened.rows()
@@ -225,6 +225,10 @@ def _close(session: SessionContext, deliverer: DelivererThread, ending: Ending) 
                 mark(opened, session.definition, rows, stay)
         except MlflowError as error:
             logger.warning("the best trials are not marked in MLflow: %s", error)
+    if rows:
+        with contextlib.suppress(DatabaseUnavailableError):
+            opened.set_finishing({**opened.finishing(), "closed": time.monotonic() - began})
+            session.clock.save()
 
 
 def _finish_own_attempt(session: SessionContext, ending: Ending, rows: list[TrialRow]) -> None:

@@ -19,6 +19,7 @@ from vidclf.models import MODELS
 from vidclf.models.base import ExperimentConfig
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.definition.grid import ExhaustiveSampler, exhausted
+from vidclf.search.definition.samplers import fixed_to
 from vidclf.search.execution.budget import RANDOM_AFTER, BudgetCounter, Ending
 from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import DisplayedTrial
@@ -60,8 +61,9 @@ class Supervisor:
         self._ask_ahead_from = session.definition.file.sampler.options.get("startup_trials", 0)
         self._group = SupervisorGroup(session.opened, session.ownership)
         self._meter = LatencyMeter(session.opened)
+        self._clock = session.clock
         self._counter = BudgetCounter(
-            session.opened, session.definition.file.budget, session.state, session.ownership.uuid
+            session.opened, session.definition.file, session.state, session.ownership.uuid, self._clock
         )
         self._finisher = TrialFinisher(session, self._counter, self._meter)
         self._unanswered: deque[tuple[Worker, Message | None]] = deque()
@@ -71,6 +73,7 @@ class Supervisor:
         self._ahead: AskedTrial | None = None
         self._machines: dict[Worker, Mapping[str, str]] = {}
         self._stop = False
+        self._stopped_by_time = False
 
     def stop(self) -> None:
         """Ends the study at the next opportunity; running trials are interrupted."""
@@ -96,17 +99,21 @@ class Supervisor:
                 put_back(self._opened, self._ahead.trial.number, self._uuid)
             for worker, running in self._running.items():
                 worker.stop()
-                self._finisher.interrupt(running, queue=bool(self._group.others))
+                queue = bool(self._group.others) and not self._stopped_by_time
+                self._finisher.interrupt(running, queue=queue, by_time=self._stopped_by_time)
             self._running.clear()
             self._starting.stop()
             self._counter.refresh()
             if not self._session.ownership.fenced:
-                self._counter.save_seconds()
+                self._clock.save()
 
     def _loop(self) -> Ending:
         while not self._stop:
             self._update_group()
             ending = self._ending()
+            if self._running and self._counter.left() <= 0:
+                self._stopped_by_time = True
+                return "time"
             if ending is None and self._idle and (self._ahead or self._budget_left()):
                 self._start()
                 continue
@@ -116,6 +123,7 @@ class Supervisor:
             if not self._receive() and ending is None and self._may_ask_ahead():
                 self._ahead = self._ask(ahead=True)
             self._state.starting = len(self._starting.workers)
+            self._state.time_left = self._clock.left() if self._clock.limited else None
             self._session.display.refresh(self._state)
         return "interrupted"
 
@@ -129,7 +137,7 @@ class Supervisor:
         """Where it is due, takes over from dead supervisors and saves the time used."""
         if self._group.refresh(waiting=not self._running):
             self._counter.count()
-            self._counter.save_seconds()
+            self._clock.save()
 
     def _ending(self) -> Ending | None:
         ending = self._counter.ending()
@@ -144,8 +152,11 @@ class Supervisor:
         return self._counter.remaining(len(self._running)) > after
 
     def _may_ask_ahead(self) -> bool:
-        """Whether all workers are busy, budget is left, and the sampler has seen enough trials."""
-        busy = self._ahead is None and not self._idle
+        """Whether all workers are busy, budget is left, and the sampler has seen enough trials.
+
+        Where time is what bounds the study, whose turn it is shows when a worker is free.
+        """
+        busy = self._ahead is None and not self._idle and not self._clock.limited
         return busy and self._state.used >= self._ask_ahead_from and self._budget_left(len(self._running))
 
     def _ask(self, *, ahead: bool = False) -> AskedTrial | None:
@@ -183,10 +194,17 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _sampler(self) -> Iterator[None]:
-        """Draws at random where the study's own sampler has proposed only what is known."""
+        """The study's own sampler, for the base whose turn it is where time bounds the study.
+
+        Draws at random where it has proposed only what is known.
+        """
         study, own = self._opened.study, self._opened.study.sampler
-        if self._counter.repeats >= RANDOM_AFTER and not isinstance(own, ExhaustiveSampler):
+        if isinstance(own, ExhaustiveSampler):
+            pass
+        elif self._counter.repeats >= RANDOM_AFTER:
             study.sampler = RandomSampler(seed=100 * self._state.used + self._counter.repeats)
+        elif self._clock.limited and (stem := self._counter.next_base()):
+            study.sampler = fixed_to(own, stem, self._space)
         try:
             yield
         finally:

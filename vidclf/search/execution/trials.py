@@ -25,7 +25,15 @@ from vidclf.search.execution.context import SessionContext
 from vidclf.search.execution.display import finished_line
 from vidclf.search.execution.latency import LatencyMeter
 from vidclf.search.execution.recovery import bound_sizes, deaths, queue_again, settle, settle_or_interrupt
-from vidclf.search.record.study import BASE, INTERRUPTED, START, OpenStudy, root_of
+from vidclf.search.record.study import (
+    BASE,
+    DIED,
+    INTERRUPTED,
+    START,
+    STOPPED,
+    OpenStudy,
+    root_of,
+)
 from vidclf.workers.protocol import StepDecision, StepReport
 
 logger = logging.getLogger(__name__)
@@ -225,7 +233,8 @@ class TrialFinisher:
             shape = str(self._opened.frozen(running.trial.number).user_attrs.get("shape"))
             with contextlib.suppress(UpdateFinishedTrialError):  # which `settle` says, too
                 bound_sizes(self._opened, running.trial, self._meter.uncontended(shape))
-        settle(self._opened, running.trial, outcome, again=again)
+        kind, seconds = DIED if again else "", time.monotonic() - running.started
+        settle(self._opened, running.trial, outcome, kind=kind, seconds=seconds)
 
     def _log(self, running: RunningTrial, outcome: Outcome, again: bool) -> None:
         state: str = "infeasible" if outcome.reason.startswith("infeasible") else outcome.status
@@ -266,16 +275,19 @@ class TrialFinisher:
             queue_again(self._opened, self._opened.frozen(running.trial.number))
             self._counter.count()  # or the study might end before it is run again
 
-    def interrupt(self, running: RunningTrial, *, queue: bool) -> None:
+    def interrupt(self, running: RunningTrial, *, queue: bool, by_time: bool = False) -> None:
         """Ends a trial that is interrupted.
 
         Args:
             running: The trial; its worker has been stopped.
             queue: Others run the study, and are to run it again; else the next session does.
+            by_time: The study's time is used up.
         """
+        kind, why = (STOPPED, "budget.seconds is used up") if by_time else (INTERRUPTED, "asked to stop")
+        seconds = time.monotonic() - running.started
         with contextlib.suppress(DatabaseUnavailableError):
             try:
-                settle_or_interrupt(self._opened, running.trial, "asked to stop", queue=queue)
+                settle_or_interrupt(self._opened, running.trial, why, queue=queue, kind=kind, seconds=seconds)
             except FencedError:
                 self._disown(running)
 

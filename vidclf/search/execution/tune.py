@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from vidclf.runs.experiment import divided, parse_experiment, prepare
 from vidclf.runs.store import Store, check_name
 from vidclf.search.definition.study_file import StudyDefinition, check_same, load_study, open_study
 from vidclf.search.definition.warm_start import check_alike, enqueue_first, seed
+from vidclf.search.execution import costs
 from vidclf.search.execution.budget import Ending
 from vidclf.search.execution.consistency import mend_study
 from vidclf.search.execution.context import SessionContext
@@ -53,6 +54,7 @@ class TuneRequest:
         join: Run trials beside other supervisors of the study; where there is none, begin it.
         ray: Address of a Ray cluster whose workers run it; ``auto``: the one that runs here; ``local``:
             one that is started here for it.
+        begun: When the user asked, on the monotonic clock.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class TuneRequest:
     continue_as: str | None = None
     join: bool = False
     ray: str | None = None
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
 
 @devices.left_alone(describe_machine)
@@ -98,6 +101,7 @@ def plan(request: TuneRequest, store: Store) -> StudyDefinition:
         file=file.model_copy(update=changes),
         join=request.join,
         ray=request.ray,
+        begun=request.begun,
     )
     if request.continue_as is None:
         return definition
@@ -116,8 +120,8 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
         ``study``, ``question``, ``objective``, ``used`` and ``total`` trials, ``workers``; ``resources``:
         who they are, in words; ``clips`` by split; ``space``: what is searched in each base; ``bases``: each
         as resolved here; ``first``: the points that are tried before anything is sampled; ``sample``: one
-        random configuration; ``seconds_left`` and ``store_bytes`` (in the end, models included): from the
-        trials so far, ``None`` before the first.
+        random configuration; ``seconds_left``, ``trial_seconds`` by base, and ``store_bytes`` (in the end,
+        models included): from the trials so far, ``None`` before the first, but for a time that is bounded.
 
     Raises:
         InputError: A study of this name asks something else.
@@ -154,7 +158,7 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
         "bases": bases,
         "first": _first_points(definition),
         "sample": _sample(definition),
-        **_estimates(opened, max(0, file.budget.trials - used), file.workers),
+        **_estimates(opened, definition, used),
     }
 
 
@@ -183,17 +187,26 @@ def _sample(definition: StudyDefinition) -> dict[str, Any]:
     return {"base": stem, "params": dict(trial.params), "experiment": config.dump(experiment)}
 
 
-def _estimates(opened: OpenStudy | None, trials: int, workers: int) -> dict[str, float | None]:
-    """Time left and disk in all, from what the trials so far took."""
+def _estimates(opened: OpenStudy | None, definition: StudyDefinition, used: int) -> dict[str, Any]:
+    """Time left, what trials of each base cost, and disk in all, from what the trials so far took."""
+    file = definition.file
+    trials, clock = max(0, file.budget.trials - used), file.budget.seconds
     finished = opened.trials([TrialState.COMPLETE, TrialState.PRUNED]) if opened else []
     finished = [trial for trial in finished if counts(trial)]  # another study's have no folder here
-    durations = [trial.duration.total_seconds() for trial in finished if trial.duration]
-    if opened is None or not durations:
-        return {"seconds_left": None, "store_bytes": None}
+    known = costs.costs_of(finished, list(definition.space.bases), None)
+    seconds = costs.forecast(known, trials, file.workers)
+    taken = {stem: cost.seconds for stem, cost in known.items() if cost.seconds is not None}
+    if opened is None or seconds is None:
+        left = None if clock is None else clock - (opened.seconds() if opened else 0.0)
+        return {"seconds_left": left, "trial_seconds": taken, "store_bytes": None}
+    seconds += costs.finishing_seconds(opened, finished, file.keep)
+    if clock is not None:
+        seconds = min(seconds, max(0.0, clock - opened.seconds()))
     folders = [opened.attempt(trial.number).folder for trial in finished]
     held = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
     return {
-        "seconds_left": statistics.mean(durations) * trials / workers,
+        "seconds_left": seconds,
+        "trial_seconds": taken,
         "store_bytes": held + held / len(finished) * trials,
     }
 
@@ -244,7 +257,9 @@ def _tune(
             requeued = 0 if ownership.others() else mend_study(opened)
         else:
             definition = _with_common_budget(definition, opened)
+        seconds = definition.file.budget.seconds
         trials_left = opened.logical() < definition.file.budget.trials
+        trials_left &= seconds is None or opened.seconds() < seconds
         if trials_left and definition.ray is None:
             preload()  # while MLflow is prepared
         prepare_mlflow(store)

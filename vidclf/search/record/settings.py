@@ -83,7 +83,8 @@ class Budget(Section):
     trials: int = Field(ge=1)
     """Complete, pruned and given-up trials in total, also after a resume."""
     seconds: float | None = Field(None, gt=0)
-    """Wall time of all sessions together after which no trial begins."""
+    """Wall time of all sessions together, the whole of each ``vidclf tune``. No trial begins that is not
+    expected to end in time; one that still runs then is stopped, and goes on where there is more time."""
     patience: int | None = Field(None, ge=1)
     """Trials in a row that bring no better value after which the search ends."""
     retries: int = Field(2, ge=0)

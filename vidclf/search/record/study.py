@@ -39,13 +39,17 @@ REPEATS = "repeats"
 """Trial attribute: the earlier trial of its configuration; it was not run and is left out of all counts."""
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial that was queued with its values."""
-INTERRUPTED, DIED = "interrupted", "died"
-RUN_AGAIN = (INTERRUPTED, DIED)
+SECONDS = "seconds"
+"""Trial attribute: how long a worker had it."""
+INTERRUPTED, DIED, STOPPED = "interrupted", "died", "stopped"
+RUN_AGAIN = (INTERRUPTED, DIED, STOPPED)
 """Kinds of failure after which the same configuration runs again, so that they do not count."""
 _TRIALS = "vidclf/trials"
 """Study attribute: the budget that its supervisors keep together."""
 _SECONDS = "vidclf/seconds"
 """Study attribute: wall time of all sessions."""
+_FINISHING = "vidclf/finishing"
+"""Study attribute: what each step after the trials took, in seconds."""
 _LATENCY = "vidclf/latency"
 """Prefix of the study attributes that hold latency metrics by shape."""
 
@@ -197,6 +201,13 @@ class OpenStudy:
 
     def set_seconds(self, seconds: float) -> None:
         self.study.set_user_attr(_SECONDS, seconds)
+
+    def finishing(self) -> dict[str, float]:
+        """Seconds that each step after the trials took, as last measured, by its name."""
+        return dict(self.study.user_attrs.get(_FINISHING, {}))
+
+    def set_finishing(self, seconds: Mapping[str, float]) -> None:
+        self.study.set_user_attr(_FINISHING, dict(seconds))
 
     def repeated(self, trial: FrozenTrial) -> int | None:
         """The earlier trial of the very same configuration that is complete, pruned or running.

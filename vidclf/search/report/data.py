@@ -151,6 +151,7 @@ class StudyData:
             (states["complete"], f"complete ({note})" if note else "complete"),
             (states["pruned"] - large, "pruned early"),
             (large, "not trained because infeasible"),
+            (states["stopped"], "stopped when the time was used up"),
             *((states[state], state) for state in ("failed", "interrupted", "died", "running", "waiting")),
         ]
         parts = ", ".join(f"{count} {text}" for count, text in kinds if count)
@@ -186,7 +187,9 @@ class StudyData:
 def status(opened: OpenStudy) -> dict[str, Any]:
     """Where a study stands, in the shape of ``--json``."""
     rows = opened.rows()
-    found = dict.fromkeys(("complete", "pruned", "failed", "interrupted", "died", "running", "waiting"), 0)
+    found = dict.fromkeys(
+        ("complete", "pruned", "failed", "stopped", "interrupted", "died", "running", "waiting"), 0
+    )
     for row in rows:
         found[row.state] += 1
     best = best_of(opened, rows)

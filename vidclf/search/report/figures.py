@@ -22,6 +22,7 @@ _STATES = {
     "pruned": "#e69f00",
     "failed": "#b00020",
     "interrupted": "#d9a0a8",
+    "stopped": "#d9a0a8",
     "died": "#7a2030",
     "running": "#009e73",
 }
