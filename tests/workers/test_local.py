@@ -170,9 +170,9 @@ def test_what_does_not_fit_into_the_time_is_left_out_at_the_end_and_said(
     caplog.set_level("INFO", "vidclf")
     worker, opened = Late(), in_memory(tmp_path)
     session = SessionContext(opened, None, None, Display(), lambda _: None)  # type: ignore[arg-type]
-    opened.set_finishing({"drawn": 3.0, "closed": 2.0})
+    opened.set_finishing({"drawn": 3.0})
     attempts = [Attempt(tmp_path / "00003"), Attempt(tmp_path / "00004")]
-    left = iter([6.0, 1.0])
+    left = iter([6.0, -1.0])
     StudyFinalizer(session, [worker], lambda: next(left)).run_tasks(  # type: ignore[list-item]
         attempts, "drawn"
     )

@@ -127,7 +127,7 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     import tomli_w
     from rich.table import Table
 
-    from vidclf.search.execution.display import clock
+    from vidclf.search.execution.display import clock, listed
 
     console = make_console(stderr=False)
     console.print(plan["study"], plan["question"])
@@ -146,8 +146,7 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
         console.print(f"\n{stem}, as resolved here:")
         console.print(tomli_w.dumps(tree))
     if plan["trial_seconds"]:
-        shown = ", ".join(f"{stem} {seconds:.3g} s" for stem, seconds in plan["trial_seconds"].items())
-        console.print(f"a trial took: {shown}")
+        console.print(f"a trial took: {listed(plan['trial_seconds'])}")
     if plan["seconds_left"] is not None:
         disk = f", {plan['store_bytes'] / 1e6:.0f} MB in all" if plan["store_bytes"] is not None else ""
         console.print(f"about {clock(plan['seconds_left'])} left{disk}")

@@ -1,17 +1,21 @@
 """What the seconds of a study's budget are spent on."""
 
+import io
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from tests.scripted_study import ScriptedStudy, complete
 from vidclf.runs.folder import Outcome
 from vidclf.search.execution import budget, trials
 from vidclf.search.execution.costs import BaseCost, forecast, next_base
+from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.execution.tune import describe_plan
+from vidclf.search.record.study import REPEATS
 from vidclf.workers.protocol import RunTask
 
 
@@ -95,6 +99,21 @@ def test_seconds_are_kept_and_spent_on_what_is_cheap_and_promises_as_much(
     assert {stem: known.seconds for stem, known in scripted.state.costs.items()} == {"svm": 20, "tiny": 100}
 
 
+def test_a_base_that_holds_nothing_new_takes_no_turns_from_others(
+    scripted: ScriptedStudy, now: list[float]
+) -> None:
+    scripted.text = scripted.text.replace("trials = 4", "trials = 12\nseconds = 1000")
+
+    def train(task: RunTask, _: Connection) -> Outcome:
+        now[0] += 1.0 if task.experiment["model"]["kind"] == "frames2d" else 20.0
+        return complete(0.5)
+
+    opened, ending = scripted.run(train)  # of tiny nothing is searched
+    assert ending == "finished"
+    assert [row.base for row in opened.rows()] == ["svm", "tiny", *["svm"] * 10]
+    assert sum(REPEATS in trial.user_attrs for trial in opened.trials()) <= 6
+
+
 def test_what_runs_when_the_time_is_used_up_is_stopped_and_goes_on_where_there_is_more(
     scripted: ScriptedStudy, now: list[float]
 ) -> None:
@@ -140,3 +159,18 @@ def test_a_plan_says_what_trials_cost_and_how_long_it_will_take(
     scripted.text = scripted.text.replace("trials = 14", "trials = 14\nseconds = 150")
     scripted.open()
     assert describe_plan(scripted.definition, scripted.store)["seconds_left"] == 150 - opened.seconds()
+
+
+def test_the_panel_says_what_trials_take_and_when_all_is_done() -> None:
+    state = StudyState("s", "?", "val/macro_f1", total=12, workers=1, used=2)
+    state.costs = {"svm": cost(2.0, [0.5]), "tiny": cost(60.0, [0.5])}
+    state.finishing = 10.0
+    assert state.seconds_left() == pytest.approx(10 * 31.0 + 10.0)
+    state.time_left = 100.0
+    assert state.seconds_left() == 100.0
+    written = io.StringIO()
+    with Display(Console(file=written, force_terminal=True, width=200)) as display:
+        display.refresh(state)
+    shown = written.getvalue()
+    assert "about 1:40 left" in shown
+    assert "a trial takes: svm 2 s, tiny 60 s" in shown

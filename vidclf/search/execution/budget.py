@@ -31,13 +31,16 @@ ERRORS_IN_A_ROW = 3
 class BudgetClock:
     """The wall time of a study's commands, that of earlier sessions included."""
 
-    def __init__(self, opened: OpenStudy, seconds: float | None, begun: float | None) -> None:
+    def __init__(
+        self, opened: OpenStudy, seconds: float | None, begun: float | None, preparing: float
+    ) -> None:
         """Args:
         opened: The study; it remembers the time.
         seconds: That there are, ``None``: as many as it takes.
         begun: When this command began, on the monotonic clock; ``None``: now.
+        preparing: See `costs.closing_seconds`.
         """
-        self._opened, self._seconds = opened, seconds
+        self._opened, self._seconds, self.preparing = opened, seconds, preparing
         self._begun = time.monotonic() if begun is None else begun
         self._before = opened.seconds()
 
@@ -48,6 +51,10 @@ class BudgetClock:
     def left(self) -> float:
         """Seconds until the command has to end."""
         return math.inf if self._seconds is None else self._seconds - self._used()
+
+    def left_to_finish(self) -> float:
+        """Seconds until what comes last has to begin."""
+        return self.left() - costs.closing_seconds(self._opened, self.preparing)
 
     def reserved(self, seconds: float) -> float:
         """What is set aside of the budget for work that is expected to take so long: a quarter at most."""
@@ -67,6 +74,9 @@ class BudgetCounter:
     repeats: int
     """Configurations in a row that an earlier trial has."""
 
+    repeats_of: Counter[str]
+    """The same of each base."""
+
     elsewhere: int
     """Trials that other supervisors run."""
 
@@ -83,7 +93,7 @@ class BudgetCounter:
         self._opened, self._state, self._uuid, self._clock = opened, state, uuid, clock
         self._budget, self._keep = file.budget, file.keep
         self._direction = file.objectives[0].direction if len(file.objectives) == 1 else None
-        self.repeats = 0
+        self.repeats, self.repeats_of = 0, Counter()
         self._errors: deque[str] = deque(maxlen=ERRORS_IN_A_ROW)
         self.refresh()
 
@@ -108,7 +118,8 @@ class BudgetCounter:
         now, running = time.monotonic(), dict[str, list[float]]()
         for displayed in self._state.running.values():
             running.setdefault(displayed.base, []).append(now - displayed.started)
-        return costs.next_base(self._state.costs, running, self.left())
+        exhausted = [stem for stem, repeats in self.repeats_of.items() if repeats >= RANDOM_AFTER]
+        return costs.next_base(self._state.costs, running, self.left(), exhausted)
 
     def remaining(self, running: int) -> int:
         """How many trials may begin, beside this supervisor's ``running`` ones; as last counted."""
@@ -153,7 +164,7 @@ class BudgetCounter:
         self._state.best = (best[0].value or 0.0, best[0].number, best[0].base) if best else None
         self._state.since_best = _since(trials, best[0].number) if best else 0
         self._state.costs = costs.costs_of(trials, list(self._opened.stored["bases"]), self._direction)
-        finishing = costs.finishing_seconds(self._opened, trials, self._keep)
+        finishing = costs.finishing_seconds(self._opened, trials, self._keep, self._clock.preparing)
         self._reserve = self._clock.reserved(finishing)
         self._state.finishing = finishing
         return rows

@@ -31,6 +31,7 @@ class SessionContext:
         display: Shows the state to the user.
         register: Called with the folder of each attempt that is to be delivered to MLflow.
         trial_ended: Called when a trial has ended.
+        preparing: Seconds from the opening of its databases to here.
     """
 
     opened: OpenStudy
@@ -39,6 +40,7 @@ class SessionContext:
     display: Display
     register: Callable[[Attempt], None]
     trial_ended: Callable[[], None] = silent
+    preparing: float = 0.0
 
     @cached_property
     def state(self) -> StudyState:
@@ -50,7 +52,8 @@ class SessionContext:
     @cached_property
     def clock(self) -> BudgetClock:
         """The study's wall time, this command included."""
-        return BudgetClock(self.opened, self.definition.file.budget.seconds, self.definition.begun)
+        seconds, begun = self.definition.file.budget.seconds, self.definition.begun
+        return BudgetClock(self.opened, seconds, begun, self.preparing)
 
     @cached_property
     def provenance(self) -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """What trials cost, base by base, what bases promise, and which is to have the next trial."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -89,7 +89,10 @@ def _values(trial: FrozenTrial, direction: Direction) -> list[float]:
 
 
 def next_base(
-    costs: Mapping[str, BaseCost], running: Mapping[str, Sequence[float]], left: float
+    costs: Mapping[str, BaseCost],
+    running: Mapping[str, Sequence[float]],
+    left: float,
+    exhausted: Container[str] = (),
 ) -> str | None:
     """The base that is to have the next trial, of those whose trials are expected to end in time.
 
@@ -100,11 +103,13 @@ def next_base(
         costs: Of each base.
         running: Seconds since the running trials of each base began.
         left: Seconds until the last trial has to end.
+        exhausted: Bases of which nothing new is proposed; they come last.
 
     Returns:
         ``None`` where no trial would end in time.
     """
     able = [stem for stem, cost in costs.items() if (cost.seconds or 0.0) < left]
+    able = [stem for stem in able if stem not in exhausted] or able
     shares = _shares(costs)
 
     def taken(stem: str) -> float:
@@ -140,14 +145,35 @@ def forecast(costs: Mapping[str, BaseCost], trials: int, workers: int) -> float 
     return each * trials / workers
 
 
-def finishing_seconds(opened: OpenStudy, trials: Sequence[FrozenTrial], keep: int) -> float:
-    """What is left to do once the trials are done: shapes to be timed, kept models to be drawn, delivered."""
+def finishing_seconds(
+    opened: OpenStudy, trials: Sequence[FrozenTrial], keep: int, preparing: float = 0.0
+) -> float:
+    """What is left to do once the trials are done: shapes to be timed, kept models to be drawn, delivered.
+
+    Args:
+        opened: The study.
+        trials: Those that have ended, others too.
+        keep: Models that are kept.
+        preparing: See `closing_seconds`.
+    """
     times, known = {**FINISHING, **opened.finishing()}, opened.latencies()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and counts(trial)]
     shapes = {trial.user_attrs.get("shape") for trial in complete}
     untimed = sum(CONTENDED in known.get(shape, (CONTENDED,)) for shape in shapes if shape)
-    seconds = untimed * times["timed"] + min(keep, len(complete)) * times["drawn"] + times["closed"]
+    seconds = untimed * times["timed"] + min(keep, len(complete)) * times["drawn"]
+    seconds += closing_seconds(opened, preparing)
     if opened.repeats is not None and opened.repeats.by == "fold":
         ended = [taken for trial in complete if (taken := _seconds(trial)) is not None]
         seconds += keep * statistics.mean(ended or [0.0]) / opened.repeats.count
     return seconds
+
+
+def closing_seconds(opened: OpenStudy, preparing: float) -> float:
+    """What comes last: the study's page, the delivery, and what the user is told.
+
+    Args:
+        opened: The study.
+        preparing: Seconds that opening the databases and starting the workers took: about half as many, on an
+            idle machine as on a busy one.
+    """
+    return max(2 * preparing, {**FINISHING, **opened.finishing()}["closed"])

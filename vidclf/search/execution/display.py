@@ -139,9 +139,16 @@ def _panel(state: StudyState) -> Group:
         best = f"best so far: {state.metric} {state.best[0]:.4f}, trial {state.best[1]} ({state.best[2]})"
     if state.cache_lookups:
         best += f"   caches: {state.cache_hits / state.cache_lookups:.0%} found"
+    if taken := {stem: cost.seconds for stem, cost in state.costs.items() if cost.seconds is not None}:
+        best += f"   a trial takes: {listed(taken)}"
     if state.starting:
         best += f"   {state.starting} of {state.workers} workers still to come"
     return Group(head, bar, running, Text(best))
+
+
+def listed(seconds: Mapping[str, float]) -> str:
+    """What a trial of each base takes, in words."""
+    return ", ".join(f"{stem} {each:.3g} s" for stem, each in seconds.items())
 
 
 def clock(seconds: float) -> str:

@@ -41,7 +41,7 @@ class StudyFinalizer:
         session: The session; all trials of its study are done.
         workers: Idle ones. Kept up to date: one is started where none is left, and one on each machine is
             left after the measurements.
-        left: Seconds until the command has to end.
+        left: Seconds until what comes last has to begin.
         taken: Seconds of each step so far, by its name in `FINISHING`.
     """
 
@@ -70,14 +70,10 @@ class StudyFinalizer:
         if means:
             self.opened.set_finishing({**self.opened.finishing(), **means})
 
-    def _left(self) -> float:
-        """Seconds until what comes last has to begin."""
-        return self.left() - {**FINISHING, **self.opened.finishing()}["closed"]
-
     def _in_time(self, name: str) -> bool:
         """Whether there is time for one more step of a name."""
         expected = {**FINISHING, **self.opened.finishing()}[name]
-        return self._left() > max(self.taken[name] or [expected])
+        return self.left() > max(self.taken[name] or [expected])
 
     def _kept(self) -> list[Attempt]:
         trials = self.opened.trials()
@@ -154,7 +150,7 @@ class StudyFinalizer:
             models: A saved model of each shape.
             machines: Digest of the machine that trained it, by shape; ``None``: not known.
         """
-        if self._left() < LEAST_SECONDS:
+        if self.left() < LEAST_SECONDS:
             logger.info(f"{plural(len(models), 'shape')} not timed, as budget.seconds is used up")
             return
         self._ensure_worker()
@@ -164,11 +160,11 @@ class StudyFinalizer:
             # Before there were other machines, trials did not say on which they ran.
             here = {shape: model for shape, model in models.items() if machines[shape] in (machine, None)}
             began = time.monotonic()
-            for shape, metrics in measure_latencies(here, self.session.latency_clip, worker, self._left):
+            for shape, metrics in measure_latencies(here, self.session.latency_clip, worker, self.left):
                 self.opened.set_latency(shape, metrics)
                 self.taken["timed"].append(time.monotonic() - began)
                 began, measured = time.monotonic(), measured + 1
-        if measured < len(models) and self._left() < LEAST_SECONDS:
+        if measured < len(models) and self.left() < LEAST_SECONDS:
             logger.info(f"{plural(len(models) - measured, 'shape')} not timed, as budget.seconds is used up")
         if away := sum(machine not in (*left, None) for machine in machines.values()):
             logger.info(f"{plural(away, 'shape')} could not be measured: their machine has no worker left")

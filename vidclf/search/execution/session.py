@@ -71,7 +71,7 @@ def run_session(session: SessionContext, deliverer: DelivererThread, workers: li
             # One at a time: latencies are measured with nothing else running.
             lock = session.opened.store.lock("finishing")
             with locked(lock, "waiting for another study of this store to measure its latencies …"):
-                StudyFinalizer(session, workers, session.clock.left).run()
+                StudyFinalizer(session, workers, session.clock.left_to_finish).run()
             _wait_for_others(ownership)
     except KeyboardInterrupt:
         ending = "interrupted"

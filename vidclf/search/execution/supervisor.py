@@ -186,8 +186,9 @@ class Supervisor:
             self._fail_invalid(trial, error)
             return None
         if self._repeats(trial):
+            self._counter.repeats_of[stem] += 1
             return None
-        self._counter.repeats = 0
+        self._counter.repeats = self._counter.repeats_of[stem] = 0
         if ahead:
             trial.set_user_attr(AHEAD, True)
         return AskedTrial(trial, stem, experiment)

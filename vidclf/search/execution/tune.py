@@ -241,6 +241,7 @@ def _tune(
     definition: StudyDefinition, store: Store, display: Display, warnings: Sequence[str]
 ) -> tuple[OpenStudy, Ending]:
     """As `tune`, with the cluster connected."""
+    entered = time.monotonic()
     opened = open_study(definition, store)
     if definition.continued is not None and not opened.trials([TrialState.COMPLETE]):
         taken, left = seed(opened, find_study(definition.continued, store), definition.space)
@@ -266,7 +267,10 @@ def _tune(
         deliverer = DelivererThread(store)
         if trials_left:
             workers += start_workers(definition, definition.file.workers)
-        session = SessionContext(opened, definition, ownership, display, deliverer.register)
+        preparing = time.monotonic() - entered
+        session = SessionContext(
+            opened, definition, ownership, display, deliverer.register, preparing=preparing
+        )
         with display:
             for warning in warnings:
                 logger.warning(warning)
