@@ -34,6 +34,7 @@ FLOORS = (
     ("search.execution",),
     ("registry",),
     ("comparison",),
+    ("review",),
     ("maintenance",),
     ("cli",),
     ("api",),

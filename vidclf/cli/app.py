@@ -13,6 +13,7 @@ from vidclf.cli.doctor import doctor
 from vidclf.cli.init import init
 from vidclf.cli.models import bench, export, predict, ui
 from vidclf.cli.registry import confirm, promote, rollback
+from vidclf.cli.review import review
 from vidclf.cli.study import status, tune
 from vidclf.cli.train import train
 
@@ -25,6 +26,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     confirm: "vidclf confirm demo --top 3",
     promote: "vidclf promote demo --as exercises --max latency/p50_ms=50",
     rollback: "vidclf rollback exercises",
+    review: "vidclf review data/mine/manifest.csv --retrain",
     predict: "vidclf predict exercises@champion clip.avi",
     bench: "vidclf bench exercises@champion --clip clip.avi",
     export: "vidclf export exercises@champion --format onnx --to exercises.onnx",

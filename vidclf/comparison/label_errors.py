@@ -70,11 +70,22 @@ class PooledPredictions:
 
 def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPredictions | None:
     """The predictions of all rows that have some; ``None`` where none has."""
+    tables = predictions_of(rows, source)
+    return pool_tables(tables) if tables else None
+
+
+def predictions_of(
+    rows: Sequence[ModelRow], source: PredictionSource = "val"
+) -> list[tuple[str, pd.DataFrame]]:
+    """Family and predictions of each row that has some, one a clip."""
     tables = [(row.family, table) for row in rows if (table := row.predictions(source)) is not None]
-    if not tables:
-        return None
     # confirm has one prediction of each seed: the first stands for all.
-    together = pd.concat(table.drop_duplicates("clip_path").assign(family=family) for family, table in tables)
+    return [(family, table.drop_duplicates("clip_path")) for family, table in tables]
+
+
+def pool_tables(tables: Sequence[tuple[str, pd.DataFrame]]) -> PooledPredictions:
+    """Of one or more models, by name, the predictions that they made of clips that they had not seen."""
+    together = pd.concat(table.assign(family=family) for family, table in tables)
     together["each"] = [
         f"{family}: {said} {100 * confidence:.0f} %"
         for family, said, confidence in zip(
@@ -94,6 +105,15 @@ def pool(rows: Sequence[ModelRow], source: PredictionSource = "val") -> PooledPr
     table.insert(4, "each", clips["each"].agg(list))
     table.insert(5, "group", clips["group"].first().fillna(""))
     return PooledPredictions(table, len(tables))
+
+
+def worst_doubts(judged: Sequence[PooledPredictions]) -> list[LabelDoubt]:
+    """Labels that look wrong to any of several pools, the worst first, each clip once."""
+    worst: dict[str, LabelDoubt] = {}
+    every = (doubt for pooled in judged for doubt in pooled.doubts())
+    for doubt in sorted(every, key=lambda doubt: doubt.given - doubt.other):
+        worst.setdefault(doubt.clip_path, doubt)
+    return list(worst.values())
 
 
 def label_doubts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from vidclf.comparison.figures import (
     projections,
     roc,
 )
-from vidclf.comparison.label_errors import LabelDoubt, PooledPredictions, pool
+from vidclf.comparison.label_errors import PooledPredictions, pool, worst_doubts
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
 from vidclf.evaluation import ranking
@@ -252,12 +252,8 @@ def _doubted_labels(judged: Sequence[PooledPredictions], loops: Loops) -> dict[s
     """Labels that look wrong: of val, and where `vidclf confirm` has judged the clips of train, of train."""
     if not judged:
         return None
-    every = (doubt for pooled in judged for doubt in pooled.doubts())
-    worst: dict[str, LabelDoubt] = {}
-    for doubt in sorted(every, key=lambda doubt: doubt.given - doubt.other):
-        worst.setdefault(doubt.clip_path, doubt)
-    shown = [*worst.values()][:_MAX_CLIPS]
-    clips = [{**_card(doubt.clip_path, judged, loops), **vars(doubt)} for doubt in shown]
+    worst = worst_doubts(judged)
+    clips = [{**_card(doubt.clip_path, judged, loops), **vars(doubt)} for doubt in worst[:_MAX_CLIPS]]
     of = len(set().union(*(pooled.table.index for pooled in judged)))
     return {"count": len(worst), "of": of, "clips": clips}
 

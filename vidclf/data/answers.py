@@ -65,17 +65,22 @@ def add_answers(
             answers.pop((b, a), None)
             answers[a, b] = same
     if answers:
-        path = answers_file(manifest)
-        word = {same: text for text, same in _WORDS.items()}
-        rows = [
-            (relative_path(a, path.parent), relative_path(b, path.parent), word[same])
-            for (a, b), same in sorted(answers.items())
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        import pandas as pd  # half a second, which mistyped names do without
-
-        pd.DataFrame(rows, columns=["a", "b", "answer"]).to_csv(path, index=False, lineterminator="\n")
+        write_answers(manifest, answers)
     return answers
+
+
+def write_answers(manifest: Path, answers: Answers) -> None:
+    """Writes the file of answers beside a manifest, in place of an earlier one."""
+    path = answers_file(manifest)
+    word = {same: text for text, same in _WORDS.items()}
+    rows = [
+        (relative_path(a, path.parent), relative_path(b, path.parent), word[same])
+        for (a, b), same in sorted(answers.items())
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import pandas as pd  # half a second, which mistyped names do without
+
+    pd.DataFrame(rows, columns=["a", "b", "answer"]).to_csv(path, index=False, lineterminator="\n")
 
 
 def _pair(given: str, text: str, entries: Sequence[Entry]) -> tuple[Path, Path]:

@@ -228,6 +228,23 @@ def _likeness(looks: Looks) -> NDArray[np.float64]:
     return likeness + places
 
 
+def nearer_to_second(paths: Sequence[Path], first: int, second: int) -> list[bool]:
+    """Whether each clip is more alike to the second of two than to the first; who cannot be read is not.
+
+    Args:
+        paths: The clips.
+        first: Place of the one.
+        second: Of the other.
+    """
+    looks = looks_of(paths)
+    likeness, row = _likeness(looks), {clip: row for row, clip in enumerate(looks.readable)}
+    if not {first, second} <= row.keys():
+        return [clip == second for clip in range(len(paths))]
+    to_first, to_second = likeness[row[first]], likeness[row[second]]
+    nearer = {clip for clip, place in row.items() if to_second[place] > to_first[place]}
+    return [clip == second or (clip in nearer and clip != first) for clip in range(len(paths))]
+
+
 def _best_threshold(tree: NDArray[np.float64], distances: NDArray[np.float64]) -> float:
     """The lowest threshold that divides the set about as well as any."""
     from scipy.cluster.hierarchy import fcluster

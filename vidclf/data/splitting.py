@@ -88,6 +88,25 @@ def split_by_fold(entries: Sequence[Entry], folds: int, fold: int, seed: int) ->
     ]
 
 
+def every_fold(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
+    """The entries by each fold in turn, see `split_by_fold`, in as many folds as their groups allow.
+
+    Args:
+        entries: Clips with their splits.
+        most: How many folds there are at most.
+
+    Raises:
+        InputError: Not even two folds have every class.
+    """
+    problem = ""
+    for count in range(min(most, len(entries)), 1, -1):
+        try:
+            return [split_by_fold(entries, count, fold, seed=0) for fold in range(count)]
+        except InputError as error:
+            problem = str(error)
+    raise InputError(f"the clips cannot be divided into folds: {problem or 'there are too few'}")
+
+
 def _placed(
     entries: Sequence[Entry],
     shares: Sequence[float],

@@ -17,7 +17,7 @@ import pandas as pd
 from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
-from vidclf.data.splitting import split_by_fold
+from vidclf.data.splitting import every_fold
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
@@ -145,23 +145,18 @@ def _searched_folds(opened: OpenStudy, experiment: ExperimentConfig) -> list[Fol
 def _fresh_folds(experiment: ExperimentConfig) -> list[Fold]:
     """Folds over train, as many as its groups allow; val stands beside each."""
     splits = divided(experiment, manifest_of(experiment))
-    own = splits["train"]
-    problem = ""
-    for count in range(min(_MOST_FOLDS, len(own)), 1, -1):
-        try:
-            divisions = [split_by_fold(own, count, fold, seed=0) for fold in range(count)]
-        except InputError as error:
-            problem = str(error)
-            continue
-        return [
-            Fold(
-                [entry for entry in entries if entry.split == "train"],
-                splits["val"],
-                [entry for entry in entries if entry.split == "val"],
-            )
-            for entries in divisions
-        ]
-    raise InputError(f"the clips of train cannot be divided into folds: {problem or 'there are too few'}")
+    try:
+        divisions = every_fold(splits["train"], _MOST_FOLDS)
+    except InputError as error:
+        raise InputError(f"train: {error}") from None
+    return [
+        Fold(
+            [entry for entry in entries if entry.split == "train"],
+            splits["val"],
+            [entry for entry in entries if entry.split == "val"],
+        )
+        for entries in divisions
+    ]
 
 
 def manifest_of(experiment: ExperimentConfig) -> Manifest:

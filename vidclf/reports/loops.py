@@ -39,6 +39,10 @@ class Loop:
 class Loops:
     """The clips of one page, which share `_PAGE_BYTES`.
 
+    Attributes:
+        left: Bytes that films may still take.
+        side: Short side of a film in pixels, at most.
+
     Example:
         >>> loops = Loops()
         >>> loops.of("clips/jump.mp4")
@@ -46,6 +50,7 @@ class Loops:
     """
 
     left: int = _PAGE_BYTES
+    side: int = SIDE
     _known: dict[Path, Loop] = field(default_factory=dict)
 
     def of(self, clip_path: str | Path) -> Loop | None:
@@ -64,7 +69,7 @@ class Loops:
         return self._known[path]
 
     def _make(self, path: Path) -> Loop:
-        clip, info = video.survey(path, _INSTANTS, SIDE)
+        clip, info = video.survey(path, _INSTANTS, self.side)
         frames = clip.frames
         rate = min(max(len(frames) / max(info.seconds, 1e-3), _SLOWEST), _FASTEST)
         film = video.encoded(frames, rate) if self.left > 0 else None
