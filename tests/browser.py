@@ -19,7 +19,7 @@ needs_chromium = pytest.mark.skipif(
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
 _SECONDS = 60.0
-_NAMED = {"Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""), "Tab": ("Tab", 9, "")}
+_CODES = {"Escape": 27, "Tab": 9}
 
 
 class Browser:
@@ -32,7 +32,7 @@ class Browser:
         assert CHROMIUM
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        wired = ["sh", "-c", f'exec "$0" "$@" 3<&{commands} 4>&{answers}', CHROMIUM, *FLAGS]
+        wired = ["bash", "-c", f'exec "$0" "$@" 3<&{commands} 4>&{answers}', CHROMIUM, *FLAGS]
         self._process = subprocess.Popen(
             [*wired, "--remote-debugging-pipe", f"--user-data-dir={self._profile}", "about:blank"],
             pass_fds=(commands, answers),
@@ -90,9 +90,10 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Presses and releases a key, as a keyboard does."""
-        name, code, text = _NAMED.get(key, (key, ord(key.upper()), key))
-        event = {"key": name, "windowsVirtualKeyCode": code, "text": text}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **event)
+        code = _CODES[key] if key in _CODES else ord(key.upper())
+        event = {"key": key, "windowsVirtualKeyCode": code}
+        text = {"type": "rawKeyDown"} if key in _CODES else {"type": "keyDown", "text": key}
+        self.call("Input.dispatchKeyEvent", **text, **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def picture(self, path: Path, width: int, height: int, *, dark: bool = False) -> None:

@@ -109,9 +109,11 @@ def test_a_clip_that_gets_a_label_joins_its_group_or_train() -> None:
         decision("relabel", "new/u.avi", value="y", kind="unlabelled"),
         decision("keep", "new/w.avi", kind="unlabelled"),
     )
-    known = Clips([replace(ENTRIES[2], group="g01")], FOLDER)
-    known.apply(decision("relabel", "v_x_g01_c01.avi", value="x", kind="unlabelled"))
-    assert [(each.group, each.split) for each in known.entries.values()] == [("g01", "test")] * 2
+    for group in ("g01", "y/g01"):
+        known = Clips([replace(ENTRIES[2], group=group)], FOLDER)
+        known.apply(decision("relabel", "v_y_g01_c01.avi", value="y", kind="unlabelled"))
+        assert [(each.group, each.split) for each in known.entries.values()] == [(group, "test")] * 2
+    assert changed(clips)[:2] == [("new/v_x_g1_c01.avi", "label", "", "x"), ("new/u.avi", "label", "", "y")]
     assert list(clips.entries)[6:] == ["new/v_x_g1_c01.avi", "new/u.avi"]
     added = clips.entries["new/u.avi"]
     assert (added.clip_path, added.label, added.group, added.split) == (

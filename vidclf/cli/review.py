@@ -83,7 +83,7 @@ def review(
     if retrain:
         _retrain(subject, session.written.manifest, found)
         return
-    for command in subject.commands(session.written.manifest, found):
+    for command in subject.commands(session.written.manifest, store):
         say(f"Train on it:  {command}")
 
 
@@ -139,7 +139,7 @@ def _print_written(session: "Session") -> None:
         changed = [
             f"{change.clip} ({change.before} to {change.after})"
             for change in session.clips.changes
-            if change.column == "label" and session.clips.entries[change.clip].split == split
+            if change.column == "label" and change.before and split == session.clips.split(change.clip)
         ]
         if changed:
             more = f", and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""

@@ -26,9 +26,9 @@ class Change:
 
     Attributes:
         clip: As the manifest names it from its folder.
-        column: ``label``, ``group`` or ``split``; ``clip_path`` of a clip that was dropped or added;
-            empty where nothing was changed.
-        before: The value; empty for an added clip.
+        column: ``label``, ``group`` or ``split``; ``clip_path`` of a clip that was dropped; empty where
+            nothing was changed.
+        before: The value; empty for the label of a clip that was added.
         after: The value; empty for a dropped clip.
         decision: What changed it.
     """
@@ -62,6 +62,10 @@ class Clips:
         """What decisions call a clip."""
         return relative_path(entry.clip_path, self._folder)
 
+    def split(self, clip: str) -> str:
+        """The split of a clip; empty where it was dropped."""
+        return self.entries[clip].split if clip in self.entries else ""
+
     def settled(self, kind: Kind, clips: Sequence[str]) -> bool:
         """Whether decisions about other clips leave nothing to ask: one was dropped, or a pair made alike."""
         if kind == "unlabelled":
@@ -94,10 +98,12 @@ class Clips:
         """A clip joins its group's split where the group is known, else train."""
         [name] = decision.clips
         group = named_group(name)
+        if group and any(each.group.startswith(f"{each.label}/") for each in self.entries.values()):
+            group = f"{decision.value}/{group}"  # as `data import --group-scope class` names them
         splits = (entry.split for entry in self.entries.values() if group and entry.group == group)
         path = Path(join(str(self._folder), name))
         self.entries[name] = Entry(path, decision.value, group, next(splits, "train"))
-        self.changes.append(Change(name, "clip_path", "", name, decision))
+        self.changes.append(Change(name, "label", "", decision.value, decision))
 
     def _merge(self, pair: Sequence[str], decision: Decision) -> None:
         """Two groups become one, in the first of their splits: what was trained on is never judged by."""

@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from markupsafe import Markup
@@ -116,9 +117,14 @@ def _render(session: Session, message: str, **values: Any) -> str:
 
 
 def _row(session: Session, change: Change) -> tuple[str, str, str, str, str]:
-    entry = session.clips.entries.get(change.clip)
-    what = change.column if change.column != "clip_path" else "added" if change.after else "dropped"
-    return change.clip, entry.split if entry else "", what, change.before, change.after
+    what = "dropped" if change.column == "clip_path" else change.column
+    return (
+        PurePosixPath(change.clip).name,
+        what,
+        change.before,
+        change.after,
+        session.clips.split(change.clip),
+    )
 
 
 def _card(entry: Entry, letter: str = "", side: int = _SIDE) -> dict[str, Any]:

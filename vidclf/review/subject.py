@@ -68,12 +68,17 @@ class Subject:
             found[label] = [*by_group.values()][: -_TYPICAL - 1 : -1]
         return found
 
-    def commands(self, manifest: Path, store: Store) -> list[str]:
-        """Commands that train on a new manifest what was trained on the old one."""
+    def commands(self, manifest: Path, store: Path | None) -> list[str]:
+        """Commands that train on a new manifest what was trained on the old one.
+
+        Args:
+            manifest: The new one.
+            store: The store that was asked for, where it is not the usual one.
+        """
         new = f"--set {shlex.quote(f'data.manifest={manifest}')}"
         if self.row is not None and self.row.attempt is not None:
-            where = f"--store {shlex.quote(str(store.folder))}"
-            return [f"vidclf train {shlex.quote(str(self.row.attempt.config))} {new} {where}"]
+            where = f" --store {shlex.quote(str(store))}" if store else ""
+            return [f"vidclf train {shlex.quote(str(self.row.attempt.config))} {new}{where}"]
         files = [*_about(self.manifest)][:_MOST_COMMANDS] or [Path("EXPERIMENT.toml")]
         return [f"vidclf train {shlex.quote(str(file))} {new}" for file in files]
 
