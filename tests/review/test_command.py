@@ -1,12 +1,16 @@
 """``vidclf review`` as a user runs it: in a real browser with the keyboard, through a reload and a kill."""
 
+import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +20,9 @@ from tests.browser import Browser, needs_chromium
 from tests.clips import write_squares
 from tests.command import run
 from tests.review.fabricated import add_judged_study, mislabelled
-from vidclf.data.manifest import read_manifest
+from vidclf import config
+from vidclf.data.manifest import read_manifest, write_manifest
+from vidclf.review.session import Session
 from vidclf.runs.store import Store
 from vidclf.search.record.study import find_study
 
@@ -108,18 +114,35 @@ def test_the_keyboard_alone_mends_labels_and_a_reload_or_a_kill_loses_nothing(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_with_what_was_done(tmp_path: Path, store: Store) -> None:
+def test_the_page_is_opened_and_ctrl_c_ends_it_with_what_was_done(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = mislabelled(tmp_path, "down2")
     add_judged_study(store, manifest)
-    with reviewing() as (process, _):
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert output.startswith("0 of 1 question looked at.")
-    assert "Traceback" not in errors
+    opened: list[int] = []
+
+    def look(link: str) -> None:
+        with urllib.request.urlopen(link, timeout=30) as page:
+            opened.append(page.status)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("webbrowser.open", look)
+    result = run("review", "s")
+    assert opened == [200]
+    assert result.stdout == "0 of 1 question looked at.\n"
     assert not list(manifest.parent.glob("*.review*"))
 
 
+def test_a_taken_port_is_named(tmp_path: Path, store: Store) -> None:
+    add_judged_study(store, mislabelled(tmp_path, "down2"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port}: " in run("review", "s", "--no-browser", "--port", port, expect=2).stderr
+
+
+@pytest.mark.slow
 def test_where_nothing_is_doubtful_that_is_all_that_is_said(tmp_path: Path, store: Store) -> None:
     manifest = mislabelled(tmp_path)
     add_judged_study(store, manifest)
@@ -131,6 +154,52 @@ def test_where_nothing_is_doubtful_that_is_all_that_is_said(tmp_path: Path, stor
         in result.stderr
     )
     assert sorted(manifest.parent.iterdir()) == before
+
+
+def answer_truly(session: Session, *_: object) -> None:
+    """In place of the page: a label that is asked about becomes that of the clip's folder."""
+    for place, question in enumerate(session.questions):
+        clip = question.clips[0]
+        if question.kind == "label" and clip.label != clip.clip_path.parent.name:
+            session.decide(place, "relabel", session.classes.index(clip.clip_path.parent.name))
+    session.finish()
+
+
+@pytest.mark.slow
+def test_a_study_is_trained_again_and_compared(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = mislabelled(tmp_path, "down2", "right7")
+    add_judged_study(store, manifest)
+    monkeypatch.setattr("vidclf.review.server.serve_review", answer_truly)
+    result = run("review", "s", "--no-browser", "--retrain")
+    assert "trial 0 of s, out of fold on 4 clips whose label did not change: macro F1 " in result.stdout
+    assert "too few groups for an interval (4 clips of 3 groups)" in result.stdout
+    [trained] = store.attempts.glob("train/*")
+    assert trained.name.startswith("s-0-reviewed")
+    new = manifest.with_name("manifest.reviewed.csv")
+    assert config.read_toml(trained / "config.toml")["data"]["manifest"] == str(new)
+
+
+@pytest.mark.slow
+def test_without_a_study_the_quick_model_is_compared(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_squares(tmp_path, groups=8)
+    entries = read_manifest(path).entries
+    wrong = {"v_down_g01_c00": "right", "v_right_g04_c00": "down"}
+    labelled = [replace(entry, label=wrong.get(entry.clip_path.stem, entry.label)) for entry in entries]
+    write_manifest(labelled, path)
+    monkeypatch.setattr("vidclf.review.server.serve_review", answer_truly)
+    result = run("review", path, "--no-browser", "--retrain")
+    new = path.with_name("manifest.reviewed.csv")
+    assert read_manifest(new).entries == entries
+    assert (
+        "the quick logistic, out of fold on 10 clips whose label did not change: macro F1 " in result.stdout
+    )
+    assert "1 label of val changed: down/v_down_g01_c00.avi (right to down)" in result.stderr
+    assert f"vidclf train EXPERIMENT.toml --set data.manifest={new}" in result.stderr
+    assert not list(store.attempts.glob("train/*"))
 
 
 def test_a_study_whose_manifest_changed_is_refused(tmp_path: Path, store: Store) -> None:

@@ -108,6 +108,27 @@ def test_answers_lead_to_the_next_question_and_to_the_files(client: TestClient, 
     assert str(session.written.manifest) in done.text
 
 
+def test_of_many_classes_the_most_probable_have_keys_and_the_others_a_list(tmp_path: Path) -> None:
+    names = [f"class {letter}" for letter in "abcdefghijkl"]
+    entries = tuple(Entry(tmp_path / f"{name}.avi", name, name, "train") for name in names)
+    path = tmp_path / "m.csv"
+    path.write_text("")
+    says = {name: (place + 1) / 78 for place, name in enumerate(names)}
+    question = Question("label", entries[:1], "", "class l", (("svm", says),))
+    with Journal.opened(path) as journal:
+        many = Session(Manifest(path, entries), [question], journal, "ann")
+        page = (
+            TestClient(application(many, {}, TOKEN, list), base_url="http://127.0.0.1").get(f"/{TOKEN}/").text
+        )
+        keys = " ".join(
+            f"{key} class {letter}" for key, letter in zip("1234567890", "lkjihgfedc", strict=True)
+        )
+        assert f"{keys} C another class class a class b = call it that" in text(page)
+        assert re.findall(r'<option value="(\d+)">([^<]*)', page) == [("0", "class a"), ("1", "class b")]
+        shown = "model class a class g class h class i class j class k class l svm"
+        assert shown in text(page)  # the given one too
+
+
 def test_undo_and_later_are_said(client: TestClient) -> None:
     assert client.post(f"/{TOKEN}/undo").status_code == 409
     decide(client, question=0, action="keep")

@@ -82,7 +82,8 @@ def review(
     _print_written(session)
     if retrain:
         _retrain(subject, session.written.manifest, found)
-        return
+        if subject.row is not None:  # it has its run
+            return
     for command in subject.commands(session.written.manifest, store):
         say(f"Train on it:  {command}")
 

@@ -48,8 +48,8 @@ class Question:
 def label_questions(entries: Sequence[Entry], judged: Sequence[Tables]) -> list[Question]:
     """Labels that look wrong; then clips that no model gets right; of both the least likely label first.
 
-    The gap to the suggested class, which pages of comparisons go by, finds fewer of the flipped labels that
-    `benchmarks/review.py` makes where models are weak.
+    Pages of comparisons go by the gap to the suggested class: of labels that were flipped on purpose that
+    finds somewhat more where models are good, and fewer where they are weak (`benchmarks/review.py`).
 
     Args:
         entries: The manifest's clips.
