@@ -14,6 +14,7 @@ from vidclf.data.manifest import Entry, readable_digest
 from vidclf.data.remote import named
 from vidclf.data.scenes import copies_of, find_scenes
 from vidclf.data.splitting import group_of
+from vidclf.evaluation.predictions import PROBABILITY
 from vidclf.progress import Advance, silent
 from vidclf.review.journal import Kind
 
@@ -73,15 +74,15 @@ def label_questions(entries: Sequence[Entry], judged: Sequence[Tables]) -> list[
     for pooled in pools:
         count = "the model says" if pooled.models == 1 else f"all {pooled.models} models say"
         wrong = pooled.always_wrong().iterrows()
-        for path, row in sorted(wrong, key=lambda each: each[1][f"probability/{each[1]['label']}"]):
-            suggested = max(pooled.classes, key=lambda label: row[f"probability/{label}"])
+        for path, row in sorted(wrong, key=lambda each: each[1][PROBABILITY + each[1]["label"]]):
+            suggested = max(pooled.classes, key=lambda label: row[PROBABILITY + label])
             ask(str(path), f"{count} {row['said']}", suggested)
     return list(found.values())
 
 
 def _said(table: pd.DataFrame) -> Iterator[tuple[str, Mapping[str, float]]]:
-    classes = [name for name in table.columns if name.startswith("probability/")]
-    names = [name.removeprefix("probability/") for name in classes]
+    classes = [name for name in table.columns if name.startswith(PROBABILITY)]
+    names = [name.removeprefix(PROBABILITY) for name in classes]
     for clip, row in zip(table["clip_path"], table[classes].to_numpy().tolist(), strict=True):
         yield clip, dict(zip(names, row, strict=True))
 
