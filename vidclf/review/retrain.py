@@ -135,7 +135,7 @@ def compare(
 def _basis(labels: Labels, guesses: Labels, groups: Sequence[str]) -> str:
     if len(set(groups)) < intervals.FEWEST_GROUPS:
         return f"{plural(len(labels), 'clip')} of {plural(len(set(groups)), 'group')}"
-    return intervals.basis(labels, guesses, groups)
+    return intervals.basis(METRIC, labels, guesses, groups)
 
 
 def _as_before(fold: Sequence[Entry], before: Sequence[Entry]) -> list[Entry]:
