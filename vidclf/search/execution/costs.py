@@ -12,8 +12,6 @@ from vidclf.search.record.study import BASE, SECONDS, START, STOPPED, OpenStudy,
 
 FINISHING: Mapping[str, float] = {"trained": 0.0, "timed": 10.0, "drawn": 6.0, "closed": 8.0}
 """Seconds that each step after the trials is expected to take, before the study has measured it."""
-_CLOSED_BY_PREPARED = 1.5
-"""What comes last by what came first, measured on two busy cores."""
 _FEW = 3
 """Trials with a value that a base has at least before it can promise less than others."""
 _LEAST_SHARE = 0.1
@@ -175,7 +173,7 @@ def closing_seconds(opened: OpenStudy, preparing: float) -> float:
 
     Args:
         opened: The study.
-        preparing: Seconds that opening the databases and starting the workers took, which tell how busy the
-            machine is.
+        preparing: Seconds that opening the databases and starting the workers took: about as many, on an idle
+            machine as on a busy one.
     """
-    return max(_CLOSED_BY_PREPARED * preparing, {**FINISHING, **opened.finishing()}["closed"])
+    return max(preparing, {**FINISHING, **opened.finishing()}["closed"])
