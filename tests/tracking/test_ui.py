@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.attempts import STARTED, end, make_study, make_trial
+from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.rounds import rounds
 from vidclf.exceptions import InputError
 from vidclf.reports.plots import write_grid_image
@@ -38,10 +37,6 @@ from vidclf.tracking.views import (
     study_view,
 )
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(
-    not CHROMIUM and os.environ.get("VIDCLF_REQUIRE_SERVICES") != "1", reason="Debian's chromium is missing"
-)
 PARAMS = {"svm": ["data.frames", "model.C", "model.gamma"], "small": ["train.lr"], "large": ["train.lr"]}
 
 
@@ -277,9 +272,7 @@ print("ended", flush=True)
 def page(link: str, profile: Path) -> str:
     """The visible text of a page after its scripts ran."""
     assert CHROMIUM
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "--window-size=2600,2400"]
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--window-size=2600,2400"]
     command += ["--virtual-time-budget=20000", "--dump-dom", link]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(script|style).*?</\1>", " ", dom)))

@@ -121,13 +121,17 @@ def subject_of(name: str, store: Store, progress: Progress = silent) -> Subject:
     """
     if name.endswith(".toml") or (name in study_names(store) and not Path(name).is_file()):
         return _of_study(name, store)
-    if config.is_url(name):
-        raise InputError(f"{name}: what is decided is written beside the manifest: copy it to this machine")
-    if not Path(name).suffix and not Path(name).exists():
+    if not Path(name).suffix and not Path(name).exists() and not config.is_url(name):
         raise InputError(
             f"{unknown_study(name, study_names(store), store)}; nor is it a manifest, as clips.csv"
         )
-    return _of_manifest(read_manifest(name), progress)
+    return _of_manifest(_local_manifest(name), progress)
+
+
+def _local_manifest(name: str) -> Manifest:
+    if config.is_url(name):
+        raise InputError(f"{name}: what is decided is written beside the manifest: copy it to this machine")
+    return read_manifest(name)
 
 
 def _of_manifest(manifest: Manifest, progress: Progress) -> Subject:
@@ -160,7 +164,7 @@ def _of_study(name: str, store: Store) -> Subject:
     row = group.choice
     if row is None or row.attempt is None or not row.attempt.config.exists():
         raise InputError(f"{name}: has no complete trial here; vidclf tune {name} makes some")
-    manifest = read_manifest(row.manifest)
+    manifest = _local_manifest(row.manifest)
     if manifest.digest() != group.clips.digest:
         raise InputError(
             f"{manifest.name}: its clips, labels or splits are not those any more that the study was made "
