@@ -199,6 +199,7 @@ def measured(network: str, line: Line, sets: Sets, given: argparse.Namespace) ->
         step = step_of(made, cached, given)
         bare = given.batch / seconds(step, device)
         kernels = kernels_of(step, device)
+        made.training_forward_.give_up()  # operations are counted of what is not compiled
         with FlopCounterMode(display=False) as counter:
             step()
     flops = counter.get_total_flops() / given.batch * bare

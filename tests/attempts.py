@@ -65,3 +65,8 @@ def shipped(store: Store, attempt: Attempt, name: str, alias: str = "champion") 
     deliverer = Deliverer(store)
     now = aliases.current(deliverer.client, name, alias)
     return register(deliverer, attempt, PromoteRequest(name, alias), now, tags={}, description="")
+
+
+def six_digits(value: float | None) -> float:
+    """A metric as MLflow has it."""
+    return float(f"{value:.6g}")

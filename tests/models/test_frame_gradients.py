@@ -7,7 +7,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vidclf.models.frame_gradients import FrameGradients, Geometry, is_long, weight_gradient
+from vidclf.models.frame_gradients import FrameGradients, Geometry, has_long_kernels, is_long, weight_gradient
+from vidclf.models.networks import NETWORKS
+from vidclf.models.own_networks import build_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 small = st.integers(1, 3)
@@ -96,3 +98,13 @@ def test_in_autocast_they_round_as_bf16_does() -> None:
     assert layer.weight.grad.dtype == torch.float32
     assert (layer.weight.grad - exact).abs().max() < 0.02 * exact.abs().max()
     assert (volumes.grad - exact_input).abs().max() < 0.02 * exact_input.abs().max()
+
+
+def test_of_torchvisions_networks_s3d_alone_has_such_kernels() -> None:
+    with torch.device("meta"):
+        found = {
+            name
+            for name, spec in NETWORKS.items()
+            if spec.dims == 3 and has_long_kernels(build_network(name))
+        }
+    assert found == {"s3d"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attempts import six_digits
 from tests.clips import write_experiment, write_squares, write_study
 from tests.command import run
 from vidclf.data.manifest import read_manifest, write_manifest
@@ -66,7 +67,9 @@ def test_by_fold_the_kept_trial_gets_one_model_at_the_end(val: bool, tmp_path: P
     assert (attempt.artifacts / "projection.png").exists()
     run_id = answer["best"]["run_id"]
     client = Deliverer(store).client
-    assert client.get_run(run_id).data.metrics["final/val/macro_f1"] == outcome.metrics["final/val/macro_f1"]
+    assert client.get_run(run_id).data.metrics["final/val/macro_f1"] == six_digits(
+        outcome.metrics["final/val/macro_f1"]
+    )
     assert "projection.png" in {file.path for file in client.list_artifacts(run_id)}
     assert (
         json.loads(run("promote", "study", "--as", "squares", "--accept", "untested", "--json").stdout)[

@@ -8,6 +8,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from tests.attempts import six_digits
 from tests.clips import write_experiment
 from vidclf.data.manifest import Manifest
 from vidclf.inference import profiling
@@ -110,8 +111,7 @@ def test_a_run_that_was_stopped_while_it_was_timed_is_timed_and_delivered_by_the
     client = Deliverer(store).client
     assert result.run_id is not None
     found = client.get_run(result.run_id)
-    six_digits = float(f"{result.outcome.metrics['latency/p50_ms']:.6g}")  # MLflow's table cuts more
-    assert found.data.metrics["latency/p50_ms"] == six_digits
+    assert found.data.metrics["latency/p50_ms"] == six_digits(result.outcome.metrics["latency/p50_ms"])
     assert found.outputs.model_outputs
     assert session().outcome == result.outcome
 

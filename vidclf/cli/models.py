@@ -18,7 +18,6 @@ from vidclf.cli.console import (
     say,
     tell,
 )
-from vidclf.labels import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +166,7 @@ def _predict_live(
     from vidclf.inference.live import LivePrediction, predict_live
     from vidclf.inference.segments import segments as merged
     from vidclf.inference.segments import write_segments
+    from vidclf.labels import plural
 
     last: LivePrediction | None = None
     listed = JsonList() if as_json else None
@@ -196,6 +196,8 @@ def _predict_live(
 
 
 def _live_line(live: "LivePrediction") -> str:
+    from vidclf.labels import plural
+
     found = live.prediction
     surest = max(found.probabilities.values())
     late = f"   {live.lag:.1f} s late" if live.lag >= _LATE_S else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 from vidclf.data.clips import ClipSet
 from vidclf.models import devices, precision, training
 from vidclf.models.activations import ActivationCache, weights_digest
+from vidclf.models.frame_gradients import has_long_kernels
 from vidclf.models.memory import MemorySaver
 from vidclf.models.networks import identity
 from vidclf.models.train_config import Cache, Precision
@@ -72,6 +73,7 @@ class Forward:
         self.network, self.views, self._pixels_by = network, views, views
         self._name, self._precision, self._fixed_views = name, precision, fixed_views
         self.memory = MemorySaver(self._drop_cache, self._move_inputs)
+        self._has_long_kernels = has_long_kernels(network)
         self._loaded_ahead: deque[_Loaded] = deque()
         self._keeps = cache == "auto" and network.frozen_stages > 0 and network.frozen_norm == "eval"
         self._mean, self._std = (
@@ -196,7 +198,7 @@ class Forward:
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
         """Within it all is computed in the precision that was asked for."""
-        return precision.computing(self.views.device, self._precision)
+        return precision.computing(self.views.device, self._precision, long_kernels=self._has_long_kernels)
 
     @cached_property
     def _activations(self) -> ActivationCache:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+_LONG = 7
+"""Frames of a kernel from which on oneDNN was found to fail; 5 and fewer are right."""
 
 
 class Geometry(NamedTuple):
@@ -46,6 +49,14 @@ class FrameGradients(TorchFunctionMode):
 def is_long(weight: Tensor, volumes: Tensor, stride: Sequence[int]) -> bool:
     """Whether a kernel that skips frames is at least as long as the volumes: see above."""
     return stride[0] > 1 and weight.shape[2] >= volumes.shape[2]
+
+
+def has_long_kernels(network: nn.Module) -> bool:
+    """Whether a network has a kernel that `is_long` for some clips, and that oneDNN fails at then."""
+    return any(
+        isinstance(each, nn.Conv3d) and each.stride[0] > 1 and each.kernel_size[0] >= _LONG
+        for each in network.modules()
+    )
 
 
 def _convolve(volumes: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

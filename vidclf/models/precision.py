@@ -101,9 +101,16 @@ def _layer_agrees(layer: nn.Conv2d | nn.Conv3d, half: Precision) -> bool:
 
 
 @contextlib.contextmanager
-def computing(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Matrix products and convolutions are computed in a precision meanwhile."""
-    gradients = FrameGradients() if device.type == "cpu" else contextlib.nullcontext()
+def computing(device: torch.device, precision: Precision, *, long_kernels: bool = False) -> Iterator[None]:
+    """Matrix products and convolutions are computed in a precision meanwhile.
+
+    Args:
+        device: Where.
+        precision: Which.
+        long_kernels: See `vidclf.models.frame_gradients.has_long_kernels`.
+    """
+    by_frames = device.type == "cpu" and (precision == "bf16" or long_kernels)
+    gradients = FrameGradients() if by_frames else contextlib.nullcontext()
     half = HALVES.get(precision, torch.bfloat16)
     with torch.autocast(device.type, half, enabled=precision in HALVES), gradients:
         yield

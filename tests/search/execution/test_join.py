@@ -26,8 +26,9 @@ from vidclf.evaluation.ranking import CONTENDED
 from vidclf.exceptions import FencedError, InputError
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store
+from vidclf.search.definition.study_file import StudyFile
 from vidclf.search.execution import budget, recovery
-from vidclf.search.execution.budget import BudgetCounter
+from vidclf.search.execution.budget import BudgetClock, BudgetCounter
 from vidclf.search.execution.display import StudyState
 from vidclf.search.execution.recovery import (
     SupervisorGroup,
@@ -42,7 +43,7 @@ from vidclf.search.execution.recovery import (
 from vidclf.search.execution.supervisor import Supervisor
 from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
-from vidclf.search.record.settings import Budget
+from vidclf.search.record.settings import Budget, Objective
 from vidclf.search.record.study import AHEAD, OWNER, RELEASED, START, OpenStudy, find_study
 from vidclf.search.report.data import status
 from vidclf.workers.protocol import LatencyTask, Measured, Message, RunTask, StepDecision, StepReport, Task
@@ -55,7 +56,14 @@ class Player:
 
     def __init__(self, opened: OpenStudy, name: str, budget: int) -> None:
         self.opened, self.name = opened, name
-        self.counter = BudgetCounter(opened, Budget(trials=budget), StudyState("s", "", "m", budget, 1), name)
+        file = StudyFile(
+            base="svm.toml",
+            objective=Objective(metric="val/macro_f1", direction="maximize"),
+            budget=Budget(trials=budget),
+            space={"model.C": "default"},
+        )
+        clock = BudgetClock(opened, None, None, 0.0)
+        self.counter = BudgetCounter(opened, file, StudyState("s", "", "m", budget, 1), name, clock)
         self.asked: list[optuna.Trial] = []
         self.running: list[optuna.Trial] = []
 

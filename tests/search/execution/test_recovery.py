@@ -16,7 +16,7 @@ from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.execution import recovery
 from vidclf.search.record import owners
 from vidclf.search.record.owners import Ownership
-from vidclf.search.record.study import START
+from vidclf.search.record.study import DIED, START
 from vidclf.workers.protocol import RunTask, StepReport
 
 
@@ -159,7 +159,7 @@ def test_what_runs_again_brings_along_what_was_reported_and_how_often_it_died(tm
             opened.storage.set_trial_system_attr(opened.trial_id(0), "completed_rung_0", 0.3)
             opened.storage.set_trial_system_attr(opened.trial_id(0), "other", 1)
             trial.set_user_attr(START, "given")
-        recovery.settle(opened, trial, Outcome("failed", "killed", {}, now_ms()), again=True)
+        recovery.settle(opened, trial, Outcome("failed", "killed", {}, now_ms()), kind=DIED)
         recovery.queue_again(opened, opened.frozen(number))
     first, second, third, last = opened.trials()
     for retry in (second, third, last):
