@@ -58,9 +58,9 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
     started = begin(clips)
     study = load_study(started.study, {}, store)
     assert study.name == "my_clips"
-    assert list(study.space.bases) == ["svm", "2d", "3d"]
+    assert list(study.space.bases) == ["svm", "mix", "2d", "3d"]
     kinds = {stem: load_experiment(path).model.kind for stem, path in started.experiments.items()}
-    assert kinds == {"svm": "svm", "2d": "frames2d", "3d": "volume3d"}
+    assert kinds == {"svm": "svm", "mix": "svm", "2d": "frames2d", "3d": "volume3d"}
     assert set(pd.read_csv(started.manifest)["label"]) == {"down", "right"}
     text = started.study.read_text() + "".join(path.read_text() for path in started.experiments.values())
     for choice in started.choices:
@@ -68,7 +68,7 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
         if choice.key == "shares":  # of the manifest, not of a file of settings
             assert f"{choice.value} percent" in text
             continue
-        stems = {"experiments": ["svm", "2d", "3d"], "networks": ["2d", "3d"], "study": []}
+        stems = {"experiments": ["svm", "mix", "2d", "3d"], "networks": ["2d", "3d"], "study": []}
         paths = [started.experiments[stem] for stem in stems.get(choice.file, [choice.file])]
         for path in paths or [started.study]:
             assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in path.read_text()
@@ -88,6 +88,9 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     laptop = values(begin(clips))
     assert laptop["data.frames"] == 8  # the clips have 8
     begun = begin(clips, LAPTOP, force=True)
+    assert values(begun, "mix") == {"model.network": "squeezenet1_1"}
+    mixed = load_experiment(begun.experiments["mix"]).model
+    assert (mixed.features, mixed.scale, mixed.kernel) == (("deep", "hof", "mbh"), "block", "linear")
     for stem, network, stages in (("2d", "squeezenet1_1", 4), ("3d", "r3d_18", 5)):
         assert values(begun, stem) == {"model.network": network, "model.frozen_stages": stages}
         model = load_experiment(begun.experiments[stem]).model
@@ -155,7 +158,7 @@ def test_classes_of_few_groups_are_judged_by_as_many_folds(tmp_path: Path, store
 
 def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store: Store) -> None:
     started = begin(clips, reachable=False)
-    assert list(started.waiting) == ["2d", "3d"]
+    assert list(started.waiting) == ["mix", "2d", "3d"]
     assert list(load_study(started.study, {}, store).space.bases) == ["svm"]
     assert "r3d_18-b3b3357e.pth" in started.study.read_text()
     assert '# "train.lr"' in started.study.read_text()

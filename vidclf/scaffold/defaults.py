@@ -107,7 +107,8 @@ def choose_division(entries: Sequence[Entry]) -> DefaultValue:
 
 def networks(machine: Machine) -> dict[str, str]:
     """The network of each experiment that has one, by its stem."""
-    return {"2d": "resnet18" if machine.gpu else "squeezenet1_1", "3d": "r3d_18"}
+    of_frames = "resnet18" if machine.gpu else "squeezenet1_1"
+    return {"mix": of_frames, "2d": of_frames, "3d": "r3d_18"}
 
 
 def choose(look: FolderSummary, machine: Machine) -> list[DefaultValue]:
@@ -121,7 +122,8 @@ def _for_experiments(look: FolderSummary) -> Iterator[DefaultValue]:
         "experiments", "data.size", 112, "pixels; at 224 an epoch takes about four times as long"
     )
     if look.imbalance >= _ROOM:
-        yield DefaultValue("svm", "model.class_weight", "balanced", _unequal(look))
+        for stem in ("svm", "mix"):
+            yield DefaultValue(stem, "model.class_weight", "balanced", _unequal(look))
 
 
 def _for_networks(look: FolderSummary, machine: Machine) -> Iterator[DefaultValue]:
@@ -137,11 +139,14 @@ def _for_networks(look: FolderSummary, machine: Machine) -> Iterator[DefaultValu
         words = "no GPU: what the frozen stages give for four views of a clip is kept"
         yield DefaultValue("networks", "train.views", 4, words)
     reasons = {
+        "mix": "the same as of 2d, so that what it sees is computed once",
         "2d": "for a GPU" if machine.gpu else "small: quick to train and to answer without a GPU",
         "3d": "a plain ResNet of volumes, pretrained on Kinetics-400",
     }
     for stem, name in networks(machine).items():
         yield DefaultValue(stem, "model.network", name, reasons[stem])
+        if stem == "mix":
+            continue
         stages = len(NETWORKS[name].stages)
         if machine.gpu:
             yield DefaultValue(

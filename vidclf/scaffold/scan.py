@@ -103,7 +103,7 @@ def start(
     name = name or re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._") or "clips"
     manifest = to / "data" / name / "manifest.csv"
     study = to / "studies" / f"{name}.toml"
-    experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "2d", "3d")}
+    experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "mix", "2d", "3d")}
     _refuse_existing([manifest, study, *experiments.values()], force)
     entries, notes = read_sources([str(folder)], classes)
     done = itertools.count(1)

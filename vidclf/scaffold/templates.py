@@ -12,6 +12,10 @@ _KINDS = {
         "svm",
         "Hand-made features and an SVM: the baseline that a network must beat. Small, fast, no weights.",
     ),
+    "mix": (
+        "svm",
+        "What a frozen network sees in the frames, beside histograms of motion, and one linear SVM.",
+    ),
     "2d": ("frames2d", "A 2D network on single frames, averaged over time: what a frame shows."),
     "3d": ("volume3d", "A 3D network on whole clips: how things move."),
 }
@@ -45,16 +49,28 @@ def experiment_text(stem: str, name: str, look: FolderSummary, values: Values) -
     """The experiment ``svm``, ``2d`` or ``3d`` on the manifest of ``name``."""
     kind, purpose = _KINDS[stem]
     head = f"# {purpose}\n" + _data(name, look, values) + f'\n[model]\nkind = "{kind}"\n'
-    if kind == "svm":
+    weights = _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
+    if stem == "svm":
         return (
             head
             + _said('features = ["hof", "mbh"]', "how things move; colour tells rooms apart, not actions")
             + _line(values, "model.class_weight")
         )
+    if stem == "mix":
+        return (
+            head
+            + _said('features = ["deep", "hof", "mbh"]', "what is there, and how it moves")
+            + _line(values, "model.network")
+            + weights
+            + _said('scale = "block"', "appearance and motion weigh alike")
+            + _said('kernel = "linear"', "many values and few clips")
+            + "C = 1.0\n"
+            + _line(values, "model.class_weight")
+        )
     return (
         head
         + _line(values, "model.network")
-        + _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
+        + weights
         + _line(values, "model.frozen_stages")
         + "\n[train]\n"
         + _line(values, "train.epochs")
@@ -96,10 +112,13 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         )
         + "\n[space]                      # a key applies to each base that has it\n"
         + f'"data.frames" = {{ choices = [{frames // 2}, {frames}] }}\n'
-        + _said(f'"model.features" = {{ choices = {json.dumps(_FEATURES)} }}', "motion, shape")
+        + _said(
+            f'"model.features" = {{ choices = {json.dumps(_FEATURES)}, when = {{ base = "svm" }} }}',
+            "motion, shape",
+        )
         + _said('"model.flow_seconds" = { choices = [0.0, 0.08] }', "0: from frame to frame")
         + '"model.C" = { low = 1e-3, high = 1e2, log = true }\n'
-        + '"model.kernel" = { choices = ["linear", "rbf"] }\n'
+        + '"model.kernel" = { choices = ["linear", "rbf"], when = { base = "svm" } }\n'
         + '"model.gamma" = { low = 1e-6, high = 1e-2, log = true, when = { "model.kernel" = "rbf" } }\n'
         + ("" if neural else "# with a network in base, these too:\n")
         + "".join(f"{'' if neural else '# '}{line}\n" for line in _NEURAL_SPACE)
