@@ -93,6 +93,10 @@ def test_the_table_shades_the_front_and_marks_what_to_ship() -> None:
         ),
     ]
     assert table.left == {"model", "searched values"}
+    sure = replace(ROW, metrics={"abstain/coverage": 0.749, "abstain/error": 0.055})
+    answers = leaderboard(report, [sure, slower])
+    assert answers.headings[5] == "answers, of these wrong"
+    assert [cells[5] for _, cells in answers.rows] == ["75%, 5.5%", "–"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from vidclf.comparison.label_errors import PooledPredictions, pool, worst_doubts
 from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.comparison.verdict_text import INTERVAL, interval_words, judged_on, metric_words, values_of
 from vidclf.evaluation import ranking
+from vidclf.evaluation.abstention import COVERAGE, ERROR
 from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import FILE_LATENCY, FIT_SECONDS, LATENCY, PEAK_MEMORY, SIZE
 from vidclf.reports.loops import Loops
@@ -203,12 +204,15 @@ def leaderboard(report: GroupReport, rows: Sequence[ModelRow]) -> HtmlTable:
         marks = {"front": id(row) in front, "best": row is group.choice, "base": baseline}
         return " ".join(mark for mark, holds in marks.items() if holds)
 
+    may_abstain = any(COVERAGE in row.metrics for row in rows)
+    abstain = [Column("answers, of these wrong", _answers)] if may_abstain else []
     columns = [
         Column("rank", lambda row: str(group.rank(row) or "")),
         Column("model", model, left=True),
         score_column(metric_words(group.metric)),
         Column(INTERVAL, lambda row: _bar(report.intervals.get(id(row)))),
         Column("accuracy", _accuracy),
+        *abstain,
         *cost_columns(LATENCY, FILE_LATENCY, SIZE, FIT_SECONDS, PEAK_MEMORY),
         Column("searched values", values_of, left=True),
     ]
@@ -219,6 +223,12 @@ def _bar(reached: Interval | None) -> BarCell | str:
     if reached is None:
         return "–"
     return BarCell(interval_words(reached), reached.low, reached.estimate, reached.high)
+
+
+def _answers(row: ModelRow) -> str:
+    """The share of new clips that a model which may say nothing answers, and how many of these wrong."""
+    coverage, error = row.metrics.get(COVERAGE), row.metrics.get(ERROR)
+    return "–" if coverage is None or error is None else f"{coverage:.0%}, {error:.1%}"
 
 
 def _accuracy(row: ModelRow) -> str:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from vidclf.evaluation import intervals
 from vidclf.evaluation.metrics import Labels, Values
 
+COVERAGE, ERROR = "abstain/coverage", "abstain/error"
+"""Metrics of `Abstention`."""
+
 
 @dataclass(frozen=True)
 class Abstention:
@@ -31,8 +34,8 @@ class Abstention:
 
     def metrics(self) -> dict[str, float]:
         """As ``abstain/…``, those that are known."""
-        values = {"confidence": self.confidence, "coverage": self.coverage, "error": self.error}
-        return {f"abstain/{name}": value for name, value in values.items() if value is not None}
+        values = {"abstain/confidence": self.confidence, COVERAGE: self.coverage, ERROR: self.error}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def least_confidence(labels: Labels, probabilities: Values, error: float) -> float | None:
