@@ -134,7 +134,7 @@ def test_a_page_of_one_set_of_clips(made: tuple[Store, Path], tmp_path: Path) ->
     assert comparison.reports[0].answer.headline in page["Side by side"].texts
     assert page["Good enough?"].texts[0].startswith("Its study asks for nothing")
     assert page["What would help most"].texts[1:3] == [
-        "1 label that looks wrong: below, to be looked at.",
+        "1 label that looks wrong: vidclf review s goes through them.",
         curve.words,
     ]
     notes = comparison.reports[0].notes

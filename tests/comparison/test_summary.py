@@ -114,6 +114,7 @@ def test_what_would_help_is_groups_labels_and_what_was_not_tried(tmp_path: Path)
     ]
     assert "3 groups give a wide interval" in said[0]
     assert "3 groups give no interval" in next(summary.advice(reported(row), doubted=0))
+    assert said[1] == "2 labels that look wrong: vidclf review s goes through them."
     network = replace(row, model="frames2d")
     said = list(summary.advice(reported(network, Interval(0.9, 0.85, 0.95)), doubted=0))
     assert [words.partition(":")[0] for words in said][1:] == ["Hand-made features"]

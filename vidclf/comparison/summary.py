@@ -127,7 +127,8 @@ def advice(report: GroupReport, doubted: int) -> Iterator[str]:
             f"{'a wide interval' if reached else 'no interval'}, and more clips of the same do not help that."
         )
     if doubted:
-        yield f"{plural(doubted, 'label')} that look{'s' * (doubted == 1)} wrong: below, to be looked at."
+        where = f"vidclf review {best.study} goes through them" if best.study else "below, to be looked at"
+        yield f"{plural(doubted, 'label')} that look{'s' * (doubted == 1)} wrong: {where}."
     if report.learning_curves:
         yield from (curve.words for curve in report.learning_curves[:1])
     else:
