@@ -12,14 +12,27 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from vidclf.config import digest
+from vidclf.data.clips import ClipSet
 from vidclf.data.staging import to_host
 from vidclf.exceptions import TrialPruned
 from vidclf.models.training import BestSoFar
 from vidclf.models.video_network import VideoNetwork
+from vidclf.models.views import content_key
 
 _FILE = "epoch.pt"
 _REST = 20
 """Seconds of rest for each second that a checkpoint took to be written."""
+
+
+def fit_identity(arguments: dict[str, Any], train: ClipSet, val: ClipSet) -> str:
+    """What a checkpoint must have been made from to be gone on with."""
+    clips = [
+        (content_key(path), int(label))
+        for split in (train, val)
+        for path, label in zip(split.paths, split.labels, strict=True)
+    ]
+    return digest([arguments, clips, len(train)])
 
 
 @dataclass
@@ -54,6 +67,11 @@ class FitState:
             self.best_weights = dict(zip(changing, to_host(list(changing.values()))(), strict=True))
         if judged:
             self.stop.improves(curves)
+
+    def finished(self, epochs: int, patience: int, min_epochs: int) -> bool:
+        """Whether all epochs are done, or none was better for ``patience`` of at least ``min_epochs``."""
+        done = len(self.history)
+        return done >= epochs or (self.stop.waited >= patience > 0 and done >= min_epochs)
 
     def restore_best(self) -> None:
         """Gives the network the weights that it had after the best epoch."""

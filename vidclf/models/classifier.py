@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vidclf.config import digest
 from vidclf.data.clips import ClipSet
 from vidclf.data.staging import to_device
 from vidclf.evaluation import metrics
 from vidclf.models import devices, training
 from vidclf.models.base import Probabilities, Report
-from vidclf.models.checkpoint import CheckpointWriter, FitState
+from vidclf.models.checkpoint import CheckpointWriter, FitState, fit_identity
 from vidclf.models.compiled import TrainingForward
 from vidclf.models.forward import Forward
 from vidclf.models.memory import BatchNormStatistics
@@ -43,8 +42,9 @@ from vidclf.models.video_network import (
     ProbabilityGraph,
     VideoNetwork,
     multiply_accumulates,
+    weights_of,
 )
-from vidclf.models.views import View, Views, content_key
+from vidclf.models.views import View, Views
 
 _WEIGHTS = "weights.safetensors"
 _ARGUMENTS = "network.json"
@@ -131,8 +131,8 @@ class NeuralClassifier:
         with self._reproducible():
             torch.manual_seed(self.seed)
             self._build(self.weights)
-            sizes = self.describe()
-            report(0, {**sizes, "size/file_mb": len(safetensors.torch.save(self._weights())) / 2**20})
+            file_mb = len(safetensors.torch.save(weights_of(self.network_))) / 2**20
+            report(0, {**self.describe(), "size/file_mb": file_mb})
             optimizer = training.make_optimizer(
                 self.network_.stages,
                 self.network_.fresh_parameters(),
@@ -144,7 +144,7 @@ class NeuralClassifier:
             best = training.BestSoFar(self.monitor)
             stop = training.BestSoFar(self.stop_monitor, self.min_delta)
             progress = FitState(self.network_, optimizer, self.scaler_, best, stop, parts=self.accumulation)
-            identity = "" if checkpoint is None else self._identity(train, val)
+            identity = "" if checkpoint is None else fit_identity(self._arguments(), train, val)
             if checkpoint is not None:
                 progress.restore(checkpoint, identity)
             for epoch, curves in enumerate(progress.history, start=1):
@@ -153,7 +153,7 @@ class NeuralClassifier:
             epochs_left = self.epochs - len(progress.history)
             self.training_forward_.steps = epochs_left * math.ceil(len(train) / self.batch_size)
             with self.training_forward_, CheckpointWriter(checkpoint, identity) as writer:
-                while not self._finished(progress, judged=judged):
+                while not progress.finished(self.epochs, self.patience, self.min_epochs):
                     epoch = len(progress.history) + 1
                     curves = self._train_epoch(train, epoch, progress) | self._validate(val, epoch)
                     progress.advance(curves, judged=judged)
@@ -163,20 +163,6 @@ class NeuralClassifier:
                 writer.write(progress)
             progress.restore_best()
             self.parts_ = progress.parts
-
-    def _finished(self, progress: FitState, *, judged: bool) -> bool:
-        epochs = len(progress.history)
-        stalled = judged and progress.stop.waited >= self.patience > 0 and epochs >= self.min_epochs
-        return stalled or epochs >= self.epochs
-
-    def _identity(self, train: ClipSet, val: ClipSet) -> str:
-        """What a checkpoint must have been made from to be gone on with."""
-        clips = [
-            (content_key(path), int(label))
-            for split in (train, val)
-            for path, label in zip(split.paths, split.labels, strict=True)
-        ]
-        return digest([self._arguments(), clips, len(train)])
 
     @contextlib.contextmanager
     def _reproducible(self) -> Iterator[None]:
@@ -224,7 +210,7 @@ class NeuralClassifier:
     def _build(self, weights: str) -> None:
         """Makes the network, and its way from clips to logits."""
         device = devices.current()
-        network = VideoNetwork(
+        self.network_ = VideoNetwork(
             self.network,
             weights=weights,
             classes=self.classes,
@@ -233,7 +219,6 @@ class NeuralClassifier:
             frozen_norm=self.frozen_norm,
             pooling=self.pooling,
         )
-        self.network_ = network.to(device).to(memory_format=network.memory_format)
         self.scaler_ = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         views = Views(
             frames=self.frames,
@@ -247,7 +232,6 @@ class NeuralClassifier:
             room=devices.cache_bytes(device),
         )
         self.forward_ = Forward(
-            self.network,
             self.network_,
             views,
             mean=self.mean,
@@ -364,37 +348,18 @@ class NeuralClassifier:
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
-        logits = self._over_views(clips, self.classes, self.forward_.logits)
+        logits = self.forward_.over_views(clips, self.batch_size, self.classes, self.forward_.logits)
         return np.asarray(logits.softmax(dim=2).sum(dim=0) / self.eval_views)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The pooled features before the head, the mean over the evaluation views; shape (clips, width)."""
-        features = self._over_views(clips, self.network_.width, self.forward_.embeddings)
+        width, compute = self.network_.width, self.forward_.embeddings
+        features = self.forward_.over_views(clips, self.batch_size, width, compute)
         return np.asarray(features.sum(dim=0) / self.eval_views)
-
-    def _over_views(self, clips: ClipSet, width: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What ``compute`` makes of the clips' evaluation views; float64 (views, clips, width)."""
-        self.network_.eval()
-        batches = training.batches(range(len(clips)), self.batch_size)
-        # They stay on the device until all are there: to read one is to wait for all that is queued.
-        values = [torch.empty(0, width, device=self.forward_.views.device)]
-        with reproducible(self.precision):
-            for view in self.forward_.views.evaluation():
-                for inputs in self.forward_.inputs(clips, batches, view):
-                    with torch.inference_mode():
-                        values.append(self.forward_.memory.compute(compute, inputs))
-        return torch.cat(values).cpu().double().view(self.eval_views, len(clips), width)
-
-    def _weights(self) -> dict[str, Tensor]:
-        """A copy of all weights in main memory."""
-        return {
-            name: values.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, values in self.network_.state_dict().items()
-        }
 
     def save(self, directory: Path) -> None:
         """Writes the weights and the arguments that rebuild the network."""
-        safetensors.torch.save_file(self._weights(), directory / _WEIGHTS)
+        safetensors.torch.save_file(weights_of(self.network_), directory / _WEIGHTS)
         arguments = json.dumps(self._arguments(), indent=1)
         (directory / _ARGUMENTS).write_text(arguments + "\n", encoding="utf-8")
         save_network(self.network, directory)
@@ -409,13 +374,9 @@ class NeuralClassifier:
 
         Where memory had run out in training also ``cost/parts``.
         """
-        parameters = list(self.network_.parameters())
         macs = multiply_accumulates(self.network, self.pooling, self.classes, self.frames, self.size)
         return {
-            "size/parameters": float(sum(values.numel() for values in parameters)),
-            "size/trainable_parameters": float(
-                sum(values.numel() for values in parameters if values.requires_grad)
-            ),
+            **self.network_.sizes(),
             "cost/macs": float(self.eval_views * macs),
             **({"cost/parts": float(self.parts_)} if self.parts_ > self.accumulation else {}),
         }
@@ -426,7 +387,6 @@ def load(directory: Path) -> NeuralClassifier:
     classifier = NeuralClassifier(**json.loads((directory / _ARGUMENTS).read_text(encoding="utf-8")))
     classifier.network = saved_network(classifier.network, directory)
     classifier.precision = served(classifier.precision)
-    with classifier._reproducible():
-        classifier._build("none")
+    classifier.initialise()
     classifier.network_.load_state_dict(safetensors.torch.load_file(directory / _WEIGHTS))
     return classifier

@@ -17,7 +17,7 @@ from vidclf.models.networks import save_network, saved_network, spec_of
 from vidclf.models.pixels import Vector
 from vidclf.models.precision import reproducible, served
 from vidclf.models.train_config import Precision
-from vidclf.models.video_network import VideoNetwork
+from vidclf.models.video_network import VideoNetwork, weights_of
 from vidclf.models.views import Views
 
 _WEIGHTS = "network.safetensors"
@@ -46,7 +46,6 @@ class DeepFeatures:
     @cached_property
     def _forward(self) -> Forward:
         """Made when first asked for, as weights take a while to load."""
-        device = devices.current()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             network = VideoNetwork(
@@ -64,11 +63,10 @@ class DeepFeatures:
             eval_views=1,
             augment_seed=0,
             augment={},
-            device=device,
+            device=devices.current(),
         )
         return Forward(
-            self.network,
-            network.to(device).to(memory_format=network.memory_format),
+            network,
             views,
             mean=self.mean,
             std=self.std,
@@ -89,9 +87,7 @@ class DeepFeatures:
 
     def save(self, directory: Path) -> dict[str, Any]:
         """Writes the weights into an existing folder; gives the arguments that `load` takes beside it."""
-        state = self._forward.network.stages.state_dict()
-        weights = {name: values.cpu().contiguous() for name, values in state.items()}
-        safetensors.torch.save_file(weights, directory / _WEIGHTS)
+        safetensors.torch.save_file(weights_of(self._forward.network.stages), directory / _WEIGHTS)
         save_network(self.network, directory)
         names = ("network", "interpolation", "mean", "std", "precision")
         return {name: getattr(self, name) for name in names}

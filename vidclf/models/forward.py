@@ -48,8 +48,7 @@ class Forward:
     """A network with all that stands between a clip and its logits.
 
     Args:
-        name: The network's.
-        network: On the device that computes.
+        network: Put where pixels are made, in its own layout.
         views: How clips become pixels.
         mean: Of each channel, for values 0 to 1.
         std: Standard deviation of each channel.
@@ -60,7 +59,6 @@ class Forward:
 
     def __init__(
         self,
-        name: str,
         network: VideoNetwork,
         views: Views,
         *,
@@ -70,8 +68,9 @@ class Forward:
         fixed_views: bool,
         cache: Cache,
     ) -> None:
-        self.network, self.views, self._pixels_by = network, views, views
-        self._name, self._precision, self._fixed_views = name, precision, fixed_views
+        self.network = network.to(views.device).to(memory_format=network.memory_format)
+        self.views = self._pixels_by = views
+        self._precision, self._fixed_views = precision, fixed_views
         self.memory = MemorySaver(self._drop_cache, self._move_inputs)
         self._has_long_kernels = has_long_kernels(network)
         self._loaded_ahead: deque[_Loaded] = deque()
@@ -124,6 +123,21 @@ class Forward:
             there = inputs.to(self._mean.device)
             maps = self.network.prefix(self.normalised(there)) if pixels else there.float()
             return self.network.features(maps).float()
+
+    def over_views(
+        self, clips: ClipSet, batch_size: int, width: int, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What ``compute`` makes of the clips' evaluation views; float64 (views, clips, width)."""
+        self.network.eval()
+        batches = training.batches(range(len(clips)), batch_size)
+        # They stay on the device until all are there: to read one is to wait for all that is queued.
+        values = [torch.empty(0, width, device=self.views.device)]
+        with precision.reproducible(self._precision):
+            for view in self.views.evaluation():
+                for inputs in self.inputs(clips, batches, view):
+                    with torch.inference_mode():
+                        values.append(self.memory.compute(compute, inputs))
+        return torch.cat(values).cpu().double().view(self.views.eval_views, len(clips), width)
 
     def pooled(self, clips: ClipSet) -> Tensor:
         """The features before the head as they are kept, all stages frozen: float16 (clips, width)."""
@@ -206,7 +220,7 @@ class Forward:
         network, device = self.network, self.views.device
         frozen = network.stages[: network.frozen_stages].state_dict()
         made_by = [
-            *(identity(self._name), network.frozen_stages, network.kept, weights_digest(frozen)),
+            *(identity(network.name), network.frozen_stages, network.kept, weights_digest(frozen)),
             *(self._mean.tolist(), self._std.tolist(), self._precision),
             *(str(network.memory_format), devices.model(device), torch.__version__),
         ]

@@ -36,6 +36,7 @@ class VideoNetwork(nn.Module):
         InputError: The weights cannot be had, or don't fit.
 
     Attributes:
+        name: ``network``.
         memory_format: Layout in which the stages compute.
         fixed_poolings: Steps of the pooling that belong to what training leaves as it is.
         kept: What `prefix` gives: ``maps``, features of ``frames``, or those of clips by their pooling.
@@ -57,7 +58,7 @@ class VideoNetwork(nn.Module):
         self.stages = nn.Sequential(OrderedDict(_stages(network, backbone)))
         self.pooling = pooling_steps(spec.dims, pooling, spec.width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(spec.width, classes))
-        self.dims, self.width = spec.dims, spec.width
+        self.name, self.dims, self.width = network, spec.dims, spec.width
         self.frozen_stages, self.frozen_norm = frozen_stages, frozen_norm
         self.memory_format = torch.channels_last if spec.dims == 2 else torch.channels_last_3d
         learned = any(True for _ in self.pooling.parameters())
@@ -82,6 +83,15 @@ class VideoNetwork(nn.Module):
         frozen = self.stages[: self.frozen_stages]
         kept = frozen.state_dict() if self.frozen_norm == "eval" else dict(frozen.named_parameters())
         return {f"stages.{name}" for name in kept}
+
+    def sizes(self) -> dict[str, float]:
+        """``size/parameters`` and ``size/trainable_parameters``."""
+        counts = [(values.numel(), values.requires_grad) for values in self.parameters()]
+        trained = sum(count for count, changes in counts if changes)
+        return {
+            "size/parameters": float(sum(count for count, _ in counts)),
+            "size/trainable_parameters": float(trained),
+        }
 
     def forward(self, clips: Tensor) -> Tensor:
         """Logits (B, classes) of normalised clips (B, T, C, H, W)."""
@@ -123,6 +133,14 @@ class VideoNetwork(nn.Module):
         if maps.dim() != self.dims + 2:
             return maps
         return maps.contiguous(memory_format=self.memory_format)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights in main memory, as a file of them wants it."""
+    return {
+        name: values.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, values in module.state_dict().items()
+    }
 
 
 class ProbabilityGraph(nn.Module):
