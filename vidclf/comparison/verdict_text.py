@@ -9,7 +9,7 @@ from vidclf.comparison.rows import ModelRow, RowGroup
 from vidclf.data.manifest import SPLITS
 from vidclf.evaluation import metrics, ranking
 from vidclf.evaluation.chance import LEVEL, Chance
-from vidclf.evaluation.intervals import CONFIDENCE, Interval
+from vidclf.evaluation.intervals import CONFIDENCE, FEWEST_GROUPS, Interval
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.labels import plural
 
@@ -284,8 +284,6 @@ def _separated(group: RowGroup, verdicts: Sequence[str]) -> Iterator[str]:
     if verdicts or len(group.ranked) < 2:
         return
     if group.choice is not None and group.choice.won:
-        from vidclf.evaluation.intervals import FEWEST_GROUPS  # imports scipy
-
         yield (
             "Whether the best is really better than the others was not tested: that takes predictions of two "
             f"finalists in this store, for clips of {FEWEST_GROUPS} groups."

@@ -95,25 +95,22 @@ class _Description:
         return int(getattr(self.config, "num_frames", None) or self.config.frames_per_clip)
 
 
+@functools.cache
 def spec(network: str) -> NetworkSpec:
     """See `vidclf.models.providers.Provider`."""
-    return _spec(network)
-
-
-@functools.cache
-def _spec(network: str) -> NetworkSpec:
     known = _described(network)
     size, frames = known.preprocessing.size, known.frames
     outcome = _tried(network, frames, size)
     if isinstance(outcome, str):
         raise InputError(f"network = {network!r}: takes none of {frames} frames of {size} pixels ({outcome})")
+    names = ["stem", *(f"block{number}" for number in range(1, known.config.num_hidden_layers + 1))]
     one_length = known.family.dims == 3 and isinstance(_tried(network, 2 * frames, size), str)
     one_size = isinstance(_tried(network, frames, 2 * size), str)
     return NetworkSpec(
         dims=known.family.dims,
         weights=network.removeprefix("hf:"),
         preprocessing=known.preprocessing,
-        stages={name: (name,) for name in _names(known.config.num_hidden_layers)},
+        stages={name: (name,) for name in names},
         head=known.family.unused,
         width=outcome,
         min_frames=frames if one_length else 1 if known.family.dims == 2 else 2,
@@ -122,10 +119,6 @@ def _spec(network: str) -> NetworkSpec:
         max_size=size if one_size else None,
         licence=known.licence,
     )
-
-
-def _names(blocks: int) -> list[str]:
-    return ["stem", *(f"block{number}" for number in range(1, blocks + 1))]
 
 
 @functools.cache

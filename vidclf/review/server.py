@@ -3,7 +3,6 @@
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Literal
 
 import uvicorn
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request
@@ -12,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
 from vidclf.exceptions import InputError
+from vidclf.review.journal import Action
 from vidclf.review.page import Examples, finish_html, next_html, page, written_html
 from vidclf.review.session import Session
 
@@ -33,7 +33,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     question: int
-    action: Literal["keep", "relabel", "drop", "merge", "split"]
+    action: Action
     value: int = -1
 
 
@@ -49,7 +49,6 @@ def application(session: Session, examples: Examples, token: str, stop: Callable
     """The pages of a review.
 
     Args:
-        session: The review.
         examples: Of each class some clips to compare with.
         token: Part of every address; others do not exist.
         stop: Called after the review was finished and that was answered.
@@ -123,7 +122,6 @@ def serve_review(session: Session, examples: Examples, port: int, announce: Call
     """Serves until the review is finished, or Ctrl-C.
 
     Args:
-        session: The review.
         examples: Of each class some clips to compare with.
         port: Port to serve on; 0: a free one.
         announce: Called with the link, as soon as it can be opened.

@@ -53,6 +53,7 @@ class Session:
 
     Attributes:
         classes: What a clip may be called.
+        clips: The clips as the decisions leave them.
         written: The files, once it is finished.
     """
 
@@ -63,17 +64,12 @@ class Session:
         self._lock = threading.RLock()
         self._later: list[int] = []
         self._replay()
-        self._keys = [(each.kind, tuple(map(self._clips.name, each.clips))) for each in self.questions]
+        self._keys = [(each.kind, tuple(map(self.clips.name, each.clips))) for each in self.questions]
 
     def _replay(self) -> None:
-        self._clips = Clips(self.manifest.entries, self.manifest.path.parent)
+        self.clips = Clips(self.manifest.entries, self.manifest.path.parent)
         for decision in self._journal.decisions:
-            self._clips.apply(decision)
-
-    @property
-    def clips(self) -> Clips:
-        """The clips as the decisions leave them."""
-        return self._clips
+            self.clips.apply(decision)
 
     def pending(self) -> list[int]:
         """Places of the questions that are to be answered, those that were put off last."""
@@ -82,7 +78,7 @@ class Session:
             left = [
                 place
                 for place, key in enumerate(self._keys)
-                if key not in decided and not self._clips.settled(*key)
+                if key not in decided and not self.clips.settled(*key)
             ]
             return sorted(left, key=lambda place: self._later.index(place) if place in self._later else -1)
 
@@ -116,7 +112,7 @@ class Session:
             chosen = choices[value] if choices else ""
             decision = Decision(kind, clips, action, chosen, self.questions[place].why, self._who, when)
             self._journal.add(decision)
-            self._clips.apply(decision)
+            self.clips.apply(decision)
 
     def put_off(self, place: int) -> None:
         """Asks a question after all others; a later run of the command has forgotten it."""
@@ -146,6 +142,6 @@ class Session:
         """
         with self._lock:
             self._journal.check(self.manifest.path)
-            if any(change.column for change in self._clips.changes):
-                self.written = write_reviewed(self.manifest, self._clips)
+            if any(change.column for change in self.clips.changes):
+                self.written = write_reviewed(self.manifest, self.clips)
             return self.written

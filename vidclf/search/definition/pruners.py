@@ -223,8 +223,7 @@ def build_pruner(settings: PrunerConfig, space: Space, repeats: int = 1) -> Base
         space: The study's bases, and how long each can train.
         repeats: How often each configuration is run; from 2 on a step is a repeat, else an epoch.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         inner = {stem: settings.build(steps) for stem, steps in _max_steps(space, repeats).items()}
     last_steps = {stem: repeats if repeats > 1 else _own_epochs(space, stem) for stem in space.bases}
     return PerBasePruner(inner, last_steps, None if repeats > 1 else _EPOCHS, paired=settings.paired)

@@ -213,8 +213,7 @@ def build_sampler(settings: SamplerConfig, space: Space, *start: int | str) -> B
     """
     material = [settings.seed, *start] if settings.reseeded else [settings.seed]
     seed = int(config.digest(material)[:8], 16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         return settings.build(seed, space)
 
 
@@ -222,8 +221,7 @@ def fixed_to(sampler: BaseSampler, stem: str, space: Space) -> BaseSampler:
     """The same sampler, for trials of one base."""
     if len(space.bases) == 1:
         return sampler
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         return PartialFixedSampler({BASE: stem}, sampler)
 
 
