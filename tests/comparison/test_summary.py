@@ -58,7 +58,9 @@ def test_the_sentence_names_a_family_its_interval_and_no_trial() -> None:
     below = summary.sentence(reported(replace(ROW, value=0.1)))
     assert below == "Ship none of these: none is better than always saying the most frequent class."
     pruned = summary.sentence(reported(replace(ROW, state="pruned", value=None)))
-    assert pruned == "Nothing to ship: no model has finished within its constraints."
+    assert pruned == "Nothing to ship: no model has finished."
+    outside = summary.sentence(reported(replace(ROW, feasible=False)))
+    assert outside == "Nothing to ship: no model has finished within its constraints."
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     assert failed(promote(floor, expect=3)) == ["better than chance"]
     answer = promote(floor, "--accept", "untested")
     assert (answer["version"], answer["test_reads"], failed(answer)) == (1, 1, [])
+    assert [gate["gate"] for gate in answer["gates"] if gate["waived"]] == ["better than chance"]
     [read] = reads.reads(digest)
     client = Deliverer(store).client
     assert client.get_run(read.run_id).data.metrics["test/accuracy"] == 0.5
@@ -259,6 +260,7 @@ def test_a_class_that_cannot_be_judged_has_not_passed(accept: list[str]) -> None
     rules, accepted = Gates(class_recall=0.5), Acceptance.parse(accept)
     first, second = gates.recall_gates(case(rules=rules, accepted=accepted, own=own))
     assert (first.passed, second.passed, second.value) == (True, bool(accept), 1.0)
+    assert (first.waived, second.waived) == (False, bool(accept))
     assert "cannot be judged" in second.detail
 
 

@@ -55,6 +55,7 @@ def confirm(
     opened_store = open_store(store)
     name = name_of_study(study, opened_store)  # a misspelt one is answered before anything slow is loaded
 
+    from vidclf.evaluation.intervals import FEWEST_GROUPS
     from vidclf.labels import plural
     from vidclf.registry import confirm as work
     from vidclf.registry.confirm_report import as_dict
@@ -65,6 +66,13 @@ def confirm(
     planned = work.plan(opened, top, seeds)
     minutes = f", about {planned.seconds / 60:.0f} minutes" if planned.seconds > _WORTH_TELLING else ""
     say(f"{planned.fits} fits for {plural(len(planned.rows), 'finalist')}, in folds{minutes}")
+    if planned.groups < FEWEST_GROUPS:
+        few = plural(planned.groups, "group")
+        say(
+            f"note: the clips are of {few}, so that which is the best cannot be told, as of fewer than "
+            f"{FEWEST_GROUPS}: new seeds are all that this adds",
+            "yellow",
+        )
     with resumable(), counted_bar("Confirming", planned.fits) as progress:
         found = work.confirm(opened, planned, progress)
     deliverer = Deliverer(opened_store)
@@ -168,6 +176,7 @@ def promote(
     Intervals and verdicts are for clips of new groups, weighed by clips, or by groups for a
     group_weighted metric; under 5 test groups there are none.
     """
+    from vidclf.comparison.verdict_text import leak_doubt
     from vidclf.exceptions import GateRefusedError
     from vidclf.registry.gates import Acceptance
     from vidclf.registry.promote import PromoteRequest, find_candidate
@@ -179,6 +188,8 @@ def promote(
     candidate = find_candidate(study_or_run, opened_store)
     request = PromoteRequest(name, alias, candidate.gates.merged(gates), accepted, show)
     asks = not yes and not json_ and sys.stdin.isatty()
+    if doubt := leak_doubt(candidate.attempt.identity().tags):
+        say(doubt, "yellow")
     if not candidate.attempt.model.is_dir():
         _train_again(candidate, asks=asks, yes=yes)
     if asks:
@@ -230,6 +241,8 @@ def _flags(least: Sequence[str], most: Sequence[str], class_recall: float | None
 def _print_gates(gates: Sequence["Gate"]) -> None:
     for gate in gates:
         word, style = ("passed", None) if gate.passed else ("FAILED", "red")
+        if gate.waived:
+            word, style = "waived", "yellow"
         say(f"{word}  {gate.gate}: {gate.detail}", style)
 
 

@@ -190,6 +190,9 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
             f"Look at it:     {_where_to_look(opened)}\nCheck the best: vidclf confirm {name}\n"
             f"Then ship it:   vidclf promote {name} --as NAME"
         )
+    elif ending == "time":
+        again = _again(study, given)
+        say(f"No trial has ended in it. What was prepared is kept: raise budget.seconds, then {again}")
     elif reason := opened.nothing_feasible(rows):
         say(f"{reason[0].upper()}{reason[1:]}. Loosen a constraint, or search for smaller models.", "yellow")
 

@@ -13,7 +13,7 @@ from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gathering import gather, run_ids
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
 from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup
-from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes
+from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes, tags
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.chance import Chance, by_chance
 from vidclf.evaluation.intervals import CONFIDENCE, Interval
@@ -57,7 +57,7 @@ class GroupReport:
     @property
     def doubt(self) -> str:
         """See `leak_doubt`."""
-        return leak_doubt(self.group)
+        return leak_doubt(tags(self.group))
 
     def rows(self, *, every: bool, most: int | None = None) -> list[ModelRow]:
         """What a table shows, best first: ``most`` of the leaders or of every row, then the baselines.

@@ -77,7 +77,8 @@ def answer(
     """
     best = group.choice
     if best is None:
-        short = "Nothing to ship: no model has finished within its constraints"
+        within = " within its constraints" if any(row.state == "complete" for row in group.rows) else ""
+        short = f"Nothing to ship: no model has finished{within}"
         return Recommendation(f"{short}.", [], short)
     found = ", ".join(filter(None, (_score_words(group, best, measured), ranking.cost_words(best.metrics))))
     if not group.useful(best):
@@ -209,9 +210,12 @@ def _near(group: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
     return [row for row in others if abs((best.value or 0.0) - (row.value or 0.0)) <= 1 / clips]
 
 
-def leak_doubt(group: RowGroup) -> str:
-    """Whether the splits leak or may do so, which no figure shows; empty where groups exclude it."""
-    said = tags(group)
+def leak_doubt(said: Mapping[str, str]) -> str:
+    """Whether the splits leak or may do so, which no figure shows; empty where groups exclude it.
+
+    Args:
+        said: Tags of a run on these clips.
+    """
     if said.get("split/leak") == "true":
         return "Groups of clips stand in several splits: all figures and intervals are too good."
     unknown = "groups unknown: leaks cannot be excluded" if said.get("split/grouped") == "false" else ""

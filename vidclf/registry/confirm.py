@@ -17,7 +17,7 @@ import pandas as pd
 from vidclf import config
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Entry, Manifest, read_manifest
-from vidclf.data.splitting import every_fold
+from vidclf.data.splitting import every_fold, group_of
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.intervals import CONFIDENCE
 from vidclf.evaluation.predictions import predictions_table, read_predictions
@@ -82,6 +82,12 @@ class Plan:
     def seconds(self) -> float:
         """How long they will take at most, by what the trials took; 0 where that is not known."""
         return sum(row.metrics.get(FIT_SECONDS, 0.0) * self._fits_of(row) for row in self.rows)
+
+    @property
+    def groups(self) -> int:
+        """Groups of the clips that are judged."""
+        folds = next(iter(self.folds.values()), ())
+        return len({group_of(entry) for fold in folds for entry in fold.scored})
 
     def _fits_of(self, row: TrialRow) -> int:
         return len(self.seeds[row.number]) * len(self.folds[row.number])

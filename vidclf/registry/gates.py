@@ -63,6 +63,7 @@ class Gate:
     Attributes:
         gate: What is asked, as ``test/macro_f1 at least``.
         detail: Why, in words.
+        waived: Whether it is not kept, and passes for the user takes that on.
     """
 
     gate: str
@@ -70,6 +71,7 @@ class Gate:
     value: float | None
     limit: float | None
     detail: str
+    waived: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def group_gate(case: Candidacy) -> Iterator[Gate]:
         )
     if count:
         passed = enough or case.accepted.untested
-        yield Gate("groups in test", passed, count, intervals.FEWEST_GROUPS, detail)
+        yield Gate("groups in test", passed, count, intervals.FEWEST_GROUPS, detail, passed and not enough)
 
 
 def verdict_gate(case: Candidacy) -> Iterator[Gate]:
@@ -197,7 +199,8 @@ def recall_gates(case: Candidacy) -> Iterator[Gate]:
         if reached is None:
             words = "it cannot be judged: too few groups have it"
             words += "; accepted as untested" if case.accepted.untested else ", or --accept untested"
-            yield Gate(f"recall of {name}", case.accepted.untested, recall, floor, words)
+            waived = case.accepted.untested
+            yield Gate(f"recall of {name}", waived, recall, floor, words, waived)
             continue
         detail = f"{recall:.3f}, in [{reached.low:.3f}, {reached.high:.3f}] at {100 * CONFIDENCE:.0f} %"
         yield Gate(f"recall of {name}", reached.high >= floor, recall, floor, detail)
@@ -214,7 +217,8 @@ def chance_gate(case: Candidacy) -> Iterator[Gate]:
     words = f"without signal it would reach {found.level:.3f} on average, p = {found.p:.2g}"
     if not passed:
         words += "; accepted as untested" if case.accepted.untested else "; --accept untested takes it"
-    yield Gate("better than chance", passed or case.accepted.untested, score, found.level, words)
+    waived = case.accepted.untested and not passed
+    yield Gate("better than chance", passed or waived, score, found.level, words, waived)
 
 
 def champion_gate(case: Candidacy) -> Iterator[Gate]:
@@ -224,7 +228,8 @@ def champion_gate(case: Candidacy) -> Iterator[Gate]:
         return
     gate = f"better than {champion}"
     if compared is None:
-        yield Gate(gate, accepted.untested, None, 0.0, "too few groups to compare them")
+        words = "too few groups to compare them"
+        yield Gate(gate, accepted.untested, None, 0.0, words, accepted.untested)
         return
     spread = f"[{compared.low:+.4f}, {compared.high:+.4f}] at {1 - compared.alpha:.2%}"
     found = (
