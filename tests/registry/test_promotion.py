@@ -187,9 +187,12 @@ def test_few_groups_tell_nothing(tmp_path: Path, store: Store) -> None:
     assert "squares@champion" not in version.description
     assert version.tags["vidclf.untested"] == "true"
     assert "**Untested**" in version.description
-    write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
+    entries = [replace(e, group="") for e in read_manifest(manifest).entries if e.split != "test"]
+    write_manifest(entries, manifest)
     run_id = train(tmp_path, manifest, "majority")
-    assert failed(promote(run_id, "--accept", "untested", expect=3)) == ["a test split"]
+    refused = run("promote", run_id, "--as", "squares", "--accept", "untested", "--json", expect=3)
+    assert failed(json.loads(refused.stdout)) == ["a test split"]
+    assert refused.stderr.startswith("groups unknown: leaks cannot be excluded")
 
 
 @pytest.mark.slow
