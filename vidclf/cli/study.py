@@ -215,8 +215,8 @@ def _all_done(opened: "OpenStudy", study: Path, given: Mapping[str, Any]) -> str
     done = opened.logical()
     if done < (opened.budget() or done):
         return f"Every configuration of the space has been tried, in {done} trials."
-    whole = config.lookup(config.read_toml(study), "budget.trials")
-    if done < whole:
+    whole = config.lookup(config.read_toml(study), "budget.trials")  # none where it asks for seconds alone
+    if whole is not None and done < whole:
         again = _again(study, {**given, "--trials": None})
         return f"{done} trials are done; for all {whole} of the file:  {again}"
     return f"All {done} trials are done."

@@ -232,6 +232,13 @@ def test_bases_may_be_compared_as_they_are_but_one_needs_a_space(folder: Path, s
     assert "t.toml: space is required: with one base there is nothing else to search" in refusal(path, store)
 
 
+def test_seconds_alone_end_a_search(folder: Path, store: Store) -> None:
+    path = write(folder)
+    path.write_text(path.read_text().replace("trials = 4", "seconds = 60"))
+    budget = load_study(path, {}, store).file.budget
+    assert (budget.trials, budget.seconds) == (1000, 60.0)
+
+
 def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, store: Store) -> None:
     path = write(folder, more="[budgett]\ntrials = 3")
     path.write_text(path.read_text().replace("[space]", '[space]\n"model.gama" = { low = 0, high = 1 }'))
@@ -256,6 +263,7 @@ def test_problems_of_the_file_and_of_its_space_are_told_together(folder: Path, s
         (("val/macro_f1", "size/file_mb"), "the smallest model would win"),
         (("val/macro_f1", "latency/p50_ms"), "a study optimises a val/… metric"),
         (("val/macro_f1", "val/acuracy"), "did you mean val/accuracy?"),
+        (("trials = 4", "patience = 4"), "budget: trials or seconds is required: when does the search end?"),
         (("trials = 4", "trials = 0"), "budget.trials: Input should be greater than or equal to 1"),
         (('"svm.toml"', '["svm.toml", "sub/svm.toml"]'), "two files are called svm"),
         (('"svm.toml"', '"smv.toml"'), "smv.toml: no such file"),

@@ -80,8 +80,8 @@ class Constraint(Section):
 class Budget(Section):
     """When the search ends."""
 
-    trials: int = Field(ge=1)
-    """Complete, pruned and given-up trials in total, also after a resume."""
+    trials: int = Field(1000, ge=1)
+    """Complete, pruned and given-up trials in total, also after a resume; may be left out beside seconds."""
     seconds: float | None = Field(None, gt=0)
     """Wall time of all sessions together, the whole of each ``vidclf tune``. No trial begins that is not
     expected to end in time; one that still runs then is stopped, and goes on where there is more time."""
@@ -89,6 +89,12 @@ class Budget(Section):
     """Trials in a row that bring no better value after which the search ends."""
     retries: int = Field(2, ge=0)
     """How often a configuration whose worker dies is run again before it is given up."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if not {"trials", "seconds"} & self.model_fields_set:
+            raise ValueError("trials or seconds is required: when does the search end?")
+        return self
 
 
 COSTS = SIZES + LATENCIES
