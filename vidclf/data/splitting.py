@@ -182,7 +182,7 @@ def group_advice(entries: Sequence[Entry]) -> list[str]:
         return []
     way = "write their groups"
     if not all(entry.group for entry in entries):
-        way = "let data import --groups scenes find groups by how the clips look, or write them"
+        way = "let --groups scenes find groups by how the clips look, or write them"
     return [
         f"{loose}. If several show one scene or person, the split leaks: {way} into the manifest's column "
         "group."
