@@ -21,7 +21,8 @@ def refusal(path: Path) -> str:
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    assert "make one with: vidclf data import" in refusal(tmp_path / "m.csv")
+    # Deeper, for other tests' folders, which are called alike, hold manifests.
+    assert "make one with: vidclf data import" in refusal(tmp_path / "nothing" / "here" / "m.csv")
 
 
 def test_a_missing_manifest_names_the_one_that_may_be_meant(manifest: Path) -> None:
