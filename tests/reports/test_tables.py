@@ -1,9 +1,11 @@
 """Leaderboards for the terminal, for pages and in Markdown."""
 
+from dataclasses import replace
+
 from rich.table import Table
 
 from vidclf.evaluation import ranking
-from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, SIZE, TrialRow
+from vidclf.evaluation.ranking import FILE_LATENCY, LATENCY, OTHER_LOAD, SIZE, TrialRow
 from vidclf.reports.tables import (
     html_table,
     markdown_table,
@@ -88,3 +90,13 @@ def test_who_predicts_the_same_stands_in_one_row() -> None:
         ("4", "3", "C 0.5; 1 more predicts the same"),
     ]
     assert str(table.caption).startswith("3 complete trials are not shown.")
+
+
+def test_a_table_says_where_latencies_were_measured_beside_other_work() -> None:
+    quiet = row(0, 0.9)
+    busy = replace(quiet, metrics={**quiet.metrics, OTHER_LOAD: 0.96})
+    for rows, told in (([busy], True), ([quiet], False)):
+        words = (
+            "measured while other programs used 96 % of the machine: too high. vidclf bench measures again."
+        )
+        assert (words in str(leaderboard(rows).caption)) == told

@@ -198,6 +198,8 @@ def study_leaderboard(
         notes.append("* Pareto front: no other trial is better, faster and smaller at once, to two digits.")
     if measured and len({row.shape for row in shown}) < len(shown):
         notes.append("ms: measured once for all trials of one shape (network, frames, size, machine).")
+    if busy := next(filter(None, (ranking.disturbed(row.metrics) for row in shown)), ""):
+        notes.append(f"Latencies were measured while {busy}: too high. vidclf bench measures again.")
     notes.append(caution)
     heading, costs = metric.partition("/")[2], (LATENCY, FILE_LATENCY, SIZE)
     columns = [*trial_columns(heading, best, costs=costs, starred=front), params_column(twins)]
