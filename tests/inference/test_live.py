@@ -124,6 +124,17 @@ def test_a_model_that_is_late_leaves_windows_out_and_catches_up() -> None:
     assert starts == sorted(starts)  # type: ignore[type-var]
 
 
+def test_what_breaks_the_reader_ends_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a thread that is gone."""
+
+    def broken(self: LiveVideo, store_side: int) -> Iterator[object]:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(LiveVideo, "frames", broken)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        next(predict_live(saved_brightness(), "-", 1.0))
+
+
 def test_a_source_that_is_left_is_read_no_further() -> None:
     with served(streamed([10, 240] * 5)) as address:
         live = predict_live(saved_brightness(), address, 0.5)

@@ -11,7 +11,6 @@ from pathlib import Path
 from vidclf.data.live import LiveVideo
 from vidclf.data.remote import public
 from vidclf.data.windows import Window, windows
-from vidclf.exceptions import ClipError, InputError
 from vidclf.inference.predict import Prediction, label_windows
 from vidclf.models.saved import SavedModel
 
@@ -75,7 +74,7 @@ def predict_live(
                 if stopped.is_set():
                     return
             put(None)
-        except (ClipError, InputError) as error:
+        except Exception as error:  # raised again where windows are waited for
             put(error)
 
     reader = threading.Thread(target=read, name="live source", daemon=True)
