@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.comparison.fabricated import measured_of, report_of
+from tests.comparison.fabricated import confirmed, measured_of, report_of
 from vidclf.comparison import summary
 from vidclf.comparison.data import GroupReport
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
@@ -14,6 +14,7 @@ from vidclf.comparison.verdict_text import answer
 from vidclf.evaluation.chance import Chance
 from vidclf.evaluation.intervals import Interval
 from vidclf.evaluation.ranking import LATENCY, SIZE
+from vidclf.registry.confirm_report import FinalistReport
 from vidclf.runs.folder import Attempt
 from vidclf.search.record.settings import Gates
 
@@ -103,6 +104,11 @@ def test_mistakes_are_shares_of_the_true_class_the_largest_first(tmp_path: Path)
     (floor,) = summary.requirements(reported(row), Gates(class_recall=0.6))
     assert (floor.found, floor.verdict) == ("the lowest on val is that of a, 0.50", "open")
     assert summary.mistakes(ROW) == []
+
+
+def test_after_a_confirmation_under_two_seeds_each_clip_counts_once(tmp_path: Path) -> None:
+    row = replace(confirmed(tmp_path, {0}), confirmed=FinalistReport(0.9, won=True, optimistic=False))
+    assert summary.mistakes(row) == ["8% of a is called b: 1 of 12 clips."]
 
 
 def test_what_would_help_is_groups_labels_and_what_was_not_tried(tmp_path: Path) -> None:

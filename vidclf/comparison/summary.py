@@ -106,8 +106,14 @@ def mistakes(row: ModelRow) -> list[str]:
 
 
 def _judged(row: ModelRow) -> pd.DataFrame | None:
-    """Its predictions of what it was not trained on: confirm's where that chose it, else those of val."""
-    return row.predictions("confirm" if row.won else "val")
+    """Its predictions of what it was not trained on: confirm's where that chose it, else those of val.
+
+    confirm has one of each seed: the first stands for all.
+    """
+    if not row.won:
+        return row.predictions("val")
+    table = row.predictions("confirm")
+    return None if table is None else table.drop_duplicates("clip_path")
 
 
 def advice(report: GroupReport, doubted: int) -> Iterator[str]:
