@@ -85,6 +85,14 @@ def test_a_gate_on_a_score_is_kept_or_missed_where_the_interval_says_so(
     }
 
 
+def test_of_a_confirmed_model_the_figure_is_that_of_its_interval() -> None:
+    row = replace(ROW, confirmed=FinalistReport(0.84, won=True, optimistic=False))
+    (each,) = summary.requirements(
+        reported(row, Interval(0.84, 0.81, 0.9)), Gates(min={"test/macro_f1": 0.8})
+    )
+    assert (each.found, each.verdict) == ("by confirm 0.840, 0.81 to 0.90", "kept")
+
+
 def test_of_a_loss_the_upper_end_keeps_the_gate() -> None:
     row = replace(ROW, value=0.3, metrics={"val/loss": 0.3})
     report = reported(row, Interval(0.3, 0.2, 0.4))

@@ -63,14 +63,18 @@ def requirements(report: GroupReport, asked: Gates) -> Iterator[Requirement]:
             on_val = f"val/{name}"
             shown = f"test {metric_words(metric)}" if split == "test" else metric
             value = best.metrics.get(on_val if split == "test" else metric)
-            reached = report.intervals.get(id(best)) if on_val == report.group.metric else None
+            reached, source = None, "on val"
+            if on_val == report.group.metric:
+                reached = report.intervals.get(id(best))
+                if best.confirmed is not None:
+                    value, source = best.score, "by confirm"
             text = f"{shown} {word} {limit:g}"
             if value is None:
                 yield Requirement(text, "not known", "open")
             elif split != "test":
                 yield Requirement(text, f"{value:.4g}", "kept" if sign * (value - limit) >= 0 else "missed")
             else:
-                found = f"on val {value:.3f}" + (f", {interval_words(reached)}" if reached else "")
+                found = f"{source} {value:.3f}" + (f", {interval_words(reached)}" if reached else "")
                 yield Requirement(text, found, _verdict(reached, limit, sign))
     if asked.class_recall is not None and (table := _judged(best)) is not None:
         recall = (table["predicted"] == table["label"]).groupby(table["label"]).mean()
