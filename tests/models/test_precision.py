@@ -58,6 +58,13 @@ def anew() -> None:
 
 
 @pytest.mark.usefixtures("anew")
+def test_the_check_leaves_the_random_state_of_the_program_as_it_was() -> None:
+    before = torch.get_rng_state()
+    precision.agrees("bf16")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("anew")
 def test_bf16_of_a_cpu_agrees() -> None:
     assert precision.agrees("bf16")
 

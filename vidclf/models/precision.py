@@ -60,16 +60,17 @@ def agrees(half: Precision) -> bool:
 
     With some versions of cuDNN they do not (pytorch#163539).
     """
-    checked: list[nn.Conv2d | nn.Conv3d] = [
-        nn.Conv3d(3, 16, (3, 7, 7), (1, 2, 2), (1, 3, 3)),
-        nn.Conv3d(16, 16, 3, 1, 1),
-        nn.Conv3d(16, 32, 3, 2, 1),
-        nn.Conv3d(16, 32, 1, 2),
-        nn.Conv3d(16, 16, (3, 1, 1), 1, (1, 0, 0)),
-        nn.Conv2d(3, 16, 7, 2, 3),
-        nn.Conv2d(16, 32, 3, 2, 1),
-        nn.Conv2d(16, 16, 3, 1, 1, groups=16),
-    ]
+    with devices.forked_rng(torch.device("cpu")):  # layers draw weights when they are made
+        checked: list[nn.Conv2d | nn.Conv3d] = [
+            nn.Conv3d(3, 16, (3, 7, 7), (1, 2, 2), (1, 3, 3)),
+            nn.Conv3d(16, 16, 3, 1, 1),
+            nn.Conv3d(16, 32, 3, 2, 1),
+            nn.Conv3d(16, 32, 1, 2),
+            nn.Conv3d(16, 16, (3, 1, 1), 1, (1, 0, 0)),
+            nn.Conv2d(3, 16, 7, 2, 3),
+            nn.Conv2d(16, 32, 3, 2, 1),
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+        ]
     return all(_layer_agrees(layer, half) for layer in checked)
 
 
