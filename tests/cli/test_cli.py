@@ -185,6 +185,8 @@ def test_a_plan_runs_nothing(folder: Path) -> None:
     plan = json.loads(run("tune", folder / "study.toml", "--dry-run", "--json").stdout)
     assert plan["total"] == 4
     assert {(row["base"], row["key"]) for row in plan["space"]} == {("svm", "model.C"), ("tiny", "train.lr")}
+    searched = {row["key"]: row["searched"] for row in plan["space"]}
+    assert searched["train.lr"] == "0.0001 to 0.01, log"
     assert plan["clips"]["train"] > 0
     assert [point["from"] for point in plan["first"]] == ["base", "base"]
     assert [point["base"] for point in plan["first"]] == ["svm", "tiny"]

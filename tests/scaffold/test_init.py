@@ -7,15 +7,19 @@ from types import SimpleNamespace
 import optuna
 import pandas as pd
 import pytest
+import torch
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from tests.clips import write_squares
 from tests.command import run
+from tests.models import hf_models
 from vidclf.cli.app import app
 from vidclf.data import check, importing, video
 from vidclf.data.demo import render_demo_set
 from vidclf.data.manifest import Entry
 from vidclf.exceptions import InputError
+from vidclf.models.own_networks import build_network
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.store import Store, open_store
 from vidclf.scaffold import defaults
@@ -24,7 +28,7 @@ from vidclf.scaffold.scan import InitResult, start
 from vidclf.search.definition.study_file import load_study
 from vidclf.search.record.storage import open_storage
 
-LAPTOP, SERVER = Machine(4, None), Machine(16, "NVIDIA H200")
+LAPTOP, SERVER = Machine(4, None, encoders=False), Machine(16, "NVIDIA H200", encoders=False)
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +63,11 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
     study = load_study(started.study, {}, store)
     assert study.name == "my_clips"
     assert list(study.space.bases) == ["svm", "mix", "2d", "3d"]
-    kinds = {stem: load_experiment(path).model.kind for stem, path in started.experiments.items()}
+    assert started.waiting == {"encoder": "pip install 'vidclf[hf]', then repeat vidclf init with --force"}
+    files = {stem: path for stem, path in started.experiments.items() if stem not in started.waiting}
+    kinds = {stem: load_experiment(path).model.kind for stem, path in files.items()}
     assert kinds == {"svm": "svm", "mix": "svm", "2d": "frames2d", "3d": "volume3d"}
+    assert (study.file.budget.trials, study.file.budget.seconds) == (60, 600)
     assert set(pd.read_csv(started.manifest)["label"]) == {"down", "right"}
     text = started.study.read_text() + "".join(path.read_text() for path in started.experiments.values())
     for choice in started.choices:
@@ -68,7 +75,7 @@ def test_every_file_is_valid_and_says_why(clips: Path, store: Store) -> None:
         if choice.key == "shares":  # of the manifest, not of a file of settings
             assert f"{choice.value} percent" in text
             continue
-        stems = {"experiments": ["svm", "mix", "2d", "3d"], "networks": ["2d", "3d"], "study": []}
+        stems = {"experiments": ["svm", "mix", "2d", "encoder", "3d"], "networks": ["2d", "3d"], "study": []}
         paths = [started.experiments[stem] for stem in stems.get(choice.file, [choice.file])]
         for path in paths or [started.study]:
             assert f"{choice.key.rpartition('.')[2]} = {json.dumps(choice.value)}" in path.read_text()
@@ -96,7 +103,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
         model = load_experiment(begun.experiments[stem]).model
         assert (model.network, model.frozen_stages) == (network, stages)
     assert laptop["workers"] == 2
-    assert laptop["train.views"] == 4
+    assert values(begun, "networks")["train.views"] == 4
     assert laptop["shares"] == "70,15,15"  # ten groups are too few for a test that tells anything
     begun = begin(clips, SERVER, force=True)
     server = values(begun)
@@ -104,6 +111,7 @@ def test_machine_and_clips_decide(clips: Path) -> None:
     assert values(begun, "study")["model.frozen_stages"] == "default"
     assert '"model.frozen_stages" = "default"' in begun.study.read_text()
     assert (server["workers"], server["budget.trials"]) == (1, 60)
+    assert {choice.reason for choice in begun.choices if choice.key == "workers"} == {"on NVIDIA H200"}
     assert "train.balance" not in server
     assert "train.views" not in server
 
@@ -158,11 +166,61 @@ def test_classes_of_few_groups_are_judged_by_as_many_folds(tmp_path: Path, store
 
 def test_a_network_whose_weights_cannot_be_had_waits_outside(clips: Path, store: Store) -> None:
     started = begin(clips, reachable=False)
-    assert list(started.waiting) == ["mix", "2d", "3d"]
+    assert list(started.waiting) == ["mix", "2d", "encoder", "3d"]
     assert list(load_study(started.study, {}, store).space.bases) == ["svm"]
     assert "r3d_18-b3b3357e.pth" in started.study.read_text()
     assert '# "train.lr"' in started.study.read_text()
     assert load_experiment(started.experiments["3d"]).model.network == "r3d_18"
+
+
+def test_a_file_of_weights_brings_its_network_in(clips: Path, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "mobile.pth"
+    torch.save(build_network("mobilenet_v3_small").state_dict(), file)
+    to, given = clips.parent / "work", {"mobilenet_v3_small": file}
+    started = start(clips, to, machine=LAPTOP, weights=given, reachable=lambda _: False)
+    assert list(started.waiting) == ["encoder", "3d"]
+    study = load_study(started.study, {}, store)
+    assert {stem: base.model.kind for stem, base in study.space.bases.items()} == {
+        "svm": "svm",
+        "mix": "svm",
+        "2d": "frames2d",
+    }
+    for stem in ("mix", "2d"):
+        model = load_experiment(started.experiments[stem]).model
+        assert (model.network, model.weights) == ("mobilenet_v3_small", str(file))
+    assert load_experiment(started.experiments["2d"]).model.frozen_stages == 6
+    assert {choice.reason for choice in started.choices if choice.value == "mobilenet_v3_small"} == {
+        "as you named it"
+    }
+    for weights, message in (
+        ({"mobilenet_v3_smal": file}, "did you mean mobilenet_v3_small"),
+        ({"squeezenet1_1": file}, "does not fit model.network = 'squeezenet1_1'"),
+        ({"squeezenet1_1": tmp_path / "none.pth"}, "none.pth: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            start(clips, tmp_path / "other", machine=LAPTOP, weights=weights)
+    assert not (tmp_path / "other").exists()
+    run("init", clips, "--weights", "resnet18", expect=2)
+
+
+@pytest.mark.slow
+def test_an_encoder_of_the_hubs_cache_is_a_base(
+    clips: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "hub" / "models--facebook--dinov2-small"
+    hf_models.save("dinov2", kept / "snapshots" / "0123", num_hidden_layers=12)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    machine = Machine(4, None)
+    started = start(clips, clips.parent / "work", machine=machine, reachable=lambda _: False)
+    assert list(started.waiting) == ["mix", "2d", "3d"]
+    assert list(load_study(started.study, {}, store).space.bases) == ["svm", "encoder"]
+    experiment = load_experiment(started.experiments["encoder"])
+    assert (experiment.model.network, experiment.model.frozen_stages) == ("hf:facebook/dinov2-small", 13)
+    assert experiment.train.views == 1
+    experiment.check_weights()
 
 
 def test_a_class_without_a_readable_clip_is_refused_and_nothing_is_written(

@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from vidclf.cli.console import JsonOption, make_console, print_json, progress_bar, say, tell
 from vidclf.cli.data import ClassesOption, Groups, GroupsOption, listed
+from vidclf.exceptions import InputError
 
 if TYPE_CHECKING:
     from vidclf.scaffold.scan import InitResult
@@ -29,13 +31,21 @@ def init(
     ] = None,
     classes: ClassesOption = None,
     groups: GroupsOption = Groups.NAME,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK=FILE",
+            help="A network to try and its weights, as squeezenet1_1=squeezenet.pth; may be repeated.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Looks at your clips and writes a manifest, first experiments and a study, with reasons.
 
     Every clip is decoded once: classes, lengths, sizes, groups and this machine decide the
-    values. The files are yours: read their comments, change them, and run the study.
+    values. The files are yours: read their comments, change them, and run the study, which tries
+    quick models first and takes as long as its budget.seconds say.
     """
     from vidclf.scaffold.scan import start
 
@@ -46,6 +56,7 @@ def init(
             name=name,
             classes=listed(classes),
             by_scene=groups == Groups.SCENES,
+            weights=_weights(weights or ()),
             force=force,
             reachable=_answers,
             progress=progress,
@@ -55,6 +66,20 @@ def init(
     else:
         _print_started(started)
     _warn_of_trials(started.study.stem)
+
+
+def _weights(given: Sequence[str]) -> dict[str, Path]:
+    """Files by their networks.
+
+    Raises:
+        InputError: One is not written ``NETWORK=FILE``.
+    """
+    pairs = [text.partition("=") for text in given]
+    if wrong := [
+        text for text, (network, _, file) in zip(given, pairs, strict=True) if not network or not file
+    ]:
+        raise InputError(f"--weights {wrong[0]}: expected NETWORK=FILE, as squeezenet1_1=squeezenet.pth")
+    return {network: Path(file) for network, _, file in pairs}
 
 
 def _warn_of_trials(study: str) -> None:

@@ -1,6 +1,7 @@
 """``vidclf tune`` and ``vidclf status``."""
 
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +37,11 @@ def tune(
     ] = None,
     set_: SetOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, show the plan, run nothing; with --json each base as resolved too.",
+        ),
     ] = False,
     join: Annotated[
         bool,
@@ -124,7 +129,6 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    import tomli_w
     from rich.table import Table
 
     from vidclf.search.execution.display import clock, listed
@@ -134,22 +138,23 @@ def _print_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     clips = ", ".join(f"{count} {split}" for split, count in plan["clips"].items())
     console.print(f"{plan['objective']}; {plan['used']} of {plan['total']} trials done; clips: {clips}")
     console.print(plan["resources"])
-    table = Table("base", "key", "searched")
+    bases: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in plan["space"]:
-        table.add_row(row["base"], row["key"], row["searched"])
+        bases[row["key"], row["searched"]].append(row["base"])
+    table = Table("key", "searched", "in")
+    for (key, searched), stems in bases.items():
+        table.add_row(key, searched, ", ".join(stems))
     console.print(table)
     for point in plan["first"]:
         console.print("tried first:", _assignments(point))
     sample = {"base": plan["sample"]["base"], **plan["sample"]["params"]}
     console.print("a sample:   ", _assignments(sample))
-    for stem, tree in plan["bases"].items():
-        console.print(f"\n{stem}, as resolved here:")
-        console.print(tomli_w.dumps(tree))
     if plan["trial_seconds"]:
         console.print(f"a trial took: {listed(plan['trial_seconds'])}")
     if plan["seconds_left"] is not None:
         disk = f", {plan['store_bytes'] / 1e6:.0f} MB in all" if plan["store_bytes"] is not None else ""
-        console.print(f"about {clock(plan['seconds_left'])} left{disk}")
+        about = "about" if plan["trial_seconds"] else "at most"
+        console.print(f"{about} {clock(plan['seconds_left'])} left{disk}")
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Default values for a folder of clips, chosen from the clips and the machine, each with its reason."""
 
+import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,14 @@ from vidclf.data.splitting import group_of
 from vidclf.evaluation.intervals import FEWEST_GROUPS
 from vidclf.labels import plural
 from vidclf.models import devices
-from vidclf.models.networks import NETWORKS
+from vidclf.models.networks import spec_of
 
+ENCODER = "hf:facebook/dinov2-small"
+"""A large pretrained encoder of pictures that a laptop can run: 22 million weights, under Apache-2.0."""
+_ENCODER_STAGES = 13
+"""Its stem and blocks, which are known here without asking the hub."""
+EXTRA = "hf"
+"""What `ENCODER` needs: ``pip install 'vidclf[hf]'``."""
 _ROOM = 3.0
 """Times that the largest class outnumbers the smallest from which on classes are balanced."""
 _FEW_GROUPS = 5
@@ -24,19 +31,30 @@ _USUAL_SHARE = 15
 USUAL = f"{100 - 2 * _USUAL_SHARE},{_USUAL_SHARE},{_USUAL_SHARE}"
 _LONG_SECONDS = 6.0
 """Median length of clips from which on 16 frames are far apart."""
+_LEAST_MINUTES = 10
+_SECONDS_A_CLIP = 1.5
+"""Of the search: 362 clips of UCF-101 take six minutes on two cores until nothing better is found."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train on."""
+    """What there is to train on.
+
+    Attributes:
+        cores: Of the CPU.
+        gpu: What it is called; ``None`` without one.
+        encoders: Whether the libraries that `ENCODER` needs are installed.
+    """
 
     cores: int
     gpu: str | None
+    encoders: bool = True
 
     @classmethod
     def here(cls) -> "Machine":
         name = devices.name()
-        return cls(cpu_count(), None if name == "cpu" else name)
+        encoders = importlib.util.find_spec("transformers") is not None
+        return cls(cpu_count(), None if name == "cpu" else name, encoders)
 
 
 @dataclass(frozen=True)
@@ -105,15 +123,31 @@ def choose_division(entries: Sequence[Entry]) -> DefaultValue:
     return DefaultValue("manifest", "shares", f"{100 - val - test},{val},{test}", words)
 
 
-def networks(machine: Machine) -> dict[str, str]:
-    """The network of each experiment that has one, by its stem."""
-    of_frames = "resnet18" if machine.gpu else "squeezenet1_1"
-    return {"mix": of_frames, "2d": of_frames, "3d": "r3d_18"}
+def networks(machine: Machine, given: Collection[str] = ()) -> dict[str, str]:
+    """The network of each experiment that has one, by its stem.
+
+    Args:
+        machine: What there is to train on.
+        given: Networks that take the place of the usual ones, of frames and of volumes.
+
+    Raises:
+        InputError: There is no such network, or its library is missing.
+    """
+    by_dims = {spec_of(name).dims: name for name in given}
+    of_frames = by_dims.get(2, "resnet18" if machine.gpu else "squeezenet1_1")
+    found = {"mix": of_frames, "2d": of_frames, "encoder": ENCODER, "3d": by_dims.get(3, "r3d_18")}
+    return {stem: name for stem, name in found.items() if stem != "encoder" or of_frames != ENCODER}
 
 
-def choose(look: FolderSummary, machine: Machine) -> list[DefaultValue]:
-    """What is set by what the clips and the machine are; all else keeps its default."""
-    return [*_for_experiments(look), *_for_networks(look, machine), *_for_study(look, machine)]
+def choose(look: FolderSummary, machine: Machine, used: Mapping[str, str]) -> list[DefaultValue]:
+    """What is set by what the clips and the machine are; all else keeps its default.
+
+    Args:
+        look: The clips.
+        machine: What there is to train on.
+        used: The network of each experiment that has one, by its stem.
+    """
+    return [*_for_experiments(look), *_for_networks(look, machine, used), *_for_study(look, machine)]
 
 
 def _for_experiments(look: FolderSummary) -> Iterator[DefaultValue]:
@@ -126,7 +160,7 @@ def _for_experiments(look: FolderSummary) -> Iterator[DefaultValue]:
             yield DefaultValue(stem, "model.class_weight", "balanced", _unequal(look))
 
 
-def _for_networks(look: FolderSummary, machine: Machine) -> Iterator[DefaultValue]:
+def _for_networks(look: FolderSummary, machine: Machine, used: Mapping[str, str]) -> Iterator[DefaultValue]:
     train = look.splits["train"]
     batch = max(2, min(8, train // 4))
     yield DefaultValue("networks", "train.batch_size", batch, f"2 to 8, by the {train} clips in train")
@@ -138,17 +172,23 @@ def _for_networks(look: FolderSummary, machine: Machine) -> Iterator[DefaultValu
     if not machine.gpu:
         words = "no GPU: what the frozen stages give for four views of a clip is kept"
         yield DefaultValue("networks", "train.views", 4, words)
+        yield DefaultValue("encoder", "train.views", 1, "no GPU: a view of a clip takes it a second or so")
     reasons = {
         "mix": "the same as of 2d, so that what it sees is computed once",
         "2d": "for a GPU" if machine.gpu else "small: quick to train and to answer without a GPU",
+        "encoder": "DINOv2, trained on 142 million pictures without labels",
         "3d": "a plain ResNet of volumes, pretrained on Kinetics-400",
     }
-    for stem, name in networks(machine).items():
-        yield DefaultValue(stem, "model.network", name, reasons[stem])
+    for stem, name in used.items():
+        usual = name == networks(machine).get(stem)
+        yield DefaultValue(stem, "model.network", name, reasons[stem] if usual else "as you named it")
         if stem == "mix":
             continue
-        stages = len(NETWORKS[name].stages)
-        if machine.gpu:
+        stages = _ENCODER_STAGES if name == ENCODER else len(spec_of(name).stages)
+        if stem == "encoder":
+            words = f"of {stages}: a light head on what it sees, which is computed once"
+            yield DefaultValue(stem, "model.frozen_stages", stages, words)
+        elif machine.gpu:
             yield DefaultValue(
                 stem, "model.frozen_stages", 3, f"of {stages}: the first ones keep their weights"
             )
@@ -163,11 +203,16 @@ def _for_study(look: FolderSummary, machine: Machine) -> Iterator[DefaultValue]:
         groups = plural(look.groups["val"], "group")
         words = f"val has {groups}: one division says more about the division than about models"
         yield DefaultValue("study", "objective.repeats", folds, words)
-    where = machine.gpu or f"{machine.cores} cores without a GPU"
-    words = f"a first look on {where}; tune --trials N goes on from there"
-    yield DefaultValue("study", "budget.trials", 60 if machine.gpu else 24, words)
+    words = "of more, the best would be the luckiest rather than better"
+    yield DefaultValue("study", "budget.trials", 60, words)
+    clips = look.splits["train"] + look.splits["val"]
+    minutes = max(_LEAST_MINUTES, math.ceil(clips * _SECONDS_A_CLIP / 60))
+    words = f"{minutes} minutes for all of it, whichever ends first; with more, the same command goes on"
+    yield DefaultValue("study", "budget.seconds", 60 * minutes, words)
     workers = 1 if machine.gpu else max(1, min(4, machine.cores // 2))
-    words = "on one GPU" if machine.gpu else f"{machine.cores} cores: a trial with less than two is slow"
+    words = (
+        f"on {machine.gpu}" if machine.gpu else f"{machine.cores} cores: a trial with less than two is slow"
+    )
     yield DefaultValue("study", "workers", workers, words)
     if machine.gpu:
         yield DefaultValue("study", "model.frozen_stages", "default", "none to all of each network")

@@ -20,6 +20,8 @@ from vidclf.exceptions import InputError
 from vidclf.models.networks import published_weights
 from vidclf.progress import Progress, silent
 from vidclf.scaffold.defaults import (
+    ENCODER,
+    EXTRA,
     USUAL,
     DefaultValue,
     FolderSummary,
@@ -28,7 +30,7 @@ from vidclf.scaffold.defaults import (
     choose_division,
     networks,
 )
-from vidclf.scaffold.templates import experiment_text, study_text
+from vidclf.scaffold.templates import STEMS, experiment_text, study_text
 
 Reachable = Callable[[str], bool]
 
@@ -79,6 +81,7 @@ def start(
     by_scene: bool = False,
     force: bool = False,
     machine: Machine | None = None,
+    weights: Mapping[str, Path] | None = None,
     reachable: Reachable = lambda _: False,
     progress: Progress = silent,
 ) -> InitResult:
@@ -92,19 +95,25 @@ def start(
         by_scene: Groups are scenes, found by how the clips look, in place of what their names say.
         force: Replace files that exist.
         machine: What to plan for; ``None``: this one.
+        weights: Files of weights by their networks, which take the place of the usual ones.
         reachable: Whether a URL's host answers, for weights that are not on this machine.
         progress: Called with (clips done, clips in all) while they are decoded.
 
     Raises:
-        InputError: The folder holds no such clips, or a file exists; nothing was written then.
+        InputError: The folder holds no such clips, a file exists, or weights do not fit; nothing was written
+            then.
     """
     if folder.is_file():
         raise InputError(f"{folder}: a file; name the folder that has a folder of clips for each class")
     name = name or re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._") or "clips"
     manifest = to / "data" / name / "manifest.csv"
     study = to / "studies" / f"{name}.toml"
-    experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in ("svm", "mix", "2d", "3d")}
+    machine, given = machine or Machine.here(), dict(weights or {})
+    used = networks(machine, given)
+    stems = [stem for stem in STEMS if stem in used or stem == "svm"]
+    experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in stems}
     _refuse_existing([manifest, study, *experiments.values()], force)
+    _check_weights(given)
     entries, notes = read_sources([str(folder)], classes)
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
@@ -116,15 +125,17 @@ def start(
     shares = division.value if division.key == "shares" else USUAL
     imported = divide_clips(entries, manifest, shares, notes)
     look = _look(imported.entries, [item for item in checks if item.clip_path not in unusable], unusable)
-    machine = machine or Machine.here()
     waiting = {
-        stem: reason for stem, network in networks(machine).items() if (reason := _lacks(network, reachable))
+        stem: reason
+        for stem, network in used.items()
+        if network not in given and (reason := _lacks(network, machine, reachable))
     }
-    choices = [division, *choose(look, machine)]
+    choices = [division, *choose(look, machine, used)]
     for stem, path in experiments.items():
-        kind = "networks" if stem in networks(machine) else stem
+        kind = "networks" if stem in used else stem
         values = {choice.key: choice for choice in choices if choice.file in ("experiments", kind, stem)}
-        _write(path, experiment_text(stem, name, look, values))
+        file = given.get(used.get(stem, ""))
+        _write(path, experiment_text(stem, name, look, values, file and file.resolve()))
     values = {choice.key: choice for choice in choices if choice.file in ("manifest", "experiments", "study")}
     _write(study, study_text(name, values, [stem for stem in experiments if stem not in waiting], waiting))
     notes = list(imported.notes)
@@ -181,15 +192,44 @@ def _look(entries: Sequence[Entry], checks: Sequence[ClipCheck], unusable: dict[
     )
 
 
-def _lacks(network: str, reachable: Reachable) -> str:
+def _check_weights(given: Mapping[str, Path]) -> None:
+    from vidclf.models.weights import load_backbone  # imports torch: seconds
+
+    for network, file in given.items():
+        load_backbone(network, str(file))
+
+
+def _lacks(network: str, machine: Machine, reachable: Reachable) -> str:
     """Why pretrained weights cannot be had now; empty where they can."""
+    if network == ENCODER:
+        return _lacks_encoder(machine, reachable)
     from vidclf.models.weights import downloaded_file  # imports torch: seconds
 
     file = downloaded_file(network)
     url = published_weights(network).url
     if file.exists() or reachable(url):
         return ""
-    return f"{url} does not answer; put that file at {file}, then repeat vidclf init with --force"
+    return (
+        f"{url} does not answer; repeat vidclf init with --force when that file is at {file}, or, where you "
+        f"have it elsewhere, with --weights {network}=FILE"
+    )
+
+
+def _lacks_encoder(machine: Machine, reachable: Reachable) -> str:
+    if not machine.encoders:
+        return f"pip install 'vidclf[{EXTRA}]', then repeat vidclf init with --force"
+    from huggingface_hub import try_to_load_from_cache
+
+    from vidclf.models.hub import endpoint
+
+    repository = ENCODER.partition(":")[2]
+    cached = isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
+    if cached or reachable(endpoint()):
+        return ""
+    return (
+        f"{endpoint()} does not answer; hf download {repository} --local-dir FOLDER where there is internet, "
+        'then model.network = "hf:FOLDER" there, and the file in base of the study'
+    )
 
 
 def _write(path: Path, text: str) -> None:

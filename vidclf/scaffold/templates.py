@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vidclf.scaffold.defaults import DefaultValue, FolderSummary
 
@@ -17,9 +18,12 @@ _KINDS = {
         "What a frozen network sees in the frames, beside histograms of motion, and one linear SVM.",
     ),
     "2d": ("frames2d", "A 2D network on single frames, averaged over time: what a frame shows."),
+    "encoder": ("frames2d", "A light head on a large encoder that stays as it is: what a frame shows."),
     "3d": ("volume3d", "A 3D network on whole clips: how things move."),
 }
-"""Kind of model of each experiment, by its stem, and what it is for."""
+"""Kind of model of each experiment, by its stem, and what it is for; the quick ones first."""
+STEMS = tuple(_KINDS)
+"""Of the experiments, in the order in which a study tries them."""
 
 
 def _said(assignment: str, reason: str) -> str:
@@ -45,11 +49,24 @@ def _data(name: str, look: FolderSummary, values: Values) -> str:
     )
 
 
-def experiment_text(stem: str, name: str, look: FolderSummary, values: Values) -> str:
-    """The experiment ``svm``, ``2d`` or ``3d`` on the manifest of ``name``."""
+def experiment_text(
+    stem: str, name: str, look: FolderSummary, values: Values, weights_file: Path | None
+) -> str:
+    """The experiment ``svm``, ``2d`` or another of `STEMS`, on the manifest of ``name``.
+
+    Args:
+        stem: Which.
+        name: Of the data set.
+        look: The clips.
+        values: What is set.
+        weights_file: Of its network; ``None``: the published ones.
+    """
     kind, purpose = _KINDS[stem]
     head = f"# {purpose}\n" + _data(name, look, values) + f'\n[model]\nkind = "{kind}"\n'
-    weights = _said('weights = "pretrained"', 'or a local file of them, or "none" to train from scratch')
+    weights = _said(
+        f"weights = {json.dumps(str(weights_file or 'pretrained'))}",
+        '"pretrained", a local file, or "none" to train from scratch',
+    )
     if stem == "svm":
         return (
             head
@@ -103,6 +120,7 @@ def study_text(name: str, values: Values, stems: Sequence[str], waiting: Mapping
         + '# metric = "latency/p50_ms"\n# max = 50\n'
         + "\n[budget]\n"
         + _line(values, "budget.trials")
+        + _line(values, "budget.seconds")
         + '\n[sampler]\nname = "tpe"\nseed = 0\n\n[pruner]\n'
         + (
             _said('name = "median"', "stops trials that fall behind the others")

@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from vidclf import config
-from vidclf.config import Choice
+from vidclf.config import Choice, Dimension
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
 from vidclf.labels import plural
@@ -31,7 +31,7 @@ from vidclf.search.execution.display import Display
 from vidclf.search.execution.session import run_session
 from vidclf.search.execution.worker_pool import check_ray, gpu_count, on_cluster, start_workers
 from vidclf.search.record.owners import Ownership
-from vidclf.search.record.study import FIXED, START, OpenStudy, counts, find_study
+from vidclf.search.record.study import BASE, FIXED, START, OpenStudy, counts, find_study
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.workers.local import describe_machine, preload
@@ -147,19 +147,25 @@ def describe_plan(definition: StudyDefinition, store: Store) -> dict[str, Any]:
         "resources": _resources(definition),
         "clips": {split: len(entries) for split, entries in splits.items()},
         "space": [
-            {
-                "base": stem,
-                "key": key,
-                "searched": ", ".join(f"{name} {value}" for name, value in shown.items()),
-            }
+            {"base": stem, "key": key, "searched": _range_words(dimension)}
             for (stem, key), dimension in definition.space.dimensions.items()
-            for shown in [dimension.model_dump(mode="json", exclude_defaults=True)]
+            if dimension.when.get(BASE, stem) == stem
         ],
         "bases": bases,
         "first": _first_points(definition),
         "sample": _sample(definition),
         **_estimates(opened, definition, used),
     }
+
+
+def _range_words(dimension: Dimension) -> str:
+    if isinstance(dimension, Choice):
+        words = ", ".join(map(str, dimension.choices))
+    else:
+        step = f", step {dimension.step:g}" if dimension.step is not None else ""
+        words = f"{dimension.low:g} to {dimension.high:g}{', log' * dimension.log}{step}"
+    when = [f"{key} = {value}" for key, value in dimension.when.items() if key != BASE]
+    return f"{words}, when {', '.join(when)}" if when else words
 
 
 def _resources(definition: StudyDefinition) -> str:
