@@ -19,7 +19,8 @@ from tests.clips import write_experiment, write_squares
 from tests.rounds import rounds
 from vidclf.runs.store import Store
 from vidclf.search.record.study import OpenStudy, find_study
-from vidclf.tracking.deliverer import ATTEMPT_TAG, PARENT_TAG, Deliverer
+from vidclf.tracking.deliverer import PARENT_TAG, Deliverer
+from vidclf.tracking.lookup import ATTEMPT_TAG
 
 METRIC = "val/macro_f1"
 TRIALS, WORKERS = rounds(brief=12, full=25), 3

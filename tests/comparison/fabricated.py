@@ -99,16 +99,16 @@ def write_predictions(attempt: Attempt, manifest: Manifest, right: Sequence[floa
     table.to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
 
 
-def repeated(folder: Path, says: Sequence[str], *, by_fold: bool) -> ModelRow:
+def repeated(folder: Path, says: Sequence[str], *, by_fold: bool, groups: int = 15) -> ModelRow:
     """A row of repeats that each say one of three classes of every clip, or the right one ("").
 
-    There are 15 groups of 6 clips; the score is the mean macro F1, as `vidclf.runs.repeats` has it.
+    Groups are of 90 clips in all; the score is the mean macro F1, as `vidclf.runs.repeats` has it.
     """
-    attempt, scores = Attempt(folder), []
+    attempt, scores, size = Attempt(folder), [], 90 // groups
     for repeat, said in enumerate(says):
-        clips = [clip for clip in range(90) if not by_fold or clip // 6 % len(says) == repeat]
+        clips = [clip for clip in range(90) if not by_fold or clip // size % len(says) == repeat]
         table = pd.DataFrame({"clip_path": [f"{clip:02}" for clip in clips]})
-        table["group"] = [f"g{clip // 6}" for clip in clips]
+        table["group"] = [f"g{clip // size}" for clip in clips]
         table["label"] = ["abc"[clip % 3] for clip in clips]
         table["predicted"] = said or table["label"]
         artifacts = attempt.artifacts / "repeats" / str(repeat) if repeat else attempt.artifacts

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.comparison.fabricated import confirmed, measured_of, report_of
-from vidclf.comparison import summary
+from tests.comparison.fabricated import confirmed, measured_of, repeated, report_of
+from vidclf.comparison import summary, verdict_text
 from vidclf.comparison.data import GroupReport
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.comparison.verdict_text import answer
@@ -46,6 +46,26 @@ def judged(folder: Path, labels: str, predicted: str) -> ModelRow:
     table = {"label": list(labels), "predicted": list(predicted), "group": groups}
     pd.DataFrame(table).to_csv(attempt.artifacts / "val" / "predictions.csv", index=False)
     return replace(ROW, attempt=attempt)
+
+
+def test_an_interval_that_holds_chance_is_explained() -> None:
+    reached = Interval(0.7, 0.3, 0.9)
+    [said] = verdict_text.chance_within(Chance(24, 0.41, 0.001), reached)
+    assert "The interval of the best holds 0.41," in said
+    assert "(p = 0.001)" in said
+    for chance in (Chance(24, 0.41, 0.2), Chance(24, 0.2, 0.001)):
+        assert list(verdict_text.chance_within(chance, reached)) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "ending"), [(3, "3 groups, by vidclf confirm neither: that takes 5."), (15, "")]
+)
+def test_nobody_is_sent_to_confirm_where_groups_are_too_few(tmp_path: Path, groups: int, ending: str) -> None:
+    rows = [repeated(tmp_path / name, ["", "", name], by_fold=True, groups=groups) for name in "ab"]
+    group = RowGroup(rows[0].clips, "val/macro_f1", "maximize", rows, {}, floor=0.2)
+    said = " ".join(verdict_text.notes(group, measured_of(), [], lambda _: 0))
+    assert (f"cannot be said from clips of {ending}" in said) == bool(ending)
+    assert ("vidclf confirm tests that." in said) != bool(ending)
 
 
 def test_the_sentence_names_a_family_its_interval_and_no_trial() -> None:

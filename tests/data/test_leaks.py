@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tests.clips import write_furnished, write_scene, write_squares
 from tests.command import run
 from tests.pages import read_page
+from vidclf.cli import console
 from vidclf.cli.app import app
 from vidclf.data import likeness, scenes, video
 from vidclf.data.answers import answers_file
@@ -169,7 +170,10 @@ def test_a_part_of_a_clip_whose_camera_moves_is_found_among_others(
 
 @pytest.mark.parametrize("by_scene", [False, True])
 @pytest.mark.slow
-def test_import_and_init_say_so_first(tmp_path: Path, by_scene: bool) -> None:
+def test_import_and_init_say_so_first(
+    tmp_path: Path, by_scene: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 3600)  # however slow the machine, no line of progress
     for room in range(8):
         for take in range(2):
             write_scene(tmp_path / "clips" / "AB"[room % 2] / f"{room}_{take}.avi", room, take)

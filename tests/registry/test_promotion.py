@@ -13,6 +13,7 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from tests.command import run
+from vidclf.comparison.data import build
 from vidclf.data.manifest import read_manifest, write_manifest
 from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
@@ -83,6 +84,13 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
     metrics = answer["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["test/accuracy"] > 0.9
+    [report] = build([better], store, metric=None, every=False).reports
+    champion, figure = (
+        report.answer.others[0],
+        f"on test macro F1 {metrics['test/macro_f1']:.3f}, 95 % interval",
+    )
+    assert champion.startswith("squares@champion is version 2: svm, run ")
+    assert figure in champion
     for name in ("accuracy", "loss"):
         low, high = (metrics[f"test/{name}_{end}"] for end in ("low", "high"))
         assert low <= metrics[f"test/{name}"] <= high

@@ -1,6 +1,6 @@
 """All data of one comparison, read once for the table, the page and the notes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,24 @@ from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gathering import gather, run_ids
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
 from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup
-from vidclf.comparison.verdict_text import Recommendation, answer, apart, leak_doubt, name_of, notes, tags
+from vidclf.comparison.verdict_text import (
+    Recommendation,
+    answer,
+    apart,
+    champion_words,
+    chance_within,
+    leak_doubt,
+    name_of,
+    notes,
+    tags,
+)
 from vidclf.evaluation import intervals, ranking
 from vidclf.evaluation.chance import Chance, by_chance
 from vidclf.evaluation.intervals import CONFIDENCE, Interval
 from vidclf.evaluation.significance import PairedComparison, best_among, paired
 from vidclf.progress import Progress, counted
 from vidclf.runs.store import Store
-from vidclf.tracking.lookup import ledger_begun
+from vidclf.tracking.lookup import ATTEMPT_TAG, AliasedVersion, aliased_versions, ledger_begun
 
 _EXPERIMENTS = Path("experiments")
 """Files whose published figures are looked at; where there is no such folder, none are."""
@@ -162,17 +172,29 @@ def build(
         replace(group, floor=found.majority.value if found.majority else None) for group, found in measured
     ]
     curves = _curves(groups, progress) if progress else {}
+    champions = aliased_versions(store, "champion")
     reports = []
     for group, (_, found) in zip(groups, measured, strict=True):
         verdicts = separate(group.choice_first, group.metric.rpartition("/")[2])
-        said = notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
         name, chance = name_of(group, groups), chance_of(group)
         shipped = answer(group, found, apart(group, groups), chance)
+        shipped = replace(shipped, others=[*_promoted(group, champions), *shipped.others])
         ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group))}
+        said = notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
+        if chance and (reached := ranges.get(id(group.choice))):
+            said += chance_within(chance, reached)
         reports.append(
             GroupReport(name, group, found, shipped, said, ranges, curves.get(id(group), []), chance)
         )
     return Comparison(reports, every, store)
+
+
+def _promoted(group: RowGroup, champions: Sequence[AliasedVersion]) -> Iterator[str]:
+    """The rows that are somebody's champion, with what they reached on test then."""
+    rows = {identity.id: row for row in group.rows if (identity := row.identity())} if champions else {}
+    for champion in champions:
+        if row := rows.get(champion.tags.get(ATTEMPT_TAG, "")):
+            yield champion_words(champion.alias, champion.version, row, group.metric, champion.tags)
 
 
 def _test_reads(store: Store, split: str) -> int:

@@ -210,6 +210,35 @@ def _near(group: RowGroup, best: ModelRow, clips: int | None) -> list[ModelRow]:
     return [row for row in others if abs((best.value or 0.0) - (row.value or 0.0)) <= 1 / clips]
 
 
+def champion_words(alias: str, version: int, row: ModelRow, metric: str, tags: Mapping[str, str]) -> str:
+    """Which row is a champion, and its figure on test when it was promoted.
+
+    Args:
+        alias: As ``exercises@champion``.
+        version: What it points to.
+        row: The same as a row.
+        metric: What rows are ranked by.
+        tags: Of the version.
+    """
+    key = f"test/{metric.partition('/')[2]}"
+    reached = ""
+    if key in tags:
+        reached = f", on test {metric_words(metric)} {float(tags[key]):.3f}"
+        if (low := tags.get(f"{key}_low")) and (high := tags.get(f"{key}_high")):
+            reached += f", {INTERVAL} {float(low):.2f} to {float(high):.2f}"
+    return f"{alias} is version {version}: {row.family}, {row.label}{reached}."
+
+
+def chance_within(chance: Chance, reached: Interval) -> Iterator[str]:
+    """Why an interval may hold what chance gives though the model is better than chance."""
+    if chance.p < LEVEL and reached.low <= chance.level:
+        yield (
+            f"The interval of the best holds {chance.level:.2f}, which would be reached without signal, and "
+            f"yet it is better than chance (p = {chance.p:.2g}): the interval is for clips of new groups, of "
+            "which few groups say little; the test says that on these clips the labels matter."
+        )
+
+
 def leak_doubt(said: Mapping[str, str]) -> str:
     """Whether the splits leak or may do so, which no figure shows; empty where groups exclude it.
 
@@ -287,7 +316,14 @@ def _separated(group: RowGroup, verdicts: Sequence[str]) -> Iterator[str]:
     yield from verdicts
     if verdicts or len(group.ranked) < 2:
         return
-    if group.choice is not None and group.choice.won:
+    table = group.choice.repeats() if group.choice is not None and group.clips.out_of_fold else None
+    groups = table["group"].nunique() if table is not None else FEWEST_GROUPS
+    if groups < FEWEST_GROUPS:
+        yield (
+            f"Whether the best is really better than the others cannot be said from clips of "
+            f"{plural(groups, 'group')}, by vidclf confirm neither: that takes {FEWEST_GROUPS}."
+        )
+    elif group.choice is not None and group.choice.won:
         yield (
             "Whether the best is really better than the others was not tested: that takes predictions of two "
             f"finalists in this store, for clips of {FEWEST_GROUPS} groups."

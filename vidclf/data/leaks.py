@@ -40,8 +40,18 @@ class Leak:
         return {"a": named(self.a), "b": named(self.b), "splits": list(self.splits), "why": self.why}
 
     def __str__(self) -> str:
+        return self._words(named(self.a), named(self.b))
+
+    @property
+    def short(self) -> str:
+        """The same on half a line: of the clips the last two parts of their paths."""
+        a, b = ("/".join(Path(named(path)).parts[-2:]) for path in (self.a, self.b))
+        return self._words(a, b)
+
+    def _words(self, a: str, b: str) -> str:
+        """Where and why, with the clips' names as given."""
         splits = " and ".join(dict.fromkeys(filter(None, self.splits)))
-        return f"{self.why}{f' in {splits}' if splits else ''}: {named(self.a)} and {named(self.b)}"
+        return f"{self.why}{f' in {splits}' if splits else ''}: {a} and {b}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class LeakReport:
         if not pairs:
             return self.headline
         more = f"; and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
-        return f"{self.headline}: {'; '.join(map(str, pairs[:_SHOWN]))}{more}"
+        return f"{self.headline}: {'; '.join(pair.short for pair in pairs[:_SHOWN])}{more}"
 
 
 def find_leaks(

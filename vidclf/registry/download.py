@@ -17,7 +17,6 @@ from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import TRAIN, Store, without_password
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.deliverer import (
-    ATTEMPT_TAG,
     NOTE_TAG,
     PARENT_TAG,
     REASON_TAG,
@@ -25,7 +24,7 @@ from vidclf.tracking.deliverer import (
     Deliverer,
 )
 from vidclf.tracking.delivery_state import DeliveryState, file_stamp
-from vidclf.tracking.lookup import embedded, mlflow_exists
+from vidclf.tracking.lookup import ATTEMPT_TAG, embedded, mlflow_exists
 from vidclf.tracking.views import STANDING_TAG
 
 _COURSE = re.compile(r"(repeat/\d+/)?epoch/|repeat/val/|mean/")

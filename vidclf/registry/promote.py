@@ -26,9 +26,9 @@ from vidclf.runs.store import Store
 from vidclf.search.record.names import study_names
 from vidclf.search.record.settings import Gates
 from vidclf.search.record.study import OpenStudy, find_study
-from vidclf.tracking.deliverer import ATTEMPT_TAG, Deliverer
+from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
-from vidclf.tracking.lookup import attempt_of, mlflow_exists
+from vidclf.tracking.lookup import ATTEMPT_TAG, attempt_of, mlflow_exists
 from vidclf.tracking.model_package import deliver_model
 
 

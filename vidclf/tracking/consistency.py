@@ -13,7 +13,6 @@ from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.store import Store, without_password
 from vidclf.runs.store_checks import SETTLING_MS, STALE_MS, Note, Problem, readable_attempts
 from vidclf.tracking.deliverer import (
-    ATTEMPT_TAG,
     PARENT_TAG,
     REASON_TAG,
     RUNNING,
@@ -22,7 +21,7 @@ from vidclf.tracking.deliverer import (
     prepare,
 )
 from vidclf.tracking.delivery_state import STATUS, PendingDelivery
-from vidclf.tracking.lookup import embedded, mlflow_exists
+from vidclf.tracking.lookup import ATTEMPT_TAG, embedded, mlflow_exists
 
 MlflowError = MlflowException
 """What MLflow's refusals and absence raise."""

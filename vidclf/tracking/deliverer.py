@@ -34,13 +34,12 @@ from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity
 from vidclf.runs.store import Store, locked, without_password
 from vidclf.tracking.delivery_state import DeliveryState, PendingDelivery
-from vidclf.tracking.lookup import embedded
+from vidclf.tracking.lookup import ATTEMPT_TAG, embedded
 from vidclf.tracking.relocation import adopt
 from vidclf.tracking.run_description import run_note
 
 log = logging.getLogger(__name__)
 
-ATTEMPT_TAG = "vidclf.attempt"
 REASON_TAG = "vidclf.reason"
 STATUS_TAG = "vidclf.status"
 """The attempt's own status: MLflow shows a pruned run and a failed one with the same sign."""

@@ -1,6 +1,8 @@
 """What can be known of MLflow without importing it, which takes seconds."""
 
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from vidclf.runs.folder import Attempt
@@ -9,6 +11,8 @@ from vidclf.runs.store_checks import filled, read_only
 from vidclf.tracking.delivery_state import DeliveryState
 from vidclf.tracking.relocation import adopt
 
+ATTEMPT_TAG = "vidclf.attempt"
+"""On runs and versions of models: the attempt that they mirror."""
 LEDGER = "vidclf ledger"
 """The MLflow experiment whose runs are the reads of test splits, see `vidclf.tracking.ledger`."""
 
@@ -50,6 +54,40 @@ def registered_models(store: Store) -> dict[str, list[str]]:
     ):
         found.setdefault(name, []).extend([alias] if alias else [])
     return found
+
+
+@dataclass(frozen=True)
+class AliasedVersion:
+    """A version of a registered model that an alias points to.
+
+    Attributes:
+        alias: As ``exercises@champion``.
+        tags: What it was registered with: figures of test, costs, gates.
+    """
+
+    alias: str
+    version: int
+    tags: Mapping[str, str]
+
+
+def aliased_versions(store: Store, alias: str) -> list[AliasedVersion]:
+    """What the alias points to in every registered model that has it, by name."""
+    if not embedded(store):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(store.mlflow_uri)
+        models = [model for model in client.search_registered_models() if alias in model.aliases]
+        found = [client.get_model_version_by_alias(model.name, alias) for model in models]
+        return [AliasedVersion(f"{each.name}@{alias}", int(each.version), each.tags) for each in found]
+    tags: dict[tuple[str, int], dict[str, str]] = {}
+    for name, version, key, value in _rows(
+        store,
+        "SELECT name, version, key, value FROM registered_model_aliases LEFT JOIN model_version_tags "
+        "USING (name, version) WHERE alias = ? ORDER BY name",
+        alias,
+    ):
+        tags.setdefault((name, version), {})[key] = value
+    return [AliasedVersion(f"{name}@{alias}", version, each) for (name, version), each in tags.items()]
 
 
 def is_known(store: Store, model: str, run_id: str) -> bool:

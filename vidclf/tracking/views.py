@@ -16,7 +16,8 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from vidclf.config import digest
-from vidclf.tracking.deliverer import ATTEMPT_TAG, NOTE_TAG, PARENT_TAG, STATUS_TAG, Deliverer
+from vidclf.tracking.deliverer import NOTE_TAG, PARENT_TAG, STATUS_TAG, Deliverer
+from vidclf.tracking.lookup import ATTEMPT_TAG
 
 VIEW_TAG = "vidclf.view"
 """On a study's own run: the link to its view, without the server."""
