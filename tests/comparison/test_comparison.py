@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import command as command_line
 from tests.clips import CLASSES, write_experiment
 from tests.comparison.fabricated import TRIALS, comparison_of, confirmed, labels, measured_of, repeated, run
 from vidclf.cli import compare
@@ -450,3 +451,23 @@ def test_where_no_model_has_finished_the_table_is_empty(made: tuple[Store, Path]
     comparison = comparison_of(made[0], group, Baselines([], None, [], []))
     assert comparison.as_dict()["rows"] == []
     assert comparison.as_table().empty
+
+
+@pytest.mark.usefixtures("beside")
+def test_without_mlflow_models_are_compared_and_registered_ones_are_said_to_be_away(
+    made: tuple[Store, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = ["--store", made[0].folder]
+    notes = json.loads(run(made, "s", "--json").stdout)["notes"]
+    assert "How often the test split was read is not known, as MLflow is away." in notes
+    for command in (
+        ["predict", "squares@champion", "clip.avi"],
+        ["bench", "squares@champion"],
+        ["rollback", "squares"],
+        ["promote", 32 * "0", "--as", "squares"],
+        ["export", "squares/1", "--format", "pt2", "--to", "squares.pt2"],
+    ):
+        said = command_line.run(*command, *store, expect=2).stderr
+        assert "error: MLflow does not answer (API request to http://127.0.0.1:9/" in said, command

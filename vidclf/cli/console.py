@@ -94,15 +94,36 @@ def _known(error: Exception) -> tuple[int, str, str] | None:
         return (INTERRUPTED if error.interrupted else FAILED), text, "red"
     if isinstance(error, GateRefusedError):
         return GATE_REFUSED, f"refused: {error}", "yellow"
+    return _of_surroundings(error)
+
+
+def _of_surroundings(error: Exception) -> tuple[int, str, str] | None:
+    """As `_known`, of errors that vidclf does not raise itself: a full disk, a server that is away."""
     if _disk_is_full(error):
         text = (
             "error: the disk is full. Nothing that was finished is lost: make room (vidclf doctor shows what "
             "the store weighs), then repeat the command"
         )
         return FAILED, text, "red"
+    if _mlflow_is_away(error):
+        request = str(error).partition(" failed with ")[0]
+        text = (
+            f"error: MLflow does not answer ({request}). Nothing is lost: when it is back, or "
+            "MLFLOW_TRACKING_URI is right, repeat the command"
+        )
+        return BAD_INPUT, text, "red"
     if isinstance(error, OSError) and error.errno in _USERS_FILES and error.filename is not None:
         return BAD_INPUT, f"error: {os.fsdecode(error.filename)}: {error.strerror}", "red"
     return None
+
+
+def _mlflow_is_away(error: Exception) -> bool:
+    mlflow = sys.modules.get("mlflow.exceptions")  # seconds, and no error of it is raised before
+    return (
+        mlflow is not None
+        and isinstance(error, mlflow.MlflowException)
+        and str(error).startswith("API request to ")
+    )
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -197,13 +197,13 @@ def _promoted(group: RowGroup, champions: Sequence[AliasedVersion]) -> Iterator[
             yield champion_words(champion.alias, champion.version, row, group.metric, champion.tags)
 
 
-def _test_reads(store: Store, split: str) -> int:
-    """How often a test split was read."""
+def _test_reads(store: Store, split: str) -> int | None:
+    """How often a test split was read; ``None`` where MLflow is away."""
     if not ledger_begun(store):
         return 0
-    from vidclf.tracking.ledger import Ledger  # imports mlflow: some seconds
+    from vidclf.tracking.ledger import reads_of  # imports mlflow: some seconds
 
-    return len(Ledger(store).reads(split))
+    return reads_of(store, split)
 
 
 def chance_of(group: RowGroup) -> Chance | None:

@@ -259,7 +259,7 @@ def notes(
     group: RowGroup,
     measured: Baselines,
     verdicts: Sequence[str],
-    test_reads: Callable[[str], int],
+    test_reads: Callable[[str], int | None],
 ) -> list[str]:
     """What the figures of a group rest on and where they flatter, a sentence or two each.
 
@@ -304,9 +304,11 @@ def tags(group: RowGroup) -> Mapping[str, str]:
     return next((identity.tags for row in group.rows if (identity := row.identity())), {})
 
 
-def _test(group: RowGroup, test_reads: Callable[[str], int]) -> str:
+def _test(group: RowGroup, test_reads: Callable[[str], int | None]) -> str:
     digest = tags(group).get("vidclf.test_digest")
     reads = test_reads(digest) if digest else 0
+    if reads is None:
+        return "How often the test split was read is not known, as MLflow is away."
     if not reads:
         return "The test split was not read."
     return f"The test split was read {'once' if reads == 1 else f'{reads} times'}."

@@ -16,6 +16,7 @@ from vidclf.registry.resolve import model_of_run
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import TRAIN, Store, without_password
 from vidclf.search.record.study import OpenStudy
+from vidclf.tracking.background import REFUSALS
 from vidclf.tracking.deliverer import (
     NOTE_TAG,
     PARENT_TAG,
@@ -61,8 +62,10 @@ def fetch_run(store: Store, run_id: str) -> Attempt | None:
     deliverer = Deliverer(store)
     try:
         run = deliverer.client.get_run(run_id)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in REFUSALS:
+            return None
+        raise
     tags = run.data.tags
     if ATTEMPT_TAG not in tags or "vidclf.role" in tags:
         return None

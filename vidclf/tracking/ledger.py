@@ -194,10 +194,14 @@ def _read(run: Run, number: int, comparison: int) -> TestRead:
     )
 
 
+def reads_of(store: Store, split: str) -> int | None:
+    """How often a test split was read, by its digest; ``None`` where MLflow is away."""
+    try:
+        return len(Ledger(store).reads(split))
+    except MlflowException:
+        return None
+
+
 def words_for(store: Store, attempt: Attempt) -> str:
     """How often the test split of an attempt's data set was read, for reports."""
-    split = attempt.identity().tags.get("vidclf.test_digest", "")
-    try:
-        return words(len(Ledger(store).reads(split)))
-    except MlflowException:
-        return "how often test was read is not known, as MLflow is away"
+    return words(reads_of(store, attempt.identity().tags.get("vidclf.test_digest", "")))

@@ -71,13 +71,17 @@ class AliasedVersion:
 
 
 def aliased_versions(store: Store, alias: str) -> list[AliasedVersion]:
-    """What the alias points to in every registered model that has it, by name."""
+    """What the alias points to in every model that has it, by name; nothing where the server is away."""
     if not embedded(store):
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         client = MlflowClient(store.mlflow_uri)
-        models = [model for model in client.search_registered_models() if alias in model.aliases]
-        found = [client.get_model_version_by_alias(model.name, alias) for model in models]
+        try:
+            models = [model for model in client.search_registered_models() if alias in model.aliases]
+            found = [client.get_model_version_by_alias(model.name, alias) for model in models]
+        except MlflowException:
+            return []
         return [AliasedVersion(f"{each.name}@{alias}", int(each.version), each.tags) for each in found]
     tags: dict[tuple[str, int], dict[str, str]] = {}
     for name, version, key, value in _rows(
@@ -112,8 +116,10 @@ def _rows(store: Store, query: str, *values: str) -> list[Any]:
         return connection.execute(query, values).fetchall()
 
 
-def words(reads: int) -> str:
-    """How often a test split was read, for reports."""
+def words(reads: int | None) -> str:
+    """How often a test split was read, for reports; ``None``: nobody knows."""
+    if reads is None:
+        return "how often test was read is not known, as MLflow is away"
     if reads == 0:
         return "test was not read"
     return f"test read {reads} times" if reads > 1 else "test read once"
