@@ -108,13 +108,13 @@ def start(
     name = name or re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._") or "clips"
     manifest = to / "data" / name / "manifest.csv"
     study = to / "studies" / f"{name}.toml"
+    entries, notes = read_sources([str(folder)], classes)
     machine, given = machine or Machine.here(), dict(weights or {})
     used = networks(machine, given)
     stems = [stem for stem in STEMS if stem in used or stem == "svm"]
     experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in stems}
     _refuse_existing([manifest, study, *experiments.values()], force)
     _check_weights(given)
-    entries, notes = read_sources([str(folder)], classes)
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}
