@@ -13,8 +13,10 @@ import pytest
 
 from tests.clips import write_experiment, write_squares
 from tests.command import run
+from tests.comparison.fabricated import add_study
+from vidclf import config
 from vidclf.comparison.data import build
-from vidclf.data.manifest import read_manifest, write_manifest
+from vidclf.data.manifest import Manifest, read_manifest, write_manifest
 from vidclf.evaluation.significance import PairedComparison
 from vidclf.exceptions import InputError
 from vidclf.models.saved import read_card
@@ -22,9 +24,12 @@ from vidclf.registry import aliases, card, gates
 from vidclf.registry import promote as promotion
 from vidclf.registry.gates import Acceptance, Candidacy, Gate
 from vidclf.registry.test_split import ScoredClips, TestResult, TestSplit, read_test
+from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
+from vidclf.search.record.owners import Ownership
 from vidclf.search.record.settings import Gates
+from vidclf.search.record.study import find_study
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger, words
 
@@ -355,3 +360,21 @@ def test_train_reads_test_when_asked_and_writes_it_down(tmp_path: Path, store: S
     assert not {"macro_f1_low", "macro_f1_high"} & rows.keys()
     write_manifest([e for e in read_manifest(manifest).entries if e.split != "test"], manifest)
     assert "has no test clips" in run("train", experiment, "--test", expect=2).stderr
+
+
+def test_a_study_that_runs_yet_is_said_to(
+    tmp_path: Path, squares: Manifest, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    bases = {
+        "svm": config.dump(load_experiment(write_experiment(tmp_path / "svm.toml", "svm", squares.path)))
+    }
+    add_study(store, "s", bases, squares.digest(), [("svm", 0.9, 20.0, 2.0)])
+    running = Ownership(find_study("s", store))
+    assert promotion.find_candidate("s", store).label.startswith(
+        "trial 0 of s (svm, selected val/macro_f1 0.9"
+    )
+    assert "the study s is still running: a trial that is better may yet come" in caplog.text
+    running.release()
+    caplog.clear()
+    promotion.find_candidate("s", store)
+    assert not caplog.text

@@ -1,6 +1,7 @@
 """Promotes a model: gates, one read of the test split, a version in the registry with its evidence."""
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,12 +25,15 @@ from vidclf.runs.folder import Attempt
 from vidclf.runs.repeats import Repeats
 from vidclf.runs.store import Store
 from vidclf.search.record.names import study_names
+from vidclf.search.record.owners import live_owners
 from vidclf.search.record.settings import Gates
 from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.ledger import Ledger
 from vidclf.tracking.lookup import ATTEMPT_TAG, attempt_of, mlflow_exists
 from vidclf.tracking.model_package import deliver_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def _in_study(opened: OpenStudy, attempt: Attempt, label: str) -> Candidate:
 def _best_of_study(name: str, store: Store) -> Candidate:
     opened = find_study(name, store)
     best = opened.require_ranked()
+    if live_owners(opened):
+        logger.warning(f"the study {opened.name} is still running: a trial that is better may yet come")
     judged = finalists_of(opened)
     winner = next((row for row in best if row.number in judged and judged[row.number].won), None)
     row = winner or best[0]
