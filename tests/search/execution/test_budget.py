@@ -11,10 +11,10 @@ from rich.console import Console
 
 from tests.scripted_study import ScriptedStudy, complete
 from vidclf.runs.folder import Outcome
-from vidclf.search.execution import budget, trials
+from vidclf.search.execution import budget, trials, tune
 from vidclf.search.execution.costs import BaseCost, forecast, next_base
 from vidclf.search.execution.display import Display, StudyState
-from vidclf.search.execution.tune import describe_plan
+from vidclf.search.execution.tune import describe_plan, warm_up
 from vidclf.search.record.study import REPEATS
 from vidclf.workers.protocol import RunTask
 
@@ -174,3 +174,21 @@ def test_the_panel_says_what_trials_take_and_when_all_is_done() -> None:
     shown = written.getvalue()
     assert "about 1:40 left" in shown
     assert "a trial takes: svm 2 s, tiny 60 s" in shown
+
+
+def test_workers_get_ready_while_clips_are_checked_where_trials_are_left(
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready: list[bool] = []
+    monkeypatch.setattr(tune, "preload", lambda: ready.append(True))
+    scripted.only_svm()
+    scripted.open()
+    warm_up(scripted.definition, scripted.store)
+    assert len(ready) == 1
+    scripted.run(lambda *_: complete(0.5))
+    warm_up(scripted.definition, scripted.store)
+    assert len(ready) == 1  # its four trials are done
+    scripted.text = scripted.text.replace("trials = 4", "trials = 5")
+    scripted.open()
+    warm_up(scripted.definition, scripted.store)
+    assert len(ready) == 2

@@ -31,7 +31,7 @@ from vidclf.search.execution.display import Display
 from vidclf.search.execution.session import run_session
 from vidclf.search.execution.worker_pool import check_ray, gpu_count, on_cluster, start_workers
 from vidclf.search.record.owners import Ownership
-from vidclf.search.record.study import BASE, FIXED, START, OpenStudy, counts, find_study
+from vidclf.search.record.study import BASE, FIXED, START, OpenStudy, counts, find_study, stored_definition
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import prepare as prepare_mlflow
 from vidclf.workers.local import describe_machine, preload
@@ -264,11 +264,7 @@ def _tune(
             requeued = 0 if ownership.others() else mend_study(opened)
         else:
             definition = _with_common_budget(definition, opened)
-        seconds = definition.file.budget.seconds
-        trials_left = opened.logical() < definition.file.budget.trials
-        trials_left &= seconds is None or opened.seconds() < seconds
-        if trials_left and definition.ray is None:
-            preload()  # while MLflow is prepared
+        trials_left = _trials_left(definition, opened)
         prepare_mlflow(store)
         deliverer = DelivererThread(store)
         if trials_left:
@@ -297,6 +293,18 @@ def _with_common_budget(definition: StudyDefinition, opened: OpenStudy) -> Study
     logger.info(f"the study's budget is {trials} trials, as the supervisor that leads it has set")
     budget = file.budget.model_copy(update={"trials": trials})
     return dataclasses.replace(definition, file=file.model_copy(update={"budget": budget}))
+
+
+def _trials_left(definition: StudyDefinition, opened: OpenStudy) -> bool:
+    budget = definition.file.budget
+    return opened.logical() < budget.trials and (budget.seconds is None or opened.seconds() < budget.seconds)
+
+
+def warm_up(definition: StudyDefinition, store: Store) -> None:
+    """Has what workers need be imported while clips and weights are checked, where trials are to be run."""
+    begun = stored_definition(store, definition.name) is not None
+    if definition.ray is None and (not begun or _trials_left(definition, find_study(definition.name, store))):
+        preload()
 
 
 @devices.left_alone(describe_machine)
