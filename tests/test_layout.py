@@ -206,6 +206,7 @@ def test_what_each_command_imports(squares: Manifest, store: Store, tmp_path: Pa
         ("predict", "mistyped@champion", clip),
         ("export", "mistyped", "--format", "onnx", "--to", tmp_path / "x.onnx"),
         ("bench", "mistyped"),
+        ("watch", "mistyped", tmp_path),
         ("confirm", "mistyped"),
         ("ui", "--study", "mistyped"),
         ("train", svm, "--set", "model.c=1"),

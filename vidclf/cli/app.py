@@ -16,6 +16,7 @@ from vidclf.cli.registry import confirm, promote, rollback
 from vidclf.cli.review import review
 from vidclf.cli.study import status, tune
 from vidclf.cli.train import train
+from vidclf.cli.watch import watch
 
 COMMANDS: dict[Callable[..., None], str] = {
     init: "vidclf init my_clips",
@@ -28,6 +29,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     rollback: "vidclf rollback exercises",
     review: "vidclf review data/mine/manifest.csv --retrain",
     predict: "vidclf predict exercises@champion clip.avi",
+    watch: "vidclf watch exercises@champion new_clips/ --to watch.html",
     bench: "vidclf bench exercises@champion --clip clip.avi",
     export: "vidclf export exercises@champion --format onnx --to exercises.onnx",
     ui: "vidclf ui --port 5001",
