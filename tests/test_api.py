@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +81,9 @@ def test_a_study(tmp_path: Path, squares: Manifest, caplog: pytest.LogCaptureFix
         vidclf.run_study(tmp_path / "nothing.toml")
 
 
-def notebook() -> list[str]:
+def notebook(name: str = "from_python") -> list[str]:
     """The code of its cells."""
-    cells = json.loads((ROOT / "examples" / "from_python.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "outputs are not kept in the file"
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
@@ -117,3 +118,31 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert "missing.avi None unreadable" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_goes_from_a_folder_to_a_model(tmp_path: Path) -> None:
+    """Its cells one after another; ``%pip`` alone is left out."""
+    code = [cell for cell in notebook("folder_to_model") if not cell.startswith("%pip")]
+    shell = [
+        f"import subprocess\nsubprocess.run({cell.removeprefix('!')!r}, shell=True, check=True)"
+        if cell.startswith("!")
+        else cell
+        for cell in code
+    ]
+    (tmp_path / "cells.py").write_text("\n".join([*shell, "print(model.predict(['clips/new_clip.avi']))"]))
+    environment = {name: value for name, value in os.environ.items() if name != "VIDCLF_STORE"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    ran = subprocess.run(
+        [sys.executable, "cells.py"],
+        cwd=tmp_path,
+        env={**environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "is now mine version 1, @champion" in ran.stdout
+    assert (tmp_path / "compare.html").exists()
+    assert (tmp_path / "mine.zip").exists()
+    assert "clip_path='clips/new_clip.avi', label='P" in ran.stdout
