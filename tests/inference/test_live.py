@@ -217,6 +217,12 @@ def test_where_windows_overlap_their_mean_decides() -> None:
     assert [each.probability for each in pieces] == pytest.approx([(0.9 + 0.65) / 2, (0.75 + 0.9) / 2])
 
 
+def test_a_class_that_stands_for_nothing_has_no_subtitle(tmp_path: Path) -> None:
+    labels = ("punch", "Nothing", "no_action", "OTHER", "others' kick")
+    write_segments([Segment("a", k, k + 1, label, 0.9) for k, label in enumerate(labels)], tmp_path / "x.srt")
+    assert (tmp_path / "x.srt").read_text().split("\n")[2::4] == ["punch", "others' kick"]
+
+
 def test_segments_are_written_as_a_table_as_subtitles_and_as_a_list(tmp_path: Path) -> None:
     found = [Segment("=a.avi", 0, 61.5, "light", 0.9), Segment("=a.avi", 61.5, 62, None, 0.5)]
     for name in ("x.csv", "new/x.srt", "x.json"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from vidclf.data.tables import no_formula
 from vidclf.inference.predict import Prediction
 
+_NOTHING = frozenset({"nothing", "none", "other", "others", "background", "noaction", "idle"})
 Answer = Callable[[NDArray[np.float64]], str | None]
 """As `vidclf.models.saved.SavedModel.answer`."""
 
@@ -93,6 +95,16 @@ def _passed(holding: list[Prediction], start: float, until: float, answer: Answe
         start = end
 
 
+def stands_for_nothing(label: str) -> bool:
+    """Whether a class is what is left where none of the others happens, by its name.
+
+    Example:
+        >>> [stands_for_nothing(name) for name in ("Nothing", "no_action", "other", "Punch")]
+        [True, True, True, False]
+    """
+    return re.sub(r"[\W_]+", "", label).casefold() in _NOTHING
+
+
 def write_segments(found: Iterable[Segment], path: Path) -> None:
     """Writes segments as they come: a table (.csv), subtitles (.srt) or a list (.json)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +122,9 @@ def _write_table(found: Iterable[Segment], file: TextIO) -> None:
 
 
 def _write_subtitles(found: Iterable[Segment], file: TextIO) -> None:
-    """What is not known has no subtitle."""
-    for number, each in enumerate((each for each in found if each.label is not None), start=1):
+    """What is not known has no subtitle, nor has a class that stands for nothing."""
+    shown = (each for each in found if each.label is not None and not stands_for_nothing(each.label))
+    for number, each in enumerate(shown, start=1):
         file.write(f"{number}\n{_stamp(each.start)} --> {_stamp(each.end)}\n{each.label}\n\n")
         file.flush()
 
