@@ -3,7 +3,7 @@
 For each data set: an SVM on hof and mbh is trained on half of the groups. The others are divided at random,
 two thirds that stand for val, the rest for new clips, again and again. ``nothing changed``: the share of the
 divisions that give an alarm at a rate of 0.05. ``one class``: of the new groups only the clips of one class.
-``strangers``: the model has not learned a class, and the new clips are of that class, beside as many others.
+``strangers``: the model has not learned one of the classes, which the new groups hold and val does not.
 """
 
 import sys
