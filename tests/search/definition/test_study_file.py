@@ -158,6 +158,15 @@ def test_an_override_of_the_start_is_not_taken_for_one_of_the_resume(folder: Pat
     assert refusal(path, store, **{"data.frames": 4}).startswith("--set data.frames: ")
 
 
+def test_weights_are_those_of_the_bases_that_have_a_network(folder: Path, store: Store) -> None:
+    write_experiment(folder / "tiny.toml", "frames2d", folder / "squares" / "manifest.csv")
+    path = write(folder, base='["svm.toml", "tiny.toml"]')
+    bases = load_study(path, {"model.weights": "none"}, store).space.bases
+    assert (bases["svm"].model.weights, bases["tiny"].model.weights) == (None, "none")
+    given = {"model.weights": "none", "model.network": "tiny2d", "model.features": "deep"}
+    assert load_study(path, given, store).space.bases["svm"].model.weights == "none"
+
+
 def test_overrides_must_be_a_bases_and_not_searched(folder: Path, store: Store) -> None:
     path = write(folder)
     assert "searches over it" in refusal(path, store, **{"model.C": 1.0})

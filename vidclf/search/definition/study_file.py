@@ -254,6 +254,8 @@ def _load_bases(
             base = load_experiment(base_path)
             fields = set(config.schema_fields(type(base)))
             known |= fields
+            if config.lookup(config.dump(base), "model.network") is None and "model.network" not in overrides:
+                fields -= {"model.weights"}  # without a network they would be idle, and refused
             mine = {key: value for key, value in overrides.items() if key in fields}
             mine = config.resolve_paths(type(base), mine, Path.cwd())
             resolved |= mine
