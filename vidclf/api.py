@@ -187,8 +187,7 @@ def run_study(
     opened_store = open_store(_path(store))
     request = tune.TuneRequest(Path(path), overrides or {}, trials, workers)
     definition = tune.plan(request, opened_store)
-    tune.warm_up(definition, opened_store)
-    warnings = tune.check(definition)
+    warnings = tune.check(definition) if tune.warm_up(definition, opened_store) else []
     opened, ending = tune.tune(definition, opened_store, Display(), warnings)
     rows = opened.rows()
     table = pd.DataFrame(

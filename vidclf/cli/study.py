@@ -96,10 +96,10 @@ def tune(
         study, config.parse_assignments(set_ or []), trials, workers, per_gpu, continue_as, join, ray, begun
     )
     definition = search.plan(request, opened_store)
-    if not dry_run:
-        search.warm_up(definition, opened_store)
-    with progress_bar("Preparing clips") as progress:
-        warnings = search.check(definition, progress)
+    warnings: list[str] = []
+    if dry_run or search.warm_up(definition, opened_store):
+        with progress_bar("Preparing clips") as progress:
+            warnings = search.check(definition, progress)
     if dry_run:
         for warning in warnings:
             say(f"warning: {warning}", "yellow")

@@ -183,10 +183,10 @@ def test_workers_get_ready_while_clips_are_checked_where_trials_are_left(
     monkeypatch.setattr(tune, "preload", lambda: ready.append(True))
     scripted.only_svm()
     scripted.open()
-    warm_up(scripted.definition, scripted.store)
+    assert warm_up(scripted.definition, scripted.store)
     assert len(ready) == 1
     scripted.run(lambda *_: complete(0.5))
-    warm_up(scripted.definition, scripted.store)
+    assert not warm_up(scripted.definition, scripted.store)
     assert len(ready) == 1  # its four trials are done
     scripted.text = scripted.text.replace("trials = 4", "trials = 5")
     scripted.open()

@@ -300,11 +300,17 @@ def _trials_left(definition: StudyDefinition, opened: OpenStudy) -> bool:
     return opened.logical() < budget.trials and (budget.seconds is None or opened.seconds() < budget.seconds)
 
 
-def warm_up(definition: StudyDefinition, store: Store) -> None:
-    """Has what workers need be imported while clips and weights are checked, where trials are to be run."""
+def warm_up(definition: StudyDefinition, store: Store) -> bool:
+    """Has what workers need be imported while clips and weights are checked, where there are trials to run.
+
+    Returns:
+        Whether there are; without, nothing needs to be checked.
+    """
     begun = stored_definition(store, definition.name) is not None
-    if definition.ray is None and (not begun or _trials_left(definition, find_study(definition.name, store))):
+    left = not begun or _trials_left(definition, find_study(definition.name, store))
+    if left and definition.ray is None:
         preload()
+    return left
 
 
 @devices.left_alone(describe_machine)
