@@ -92,6 +92,7 @@ def write_experiment(path: Path, kind: str, manifest: Path, **values: object) ->
         "knn": 'kind = "knn"\nfeatures = ["difference"]\nneighbours = 3',
         "frames2d": 'kind = "frames2d"\nnetwork = "tiny2d"\nweights = "none"',
         "volume3d": 'kind = "volume3d"\nnetwork = "tiny3d"\nweights = "none"',
+        "onnx": 'kind = "onnx"\nparent = "parent/model"',  # of `tests.saved_models.save_parent`
     }
     sections = {"data": f'manifest = "{manifest}"\nframes = 4\nsize = 32\ngrid = 8', "model": models[kind]}
     return _write_toml(path, "", sections, values)

@@ -1,18 +1,19 @@
 """Small models as saved folders and kept attempts."""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tests.attempts import end, make_trial
 from tests.clips import write_experiment
-from vidclf import models
+from vidclf import config, models
 from vidclf.data.clips import ClipSet
-from vidclf.data.manifest import Manifest
+from vidclf.data.manifest import Manifest, content_digest
 from vidclf.models import untrained_model
 from vidclf.models.base import ExperimentConfig
-from vidclf.models.saved import ModelMetadata, write_card
+from vidclf.models.saved import ModelMetadata, read_card, write_card
 from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import Store
@@ -32,6 +33,17 @@ def save_untrained(folder: Path, experiment: ExperimentConfig) -> Path:
     directory.mkdir()
     saved.classifier.save(directory)
     write_card(saved.card, directory)
+    return directory
+
+
+def save_parent(folder: Path, manifest: Manifest, kind: str = "frames2d", **model: object) -> Path:
+    """A network of random weights as in a run: its card says what it was made with, and from which clips."""
+    (folder / "parent").mkdir()
+    directory = save_network(folder / "parent", kind, manifest, **model)
+    experiment = load_experiment(folder / "parent" / f"{kind}.toml").resolved()
+    trained_on = tuple((content_digest(entry.clip_path), entry.group) for entry in manifest.split("train"))
+    card = replace(read_card(directory), experiment=config.dump(experiment), trained_on=trained_on)
+    write_card(card, directory)
     return directory
 
 

@@ -29,7 +29,7 @@ from vidclf.tracking.deliverer import Deliverer
 
 COMMANDS = ["init", "data demo", "data import", "data check", "data report", "data store"]
 COMMANDS += ["train", "tune", "status", "compare", "confirm", "promote"]
-COMMANDS += ["rollback", "review", "predict", "bench", "export", "ui", "doctor"]
+COMMANDS += ["rollback", "shrink", "review", "predict", "bench", "export", "ui", "doctor"]
 
 
 @pytest.fixture(scope="module")

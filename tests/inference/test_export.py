@@ -12,6 +12,7 @@ from tests.saved_models import save_model, save_network
 from vidclf.data.manifest import Manifest
 from vidclf.exceptions import InputError
 from vidclf.inference import benchmark, export
+from vidclf.models import graphs
 from vidclf.models.classifier import NeuralClassifier
 from vidclf.models.video_network import multiply_accumulates
 
@@ -89,7 +90,7 @@ def test_what_cannot_be_exported_says_why(
         export.export(folder, "pt2", tmp_path / "absent" / "x.pt2", clip)
     with pytest.raises(InputError, match="a folder; name the file to write"):
         export.export(folder, "pt2", tmp_path, clip)
-    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("onnx_that_nobody_has",))
+    monkeypatch.setattr(graphs, "TO_WRITE", ("onnx_that_nobody_has",))
     with pytest.raises(InputError, match=r"pip install 'vidclf\[onnx\]'"):
         export.export(folder, "onnx", tmp_path / "x.onnx", clip)
 

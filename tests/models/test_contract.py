@@ -8,6 +8,7 @@ import pytest
 
 import vidclf
 from tests.clips import write_experiment
+from tests.saved_models import save_parent
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest
 from vidclf.models import MODELS
@@ -18,6 +19,8 @@ ROOT = Path(vidclf.__file__).parent
 
 
 def made(kind: str, squares: Manifest, folder: Path) -> ExperimentConfig:
+    if not MODELS[kind].learns:
+        save_parent(folder, squares)
     path = write_experiment(folder / f"{kind}.toml", kind, Path(squares.name))
     neural = MODELS[kind].initialise is not None
     return load_experiment(path, {"train.epochs": 1, "train.batch_size": 4} if neural else {})
@@ -31,17 +34,21 @@ def fitted(experiment: ExperimentConfig, squares: Manifest) -> tuple[Classifier,
     return classifier, val
 
 
-@pytest.mark.parametrize("kind", MODELS)
+KINDS = [pytest.param(kind, marks=() if spec.learns else pytest.mark.slow) for kind, spec in MODELS.items()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("one_thread")
 def test_a_kind_says_what_can_be_made_of_it(kind: str, squares: Manifest, tmp_path: Path) -> None:
     experiment = made(kind, squares, tmp_path)
     classifier, val = fitted(experiment, squares)
     neural = MODELS[kind].initialise is not None
+    by_network = neural or not MODELS[kind].learns
     expected = classifier.predict_proba(val)
     np.testing.assert_allclose(expected.sum(axis=1), 1)
     reseeded, _ = fitted(experiment.model_copy(update={"seed": 7}), squares)
     assert np.array_equal(reseeded.predict_proba(val), expected) is not experiment.seeded
-    assert classifier.calibrated is not neural
+    assert classifier.calibrated is not by_network
     assert {"precision", "layout"} <= classifier.computation().keys()
     alone = classifier.batched(1)
     assert type(alone) is type(classifier)
@@ -55,7 +62,7 @@ def test_a_kind_says_what_can_be_made_of_it(kind: str, squares: Manifest, tmp_pa
         np.testing.assert_allclose(probabilities, cooled, atol=1e-2)
 
     by_features = classifier.by_features
-    assert (by_features is None) is neural
+    assert (by_features is None) is by_network
     if by_features is not None and by_features.features:
         values = np.concatenate(list(by_features.blocks(val).values()), axis=1)
         np.testing.assert_allclose(by_features.probabilities(values), expected)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.clips import write_experiment, write_squares
+from tests.saved_models import save_parent
 from vidclf.data import cache
 from vidclf.data.guarded import GuardedDecoder, Limits
 from vidclf.data.manifest import content_digest, read_manifest
@@ -47,6 +48,7 @@ def test_there_are_kinds_to_test() -> None:
         "knn",
         "logistic",
         "majority",
+        "onnx",
         "svm",
         "volume3d",
     ]
@@ -55,6 +57,8 @@ def test_there_are_kinds_to_test() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_every_kind_leaves_the_same_folder(kind: str, manifest: Path, tmp_path: Path) -> None:
+    if kind == "onnx":
+        save_parent(tmp_path, read_manifest(manifest))
     train = {"train": "epochs = 2\nbatch_size = 4"} if kind in ("frames2d", "volume3d") else {}
     experiment = load_experiment(write_experiment(tmp_path / "x.toml", kind, manifest, **train))
     made = attempt(tmp_path)
@@ -90,7 +94,7 @@ def test_every_kind_leaves_the_same_folder(kind: str, manifest: Path, tmp_path: 
         saved.predict(paths), apply_temperature(unscaled, saved.card.temperature), atol=1e-5
     )
     assert set(table["group"]) == {entry.group for entry in val}
-    neural = kind in ("frames2d", "volume3d")
+    neural = kind in ("frames2d", "volume3d", "onnx")
     assert outcome.metrics.get("calibration/temperature", 1.0) == saved.card.temperature
     assert ("calibration/loss_after" in outcome.metrics) == neural
     assert (made.artifacts / "val/reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ from vidclf.cli.init import init
 from vidclf.cli.models import bench, export, predict, ui
 from vidclf.cli.registry import confirm, promote, rollback
 from vidclf.cli.review import review
+from vidclf.cli.shrink import shrink
 from vidclf.cli.study import status, tune
 from vidclf.cli.train import train
 from vidclf.cli.watch import watch
@@ -27,6 +28,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     confirm: "vidclf confirm demo --top 3",
     promote: "vidclf promote demo --as exercises --max latency/p50_ms=50",
     rollback: "vidclf rollback exercises",
+    shrink: "vidclf shrink demo --precision int8",
     review: "vidclf review data/mine/manifest.csv --retrain",
     predict: "vidclf predict exercises@champion clip.avi",
     watch: "vidclf watch exercises@champion new_clips/ --to watch.html",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vidclf.comparison.baselines import Baselines, baselines
 from vidclf.comparison.gathering import gather, run_ids
 from vidclf.comparison.learning_curve import DRAWS, SHARES, LearningCurve, chosen, grow
+from vidclf.comparison.parents import parent_notes
 from vidclf.comparison.rows import ModelRow, PredictionSource, RowGroup
 from vidclf.comparison.verdict_text import (
     Recommendation,
@@ -180,7 +181,8 @@ def build(
         shipped = answer(group, found, apart(group, groups), chance)
         shipped = replace(shipped, others=[*_promoted(group, champions), *shipped.others])
         ranges = {id(row): reached for row in group.leaders if (reached := interval_of(row, group))}
-        said = notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
+        said = [*parent_notes(group)]
+        said += notes(group, found, verdicts, lambda digest: _test_reads(store, digest))
         if chance and (reached := ranges.get(id(group.choice))):
             said += chance_within(chance, reached)
         reports.append(

@@ -96,7 +96,8 @@ def chosen(group: RowGroup) -> list[ModelRow]:
     rows: list[ModelRow] = []
     for row in group.best:
         seconds = DRAWS * sum(SHARES) * row.metrics.get(FIT_SECONDS, 0.0) / (row.clips.out_of_fold or 1)
-        if row.model == "majority" or row.attempt is None or not row.attempt.config.exists():
+        learns = row.model != "majority" and MODELS[row.model].learns
+        if not learns or row.attempt is None or not row.attempt.config.exists():
             continue
         if seconds > _MOST_SECONDS:
             logger.info(

@@ -144,6 +144,7 @@ def advice(report: GroupReport, doubted: int) -> Iterator[str]:
     else:
         yield "Whether more groups would raise the score: vidclf compare --learning-curve measures it."
     kinds = {row.model for row in report.group.rows if row.model in MODELS and row.model != "majority"}
+    kinds = {kind for kind in kinds if MODELS[kind].learns}
     networks = {kind for kind in kinds if MODELS[kind].initialise is not None}
     if not networks:
         yield 'A network: none was tried. A light head on a frozen one (kind = "frames2d") is the cheapest.'

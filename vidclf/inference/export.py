@@ -1,8 +1,6 @@
 """``vidclf export``: a neural model as a graph that runs without vidclf."""
 
-import importlib.util
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidclf.exceptions import InputError
-from vidclf.models import load_model
+from vidclf.models import graphs, load_model
 from vidclf.models.saved import SavedModel
 from vidclf.models.video_network import ExportableNetwork, ProbabilityGraph
 
@@ -25,7 +23,6 @@ Run = Callable[[Tensor], NDArray[np.float64]]
 
 TOLERANCE = 1e-4
 """Largest difference of a probability that an export may have; single precision gives about 1e-6."""
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
     if not to.parent.is_dir():
         raise InputError(f"{to}: there is no folder {to.parent}")
     if form == "onnx":
-        _check_onnx()
+        graphs.check_onnx()
     network = saved.classifier.exportable(saved.clips([clip]), saved.card.temperature)
     if network is None:
         raise InputError(
@@ -101,23 +98,10 @@ def export(model: Path, form: Format, to: Path, clip: Path) -> ExportResult:
     return ExportResult(to, notes, difference, float(np.abs(outputs - served).max()))
 
 
-def _check_onnx() -> None:
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"--format onnx needs {', '.join(missing)}: pip install 'vidclf[onnx]'")
-
-
-def _traced(graph: ProbabilityGraph, views: Tensor) -> torch.export.ExportedProgram:
-    # Two clips, as of a batch of one torch makes a constant.
-    example = views[:1].repeat(2, 1, 1, 1, 1)
-    batch = {0: torch.export.Dim("clips", min=1)}
-    return torch.export.export(graph, (example,), dynamic_shapes=(batch,))
-
-
 def _write_pt2(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how torch groups the tensors that it writes
-        torch.export.save(_traced(graph, views), file)
+        torch.export.save(graphs.traced(graph, views), file)
     module = torch.export.load(file).module()
 
     def run(clips: Tensor) -> NDArray[np.float64]:
@@ -128,27 +112,9 @@ def _write_pt2(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
 
 
 def _write_onnx(graph: ProbabilityGraph, views: Tensor, file: Path) -> Run:
-    import onnxruntime  # an extra
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own parts that are going to change
-        program = torch.onnx.export(
-            _traced(graph, views),
-            input_names=["clips"],
-            output_names=["probabilities"],
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(file, external_data=False)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    def run(clips: Tensor) -> NDArray[np.float64]:
-        [probabilities] = session.run(["probabilities"], {"clips": clips.numpy()})
-        return np.asarray(probabilities, dtype=np.float64)
-
-    return run
+    graphs.write_onnx(graph, views, file)
+    running = graphs.session(file.read_bytes(), torch.get_num_threads())
+    return lambda clips: graphs.probabilities(running, clips.numpy())
 
 
 def _notes(saved: SavedModel, network: ExportableNetwork, form: Format) -> dict[str, Any]:

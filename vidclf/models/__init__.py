@@ -7,7 +7,7 @@ from typing import Any
 
 from vidclf.data.manifest import read_manifest
 from vidclf.exceptions import InputError
-from vidclf.models import classical_config, neural_config
+from vidclf.models import classical_config, neural_config, onnx_config
 from vidclf.models.base import Classifier, ExperimentConfig, ModelSpec
 from vidclf.models.saved import ModelMetadata, SavedModel, check_folder, read_card
 
@@ -71,6 +71,14 @@ MODELS: dict[str, ModelSpec] = {
         _lazy("classical:build_majority"),
         _lazy("estimators:load"),
         {},
+    ),
+    "onnx": ModelSpec(
+        onnx_config.OnnxExperiment,
+        _lazy("onnx_classifier:build"),
+        _lazy("onnx_classifier:load"),
+        {},
+        learns=False,
+        packages=("onnxruntime",),
     ),
 }
 

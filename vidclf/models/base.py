@@ -224,6 +224,10 @@ class ModelSpec:
         space: Recommended search ranges, by dotted path.
         initialise: Gives what ``build`` makes random weights, where that makes it as fast as a trained model;
             ``None`` for kinds that are not networks.
+        learns: Whether ``fit`` learns from clips; else it converts what another model has learned, and a fit
+            on other clips says nothing.
+        packages: What a saved model imports beside what vidclf always needs, as pip names it; ``None``: that
+            of its network.
     """
 
     config: type[ExperimentConfig]
@@ -231,3 +235,5 @@ class ModelSpec:
     load: Callable[[Path], Classifier]
     space: Mapping[str, Dimension]
     initialise: Callable[[Any], None] | None = None
+    learns: bool = True
+    packages: tuple[str, ...] | None = None

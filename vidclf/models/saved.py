@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from vidclf.data.clips import ClipSet
+from vidclf.data.manifest import content_digest
 from vidclf.data.pictures import Frames
 from vidclf.evaluation.calibration import BOUNDS, apply_temperature
 from vidclf.exceptions import InputError
@@ -130,6 +131,19 @@ def read_card(directory: Path) -> ModelMetadata:
 def card_digest(directory: Path) -> str:
     """SHA-256 of the card's file: of classes, their order, and all that prepares a clip."""
     return hashlib.sha256((directory / CARD).read_bytes()).hexdigest()
+
+
+def folder_digest(directory: Path) -> str:
+    """SHA-256 of a saved model: of every file, with its name.
+
+    Raises:
+        InputError: The folder holds no model.
+    """
+    read_card(directory)
+    found = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        found.update(f"{path.relative_to(directory)}:{content_digest(path)}\n".encode())
+    return found.hexdigest()
 
 
 def check_folder(directory: Path) -> None:

@@ -28,7 +28,7 @@ from vidclf.exceptions import InputError, TrialPruned
 from vidclf.inference import profiling
 from vidclf.models import MODELS, Classifier, devices
 from vidclf.models.base import ExperimentConfig, Probabilities, Report
-from vidclf.models.saved import ModelMetadata, write_card
+from vidclf.models.saved import ModelMetadata, folder_digest, write_card
 from vidclf.progress import Progress, counted, silent
 from vidclf.runs.folder import Attempt, Outcome, now_ms
 from vidclf.runs.repeats import Repeats, run_repeats
@@ -104,7 +104,7 @@ def experiment_name(experiment: ExperimentConfig) -> str:
 
 
 def portable(experiment: ExperimentConfig) -> dict[str, Any]:
-    """The flat values that decide a result, free of places: of a weights file its content counts."""
+    """The flat values that decide a result, free of places: of weights and a parent their content counts."""
     values = config.flatten(config.dump(experiment))
     values = {
         path: value
@@ -114,6 +114,8 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
     weights = values.get("model.weights")
     if weights not in (None, "pretrained", "none"):
         values["model.weights"] = f"sha256 {content_digest(remote.local_file(weights))}"
+    if (parent := values.get("model.parent")) is not None:
+        values["model.parent"] = f"sha256 {folder_digest(Path(parent))}"
     return values
 
 

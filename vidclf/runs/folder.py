@@ -27,6 +27,8 @@ from vidclf.exceptions import InputError
 Status = Literal["complete", "pruned", "failed", "interrupted"]
 """How an attempt ended. A study's own folder uses ``complete``, ``failed`` and ``interrupted``."""
 Record = TypeVar("Record", "Identity", "Outcome")
+PARENT = "parent"
+"""Folder of artifacts with what the model that a run was made of predicts of val; prefix of its figures."""
 SEARCHED_TAG = "vidclf.searched"
 """A trial's searched values by dotted path, as JSON."""
 

@@ -16,6 +16,7 @@ from mlflow.models import Model
 
 from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
+from vidclf.models import MODELS
 from vidclf.models.providers import packages
 from vidclf.models.saved import check_folder, read_card
 from vidclf.runs.folder import Attempt
@@ -124,8 +125,11 @@ def example_input() -> list[str]:
 
 
 def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
-    described = read_card(attempt.model).experiment.get("model", {})
-    imported = [*REQUIREMENTS, *packages(described.get("network"))]
+    card = read_card(attempt.model)
+    own = MODELS[card.kind].packages
+    if own is None:
+        own = packages(card.experiment.get("model", {}).get("network"))
+    imported = [*REQUIREMENTS, *own]
     with warnings.catch_warnings(record=True):  # mlflow remarks that an answer's values differ in type
         mlflow.pyfunc.save_model(
             package,
