@@ -110,8 +110,8 @@ RIGHT, HALF = "ab" * 10, "a" * 20
 @pytest.mark.parametrize(
     ("said", "ms", "load", "words", "pays"),
     [
-        (RIGHT, 5.0, 0.0, "it predicts the same; 2.0 times faster, 4.0 times smaller.", True),
-        (RIGHT, 20.0, 0.0, "it predicts the same; 2.0 times slower, 4.0 times smaller.", False),
+        (RIGHT, 5.0, 0.0, ": no difference can be told; 2.0 times faster, 4.0 times smaller.", True),
+        (RIGHT, 20.0, 0.0, ": no difference can be told; 2.0 times slower, 4.0 times smaller.", False),
         (HALF, 5.0, 0.0, "at 95 %: it is worse; 2.0 times faster", False),
         (RIGHT[:-1] + "a", 5.0, 0.0, "at 95 %: no difference can be told; 2.0 times faster", True),
         (RIGHT, 5.0, 0.5, "not told faster nor slower, as other programs used 50 %", True),

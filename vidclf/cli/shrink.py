@@ -108,5 +108,6 @@ def _print(parent: "Parent", found: Sequence[tuple["Shrunk", "BesideParent"]]) -
         say("None pays on this machine: keep the parent.")
         return
     best, _ = min(paying, key=lambda pair: pair[1].costs[LATENCY])
-    say(f"Ship it:  vidclf promote {best.run_id} --as NAME --accept not-worse=0.02")
+    say(f"Ship it:  vidclf promote {best.run_id} --as NAME")
+    say("Where its parent is the champion, add --accept not-worse=0.05, or what you can do with.")
     say(f"Label clips:  vidclf predict {shlex.quote(str(best.attempt.model))} CLIP...")

@@ -81,9 +81,7 @@ class BesideParent:
 
     @property
     def verdict(self) -> str:
-        """Whether it is as good, in words."""
-        if self.alike == self.clips:
-            return "it predicts the same"
+        """Whether it is as good on clips of new groups, in words."""
         if self.found is None:
             return "no interval, from too few groups"
         ends = f"{self.found.low:+.3f} to {self.found.high:+.3f} at {100 * CONFIDENCE:.0f} %"

@@ -4,8 +4,9 @@ import copy
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.exceptions import InputError
-from vidclf.models import graphs
+from vidclf.models import graphs, training
 from vidclf.models.base import Probabilities, Report
 from vidclf.models.onnx_config import Bits, OnnxExperiment
 from vidclf.models.saved import ModelMetadata
@@ -59,7 +60,7 @@ class OnnxSettings:
         names = ("frames", "size", "resize", "interpolation", "eval_views")
         return Views(**{name: getattr(self, name) for name in names}, augment_seed=0, augment={})
 
-    def inputs(self, clips: ClipSet, indices: Sequence[int], view: View) -> graphs.Clips:
+    def inputs(self, clips: ClipSet, view: View, indices: Iterable[int]) -> graphs.Clips:
         """A view of some clips as the graph takes it."""
         pixels = self.views().pixels(clips, indices, view).numpy().astype(np.float32)
         mean, std = (
@@ -121,16 +122,15 @@ class OnnxClassifier:
         in_order = np.argsort(train.labels, kind="stable")
         places = np.unique(np.linspace(0, len(train) - 1, _EXAMPLES).round().astype(int))
         for index in in_order[places].tolist():
-            yield self.settings_.inputs(train, [index], view)
+            yield self.settings_.inputs(train, view, [index])
 
     def predict_proba(self, clips: ClipSet) -> Probabilities:
         """Class probabilities of each clip, the mean over its evaluation views; shape (clips, classes)."""
         running, summed = self._session(), np.zeros((len(clips), self.classes))
-        views = self.settings_.views().evaluation()
-        for first in range(0, len(clips), self.batch_size):
-            indices = range(first, min(first + self.batch_size, len(clips)))
-            for view in views:
-                inputs = self.settings_.inputs(clips, indices, view)
+        batches = training.batches(range(len(clips)), self.batch_size)
+        for view in self.settings_.views().evaluation():
+            inputs_of_batches = training.prefetched(partial(self.settings_.inputs, clips, view), batches)
+            for indices, inputs in zip(batches, inputs_of_batches, strict=True):
                 summed[indices] += graphs.probabilities(running, inputs)
         return np.asarray(summed / summed.sum(axis=1, keepdims=True))
 
