@@ -46,6 +46,8 @@ def test_a_network_is_shrunk_compared_promoted_and_served(
     (note,) = [note for note in compared["notes"] if "beside its parent" in note]
     assert f"{made['alike']} of 4 clips labelled alike" in note
     assert str(parent) in note
+    compared = json.loads(run("compare", made["run_id"], "--json").stdout)
+    assert [row["run_id"] for row in compared["rows"] if row["origin"] == "run"] == [made["run_id"]]
 
     run("promote", made["run_id"], "--as", "squares", "--accept", "untested", "--json")
     clip = squares.entries[0].clip_path
@@ -138,3 +140,20 @@ def test_a_run_of_no_parent_is_beside_none(tmp_path: Path) -> None:
     attempt.create(Identity("id", "experiment", "run", None, 0))
     write_predictions(table(RIGHT), attempt.artifacts / "val")
     assert beside_parent(attempt, "macro_f1") is None
+
+
+def test_what_was_made_of_a_run_is_compared_with_it(store: Store) -> None:
+    attempts = {name: store.attempt("train", name) for name in ("network", "graph", "another")}
+    for name, attempt in attempts.items():
+        attempt.create(Identity(name, "experiment", name, None, 0, tags={"vidclf.data_digest": "same"}))
+        model = (
+            f'kind = "onnx"\nparent = "{attempts["network"].model}"' if name == "graph" else 'kind = "svm"'
+        )
+        attempt.config.write_text(f'[data]\nmanifest = "/none/manifest.csv"\n[model]\n{model}\n')
+        write_predictions(table(RIGHT), attempt.artifacts / "val")
+        attempt.finish(Outcome("complete", "", {"val/macro_f1": 1.0, "parent/val/macro_f1": 1.0}, 0))
+    write_predictions(table(RIGHT[:-1] + "a"), attempts["graph"].artifacts / "parent")
+    compared = json.loads(run("compare", "network", "--json").stdout)
+    assert {row["name"] for row in compared["rows"]} == {"run network", "run graph"}
+    (note,) = [note for note in compared["notes"] if "beside its parent" in note]
+    assert note.startswith("run graph beside its parent, network: macro F1 1.000 and 1.000 on val, 19 of 20")

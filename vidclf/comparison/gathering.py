@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidclf import config
+from vidclf.comparison.parents import parent_model
 from vidclf.comparison.rows import FOLDS, EvaluationClips, ModelRow, RowGroup
 from vidclf.evaluation import metrics
 from vidclf.exceptions import InputError
@@ -107,7 +108,17 @@ def _find(names: Sequence[str], store: Store) -> _Selection:
             problems.append(_unknown(name, store, known, list(single)))
     if problems:
         raise InputError(*problems)
+    found.runs.update(dict.fromkeys(_made_of(found, single.values()), True))
     return found
+
+
+def _made_of(found: _Selection, single: Iterable[Attempt]) -> Iterator[Path]:
+    """Folders of the single runs that were made of what is compared."""
+    series = {study.series for name, study in found.studies.items() if name in found.whole}
+    for attempt in single:
+        model = parent_model(attempt)
+        if model is not None and (model.parent.parent.name in series or model.parent in found.runs):
+            yield attempt.folder
 
 
 def _unknown(name: str, store: Store, studies: Sequence[str], runs: Sequence[str]) -> str:

@@ -147,9 +147,17 @@ def parent_notes(group: RowGroup) -> Iterator[str]:
                 yield found.words(row.label, _parent_of(row))
 
 
+def parent_model(attempt: Attempt) -> Path | None:
+    """Folder of the model that a run was made of; ``None`` where it was made of nothing."""
+    if not (attempt.artifacts / PARENT).is_dir():
+        return None
+    return Path(str(config.lookup(config.read_toml(attempt.config), "model.parent")))
+
+
 def _parent_of(row: ModelRow) -> str:
     """By the name of its run, else its folder."""
     assert row.attempt is not None
-    folder = Path(str(config.lookup(config.read_toml(row.attempt.config), "model.parent")))
+    folder = parent_model(row.attempt)
+    assert folder is not None
     attempt = Attempt(folder.parent)
     return attempt.identity().run_name if attempt.exists() else str(folder)
