@@ -73,7 +73,7 @@ def test_a_graph_predicts_what_its_parent_does(made: tuple[OnnxClassifier, Path]
         "precision": classifier.precision,
         "layout": "contiguous",
     }
-    assert loaded.embed(val).shape == (len(val), 0)
+    np.testing.assert_allclose(np.exp(loaded.embed(val)), given, atol=1e-6)
     weights = (folder / "parent" / "model" / "weights.safetensors").stat().st_size
     share = (folder / "model" / GRAPH).stat().st_size / weights
     assert share < 0.6 if classifier.precision == "int8" else share < 1.3

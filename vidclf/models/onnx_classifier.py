@@ -31,6 +31,9 @@ _SETTINGS = "onnx.json"
 _EXAMPLES = 32
 """Clips of train that the ranges of activations are taken from, as many of each class as can be."""
 
+_SMALLEST = 1e-7
+"""Probability below which single precision tells nothing apart."""
+
 
 @dataclass(frozen=True)
 class OnnxSettings:
@@ -143,8 +146,8 @@ class OnnxClassifier:
         return self._sessions[threads]
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
-        """Nothing: a graph gives probabilities alone."""
-        return np.empty((len(clips), 0))
+        """Logarithms of the probabilities, (clips, classes): a graph gives nothing before them."""
+        return np.asarray(np.log(np.maximum(self.predict_proba(clips), _SMALLEST)))
 
     def save(self, directory: Path) -> None:
         """Writes the graph, and what stands before it."""
