@@ -310,6 +310,10 @@ def test_resolved_and_shape() -> None:
     assert experiment(model__flow_seconds=0.1).shape() != experiment(model__flow_seconds=0.0).shape()
     still = {"model__features": ["hog", "color"]}
     assert experiment(model__flow_seconds=0.1, **still).apart == 0 < experiment(model__flow_seconds=0.1).apart
+    for key in ("model__follow", "model__mirror"):
+        assert experiment(**{key: True}).shape() != experiment().shape()
+    assert experiment(model__follow=True).framing.follow
+    assert not experiment(model__follow=True, **still).framing.follow
     assert experiment("forest", model__trees=3).shape() != experiment("forest").shape()
     assert experiment("boosting", model__iterations=3).shape() != experiment("boosting").shape()
 

@@ -1,5 +1,6 @@
 """The feature ``deep``: what a frozen network pools, shared with classifiers that train a head only."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vidclf.data import cache
 from vidclf.data.augmentation import eval_view
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import Manifest, content_digest
+from vidclf.data.pictures import rgb_of
 from vidclf.exceptions import InputError
 from vidclf.models import MODELS, classical, feature_store, precision
 from vidclf.models.estimators import ClassicalClassifier
@@ -190,6 +192,23 @@ def test_clips_without_a_store_are_computed_each_time_to_the_same_bits(
     for _ in range(2):
         np.testing.assert_array_equal(features.matrix(plain), expected)
     assert counted.since() == 2 * VAL
+
+
+@pytest.mark.parametrize("network", ["tiny2d", "tiny3d"])
+def test_mirrored_features_are_the_mean_of_both_images(
+    network: str, squares: Manifest, counted: Counted
+) -> None:
+    keys = {"model.network": network}
+    kept = split(squares, "val")
+    turned = replace(kept, read=lambda path: rgb_of(kept.read(path))[:][:, :, ::-1], store=None)
+    plain, image = matrix(kept, **keys), matrix(turned, **keys)
+    assert not np.array_equal(plain, image)
+    counted.since()
+    both = matrix(kept, **keys, **{"model.mirror": True})
+    np.testing.assert_array_equal(both, (plain + image) / 2)
+    assert counted.since() == VAL, "the clips themselves were kept"
+    np.testing.assert_array_equal(matrix(kept, **keys, **{"model.mirror": True}), both)
+    assert counted.since() == 0
 
 
 def test_random_weights_are_the_seeds(counted: Counted) -> None:

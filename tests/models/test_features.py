@@ -345,6 +345,52 @@ def test_a_pyramid_is_the_clip_and_its_halves(name: str, frames: int) -> None:
     np.testing.assert_array_equal(pyramid, np.concatenate(parts))
 
 
+def placed(left: int, top: int, pan: int = 0) -> Frames:
+    """A textured square that moves to the right before a smooth background, which a camera pans over."""
+    background = np.random.default_rng(1).integers(0, 90, (24, 48), dtype=np.uint8)
+    background = cv2.resize(background, (240, 112), interpolation=cv2.INTER_CUBIC)
+    texture = np.random.default_rng(0).integers(120, 255, (32, 32), dtype=np.uint8)
+    clip = np.stack([background[:, 40 + pan * time :][:, :112] for time in range(6)])
+    for time, picture in enumerate(clip):
+        picture[top : top + 32, left + (3 - pan) * time :][:, :32] = texture
+    return np.repeat(clip[..., None], 3, axis=3)
+
+
+@pytest.mark.parametrize("name", ["flow", "hof"])
+def test_followed_motion_is_the_same_wherever_it_is_and_however_the_camera_moves(name: str) -> None:
+    def distances(**how: bool) -> list[float]:
+        here, *others = (
+            compute_features(clip, [name], **how)[name]
+            for clip in (placed(16, 10), placed(52, 66), placed(16, 10, pan=2), placed(16, 10, pan=-2))
+        )
+        return [float(np.abs(here - other).mean()) for other in others]
+
+    followed, fixed = distances(follow=True), distances()
+    assert len(fixed) == 3
+    assert all(own < 0.5 * whole for own, whole in zip(followed, fixed, strict=True))
+
+
+def test_what_is_followed_lies_in_the_frame_and_may_be_nothing() -> None:
+    moved = Pixels(placed(52, 66), follow=True).flow
+    assert (moved.shape[0], moved.shape[3]) == (5, 2)
+    assert 32 <= min(moved.shape[1:3]) <= max(moved.shape[1:3]) < 80
+    corner = Pixels(moving_square((0, 0))[:, :16, :16], follow=True)
+    assert (corner.flow.shape, corner.flow.any()) == ((7, 16, 16, 2), False)
+    with_pairs = np.stack([corner.grey, corner.grey], axis=-1)
+    assert not Pixels(corner.frames, with_pairs, follow=True).flow.any()
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_mirrored_feature_is_the_mean_of_both_images_and_the_same_for_either(name: str) -> None:
+    clip = placed(8, 40)[:3, ::2, ::2]
+    pairs = np.stack([Pixels(clip).grey[:-1], Pixels(clip).grey[1:]], axis=-1)
+    images = [(clip, pairs), (clip[:, :, ::-1], pairs[:, :, ::-1])]
+    alone = [compute_features(image, [name], moved)[name] for image, moved in images]
+    both = [compute_features(image, [name], moved, mirror=True)[name] for image, moved in images]
+    np.testing.assert_array_equal(both[0], (alone[0] + alone[1]) / 2)
+    np.testing.assert_array_equal(both[0], both[1])
+
+
 def expected(name: str, frame: np.ndarray, following: np.ndarray) -> list[float]:
     """The values of one frame as its library gives them."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)

@@ -290,7 +290,7 @@ def test_every_experiment_file_loads_and_resolves(path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_model_that_sees_later_pictures_is_served_as_it_was_judged(manifest: Path, tmp_path: Path) -> None:
-    model = 'flow_seconds = 0.08\npyramid = true\nscale = "block"'
+    model = 'flow_seconds = 0.08\npyramid = true\nfollow = true\nmirror = true\nscale = "block"'
     file = write_experiment(tmp_path / "x.toml", "svm", manifest, model=model)
     experiment = load_experiment(file, {"model.features": ["hof", "difference"]})
     made = attempt(tmp_path)

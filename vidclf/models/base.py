@@ -84,7 +84,7 @@ class FeatureClassifier(Protocol):
         """Class probabilities from the values of all blocks side by side, shape (clips, classes)."""
 
     def pixels(self, clips: ClipSet, index: int) -> "Pixels":
-        """Clip ``index`` as the features see it."""
+        """Clip ``index`` as the features see it, its flow over whole frames."""
 
 
 _LARGEST = 4096

@@ -14,7 +14,7 @@ from vidclf.models.features import DEEP, FEATURES
 from vidclf.models.networks import NETWORKS, Preprocessing
 from vidclf.progress import Advance
 
-_TIMED = ("features", "pyramid", "network", "trees", "iterations")
+_TIMED = ("features", "pyramid", "mirror", "network", "trees", "iterations")
 """Keys of ``[model]`` that latency depends on, beside ``kind``."""
 
 
@@ -56,6 +56,12 @@ class ClassicalConfig(ModelConfig):
     nearly twice the room; 0: flow is taken from one frame to the next, and grows with a clip's length."""
     pyramid: bool = False
     """Of every feature but ``deep`` the values of the clip, then those of its first and its second half."""
+    follow: bool = False
+    """Of ``flow``, ``hof`` and ``mbh``: the camera's motion (each picture's median) is taken out, and cells
+    divide the box of what moves in the clip, in place of the whole square."""
+    mirror: bool = False
+    """Every feature is the mean of the clip's and of its mirror image's, in twice the time: left and right
+    count alike."""
 
     @field_validator("features")
     @classmethod
@@ -214,12 +220,18 @@ class ClassicalExperiment(ExperimentConfig):
     def framing(self) -> Framing:
         """The frames and pixels that the features see."""
         edges = self.model.preprocessing().edges(self.data.size, self.data.resize)
-        return Framing(self.data.frames, *edges, self.apart, self.model.pyramid)
+        model = self.model
+        return Framing(
+            self.data.frames, *edges, self.apart, model.pyramid, model.follow and self._moving, model.mirror
+        )
 
     @property
     def apart(self) -> float:
-        moving = any(FEATURES[name].flow for name in self.model.features if name != DEEP)
-        return self.model.flow_seconds if moving else 0.0
+        return self.model.flow_seconds if self._moving else 0.0
+
+    @property
+    def _moving(self) -> bool:
+        return any(FEATURES[name].flow for name in self.model.features if name != DEEP)
 
     @property
     def seeded(self) -> bool:
@@ -265,6 +277,7 @@ class ClassicalExperiment(ExperimentConfig):
             "data.grid": self.data.grid,
             "data.store_side": self.data.store_side,
             "model.flow_seconds": self.apart,
+            "model.follow": self.framing.follow,
         }
 
 
@@ -324,6 +337,8 @@ _SHARED_SPACE: dict[str, Dimension] = {
     "model.pca": Choice(choices=(0, 0.8, 0.95)),
     "model.flow_seconds": Choice(choices=(0.0, 0.08)),
     "model.pyramid": Choice(choices=(False, True)),
+    "model.follow": Choice(choices=(False, True)),
+    "model.mirror": Choice(choices=(False, True)),
 }
 SVM_SPACE: dict[str, Dimension] = {
     **_SHARED_SPACE,

@@ -1,11 +1,12 @@
 """The feature ``deep``: outputs of a frozen network, pooled over space and time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -65,6 +66,14 @@ class DeepFeatures:
             augment={},
             device=devices.current(),
         )
+        return self._through(network, views)
+
+    @cached_property
+    def _mirrored(self) -> Forward:
+        """The same network on mirror images."""
+        return self._through(self._forward.network, replace(self._forward.views, mirrored=True))
+
+    def _through(self, network: VideoNetwork, views: Views) -> Forward:
         return Forward(
             network,
             views,
@@ -77,8 +86,10 @@ class DeepFeatures:
 
     def matrix(self, clips: ClipSet) -> Vector:
         """The pooled features of every clip, shape (clips, width)."""
+        forwards = [self._forward, *([self._mirrored] if self.framing.mirror else [])]
         with reproducible(self.precision):
-            values: Vector = self._forward.pooled(clips).cpu().double().numpy()
+            views = [forward.pooled(clips).cpu().double().numpy() for forward in forwards]
+        values: Vector = np.mean(views, axis=0)
         return values
 
     def parameters(self) -> int:

@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -185,7 +185,7 @@ class ClassicalClassifier:
 
     def pixels(self, clips: ClipSet, index: int) -> Pixels:
         """See `FeatureClassifier.pixels`."""
-        return seen_pixels(clips, self.features, self.framing, index)
+        return seen_pixels(clips, self.features, replace(self.framing, follow=False), index)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The features as scaled and reduced for the estimator, shape (clips, width)."""
@@ -226,6 +226,8 @@ class ClassicalClassifier:
             "resize": self.framing.resize,
             "apart": self.framing.apart,
             "pyramid": self.framing.pyramid,
+            "follow": self.framing.follow,
+            "mirror": self.framing.mirror,
             "calibration": self.calibration_,
             "folds": self.folds_,
             **({DEEP: self.deep.save(directory)} if self.deep else {}),
@@ -342,7 +344,7 @@ def load(directory: Path) -> ClassicalClassifier:
         arguments["size"],
         resize if isinstance(resize, int) else tuple(resize),
         arguments.get("apart", 0.0),
-        arguments.get("pyramid", False),
+        *(arguments.get(name, False) for name in ("pyramid", "follow", "mirror")),
     )
     classifier = ClassicalClassifier(
         estimator,

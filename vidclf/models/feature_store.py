@@ -39,6 +39,8 @@ class Framing:
         resize: Short side, or (height, width), in pixels before the crop; not below ``size``.
         apart: Seconds between the pictures that flow is taken between; 0: it is taken from frame to frame.
         pyramid: Whether features are those of the clip and of each of its halves.
+        follow: Whether flow is seen in the box of what moves, without the camera's.
+        mirror: Whether features are the mean of the clip's and of its mirror image's.
     """
 
     frames: int
@@ -46,6 +48,8 @@ class Framing:
     resize: int | tuple[int, int]
     apart: float = 0.0
     pyramid: bool = False
+    follow: bool = False
+    mirror: bool = False
 
 
 def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Frames:
@@ -115,7 +119,7 @@ def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) ->
 
     def key(name: str) -> Key:
         spec = FEATURES[name]
-        seen = framing if spec.flow else replace(framing, apart=0.0)
+        seen = framing if spec.flow else replace(framing, apart=0.0, follow=False)
         return (*made, *astuple(seen), MADE_WITH, name, spec.version)
 
     return {name: key(name) for name in names}
@@ -135,7 +139,14 @@ def _clip_vector(
     missing = [name for name in names if name not in known]
     if missing:
         seen = seen_pixels(clips, missing, framing, index)
-        known |= compute_features(seen.frames, missing, seen.pairs, pyramid=framing.pyramid)
+        known |= compute_features(
+            seen.frames,
+            missing,
+            seen.pairs,
+            pyramid=framing.pyramid,
+            follow=framing.follow,
+            mirror=framing.mirror,
+        )
         for name in missing if keys else ():
             cache.save(_entry(keys[name]), known[name])
             _remember(keys[name], known[name])
@@ -146,8 +157,9 @@ def seen_pixels(clips: ClipSet, names: Sequence[str], framing: Framing, index: i
     """What a clip's features are computed from; pairs of pictures only where one of them looks at flow."""
     frames = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
     if not framing.apart or not any(name in FEATURES and FEATURES[name].flow for name in names):
-        return Pixels(frames)
-    return Pixels(frames, square_view(clips.pairs(index, framing.frames), framing.size, framing.resize))
+        return Pixels(frames, follow=framing.follow)
+    pairs = square_view(clips.pairs(index, framing.frames), framing.size, framing.resize)
+    return Pixels(frames, pairs, framing.follow)
 
 
 def _read(key: Key) -> Vector | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vidclf.data.pictures import Frames
 from vidclf.models import frame_statistics
-from vidclf.models.pixels import DIRECTIONS, STILL, Pixels, Vector, directions
+from vidclf.models.pixels import DIRECTIONS, Pixels, Vector, directions
 
 DEEP = "deep"
 """The feature that a frozen network gives, see `vidclf.models.deep`; the others stand in `FEATURES`."""
@@ -91,7 +91,7 @@ def flow_orientations(pixels: Pixels) -> Vector:
         pixels that move in each of 8 directions, clockwise from the right as seen on the screen, and of
         those that stand still: 9 values that sum to 1.
     """
-    return _orientation_shares(pixels.flow, STILL * pixels.sensitivity * pixels.frames.shape[1])
+    return _orientation_shares(pixels.flow, pixels.least)
 
 
 def flow_histograms(pixels: Pixels) -> Vector:
@@ -256,7 +256,13 @@ FEATURES: dict[str, FeatureSpec] = {
 
 
 def compute_features(
-    frames: Frames, names: Sequence[str], pairs: Frames | None = None, *, pyramid: bool = False
+    frames: Frames,
+    names: Sequence[str],
+    pairs: Frames | None = None,
+    *,
+    pyramid: bool = False,
+    follow: bool = False,
+    mirror: bool = False,
 ) -> dict[str, Vector]:
     """Features of `FEATURES` by name, of one clip's square RGB frames, uint8 (T, S, S, 3).
 
@@ -268,11 +274,20 @@ def compute_features(
         pairs: As of `Pixels`.
         pyramid: Give each feature of the clip, then of its first and its second half, as one vector
             (Lazebnik, Schmid and Ponce, "Beyond bags of features", CVPR 2006, over time).
+        follow: As of `Pixels`.
+        mirror: Give the mean of the clip's features and of those of its mirror image.
     """
+    if mirror:
+        flipped = None if pairs is None else pairs[:, :, ::-1]
+        both = [
+            compute_features(seen, names, moved, pyramid=pyramid, follow=follow)
+            for seen, moved in ((frames, pairs), (frames[:, :, ::-1], flipped))
+        ]
+        return {name: (both[0][name] + both[1][name]) / 2 for name in names}
     parts = [(frames, pairs)]
     if pyramid:
         parts += zip(_halves(frames), (None, None) if pairs is None else _halves(pairs), strict=True)
-    pixels = [Pixels(*part) for part in parts]
+    pixels = [Pixels(*part, follow=follow) for part in parts]
     return {name: np.concatenate([FEATURES[name].compute(part) for part in pixels]) for name in names}
 
 

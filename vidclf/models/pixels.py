@@ -17,6 +17,10 @@ STILL = 0.005
 """Motion between two frames below this share of the frame's edge counts as none."""
 _IN_PAIRS = 0.25
 """The least motion that counts is so much smaller where pictures are a fixed time apart."""
+_OUTSIDE = 0.03
+"""Share of the motion beyond each side of the box that is followed."""
+_NARROWEST = 2 / 7
+"""The least edge of that box, as a share of the frame's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +31,12 @@ class Pixels:
         frames: RGB, uint8 (T, S, S, 3).
         pairs: Grey values of two pictures a fixed time apart at each instant, uint8 (n, S, S, 2), for the
             flow; ``None``: it is taken from each frame to the next.
+        follow: Whether the flow is seen in the box of what moves, without the camera's.
     """
 
     frames: Frames
     pairs: Frames | None = None
+    follow: bool = False
 
     @cached_property
     def grey(self) -> NDArray[np.uint8]:
@@ -55,6 +61,8 @@ class Pixels:
     def flow(self) -> NDArray[np.float32]:
         """Motion in pixels (right, down) of `moved`, float32 (n, S, S, 2), n at least 1.
 
+        Where it is followed, (n, height, width, 2), neither above S, see `_followed`.
+
         Dense flow by DIS (Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016).
         """
         before, after = self.moved
@@ -62,7 +70,13 @@ class Pixels:
         solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         for first, second, step in zip(before, after, flow, strict=False):
             solver.calc(first, second, step)
-        return flow
+        return _followed(flow, self.least) if self.follow else flow
+
+    @property
+    def least(self) -> float:
+        """Motion in pixels below which a pixel counts as still."""
+        edge: int = self.frames.shape[1]
+        return STILL * self.sensitivity * edge
 
     @cached_property
     def sensitivity(self) -> float:
@@ -76,3 +90,29 @@ def directions(vectors: NDArray[np.float32], least: float) -> NDArray[np.int64]:
     direction = np.round(np.arctan2(down, right) / (2 * np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS
     direction[np.hypot(right, down) < least] = DIRECTIONS
     return direction
+
+
+def _followed(flow: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Motion without the camera's, in the box that holds nearly all of what is left over the clip.
+
+    The camera's is the median of each picture, as most of it is background. Shares
+    of cells then say how somebody moves, wherever and however large they are seen.
+    """
+    own = flow - np.median(flow, axis=(1, 2), keepdims=True)
+    strength = np.hypot(own[..., 0], own[..., 1])
+    energy = np.where(strength < least, 0, strength).sum(axis=0, dtype=np.float64)
+    if not energy.any():
+        return own
+    rows, columns = (_extent(energy.sum(axis=axis)) for axis in (1, 0))
+    return own[:, rows, columns]
+
+
+def _extent(energy: Vector) -> slice:
+    """Where along an axis the energy lies, but for a small share at either end."""
+    edge, narrowest = len(energy), round(_NARROWEST * len(energy))
+    shares = np.cumsum(energy) / energy.sum()
+    start, end = (int(np.searchsorted(shares, share)) for share in (_OUTSIDE, 1 - _OUTSIDE))
+    if end + 1 - start < narrowest:
+        start = min(max((start + end - narrowest) // 2, 0), edge - narrowest)
+        end = start + narrowest - 1
+    return slice(start, end + 1)

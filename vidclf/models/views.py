@@ -32,6 +32,7 @@ class Views:
 
     Attributes:
         interpolation: How pictures are resized for evaluation, as the weights want it.
+        mirrored: Whether evaluation sees the clips' mirror images.
         augment: Keyword arguments of `draw_view`.
         device: Where pixels are made.
         room: Bytes of what is kept of clips that may stay on the device; 0 where it is the main memory.
@@ -46,6 +47,7 @@ class Views:
     augment: Mapping[str, Any]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     room: int = 0
+    mirrored: bool = False
 
     def evaluation(self) -> list[View]:
         """The views whose probabilities are averaged."""
@@ -56,7 +58,8 @@ class Views:
         indices = list(indices)
         grids = [clips.grid(index) for index in indices]
         if not view.augmented:
-            return self._evaluated(grids, (view.number + 0.5) / self.eval_views)
+            seen = self._evaluated(grids, (view.number + 0.5) / self.eval_views)
+            return seen.flip(-1) if self.mirrored else seen
         drawn = [
             draw_view(
                 grid.shape,
@@ -85,7 +88,8 @@ class Views:
         common = [self.frames, self.size, *view]
         if view.augmented:
             return [*common, self.augment_seed, dict(self.augment)]
-        return [*common, self.resize, self.interpolation, self.eval_views]
+        seen = [*common, self.resize, self.interpolation, self.eval_views]
+        return [*seen, "mirrored"] if self.mirrored else seen
 
 
 def content_key(path: Path) -> str:

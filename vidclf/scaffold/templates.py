@@ -71,6 +71,7 @@ def experiment_text(
         return (
             head
             + _said('features = ["hof", "mbh"]', "how things move; colour tells rooms apart, not actions")
+            + _FOLLOW
             + _line(values, "model.class_weight")
         )
     if stem == "mix":
@@ -82,6 +83,8 @@ def experiment_text(
             + _said('scale = "block"', "appearance and motion weigh alike")
             + _said('kernel = "linear"', "many values and few clips")
             + "C = 1.0\n"
+            + _FOLLOW
+            + _said("mirror = true", "left and right count alike")
             + _line(values, "model.class_weight")
         )
     return (
@@ -150,6 +153,7 @@ def _division(values: Values) -> str:
     return f"{values['shares'].value} percent ({values['shares'].reason})"
 
 
+_FOLLOW = _said("follow = true", "what moves, wherever it is and however the camera moves")
 _FEATURES = ("hof+mbh", "hog+hof+mbh", "hog+flow")
 _NEURAL_SPACE = (
     '"train.lr" = { low = 1e-4, high = 1e-2, log = true }',
