@@ -3,16 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.comparison.fabricated import confirmed, measured_of, repeated, report_of
 from vidclf.comparison import summary, verdict_text
 from vidclf.comparison.data import GroupReport
+from vidclf.comparison.label_errors import pool_tables
 from vidclf.comparison.rows import EvaluationClips, ModelRow, RowGroup
 from vidclf.comparison.verdict_text import answer
 from vidclf.evaluation.chance import Chance
 from vidclf.evaluation.intervals import Interval
+from vidclf.evaluation.predictions import predictions_table
 from vidclf.evaluation.ranking import LATENCY, SIZE
 from vidclf.registry.confirm_report import FinalistReport
 from vidclf.runs.folder import Attempt
@@ -154,3 +157,15 @@ def test_what_would_help_is_groups_labels_and_what_was_not_tried(tmp_path: Path)
     network = replace(row, model="frames2d")
     said = list(summary.advice(reported(network, Interval(0.9, 0.85, 0.95)), doubted=0))
     assert [words.partition(":")[0] for words in said][1:] == ["Hand-made features"]
+
+
+def test_what_is_nearly_wrong_comes_by_how_near_the_second_class_is() -> None:
+    given = np.array([[0.5, 0.45, 0.05], [0.2, 0.7, 0.1], [0.35, 0.25, 0.4], [0.6, 0.3, 0.1]])
+    paths, labels = [Path(f"{name}.avi") for name in "abcd"], np.array([0, 1, 2, 1])
+    table = predictions_table(paths, labels, given, ["p", "q", "r"], ["g"] * 4)
+    near = pool_tables([("svm", table)]).borderline()
+    assert list(near.index) == ["a.avi", "c.avi", "b.avi"]  # d is wrong
+    assert list(near["second"]) == ["q", "p", "p"]
+    assert list(near["ahead"]) == pytest.approx([0.05, 0.05, 0.5])
+    wrong = predictions_table(paths[3:], labels[3:], given[3:], ["p", "q", "r"], ["g"])
+    assert pool_tables([("svm", wrong)]).borderline().empty

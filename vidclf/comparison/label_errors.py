@@ -51,6 +51,20 @@ class PooledPredictions:
         surest = wrong[[PROBABILITY + name for name in self.classes]].max(axis=1)
         return wrong.loc[surest.sort_values(ascending=False, kind="stable").index]
 
+    def borderline(self) -> pd.DataFrame:
+        """Rows that no model gets wrong, those first whose second class comes closest.
+
+        Two columns more: ``second``, that class, and ``ahead``, by how much the label is more probable.
+        """
+        right = self.table[self.table["wrong"] == 0]
+        if right.empty or len(self.classes) < 2:
+            return right.assign(second=[], ahead=[])[:0]
+        given = right[[PROBABILITY + name for name in self.classes]].to_numpy()
+        order = np.argsort(given, axis=1, kind="stable")[:, ::-1]
+        first, second = (np.take_along_axis(given, order[:, [place]], axis=1)[:, 0] for place in (0, 1))
+        names = np.array(self.classes)[order[:, 1]]
+        return right.assign(second=names, ahead=first - second).sort_values("ahead", kind="stable")
+
     def doubts(self) -> list[LabelDoubt]:
         """Labels that look wrong, the worst first; see `label_doubts`."""
         classes = self.classes

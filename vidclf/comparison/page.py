@@ -48,6 +48,8 @@ _MAX_CLIPS = 24
 """Clips that are shown with a picture, at most."""
 _FIRST_CLIPS = 4
 """Mistakes that the first screen shows."""
+_NEAR = 0.2
+"""Difference of two probabilities below which a clip was nearly called otherwise."""
 _MAX_ROWS = 200
 """Models of a table, at most; a file for spreadsheets has all."""
 
@@ -72,7 +74,9 @@ def _group(report: GroupReport, every: bool, loops: Loops) -> dict[str, Any]:
     pooled, confirmed = pool(group.best), pool(group.ranked, "confirm")
     asked = summary.gates_of(report)
     figures, importance = _figures(report, asked), list(_importances(group))
-    mistaken = _mistaken_clips(group.choice, loops) if group.choice else []
+    chosen = _judged(group.choice) if group.choice else None
+    mistaken = _wrong_cards(chosen, _FIRST_CLIPS, loops) if chosen else []
+    borderline = _borderline_cards(chosen, loops) if chosen else []
     wrong = _wrong_clips(pooled, loops) if pooled else None
     doubts = _doubted_labels([each for each in (pooled, confirmed) if each], loops)
     return {
@@ -85,6 +89,7 @@ def _group(report: GroupReport, every: bool, loops: Loops) -> dict[str, Any]:
         "requirements": list(summary.requirements(report, asked)) if asked else [],
         "mistakes": summary.mistakes(group.choice) if group.choice else [],
         "mistaken": mistaken,
+        "borderline": borderline,
         "advice": list(summary.advice(report, doubts["count"] if doubts else 0)),
         "notes": report.notes[:MOST_NOTES],
         "further_notes": report.notes[MOST_NOTES:],
@@ -245,10 +250,19 @@ def _wrong_clips(pooled: PooledPredictions, loops: Loops) -> dict[str, Any]:
     return {"models": pooled.models, "count": len(wrong), "of": len(pooled.table), "clips": clips}
 
 
-def _mistaken_clips(row: ModelRow, loops: Loops) -> list[dict[str, Any]]:
-    """The surest mistakes of one model."""
-    pooled = pool([row], "confirm" if row.won else "val")
-    return _wrong_cards(pooled, _FIRST_CLIPS, loops) if pooled else []
+def _judged(row: ModelRow) -> PooledPredictions | None:
+    """What one model says of clips that it was not trained on."""
+    return pool([row], "confirm" if row.won else "val")
+
+
+def _borderline_cards(pooled: PooledPredictions, loops: Loops) -> list[dict[str, Any]]:
+    """The clips that a model gets right, but nearly not."""
+    near = pooled.borderline()
+    near = near[near["ahead"] < _NEAR].head(_FIRST_CLIPS)
+    return [
+        {**_card(str(path), [pooled], loops), "label": row["label"], "second": row["second"]}
+        for path, row in near.iterrows()
+    ]
 
 
 def _wrong_cards(pooled: PooledPredictions, most: int, loops: Loops) -> list[dict[str, Any]]:
