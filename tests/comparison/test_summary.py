@@ -169,3 +169,10 @@ def test_what_is_nearly_wrong_comes_by_how_near_the_second_class_is() -> None:
     assert list(near["ahead"]) == pytest.approx([0.05, 0.05, 0.5])
     wrong = predictions_table(paths[3:], labels[3:], given[3:], ["p", "q", "r"], ["g"])
     assert pool_tables([("svm", wrong)]).borderline().empty
+
+
+def test_of_folds_no_val_is_spoken_of() -> None:
+    for folds, words in (("3 folds", "the 3 folds have 40 clips"), ("", "val has 40 clips")):
+        group = RowGroup(EvaluationClips("c", "", folds), "val/macro_f1", "maximize", [ROW], {}, floor=0.2)
+        said = list(verdict_text.notes(group, measured_of(40), [], lambda _: 0))
+        assert any(note.startswith(words) for note in said)

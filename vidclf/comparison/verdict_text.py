@@ -296,7 +296,7 @@ def _selected(group: RowGroup, measured: Baselines) -> Iterator[str]:
         else "Figures on val may have chosen the model or its epoch, so expect less on new clips."
     )
     if measured.val_clips and group.metric.startswith("val/"):
-        yield ranking.clips_words(measured.val_clips)
+        yield ranking.clips_words(measured.val_clips, group.clips.out_of_fold)
 
 
 def tags(group: RowGroup) -> Mapping[str, str]:

@@ -192,9 +192,10 @@ def cost_words(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{metrics[key]:{form}} {unit}" for key, form, unit in kinds if key in metrics)
 
 
-def clips_words(clips: int) -> str:
-    """How much one clip of val counts."""
-    return f"val has {clips} clips: one of them right or wrong moves accuracy by {100 / clips:.1f} points."
+def clips_words(clips: int, folds: int = 0) -> str:
+    """How much one of the clips that are judged counts; with ``folds`` each is in one of them."""
+    where = "val has" if folds == 0 else f"the {folds} folds have"
+    return f"{where} {clips} clips: one of them right or wrong moves accuracy by {100 / clips:.1f} points."
 
 
 def param_words(params: Mapping[str, Any]) -> str:
