@@ -277,13 +277,13 @@ def test_from_study_to_prediction(folder: Path) -> None:
 
     accept = ("--accept", "untested")  # the test split has one group
     promoted = json.loads(run("promote", "study", "--as", "squares", *accept, "--json").stdout)
-    assert promoted["version"] == 1
+    assert (promoted["version"], promoted["created"]) == (1, True)
     gates = [(gate["gate"], gate["passed"]) for gate in promoted["gates"]]
     assert gates == [("groups in test", True), ("better than chance", True)]
     assert promoted["run_id"] == answer["best"]["run_id"]
     assert promoted["metrics"]["test/accuracy"] >= 0
     again = json.loads(run("promote", "study", "--as", "squares", "--json").stdout)
-    assert again["version"] == 1
+    assert (again["version"], again["created"]) == (1, False)
     clip = sorted((folder / "squares/right").iterdir())[2]
     for reference in ("squares@champion", "squares/1"):
         assert json.loads(run("predict", reference, clip, "--json").stdout)[0]["error"] is None

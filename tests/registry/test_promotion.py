@@ -63,7 +63,8 @@ def test_a_champion_is_beaten_by_who_is_better_on_its_clips_and_comes_back(
 
     # What is too large costs no read.
     answer = promote(better, "--max", "size/file_mb=0.000001", expect=3)
-    assert (answer["version"], failed(answer)) == (None, ["size/file_mb at most"])
+    assert (answer["version"], answer["created"]) == (None, False)
+    assert failed(answer) == ["size/file_mb at most"]
     assert reads.reads(digest) == []
 
     assert failed(promote(floor, expect=3)) == ["better than chance"]

@@ -202,7 +202,8 @@ def promote(
         _print_gates(refusal.gates)
         if json_:
             judged = [asdict(gate) for gate in refusal.gates]
-            print_json({"name": name, "version": None, "alias": alias, "gates": judged, "metrics": {}})
+            asked = {"name": name, "version": None, "alias": alias}
+            print_json({**asked, "gates": judged, "metrics": {}, "created": False})
         failed = [gate.gate for gate in refusal.gates if not gate.passed]
         say(f"refused by {len(failed)} of {len(refusal.gates)} gates: {'; '.join(failed)}", "yellow")
         raise typer.Exit(GATE_REFUSED) from None
@@ -214,6 +215,7 @@ def promote(
                 "alias": alias,
                 "gates": [asdict(gate) for gate in promoted.gates],
                 "metrics": dict(promoted.metrics),
+                "created": promoted.created,
                 "run_id": promoted.run_id,
                 "test_reads": promoted.reads,
             }
