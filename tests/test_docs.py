@@ -1,14 +1,21 @@
-"""What the pages say can be done is done: rows are added as docs/extending.md has them."""
+"""What the pages say can be done is done: rows are added, commands parse, scripts end as they should."""
 
 import importlib
+import os
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
+import yaml
 
 from tests.clips import write_experiment
+from vidclf.cli.app import app
+from vidclf.cli.console import print_json
 from vidclf.data.manifest import Manifest
 from vidclf.models.features import compute_features
 from vidclf.runs.experiment import load_experiment
@@ -88,3 +95,81 @@ def test_every_file_that_the_pages_name_is_there() -> None:
     named = {name for name in named if "mine" not in name and "my_clips" not in name}
     assert len(named) > 10
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of every vidclf command in the page's blocks of shell, without what the shell adds to it."""
+    found = []
+    for block in re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        for line in block.splitlines():
+            if begun := re.match(r"(?:\$ |exec )?vidclf (?!\[)", line):
+                lexer = shlex.shlex(line[begun.end() :], posix=True, punctuation_chars=True)
+                lexer.whitespace_split = True
+                words = list(lexer)
+                ends = [place for place, word in enumerate(words) if set(word) <= set("();<>|&")]
+                found.append(words[: min(ends, default=None)])
+    return found
+
+
+@pytest.mark.parametrize("page", ["docs/baselines.md", "docs/ci.md", "docs/cluster.md"])
+def test_every_command_of_a_page_parses(page: str) -> None:
+    found = commands_of(ROOT / page)
+    assert len(found) > 3
+    for words in found:
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words)
+
+
+SCRIPTS = dict(
+    re.findall(
+        r"```sh\n(?=#!/usr/bin/env bash\n# (ci/\S+)\n)(.*?)```",
+        (ROOT / "docs" / "ci.md").read_text(),
+        flags=re.S,
+    )
+)
+STAND_IN = """#!/bin/sh
+echo "${0##*/}" "$@" >> called
+case "$1" in
+promote | watch) cat answer; exit $(cat code) ;;
+esac
+"""
+"""Of vidclf and curl."""
+
+
+@pytest.fixture
+def ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs a script of the page: its exit code, and the commands that were called."""
+    for name in ("vidclf", "curl"):
+        (tmp_path / name).write_text(STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("WEBHOOK", "http://127.0.0.1/hook")
+
+    def run(name: str, code: int, answer: Any = None) -> tuple[int, list[str]]:
+        print_json(answer)
+        (tmp_path / "answer").write_text(capfd.readouterr().out)
+        (tmp_path / "code").write_text(str(code))
+        (tmp_path / "called").write_text("")
+        ended = subprocess.run(["bash", "-c", SCRIPTS[name]], cwd=tmp_path, check=False)
+        return ended.returncode, [line.split()[1] for line in (tmp_path / "called").read_text().splitlines()]
+
+    return run
+
+
+def test_a_job_ends_as_promote_does_and_calls_the_hook_for_a_new_champion_alone(ci: Any) -> None:
+    assert ci("ci/train.sh", 0, {"created": True}) == (0, ["tune", "compare", "promote", "--fail"])
+    assert ci("ci/train.sh", 0, {"created": False}) == (0, ["tune", "compare", "promote"])
+    assert ci("ci/train.sh", 3, {"created": False}) == (3, ["tune", "compare", "promote"])
+    assert ci("ci/watch.sh", 1) == (1, ["watch"])
+
+
+def test_the_workflow_runs_the_pages_scripts_and_hands_the_store_on() -> None:
+    (text,) = re.findall(r"```yaml\n(# \.github/.*?)```", (ROOT / "docs" / "ci.md").read_text(), flags=re.S)
+    steps = yaml.safe_load(text)["jobs"]["vidclf"]["steps"]
+    (script,) = [step["run"] for step in steps if "bash" in step.get("run", "")]
+    assert {f"ci/{name}.sh" for name in re.findall(r"(?:&&|\|\|) '(\w+)'", script)} == set(SCRIPTS)
+    restored, saved = [step["with"] for step in steps if "cache/" in step.get("uses", "")]
+    assert (restored["path"], restored["key"]) == (saved["path"], saved["key"])
+    assert saved["key"].startswith(restored["restore-keys"])
