@@ -22,9 +22,10 @@ from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
 from vidclf.registry import resolve
 from vidclf.registry.aliases import history
+from vidclf.registry.download import fetch_run
 from vidclf.registry.resolve import resolve_model
 from vidclf.runs.folder import Attempt
-from vidclf.runs.store import Store
+from vidclf.runs.store import Store, find_store
 from vidclf.tracking import model_package
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.model_package import deliver_model
@@ -189,6 +190,21 @@ def test_a_model_on_a_server_is_downloaded_once(
         assert not found.is_relative_to(store.folder)
         assert models.load_model(found).card.classes == CLASSES
     assert downloads == [("mlflow-artifacts:/1/m", store.mlflow_uri)]
+
+
+@pytest.mark.slow
+def test_a_run_is_fetched_into_a_store_that_is_not_there_yet(
+    store: Store, trial: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the first command on a machine that only looks at models of a server, say `vidclf watch`."""
+    version = shipped(store, trial, "gestures")
+    run_id = str(Deliverer(store).client.get_model_version("gestures", str(version)).run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.mlflow_uri)
+    fetched = fetch_run(Store(tmp_path / "elsewhere"), run_id)
+    assert fetched is not None
+    assert fetched.identity().id == trial.identity().id
+    assert (fetched.model / "vidclf.json").read_text() == (trial.model / "vidclf.json").read_text()
+    assert find_store(tmp_path / "elsewhere").format_file.exists()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from vidclf.exceptions import InputError
 from vidclf.registry.resolve import model_of_run
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
-from vidclf.runs.store import TRAIN, Store, without_password
+from vidclf.runs.store import TRAIN, Store, open_store, without_password
 from vidclf.search.record.study import OpenStudy
 from vidclf.tracking.background import REFUSALS
 from vidclf.tracking.deliverer import (
@@ -104,6 +104,7 @@ def _run(deliverer: Deliverer, attempt_id: str, experiment: str) -> Run | None:
 
 def _fetch(deliverer: Deliverer, run: Run, attempt: Attempt) -> None:
     """Makes the folder as a whole, as what MLflow has already."""
+    open_store(deliverer.store.folder)  # what only looks at models makes none
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=deliverer.store.folder) as scratch:
         made = Attempt(Path(scratch, "attempt"))
         made.create(_identity(deliverer, run))
