@@ -30,6 +30,8 @@ from vidclf.models.features import FEATURES, compute_features
 
 STORE = ClipStore(grid=32, store_side=120)
 FRAMING = Framing(frames=16, size=112, resize=112)
+NAMES = [name for name, spec in FEATURES.items() if not spec.body]
+"""A body is found by networks, which have to be fetched."""
 TAKEN = 6
 """Clips that are measured one by one, two of each class."""
 
@@ -41,7 +43,6 @@ def a_clip(clips: ClipSet) -> None:
     views = [
         square_view(clips.frames(index, FRAMING.frames), FRAMING.size, FRAMING.resize) for index in chosen
     ]
-    every = list(FEATURES)
 
     def computed(names: list[str]) -> None:
         for view in views:
@@ -51,8 +52,8 @@ def a_clip(clips: ClipSet) -> None:
         "decode": lambda: [video.decode(clips.paths[i], STORE.grid, STORE.store_side) for i in chosen],
         "read from store": lambda: [clips.frames(i, FRAMING.frames) for i in chosen],
         "resize and crop": lambda: [square_view(g[::2], FRAMING.size, FRAMING.resize) for g in grids],
-        **{name: functools.partial(computed, [name]) for name in every},
-        "all": lambda: computed(every),
+        **{name: functools.partial(computed, [name]) for name in NAMES},
+        "all": lambda: computed(NAMES),
     }
     taken = {name: value / len(views) for name, value in milliseconds(calls).items()}
     show(f"a clip: {FRAMING.frames} frames of {FRAMING.size} x {FRAMING.size}", taken, "decode")
@@ -60,14 +61,13 @@ def a_clip(clips: ClipSet) -> None:
 
 def a_matrix(clips: ClipSet) -> None:
     """Prints what finding the vectors takes that were computed before."""
-    every = list(FEATURES)
-    build_features(clips, every, FRAMING)
+    build_features(clips, NAMES, FRAMING)
 
     def from_disk() -> None:
         feature_store._MEMO.clear()
-        feature_matrix(clips, every, FRAMING)
+        feature_matrix(clips, NAMES, FRAMING)
 
-    calls = {"from disk": from_disk, "from memory": lambda: feature_matrix(clips, every, FRAMING)}
+    calls = {"from disk": from_disk, "from memory": lambda: feature_matrix(clips, NAMES, FRAMING)}
     taken = {name: value / len(clips) for name, value in milliseconds(calls).items()}
     show("a clip: all features found", taken, "from disk")
 
@@ -80,7 +80,7 @@ def a_build(clips: ClipSet) -> None:
         shutil.rmtree(cache.folder() / "features")
         feature_store._MEMO.clear()
         started = time.perf_counter()
-        build_features(clips, list(FEATURES), FRAMING)
+        build_features(clips, NAMES, FRAMING)
         taken[f"threads: {threads}"] = (time.perf_counter() - started) * 1e3 / len(clips)
     show("a clip: all features of the set computed and kept", taken, "threads: 1")
 

@@ -17,9 +17,11 @@ from mlflow.exceptions import MlflowException
 
 from tests.attempts import ENDED, STARTED, end, make_study, make_trial
 from vidclf.exceptions import InputError
+from vidclf.models.saved import ModelMetadata
 from vidclf.runs.folder import Attempt, Identity, Outcome, Status
 from vidclf.runs.store import Store, open_store
 from vidclf.tracking import deliverer as module
+from vidclf.tracking import model_package
 from vidclf.tracking.background import DelivererThread
 from vidclf.tracking.deliverer import Deliverer, metric_key, prepare
 from vidclf.tracking.delivery_state import DeliveryState
@@ -499,3 +501,13 @@ def test_a_single_run_is_described_by_its_config(store: Store, client: MlflowCli
     end(run, metrics={"val/accuracy": 0.5})
     note = delivered(store, run, client).data.tags["mlflow.note.content"]
     assert note.startswith("A single run of **trial 0**: `model.kind` majority\n\n`val/accuracy` 0.5000\n")
+
+
+def test_a_served_model_asks_for_what_its_feature_imports() -> None:
+    def needed(**model: str) -> set[str]:
+        card = ModelMetadata("svm", ("a", "b"), 8, 64, {"model": model}, (), {})
+        return set(model_package.imported_by(card)) - set(model_package.REQUIREMENTS)
+
+    assert needed(pose_model="/p.tgz") == {"ai-edge-litert"}
+    assert needed(network="timm:resnet18") == {"timm", "huggingface-hub"}
+    assert needed() == set()

@@ -132,7 +132,7 @@ def _classifier(
         make_pipeline(*steps, estimator),
         classes=classes,
         features=model.features,
-        framing=experiment.framing,
+        framing=experiment.with_pose(),
         balanced=isinstance(model, WeightedConfig) and model.class_weight == "balanced",
         deep=deep,
     )

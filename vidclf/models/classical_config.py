@@ -1,13 +1,14 @@
 """The classical kinds as a file describes them: their sections, experiments and search ranges."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from vidclf.config import Choice, Dimension, PathKey, Range, did_you_mean
 from vidclf.data.clips import ClipSet
-from vidclf.models import networks
+from vidclf.models import networks, pose
 from vidclf.models.base import ExperimentConfig, ModelConfig
 from vidclf.models.feature_store import Framing, build_features
 from vidclf.models.features import DEEP, FEATURES
@@ -37,13 +38,16 @@ class ClassicalConfig(ModelConfig):
 
     features: FeatureNames = ("hog", "flow")
     """Which features, side by side: ``hog``, ``flow``, ``hof``, ``mbh``, ``color``, ``lbp``, ``difference``,
-    ``history``, ``moments``, ``glcm``, ``gabor``, ``edges``, ``tracks``, ``change``, or ``deep``,
+    ``history``, ``moments``, ``glcm``, ``gabor``, ``edges``, ``tracks``, ``change``, ``pose``, or ``deep``,
     the pooled features of a frozen network; a list, or joined as ``hog+flow``."""
     network: Annotated[str | None, PathKey(prefix="hf:")] = None
     """With ``deep``: a key of `vidclf.models.networks.NETWORKS`, or another library's, as ``timm:NAME``."""
     weights: Annotated[str | None, PathKey(keywords=("pretrained", "none"))] = None
     """With ``deep``: ``pretrained`` (those published for it; also where unset), ``none`` (random, by
     ``seed``), or a file of the network's weights."""
+    pose_model: Annotated[str | None, PathKey()] = None
+    """With ``pose``: the file that holds MediaPipe's networks for it, the package ``@mediapipe/pose`` (Apache
+    2.0) as ``npm pack @mediapipe/pose`` downloads it: ``mediapipe-pose-VERSION.tgz``."""
     scale: Literal["standard", "block", "none"] = "standard"
     """``standard``: each value to mean 0 and deviation 1; ``block``: the same, then every feature as a whole
     weighs alike, however many values it has."""
@@ -91,6 +95,15 @@ class ClassicalConfig(ModelConfig):
         if self.network is None:
             raise ValueError(f"the feature deep needs model.network: one of {', '.join(NETWORKS)}")
         networks.check_network(self.network, self.weights or "pretrained")
+        return self
+
+    @model_validator(mode="after")
+    def _pose(self) -> Self:
+        wanted = any(FEATURES[name].body for name in self.features if name != DEEP)
+        if wanted and self.pose_model is None:
+            raise ValueError(f"the feature pose needs model.pose_model, a file: {pose.CURE}")
+        if self.pose_model is not None and not wanted:
+            raise ValueError("model.pose_model: no effect without the feature pose")
         return self
 
     def deep(self) -> tuple[str, str] | None:
@@ -225,6 +238,11 @@ class ClassicalExperiment(ExperimentConfig):
             self.data.frames, *edges, self.apart, model.pyramid, model.follow and self._moving, model.mirror
         )
 
+    def with_pose(self) -> Framing:
+        """The framing with the networks of the feature ``pose``, where it is among the features."""
+        named = self.model.pose_model
+        return replace(self.framing, pose=pose.read(named)) if named else self.framing
+
     @property
     def apart(self) -> float:
         return self.model.flow_seconds if self._moving else 0.0
@@ -256,6 +274,8 @@ class ClassicalExperiment(ExperimentConfig):
             from vidclf.models.weights import load_backbone  # torch takes seconds
 
             load_backbone(*deep)
+        if networks_of_pose := self.with_pose().pose:
+            networks_of_pose.check()
 
     def notes(self, train: int, val: int) -> list[str]:
         deep = self.model.deep()
@@ -264,7 +284,7 @@ class ClassicalExperiment(ExperimentConfig):
     def warm(self, clips: ClipSet, progress: Advance) -> None:
         names = [name for name in self.model.features if name != DEEP]
         if names:
-            build_features(clips, names, self.framing, progress)
+            build_features(clips, names, self.with_pose(), progress)
 
     def shape(self) -> Mapping[str, Any]:
         model = {f"model.{key}": getattr(self.model, key, None) for key in _TIMED}

@@ -29,6 +29,7 @@ from vidclf.models.base import Probabilities, Report
 from vidclf.models.feature_store import Framing, feature_matrix, seen_pixels
 from vidclf.models.features import DEEP
 from vidclf.models.pixels import Pixels
+from vidclf.models.pose import PoseModel
 from vidclf.models.preprocessing import BlockScaler, HistogramKernel, NearestNeighbours, PrincipalComponents
 from vidclf.models.saved import check_archive
 
@@ -185,7 +186,7 @@ class ClassicalClassifier:
 
     def pixels(self, clips: ClipSet, index: int) -> Pixels:
         """See `FeatureClassifier.pixels`."""
-        return seen_pixels(clips, self.features, replace(self.framing, follow=False), index)
+        return seen_pixels(clips, self.features, replace(self.framing, follow=False, pose=None), index)
 
     def embed(self, clips: ClipSet) -> NDArray[np.float64]:
         """The features as scaled and reduced for the estimator, shape (clips, width)."""
@@ -204,7 +205,8 @@ class ClassicalClassifier:
             ``size/parameters``: the numbers that predictions are computed from. They are those of scaling,
             components and sigmoids; an SVM's support vectors, their coefficients and offsets; a linear
             model's coefficients and offsets; the features, thresholds and leaves of trees; the training
-            clips that neighbours and histogram kernels keep; and the network behind the feature ``deep``.
+            clips that neighbours and histogram kernels keep; and the network behind the feature ``deep``,
+            but not those behind ``pose``, which count in the size of the files.
             Where the probabilities are not the estimator's own also ``calibration/folds`` (0: uncalibrated)
             and ``calibration/grouped`` (1: folds kept groups whole).
         """
@@ -218,6 +220,8 @@ class ClassicalClassifier:
     def save(self, directory: Path) -> None:
         """Writes the fitted estimator by skops, and the arguments that rebuild the classifier."""
         import_skops().dump(self.estimator_, directory / ESTIMATOR)
+        if self.framing.pose:
+            self.framing.pose.save(directory)
         arguments = {
             "classes": self.classes,
             "features": self.features,
@@ -228,6 +232,7 @@ class ClassicalClassifier:
             "pyramid": self.framing.pyramid,
             "follow": self.framing.follow,
             "mirror": self.framing.mirror,
+            "pose": self.framing.pose is not None,
             "calibration": self.calibration_,
             "folds": self.folds_,
             **({DEEP: self.deep.save(directory)} if self.deep else {}),
@@ -344,7 +349,8 @@ def load(directory: Path) -> ClassicalClassifier:
         arguments["size"],
         resize if isinstance(resize, int) else tuple(resize),
         arguments.get("apart", 0.0),
-        *(arguments.get(name, False) for name in ("pyramid", "follow", "mirror")),
+        **{name: arguments.get(name, False) for name in ("pyramid", "follow", "mirror")},
+        pose=PoseModel.load(directory) if arguments.get("pose") else None,
     )
     classifier = ClassicalClassifier(
         estimator,

@@ -20,8 +20,9 @@ from vidclf.data import cache, video
 from vidclf.data.clips import ClipSet
 from vidclf.data.manifest import content_digest
 from vidclf.data.pictures import Frames
-from vidclf.models.features import FEATURES, MADE_WITH, compute_features
+from vidclf.models.features import FEATURES, MADE_WITH, FeatureSpec, compute_features
 from vidclf.models.pixels import Pixels, Vector
+from vidclf.models.pose import PoseModel
 from vidclf.progress import Advance, silent
 
 Made = TypeVar("Made")
@@ -41,6 +42,7 @@ class Framing:
         pyramid: Whether features are those of the clip and of each of its halves.
         follow: Whether flow is seen in the box of what moves, without the camera's.
         mirror: Whether features are the mean of the clip's and of its mirror image's.
+        pose: What finds a body in the whole pictures; ``None``: nobody is looked for.
     """
 
     frames: int
@@ -50,6 +52,14 @@ class Framing:
     pyramid: bool = False
     follow: bool = False
     mirror: bool = False
+    pose: PoseModel | None = None
+
+    def seen_by(self, spec: FeatureSpec) -> Key:
+        """What of it a feature's values depend on."""
+        if spec.body:
+            return (self.frames, self.pyramid, self.mirror, self.pose.digest if self.pose else "")
+        seen = self if spec.flow else replace(self, apart=0.0, follow=False)
+        return astuple(replace(seen, pose=None))[:-1]
 
 
 def square_view(frames: Frames, size: int, resize: int | tuple[int, int]) -> Frames:
@@ -119,8 +129,7 @@ def _keys(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) ->
 
     def key(name: str) -> Key:
         spec = FEATURES[name]
-        seen = framing if spec.flow else replace(framing, apart=0.0, follow=False)
-        return (*made, *astuple(seen), MADE_WITH, name, spec.version)
+        return (*made, *framing.seen_by(spec), MADE_WITH, name, spec.version)
 
     return {name: key(name) for name in names}
 
@@ -143,6 +152,7 @@ def _clip_vector(
             seen.frames,
             missing,
             seen.pairs,
+            seen.body,
             pyramid=framing.pyramid,
             follow=framing.follow,
             mirror=framing.mirror,
@@ -154,12 +164,18 @@ def _clip_vector(
 
 
 def seen_pixels(clips: ClipSet, names: Sequence[str], framing: Framing, index: int) -> Pixels:
-    """What a clip's features are computed from; pairs of pictures only where one of them looks at flow."""
-    frames = square_view(clips.frames(index, framing.frames), framing.size, framing.resize)
-    if not framing.apart or not any(name in FEATURES and FEATURES[name].flow for name in names):
-        return Pixels(frames, follow=framing.follow)
-    pairs = square_view(clips.pairs(index, framing.frames), framing.size, framing.resize)
-    return Pixels(frames, pairs, framing.follow)
+    """What a clip's features are computed from.
+
+    Pairs of pictures only where one of them looks at flow, a body where one looks at that.
+    """
+    specs = [FEATURES[name] for name in names if name in FEATURES]
+    whole = clips.frames(index, framing.frames)
+    pairs = body = None
+    if framing.apart and any(spec.flow for spec in specs):
+        pairs = square_view(clips.pairs(index, framing.frames), framing.size, framing.resize)
+    if framing.pose and any(spec.body for spec in specs):
+        body = framing.pose.body(whole)
+    return Pixels(square_view(whole, framing.size, framing.resize), pairs, framing.follow, body)
 
 
 def _read(key: Key) -> Vector | None:

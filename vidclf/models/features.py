@@ -12,6 +12,7 @@ change to the feature's values, as vectors are kept on disk
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -19,7 +20,10 @@ from numpy.typing import NDArray
 
 from vidclf.data.pictures import Frames
 from vidclf.models import frame_statistics
-from vidclf.models.pixels import DIRECTIONS, Pixels, Vector, directions
+from vidclf.models.body_movement import body_movement, mirrored
+from vidclf.models.pixels import DIRECTIONS, Body, Pixels, Vector, directions
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 DEEP = "deep"
 """The feature that a frozen network gives, see `vidclf.models.deep`; the others stand in `FEATURES`."""
@@ -226,6 +230,7 @@ class FeatureSpec:
         compute: Its vector.
         version: Raised with every change to its values.
         flow: Whether it looks at `Pixels.flow`.
+        body: Whether it looks at `Pixels.body`, and at nothing else.
         histogram: Whether it consists of histograms alone, each at least 0 with a sum of 1: what the chi2
             and the intersection kernel are made for.
     """
@@ -233,6 +238,7 @@ class FeatureSpec:
     compute: Callable[[Pixels], Vector]
     version: int = 1
     flow: bool = False
+    body: bool = False
     histogram: bool = False
 
 
@@ -252,6 +258,7 @@ FEATURES: dict[str, FeatureSpec] = {
     "edges": FeatureSpec(frame_statistics.edges_and_contours),
     "tracks": FeatureSpec(frame_statistics.point_tracks, flow=True),
     "change": FeatureSpec(frame_statistics.change_over_time),
+    "pose": FeatureSpec(body_movement, body=True),
 }
 
 
@@ -259,6 +266,7 @@ def compute_features(
     frames: Frames,
     names: Sequence[str],
     pairs: Frames | None = None,
+    body: Body | None = None,
     *,
     pyramid: bool = False,
     follow: bool = False,
@@ -272,6 +280,7 @@ def compute_features(
         frames: The clip's.
         names: The features.
         pairs: As of `Pixels`.
+        body: As of `Pixels`.
         pyramid: Give each feature of the clip, then of its first and its second half, as one vector
             (Lazebnik, Schmid and Ponce, "Beyond bags of features", CVPR 2006, over time).
         follow: As of `Pixels`.
@@ -279,19 +288,23 @@ def compute_features(
     """
     if mirror:
         flipped = None if pairs is None else pairs[:, :, ::-1]
+        image = None if body is None else mirrored(body)
         both = [
-            compute_features(seen, names, moved, pyramid=pyramid, follow=follow)
-            for seen, moved in ((frames, pairs), (frames[:, :, ::-1], flipped))
+            compute_features(*seen, pyramid=pyramid, follow=follow)
+            for seen in ((frames, names, pairs, body), (frames[:, :, ::-1], names, flipped, image))
         ]
         return {name: (both[0][name] + both[1][name]) / 2 for name in names}
-    parts = [(frames, pairs)]
+    pixels = [Pixels(frames, pairs, follow, body)]
     if pyramid:
-        parts += zip(_halves(frames), (None, None) if pairs is None else _halves(pairs), strict=True)
-    pixels = [Pixels(*part, follow=follow) for part in parts]
+        halves = ((None, None) if values is None else _halves(values) for values in (pairs, body))
+        pixels += [
+            Pixels(part, moved, follow, seen)
+            for part, moved, seen in zip(_halves(frames), *halves, strict=True)
+        ]
     return {name: np.concatenate([FEATURES[name].compute(part) for part in pixels]) for name in names}
 
 
-def _halves(frames: Frames) -> tuple[Frames, Frames]:
+def _halves(frames: NDArray[Scalar]) -> tuple[NDArray[Scalar], NDArray[Scalar]]:
     """The first and the second half over time; they share the middle one of an odd number."""
     return frames[: (len(frames) + 1) // 2], frames[len(frames) // 2 :]
 

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from vidclf.data.pictures import Frames
 
 Vector = NDArray[np.float64]
+Body = NDArray[np.float32]
+"""Landmarks of one body in each frame, (T, `LANDMARKS`, 4): right and down in units of the frame's height,
+how surely the landmark is seen, and how surely there is a body in the frame, 0 to 1."""
+
+LANDMARKS = 33
+"""Of face, arms, hands, hips, legs and feet, the left side's before the right side's."""
 
 DIRECTIONS = 8
 """Orientation bins of the motion; the first is centred on the right."""
@@ -32,11 +38,13 @@ class Pixels:
         pairs: Grey values of two pictures a fixed time apart at each instant, uint8 (n, S, S, 2), for the
             flow; ``None``: it is taken from each frame to the next.
         follow: Whether the flow is seen in the box of what moves, without the camera's.
+        body: The body in each of the clip's whole pictures; ``None``: nobody was looked for.
     """
 
     frames: Frames
     pairs: Frames | None = None
     follow: bool = False
+    body: Body | None = None
 
     @cached_property
     def grey(self) -> NDArray[np.uint8]:

@@ -104,7 +104,7 @@ def experiment_name(experiment: ExperimentConfig) -> str:
 
 
 def portable(experiment: ExperimentConfig) -> dict[str, Any]:
-    """The flat values that decide a result, free of places: of weights and a parent their content counts."""
+    """The flat values that decide a result, free of places: of files and a parent their content counts."""
     values = config.flatten(config.dump(experiment))
     values = {
         path: value
@@ -114,6 +114,8 @@ def portable(experiment: ExperimentConfig) -> dict[str, Any]:
     weights = values.get("model.weights")
     if weights not in (None, "pretrained", "none"):
         values["model.weights"] = f"sha256 {content_digest(remote.local_file(weights))}"
+    if (package := values.get("model.pose_model")) is not None:
+        values["model.pose_model"] = f"sha256 {content_digest(remote.local_file(package))}"
     if (parent := values.get("model.parent")) is not None:
         values["model.parent"] = f"sha256 {folder_digest(Path(parent))}"
     return values

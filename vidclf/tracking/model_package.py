@@ -16,9 +16,9 @@ from mlflow.models import Model
 
 from vidclf.data.video import write_video
 from vidclf.exceptions import InputError
-from vidclf.models import MODELS
+from vidclf.models import MODELS, pose
 from vidclf.models.providers import packages
-from vidclf.models.saved import check_folder, read_card
+from vidclf.models.saved import ModelMetadata, check_folder, read_card
 from vidclf.runs.folder import Attempt
 from vidclf.runs.store import locked
 from vidclf.tracking.deliverer import Deliverer
@@ -124,12 +124,19 @@ def example_input() -> list[str]:
         return [f"data:video/mp4;base64,{base64.b64encode(clip.read_bytes()).decode()}"]
 
 
-def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
-    card = read_card(attempt.model)
+def imported_by(card: ModelMetadata) -> list[str]:
+    """What a saved model imports, as pip names it."""
     own = MODELS[card.kind].packages
     if own is None:
-        own = packages(card.experiment.get("model", {}).get("network"))
-    imported = [*REQUIREMENTS, *own]
+        described = card.experiment.get("model", {})
+        own = packages(described.get("network"))
+        own += pose.PACKAGES if described.get("pose_model") else ()
+    return [*REQUIREMENTS, *own]
+
+
+def _write_package(attempt: Attempt, package: Path, model: LoggedModel) -> None:
+    card = read_card(attempt.model)
+    imported = imported_by(card)
     with warnings.catch_warnings(record=True):  # mlflow remarks that an answer's values differ in type
         mlflow.pyfunc.save_model(
             package,
