@@ -372,6 +372,7 @@ def test_a_file_that_is_no_package_is_named(
         described(path).check_weights()
     reason = "no such file" if content is None else "not the package @mediapipe/pose"
     assert str(refused.value).startswith(f"model.pose_model: {path}: {reason}")
+    assert "\n" not in str(refused.value)
     assert "npm pack @mediapipe/pose downloads it" in str(refused.value)
 
 

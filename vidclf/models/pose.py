@@ -142,7 +142,7 @@ def read(source: str) -> PoseModel:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, digest: str) -> PoseModel:
     """Unpacks the networks, once while the file is the same: it takes a third of a second."""
-    with tarfile.open(path) as package:
+    with tarfile.open(path, "r:gz") as package:
         members = [package.getmember(name) for name in _MEMBERS]
         if not all(member.isfile() and member.size <= _LARGEST for member in members):
             raise ValueError("a network is no file, or too large")
