@@ -123,7 +123,7 @@ class Interpreter:
             self.people[person] = {
                 number: np.median(places[numbers == number], axis=0)
                 for number in range(33)
-                if (numbers == number).any()
+                if np.count_nonzero(numbers == number) > 2
             }
 
     def get_tensor(self, index: int) -> np.ndarray:
@@ -138,8 +138,10 @@ class Interpreter:
         for number, place in found.items():
             points[number] = (*place, 0, 20, 20)
         hips = points[23:25, :2].mean(axis=0)
-        points[33, :2], points[34, :2] = hips, hips + 1.8 * (points[11:13, :2].mean(axis=0) - hips)
-        return {195: points, 1: np.array([float(len(found) > 30)])}
+        right, down = torso = points[11:13, :2].mean(axis=0) - hips
+        points[33, :2], points[34, :2] = hips, hips + 1.8 * torso
+        # As of the real network: bodies have to stand upright in the region.
+        return {195: points, 1: np.array([float(len(found) > 25 and abs(right) < -0.5 * down)])}
 
     def detections(self) -> dict[int, np.ndarray]:
         candidates, scores = np.zeros((2254, 12)), np.full(2254, -200.0)
