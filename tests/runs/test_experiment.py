@@ -244,7 +244,7 @@ def test_provenance_names_data_and_splits(manifest: Path, tmp_path: Path) -> Non
         ("[data]\nmanifest = 'm.csv'", "model.kind is required: one of frames2d"),
         (
             "[model]\nkind = 'smv'",
-            "'smv' is none of frames2d, volume3d, svm, logistic, forest, boosting, knn, majority, "
+            "'smv' is none of frames2d, volume3d, svm, logistic, forest, boosting, knn, majority, onnx, "
             "did you mean svm?",
         ),
         ("[model]\nkind = 'svm'", "data is required"),
