@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from vidclf.search.definition.study_file import load_study, open_study
 from vidclf.search.execution.display import Display, StudyState
 from vidclf.search.execution.tune import tune
 from vidclf.search.record.study import OpenStudy
+from vidclf.system import Connection, Interrupt
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.delivery_state import PendingDelivery
 from vidclf.workers import local as workers
@@ -90,11 +90,13 @@ def stand_in(experiment: Any, attempt: Attempt, report: Any, repeats: Repeats | 
     return outcome
 
 
-def work_with_stand_in(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
+def work_with_stand_in(
+    connection: Connection, threads: int, environment: Mapping[str, str], interrupt: Interrupt
+) -> None:
     import vidclf.runs.experiment
 
     vidclf.runs.experiment.run_experiment = stand_in
-    REAL_WORK(connection, threads, environment)
+    REAL_WORK(connection, threads, environment, interrupt)
 
 
 REAL_WORK = workers.work

@@ -18,7 +18,7 @@ from vidclf.runs.store import Store
 
 ROOT = Path(vidclf.__file__).parent
 FLOORS = (
-    ("config", "labels", "exceptions", "progress"),
+    ("config", "labels", "exceptions", "progress", "system"),
     ("data",),
     ("evaluation",),
     ("models",),

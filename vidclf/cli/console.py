@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from vidclf import system
 from vidclf.exceptions import ClipError, DatabaseUnavailableError, GateRefusedError, InputError
 from vidclf.progress import Advance, Progress, counted
 
@@ -55,8 +56,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         show_messages()
         with contextlib.suppress(ValueError):  # only the main thread may
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores the closed terminal's
+            for number in set(system.stop_signals()) - {signal.SIGINT}:
+                if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)

@@ -1,7 +1,6 @@
 """The caches on disk: location, size limit, and writing entries that are complete or absent."""
 
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from vidclf import config
+from vidclf import config, system
 from vidclf.exceptions import InputError
 
 CACHES = ("activations", "clips", "features", "files", "fingerprints", "likeness", "models")
@@ -83,12 +82,9 @@ def clear() -> Usage:
     """
     held = usage()
     for name in held.entries:
-        with lock_file(name).open("wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(folder() / name, ignore_errors=True)
+        with contextlib.closing(system.Lock(lock_file(name), create=True)) as lock:
+            if lock.acquire(wait=False):
+                shutil.rmtree(folder() / name, ignore_errors=True)
     _room(folder()).count()
     return held
 
@@ -97,11 +93,11 @@ def hold(name: str) -> None:
     """Keeps `clear` from a cache while this process lives: for one whose files are used where they lie."""
     lock = lock_file(name)
     if lock not in _held:
-        _held[lock] = lock.open("wb")
-        fcntl.flock(_held[lock], fcntl.LOCK_SH)
+        _held[lock] = system.Lock(lock, create=True)
+        _held[lock].acquire(shared=True)
 
 
-_held: dict[Path, IO[bytes]] = {}
+_held: dict[Path, system.Lock] = {}
 
 
 def lock_file(name: str) -> Path:
@@ -270,12 +266,11 @@ class _DiskBudget:
 
     def __init__(self) -> None:
         with contextlib.suppress(OSError):
-            self._uses = lock_file("users").open("a+b")  # locked as long as this object lives
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._uses, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._uses = system.Lock(lock_file("users"), create=True)  # held as long as this object lives
+            if self._uses.acquire(wait=False):
                 self._drop_outdated()
                 self.count()
-            fcntl.flock(self._uses, fcntl.LOCK_SH)
+            self._uses.acquire(shared=True)
 
     @staticmethod
     def _drop_outdated() -> None:
@@ -316,8 +311,9 @@ class _DiskBudget:
     @contextlib.contextmanager
     def _number(self) -> Iterator[IO[bytes]]:
         """The file, locked."""
-        with lock_file("used").open("a+b") as number:
-            fcntl.flock(number, fcntl.LOCK_EX)
+        path = lock_file("used")
+        with contextlib.closing(system.Lock(path, create=True)) as lock, path.open("a+b") as number:
+            lock.acquire()
             yield number
 
     @staticmethod

@@ -4,10 +4,8 @@ import contextlib
 import json
 import os
 import queue
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -15,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from vidclf import system
 from vidclf.data import video
 from vidclf.data.container import DecodeLimits
 from vidclf.data.pictures import Frames
@@ -33,7 +31,7 @@ START_LIMIT_S = 120.0
 _LONGEST_TO_SHORTEST = 16
 """Of a stranger's picture: enlarged to fill a model's crop, its long side may be so many times the crop."""
 _GRACE_S = 1.0
-"""Seconds by which the kernel's own limit on a task comes after ours; it ends children of a dead parent."""
+"""Seconds by which the system's own limit on a task comes after ours; it ends children of a dead parent."""
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
     "from vidclf.data import guarded; guarded.run_child(fd)"
@@ -68,9 +66,8 @@ class Child:
         self._ready = False
         self._time_limit_s = time_limit_s
         self._started = 0.0
-        fd = theirs.fileno()
-        command = [sys.executable, "-c", _BOOT, json.dumps([fd, sys.path])]
-        self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
+        command = [sys.executable, "-c", _BOOT, json.dumps([theirs.fileno(), sys.path])]
+        self._process = system.start_child(command, theirs)
         theirs.close()
         with contextlib.suppress(BrokenPipeError):
             self.connection.send((work, time_limit_s, memory_limit_mb, scratch))
@@ -126,7 +123,7 @@ class Child:
         except (EOFError, OSError):
             code = self._process.wait()
             self.stop()
-            if code == -signal.SIGALRM:
+            if code == system.TIMED_OUT:
                 raise GuardError("time", f"over the limit of {self._time_limit_s:g} s") from None
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise GuardError("crash", f"the decoder crashed: {how}") from None
@@ -148,8 +145,7 @@ class Child:
 def run_child(fd: int) -> None:
     """A child's life: it ends when its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    connection = Connection(fd)
+    connection = system.inherited(fd)
     with (
         contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
         contextlib.ExitStack() as stack,
@@ -157,13 +153,12 @@ def run_child(fd: int) -> None:
         work, time_limit_s, memory_limit_mb, scratch = connection.recv()
         if scratch is not None:
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        _limit_memory(memory_limit_mb)
+        system.limit_memory(memory_limit_mb)
         connection.send(None)
         while True:
             task = connection.recv()
-            signal.setitimer(signal.ITIMER_REAL, time_limit_s + _GRACE_S)
-            answer = _answer(work, task)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            with system.deadline(time_limit_s + _GRACE_S):
+                answer = _answer(work, task)
             connection.send(answer)
 
 
@@ -172,18 +167,6 @@ def _answer(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
         return True, work(task)
     except MemoryError:
         return False, None
-
-
-def _limit_memory(megabytes: int) -> None:
-    """Refuses allocations beyond the limit; on systems without such a limit the time limit must do."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        own = int(status.read_text().split()[0]) * resource.getpagesize()
-        limit = own + megabytes * 2**20
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        if most != resource.RLIM_INFINITY:  # what a batch system allows can only be lowered
-            limit = min(limit, most)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 @dataclass(frozen=True)

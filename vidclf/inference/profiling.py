@@ -4,8 +4,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,7 @@ from joblib import cpu_count
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from vidclf import system
 from vidclf.evaluation.ranking import OTHER_LOAD
 from vidclf.models import devices
 from vidclf.models.saved import SavedModel
@@ -227,8 +226,7 @@ def use_cores(threads: int) -> None:
 
 def reset_peak_memory() -> None:
     """Has `peak_memory_mb` count from now on, where the system can: Linux, and CUDA."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    system.reset_peak_memory()
     devices.reset_peak_memory()
 
 
@@ -238,14 +236,7 @@ def peak_memory_mb() -> float:
     That is resident main memory, and in addition what torch's tensors took on
     CUDA devices. A process that has trained several models gives the largest.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        # A child's ru_maxrss begins with its parent's, VmHWM is its own.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        resident = int(line.split()[1]) * 2**10
-    else:
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident / MEBIBYTE + cuda_memory_mb().get("cost/cuda_allocated_mb", 0.0)
+    return system.peak_memory() / MEBIBYTE + cuda_memory_mb().get("cost/cuda_allocated_mb", 0.0)
 
 
 def cuda_memory_mb() -> dict[str, float]:
@@ -269,11 +260,11 @@ def environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[library] = ""
     commit = git_commit()
-    dirty = "" if not commit else str(bool(_output("git", "status", "--porcelain"))).lower()
+    dirty = "" if not commit else str(bool(system.output_of("git", "status", "--porcelain"))).lower()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": system.cpu_name(),
         "cores": str(os.cpu_count() or ""),
         "device": devices.used_name(),
         **versions,
@@ -290,20 +281,4 @@ def machine() -> dict[str, str]:
 
 def git_commit() -> str:
     """The commit that is checked out in the current folder; empty outside of a repository."""
-    return _output("git", "rev-parse", "HEAD")
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
-    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(":")[2].strip() if names else platform.machine()
-
-
-def _output(*command: str) -> str:
-    """What a command prints; empty where it fails or does not exist."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return system.output_of("git", "rev-parse", "HEAD")

@@ -9,11 +9,13 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from vidclf import system
 from vidclf.data.manifest import content_digest
 from vidclf.exceptions import InputError
 from vidclf.runs.store import locked
@@ -66,8 +68,8 @@ class Journal:
         decisions: Those that were not taken back, in their order.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self._descriptor = path, descriptor
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path, self._file = path, file
         self.decisions = list(_replayed(path))
 
     @classmethod
@@ -79,23 +81,21 @@ class Journal:
             InputError: It was begun for another content of the manifest, or is no journal.
         """
         path = journal_file(manifest)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            with locked(path, f"waiting for the end of another vidclf review of {manifest} …"):
-                begun = {"format": FORMAT, "manifest": manifest.name, "sha256": content_digest(manifest)}
-                if not _first_line(path):
-                    os.ftruncate(descriptor, 0)  # its first line was cut short
-                    _write_line(descriptor, begun)
-                    _sync_folder(path.parent)
-                journal = cls(path, descriptor)
-                journal.check(manifest)
-                try:
-                    yield journal
-                finally:
-                    if path.read_bytes().count(b"\n") == 1:  # nothing was ever decided
-                        path.unlink()
-        finally:
-            os.close(descriptor)
+        waiting = f"waiting for the end of another vidclf review of {manifest} …"
+        with path.open("ab+", buffering=0) as file, locked(path, waiting):
+            begun = {"format": FORMAT, "manifest": manifest.name, "sha256": content_digest(manifest)}
+            if not _first_line(path):
+                file.truncate(0)  # its first line was cut short
+                _write_line(file, begun)
+                system.sync_folder(path.parent)
+            journal = cls(path, file)
+            journal.check(manifest)
+            try:
+                yield journal
+            finally:
+                if path.read_bytes().count(b"\n") == 1:  # nothing was ever decided
+                    file.close()  # Windows deletes no open file
+                    path.unlink()
 
     def check(self, manifest: Path) -> None:
         """Refuses a manifest that is not the one whose clips were decided about.
@@ -113,14 +113,14 @@ class Journal:
 
     def add(self, decision: Decision) -> None:
         """Keeps a decision; it is on the disk when this returns."""
-        _write_line(self._descriptor, asdict(decision))
+        _write_line(self._file, asdict(decision))
         self.decisions.append(decision)
 
     def undo(self) -> Decision | None:
         """Takes the last decision back; ``None`` where there is none."""
         if not self.decisions:
             return None
-        _write_line(self._descriptor, _UNDO)
+        _write_line(self._file, _UNDO)
         return self.decisions.pop()
 
 
@@ -162,21 +162,12 @@ def _replayed(path: Path) -> list[Decision]:
     return decisions
 
 
-def _write_line(descriptor: int, entry: dict[str, Any]) -> None:
+def _write_line(file: FileIO, entry: dict[str, Any]) -> None:
     """Appends a line and waits for the disk; what a crash or a full disk left before it is ended first."""
-    size = os.fstat(descriptor).st_size
-    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    torn = file.read() not in (b"", b"\n")
     line = b"\n" * torn + json.dumps(entry, ensure_ascii=False).encode() + b"\n"
-    written = os.write(descriptor, line)
-    os.fsync(descriptor)
+    written = file.write(line)
+    os.fsync(file.fileno())
     if written < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Has the disk keep the name of a new file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ Optuna decides, the folder is the record, MLflow is the mirror.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidclf import system
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Identity
 
@@ -127,29 +127,23 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
     Raises:
         InputError: Its file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with contextlib.closing(system.Lock(path)) as lock:
         begun, told = time.monotonic(), False
-        while not _lock(descriptor, path):
+        while not _acquire(lock, path):
             if not told and time.monotonic() - begun > _SILENT_SECONDS:
                 told = True
                 logger.info(waiting or f"waiting for another vidclf process that works on {path} …")
             time.sleep(_POLL_SECONDS)
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
+def _acquire(lock: system.Lock, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock.acquire(wait=False)
     except OSError as error:
         raise InputError(
             f"{path}: its file system has no locks ({error.strerror}); choose a local folder with --store"
         ) from None
-    return True
 
 
 def check_name(name: str) -> None:

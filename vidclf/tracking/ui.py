@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+from vidclf import system
 from vidclf.exceptions import InputError
 from vidclf.runs.store import Store
 from vidclf.tracking.deliverer import Deliverer, prepare
@@ -126,13 +127,7 @@ def _server(store: Store, host: str, port: int) -> Iterator[subprocess.Popen[byt
     try:
         yield server
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        system.end_session(server)
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], host: str, port: int) -> None:

@@ -14,15 +14,16 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 from typing import Any, cast
 
+from vidclf import system
 from vidclf.exceptions import InputError
 from vidclf.models import devices
 from vidclf.runs.folder import Outcome
+from vidclf.system import Connection
 from vidclf.workers.protocol import (
     Finished,
     FinishTask,
@@ -40,24 +41,15 @@ from vidclf.workers.protocol import (
     own_version,
 )
 
-_CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["vidclf.workers.preloaded"]
+_CONTEXT = system.process_context(PRELOADED)
 _DEVICE_FAILED = 75
 _HIP = "HIP_VISIBLE_DEVICES"
-_CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def preload() -> None:
-    """Has the server from which workers are forked import what they need: all start at once and share memory.
-
-    It inherits blocked signals: Ctrl-C and a closed terminal are the supervisor's matter, and a pause must
-    not kill a worker that is starting.
-    """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    """Has the server that forks workers import what they need: all start at once and share memory."""
+    system.start_server()
 
 
 @contextlib.contextmanager
@@ -94,8 +86,9 @@ class LocalWorker:
             environment[_visible_variable()] = gpu
         if sharing > 1:
             environment[devices.SHARING] = str(sharing)
-        self.process: ForkServerProcess = _CONTEXT.Process(
-            target=work, args=(theirs, threads, environment), daemon=True
+        self._interrupt = system.Interrupt()
+        self.process: BaseProcess = _CONTEXT.Process(
+            target=work, args=(theirs, threads, environment, self._interrupt), daemon=True
         )
         preload()
         with _without_main():
@@ -118,8 +111,7 @@ class LocalWorker:
 
     def pause(self) -> None:
         if self.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGUSR1)
+            self._interrupt.send(self.process.pid)
 
     def exit_reason(self) -> str:
         self.process.join(timeout=10)
@@ -161,16 +153,16 @@ def _visible_variable() -> str:
     return _HIP if torch.version.hip and _HIP in os.environ else "CUDA_VISIBLE_DEVICES"
 
 
-def work(connection: Connection, threads: int, environment: Mapping[str, str]) -> None:
+def work(
+    connection: Connection, threads: int, environment: Mapping[str, str], interrupt: system.Interrupt
+) -> None:
     """The worker process: receives tasks and sends reports and outcomes until the pipe closes."""
     os.environ.clear()
     os.environ.update(environment)
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group; the supervisor decides
-        signal.signal(number, signal.SIG_IGN)
+    system.leave_terminal_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     line = _Line(connection)
-    signal.signal(signal.SIGUSR1, line.on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    interrupt.handle(line.on_signal)
     _end_with_parent()
     from vidclf.inference import profiling
 

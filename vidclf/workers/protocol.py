@@ -3,7 +3,6 @@
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -13,6 +12,7 @@ from vidclf import config
 from vidclf.config import Section
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.runs.repeats import Repeats
+from vidclf.system import Connection
 
 
 @dataclass(frozen=True)

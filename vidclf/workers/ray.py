@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from vidclf.data.tables import read_table
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome
+from vidclf.system import Connection
 from vidclf.workers.protocol import (
     FinishTask,
     LatencyTask,

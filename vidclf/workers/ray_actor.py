@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vidclf import config
+from vidclf import config, system
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Attempt, Outcome
 from vidclf.workers.local import LocalWorker
@@ -215,7 +215,7 @@ class RemoteWorker:
 
 def _make_scratch() -> tuple[Path, FileLock]:
     """A new folder, locked while this process lives; those that dead ones have left are removed."""
-    home = Path(tempfile.gettempdir()) / f"vidclf-workers-{os.getuid()}"
+    home = Path(tempfile.gettempdir()) / f"vidclf-workers-{system.user_id()}"
     home.mkdir(mode=0o700, exist_ok=True)
     for old in home.iterdir():
         with contextlib.suppress(Timeout, OSError):  # the latter also where another removes it just now

@@ -5,13 +5,13 @@ import math
 import multiprocessing.connection
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
 from vidclf.evaluation.ranking import CONTENDED
 from vidclf.search.record.settings import LATENCIES
 from vidclf.search.record.study import OpenStudy
+from vidclf.system import Connection
 from vidclf.workers.protocol import LatencyTask, Measured, Message, Paused, Resume, Worker, answer
 
 logger = logging.getLogger(__name__)

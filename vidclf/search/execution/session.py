@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from vidclf import config
+from vidclf import config, system
 from vidclf.evaluation.ranking import TrialRow
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.labels import plural
@@ -181,16 +181,13 @@ def _strategies(file: StudyFile) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Turns Ctrl-C, SIGTERM and the SIGHUP of a closed terminal into a clean stop; under nohup not."""
+    """Turns Ctrl-C, SIGTERM and a closed terminal into a clean stop."""
 
     def stop_all(*_: object) -> None:
         stop()
         stop_waiting()
 
-    stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        stopping.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop_all) for number in stopping}
+    before = {number: signal.signal(number, stop_all) for number in system.stop_signals()}
     try:
         yield
     finally:

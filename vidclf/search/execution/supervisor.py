@@ -5,7 +5,6 @@ import logging
 import multiprocessing.connection
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
 from typing import cast
 
 import optuna
@@ -36,6 +35,7 @@ from vidclf.search.execution.trials import (
 )
 from vidclf.search.execution.worker_pool import StartingWorkers, machine_of
 from vidclf.search.record.study import AHEAD, BASE, OWNER, REPEATS
+from vidclf.system import Connection
 from vidclf.workers.protocol import (
     LatencyTask,
     Message,

@@ -14,11 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from vidclf import system
 from vidclf.exceptions import DatabaseUnavailableError, InputError
 from vidclf.search.record.study import OpenStudy
 
@@ -65,7 +65,7 @@ class Owner:
         """Whether it is a live process of this host; one of another host counts as live."""
         if not self.here:
             return True
-        if self.boot != _boot():
+        if self.boot != system.boot_id():
             return False
         try:
             process = psutil.Process(self.pid)
@@ -81,12 +81,6 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
-
-
-def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    # Elsewhere only the time of the boot is known, and it drifts by seconds.
-    return path.read_text().strip() if path.exists() else str(round(psutil.boot_time() / 60))
 
 
 class Ownership:
@@ -113,7 +107,7 @@ class Ownership:
         self._looked = time.monotonic()
         self._lock, self._leaving = threading.Lock(), threading.Event()
         process = psutil.Process()
-        self._owner = Owner(socket.gethostname(), _boot(), process.pid, process.create_time())
+        self._owner = Owner(socket.gethostname(), system.boot_id(), process.pid, process.create_time())
         if join:
             self._join()
         else:

@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, wait_exponential
 
+from vidclf import system
 from vidclf.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Answer = TypeVar("Answer")
 LONGEST_SECONDS = 600.0
@@ -120,7 +119,7 @@ class ServerRetry:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in _STOPPING}
+        before = {number: signal.getsignal(number) for number in system.stop_signals()}
 
         def stop(number: int, frame: FrameType | None) -> None:
             self._interrupted = self._given_up = True
