@@ -8,13 +8,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.clips import write_experiment
 from tests.command import run
+from tests.comparison.fabricated import add_study
 from tests.saved_models import save_model, save_parent
+from vidclf import config
 from vidclf.comparison.parents import beside_parent
 from vidclf.data.manifest import Manifest, Split, write_manifest
 from vidclf.evaluation.predictions import write_predictions
+from vidclf.exceptions import InputError
+from vidclf.registry import shrink as work
+from vidclf.runs.experiment import load_experiment
 from vidclf.runs.folder import Attempt, Identity, Outcome
 from vidclf.runs.store import Store
+from vidclf.search.record.study import find_study
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.model_package import deliver_model
 
@@ -117,10 +124,11 @@ RIGHT, HALF = "ab" * 10, "a" * 20
         (HALF, 5.0, 0.0, "at 95 %: it is worse; 2.0 times faster", False),
         (RIGHT[:-1] + "a", 5.0, 0.0, "at 95 %: no difference can be told; 2.0 times faster", True),
         (RIGHT, 5.0, 0.5, "not told faster nor slower, as other programs used 50 %", True),
+        (RIGHT, 30.0, 0.5, "not told faster nor slower, as other programs used 50 %", None),
     ],
 )
 def test_beside_its_parent_a_model_pays_or_not(  # noqa: PLR0917
-    said: str, ms: float, load: float, words: str, pays: bool, tmp_path: Path
+    said: str, ms: float, load: float, words: str, pays: bool | None, tmp_path: Path
 ) -> None:
     attempt = Attempt(tmp_path)
     attempt.create(Identity("id", "experiment", "run", None, 0))
@@ -133,6 +141,21 @@ def test_beside_its_parent_a_model_pays_or_not(  # noqa: PLR0917
     assert found is not None
     assert words in found.words("it", "its parent")
     assert found.pays is pays
+
+
+def test_of_a_study_the_best_network_is_taken(tmp_path: Path, squares: Manifest, store: Store) -> None:
+    bases = {
+        stem: config.dump(load_experiment(write_experiment(tmp_path / f"{stem}.toml", kind, squares.path)))
+        for stem, kind in (("svm", "svm"), ("tiny", "frames2d"))
+    }
+    add_study(store, "s", bases, squares.digest())
+    with pytest.raises(InputError, match="trial 2 of s, its best network: the model is not kept"):
+        work.find_parent("s", store)
+    find_study("s", store).attempt(2).model.mkdir()
+    assert work.find_parent("s", store).label == "trial 2 of s"
+    add_study(store, "classical", {"svm": bases["svm"]}, squares.digest(), [("svm", 0.9, 20.0, 2.0)])
+    with pytest.raises(InputError, match="classical: none of its trials is of a network"):
+        work.find_parent("classical", store)
 
 
 def test_a_run_of_no_parent_is_beside_none(tmp_path: Path) -> None:

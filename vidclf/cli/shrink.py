@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from vidclf.models.onnx_config import Bits
     from vidclf.registry.shrink import Parent, Shrunk
 
+_PAYS = {True: "yes", False: "no", None: "not told"}
+
 
 def shrink(
     model: Annotated[
         str,
         typer.Argument(
             metavar="STUDY_OR_MODEL",
-            help="A study, whose best is taken, a run id, NAME@champion, NAME/3, or a folder.",
+            help="A study, whose best network is taken, a run id, NAME@champion, NAME/3, or a folder.",
         ),
     ],
     precision: Annotated[
@@ -93,7 +95,7 @@ def _print(parent: "Parent", found: Sequence[tuple["Shrunk", "BesideParent"]]) -
     lines = [("parent", first.parent, "", first.parent_costs, "")]
     for each, beside in found:
         alike = f"{beside.alike} of {beside.clips}"
-        lines.append((each.precision, beside.score, alike, beside.costs, "yes" if beside.pays else "no"))
+        lines.append((each.precision, beside.score, alike, beside.costs, _PAYS[beside.pays]))
     costs = ((LATENCY, ".1f"), (FILE_LATENCY, ".1f"), (SIZE, ".2f"))
     headings = ("macro F1 on val", "labelled alike", "ms/clip", "ms/file", "MB", "pays here")
     rows = [
@@ -105,7 +107,9 @@ def _print(parent: "Parent", found: Sequence[tuple["Shrunk", "BesideParent"]]) -
         tell(beside.words(each.precision, parent.label))
     paying = [pair for pair in found if pair[1].pays]
     if not paying:
-        say("None pays on this machine: keep the parent.")
+        untold = any(beside.pays is None for _, beside in found)
+        why = "Whether one pays cannot be told; on a quiet machine and clips of more groups it can."
+        say(f"{why if untold else 'None pays on this machine.'} Keep the parent.")
         return
     best, _ = min(paying, key=lambda pair: pair[1].costs[LATENCY])
     say(f"Ship it:  vidclf promote {best.run_id} --as NAME")

@@ -189,6 +189,9 @@ def _print_study(opened: "OpenStudy", ending: str, study: Path, given: Mapping[s
         "errors": f"Stopped: the same error three times in a row: {failed[-1].reason if failed else ''}",
     }
     say(words[ending])
+    untried = sorted(opened.stored["bases"].keys() - {row.base for row in rows})
+    if ending == "time" and best and untried:
+        say(f"Not tried yet: {', '.join(untried)}. With more of budget.seconds they are.", "yellow")
     if ending == "interrupted":
         say(f"Go on with the same command: {_again(study, given)}")
     elif ending != "errors" and best:

@@ -72,12 +72,19 @@ class BesideParent:
         return f"not told faster nor slower{f', as {busy}' if busy else ''}"
 
     @property
-    def pays(self) -> bool:
-        """Whether it saves something, is not told slower, and not told worse."""
+    def pays(self) -> bool | None:
+        """Whether it saves something, and is told neither slower nor worse.
+
+        ``None`` where it looks slower or worse, and too busy a machine or too few groups cannot tell.
+        """
         slower = ranking.is_faster(self.parent_costs, self.costs)
         smaller = self.costs.get(SIZE, np.inf) < self.parent_costs.get(SIZE, 0.0)
         saves = smaller or ranking.is_faster(self.costs, self.parent_costs)
-        return saves and not slower and (self.found is None or self.found.verdict != "worse")
+        if not saves or slower or (self.found is not None and self.found.verdict == "worse"):
+            return False
+        seems_slower = self.costs.get(LATENCY, 0.0) > _TOLD * self.parent_costs.get(LATENCY, np.inf)
+        seems_worse = self.found is None and self.score < self.parent
+        return None if (seems_slower and not self._told_apart) or seems_worse else True
 
     @property
     def verdict(self) -> str:

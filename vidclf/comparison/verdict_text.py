@@ -360,7 +360,10 @@ def _costs(group: RowGroup) -> Iterator[str]:
         if len(busy) > 1:
             whose = f"The latencies of {len(busy)} models, as that of {busy[0].label}, were"
         words = ranking.disturbed(busy[0].metrics)
-        yield f"{whose} measured while {words}: too high. vidclf bench measures again."
+        yield (
+            f"{whose} measured while {words}: too high, and nothing is called faster by them. vidclf bench "
+            "measures again."
+        )
     if known:
         yield (
             "Latency was measured on the machine of each run, at batch 1, as the median of warmed calls: in "

@@ -85,7 +85,7 @@ def _notes(found: Confirmation) -> Iterator[str]:
     clips, seeds = winner.guesses.shape[1], len(winner.scores)
     basis = f"mean of {plural(seeds, 'fresh seed')}" if seeds > 1 else "one fit a fold"
     judged = "mean over the folds of the search" if found.optimistic else "out of fold"
-    yield f"Trial {winner.row.number} wins: {found.metric} over {clips} clips, {judged}, {basis}."
+    yield f"Trial {winner.row.number} is first: {found.metric} over {clips} clips, {judged}, {basis}."
     if found.optimistic:
         yield (
             "The search has scored these clips: at most the seeds are new, and the figures stay selected and "

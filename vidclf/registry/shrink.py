@@ -9,16 +9,19 @@ from vidclf.data.manifest import read_manifest
 from vidclf.evaluation.predictions import predictions_table, write_predictions
 from vidclf.exceptions import InputError
 from vidclf.inference import profiling
-from vidclf.models import load_model
+from vidclf.models import MODELS, load_model
 from vidclf.models.base import ExperimentConfig
 from vidclf.models.onnx_config import Bits
 from vidclf.models.saved import SavedModel, read_card
 from vidclf.progress import Progress, silent
+from vidclf.registry.download import fetch_trial
 from vidclf.registry.promote import find_candidate
 from vidclf.registry.resolve import resolve_model
 from vidclf.runs.experiment import clip_sets, parse_experiment
 from vidclf.runs.folder import PARENT, Attempt
 from vidclf.runs.store import Store
+from vidclf.search.record.names import study_names
+from vidclf.search.record.study import OpenStudy, find_study
 from vidclf.tracking.deliverer import Deliverer
 from vidclf.tracking.train import train
 
@@ -50,7 +53,7 @@ class Shrunk:
 
 
 def find_parent(reference: str, store: Store) -> Parent:
-    """The best trial of a study, as `find_candidate` gives it, or any saved model.
+    """The best network of a study, or any saved model.
 
     Args:
         reference: A study, a run id, ``NAME@champion``, ``NAME/3``, or a folder.
@@ -61,12 +64,24 @@ def find_parent(reference: str, store: Store) -> Parent:
     """
     if not reference.endswith(".toml") and ({"@", "/"} & set(reference) or Path(reference).is_dir()):
         return Parent(resolve_model(store, reference).absolute(), reference)
+    if reference in study_names(store) or reference.endswith(".toml"):
+        return _best_network(find_study(reference, store))
     candidate = find_candidate(reference, store)
     if not candidate.attempt.model.is_dir():
         raise InputError(
             f"{candidate.label}: its model is not kept; the best of a study are, or train it again"
         )
     return Parent(candidate.attempt.model, candidate.label)
+
+
+def _best_network(opened: OpenStudy) -> Parent:
+    for row in opened.require_ranked():
+        if MODELS[row.model].initialise is not None:
+            attempt, label = fetch_trial(opened, row.number), f"trial {row.number} of {opened.name}"
+            if attempt.model.is_dir():
+                return Parent(attempt.model, label)
+            raise InputError(f"{label}, its best network: the model is not kept; train it again")
+    raise InputError(f"{opened.name}: none of its trials is of a network; frames2d and volume3d are")
 
 
 def plan(parent: Parent, precision: Bits) -> ExperimentConfig:

@@ -113,8 +113,8 @@ def start(
     used = networks(machine, given)
     stems = [stem for stem in STEMS if stem in used or stem == "svm"]
     experiments = {stem: to / "experiments" / name / f"{stem}.toml" for stem in stems}
-    _refuse_existing([manifest, study, *experiments.values()], force)
     _check_weights(given)
+    _refuse_existing([manifest, study, *experiments.values()], force)
     done = itertools.count(1)
     checks = check_clips([entry.clip_path for entry in entries], lambda: progress(next(done), len(entries)))
     unusable = {item.clip_path: item.reason for item in checks if item.verdict in _UNUSABLE}

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from tests.scripted_study import ScriptedStudy, complete, in_memory
 from tests.studies import make_folder
+from vidclf import system
 from vidclf.exceptions import InputError
 from vidclf.runs.folder import Outcome, now_ms
 from vidclf.search.execution import recovery
@@ -75,7 +76,7 @@ def test_a_study_with_a_live_owner_is_refused_by_host_and_process(scripted: Scri
 def test_a_dead_owner_is_no_owner(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = scripted.open()
     Ownership(opened)
-    monkeypatch.setattr(owners, "_boot", lambda: "another boot")
+    monkeypatch.setattr(system, "boot_id", lambda: "another boot")
     second = Ownership(scripted.open())
     assert owners.live_owners(scripted.open())
     second.release()
