@@ -193,10 +193,13 @@ def build(
 
 def _promoted(group: RowGroup, champions: Sequence[AliasedVersion]) -> Iterator[str]:
     """The rows that are somebody's champion, with what they reached on test then."""
-    rows = {identity.id: row for row in group.rows if (identity := row.identity())} if champions else {}
     for champion in champions:
-        if row := rows.get(champion.tags.get(ATTEMPT_TAG, "")):
-            yield champion_words(champion.alias, champion.version, row, group.metric, champion.tags)
+        tags = champion.tags
+        study, trial = tags.get("vidclf.study", ""), tags.get("vidclf.trial")
+        for row in group.rows:  # thousands, of which few are looked at on disk
+            alike = row.study == study and trial in (None, str(row.number))
+            if alike and (identity := row.identity()) and identity.id == tags.get(ATTEMPT_TAG):
+                yield champion_words(champion.alias, champion.version, row, group.metric, tags)
 
 
 def _test_reads(store: Store, split: str) -> int | None:

@@ -307,7 +307,8 @@ def warm_up(definition: StudyDefinition, store: Store) -> bool:
         Whether there are; without, nothing needs to be checked.
     """
     begun = stored_definition(store, definition.name) is not None
-    left = not begun or _trials_left(definition, find_study(definition.name, store))
+    # Who joins keeps to the budget of the supervisor that leads, which may be larger.
+    left = not begun or definition.join or _trials_left(definition, find_study(definition.name, store))
     if left and definition.ray is None:
         preload()
     return left
