@@ -9,7 +9,9 @@ import pytest
 from tests.clips import write_experiment, write_furnished, write_squares
 from tests.command import run
 from tests.pages import read_page
+from vidclf import config
 from vidclf.runs.store import Store
+from vidclf.tracking.lookup import attempt_of
 
 
 @pytest.mark.slow
@@ -60,3 +62,19 @@ def test_clips_that_look_the_same_and_clips_that_do_not(
     assert "not those" in run("watch", "squares@champion", same, expect=2).stderr
     shutil.rmtree(tmp_path / "squares")
     assert "not there any more" in run("watch", "squares@champion", same, expect=2).stderr
+
+
+@pytest.mark.slow
+def test_a_model_of_a_study_by_folds_is_compared_with_its_fold(tmp_path: Path, store: Store) -> None:
+    manifest = write_squares(tmp_path / "squares", groups=12)
+    text = manifest.read_text()
+    manifest.write_text(text.replace(",val", ",train").replace(",test", ",train"))
+    experiment = write_experiment(tmp_path / "svm.toml", "svm", manifest)
+    trained = json.loads(run("train", experiment, "--set", "data.folds=3", "--json").stdout)
+    attempt = attempt_of(store, trained["run_id"])
+    assert attempt is not None
+    tree = config.read_toml(attempt.config)
+    tree["data"]["folds"] = 0  # as a trial of a study has it: the fold is that of its model
+    config.write_toml(tree, attempt.config)
+    found = json.loads(run("watch", trained["run_id"], tmp_path / "squares", "--json").stdout)
+    assert found["clips"] == {"val": 8, "new": 24}

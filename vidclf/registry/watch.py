@@ -22,10 +22,10 @@ from vidclf.exceptions import ClipError, InputError
 from vidclf.inference.predict import find_videos
 from vidclf.labels import plural
 from vidclf.models import load_model
-from vidclf.models.saved import SavedModel
+from vidclf.models.saved import ModelMetadata, SavedModel
 from vidclf.progress import Progress, silent
 from vidclf.registry.download import fetch_run
-from vidclf.runs.experiment import clip_store, divided, experiment_of
+from vidclf.runs.experiment import clip_store, divided, parse_experiment
 from vidclf.runs.folder import Attempt
 from vidclf.runs.retrain import check_clips
 from vidclf.runs.store import Store
@@ -145,9 +145,9 @@ def watch(
     files = [Path(file) for file in find_videos([str(folder)]) if Path(file).is_file()]
     if not files:
         raise InputError(f"{folder}: no videos in it")
-    attempt = _attempt_behind(store, reference)
-    check_clips(attempt)
-    saved, known = load_model(model), _val_clips(attempt)
+    check_clips(_attempt_behind(store, reference))
+    saved = load_model(model)
+    known = _val_clips(saved.card)
     total = len(known) + len(files)
     progress(0, total)
     before = WatchedClips(saved.probabilities(known), saved.classifier.embed(known), known.groups)
@@ -232,8 +232,11 @@ def _attempt_behind(store: Store, reference: str) -> Attempt:
     return attempt
 
 
-def _val_clips(attempt: Attempt) -> ClipSet:
-    experiment = experiment_of(attempt)
+def _val_clips(card: ModelMetadata) -> ClipSet:
+    """The clips that judged a model; of a study by folds those of the fold that its model was trained for."""
+    experiment = parse_experiment(card.experiment, "the model")
     manifest = read_manifest(experiment.data.manifest)
     entries = divided(experiment, manifest)["val"]
+    if not entries:
+        raise InputError(f"{manifest.name}: has no clips of val, which new ones could be compared with")
     return ClipSet.of_entries(entries, manifest.classes, clip_store(experiment))
